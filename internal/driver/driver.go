@@ -1,0 +1,103 @@
+package driver
+
+import (
+	"context"
+	"io"
+
+	"github.com/orrery-dev/orrery/internal/check"
+)
+
+// Phase of a whole environment, as seen and not as remembered.
+type Phase string
+
+const (
+	PhaseAbsent  Phase = "absent"  // nothing of it exists
+	PhasePartial Phase = "partial" // something exists, but it neither runs nor was stopped properly
+	PhaseStopped Phase = "stopped" // state is kept, nothing runs
+	PhaseRunning Phase = "running" // its supervisor and all nodes run (Ready is another question)
+)
+
+// Role of a node.
+type Role string
+
+const (
+	RoleServer Role = "server" // control plane and workloads
+	RoleAgent  Role = "agent"  // workloads only
+)
+
+// Service is a supervised process of a node.
+type Service struct {
+	Name     string `json:"name"`
+	PID      int    `json:"pid,omitempty"` // in the host's PID namespace; 0 when not running
+	Restarts int    `json:"restarts"`
+}
+
+// Node is one machine of the cluster.
+type Node struct {
+	Name     string    `json:"name"`
+	Role     Role      `json:"role"`
+	Zone     string    `json:"zone"`
+	Rack     string    `json:"rack"`
+	Address  string    `json:"address"`
+	PodCIDR  string    `json:"podCIDR"`
+	Running  bool      `json:"running"`
+	Stopped  bool      `json:"stopped"` // by a person, so it is not restarted
+	Services []Service `json:"services,omitempty"`
+}
+
+// Observation is what really exists.
+type Observation struct {
+	Phase      Phase             `json:"phase"`
+	Nodes      []Node            `json:"nodes,omitempty"`
+	Endpoints  map[string]string `json:"endpoints,omitempty"`  // name → URL or host:port on 127.0.0.1
+	Kubeconfig string            `json:"kubeconfig,omitempty"` // path of the admin kubeconfig
+}
+
+// Driver makes one environment's Kubernetes API. Every method may be called at any
+// time, from a process that did not make the environment, on a half-made one.
+type Driver interface {
+	// Preflight looks at the host and changes nothing. Each condition is probed once:
+	// Failed refuses, Skipped is a warning.
+	Preflight(ctx context.Context) []check.Condition
+	// Prepare makes what images are pushed to (the mirror), and starts no node.
+	Prepare(ctx context.Context) error
+	// Ensure returns when the Kubernetes API answers. Idempotent; starts what is stopped.
+	Ensure(ctx context.Context) error
+	// Ready returns when every node that should run is Ready.
+	Ready(ctx context.Context) error
+	// Observe looks at reality. An absent environment is not an error.
+	Observe(ctx context.Context) (Observation, error)
+	// Stop ends all processes and keeps state. Start is Ensure after Stop.
+	Stop(ctx context.Context) error
+	// Delete removes everything, also half-made things, goes on past errors and joins them.
+	Delete(ctx context.Context) error
+	// Audit looks for leftovers of a deleted environment: processes, namespaces, mounts,
+	// links, cgroups, files, listeners. Each leak is one line for a person.
+	Audit(ctx context.Context) ([]string, error)
+}
+
+// NodeController is implemented by drivers that can fault single nodes.
+type NodeController interface {
+	StopNode(ctx context.Context, name string) error  // gracefully; stays stopped
+	StartNode(ctx context.Context, name string) error // after StopNode
+	KillNode(ctx context.Context, name string) error  // power loss; it comes back by itself
+}
+
+// LogSource is implemented by drivers that keep the logs of node services.
+type LogSource interface {
+	// Logs copies the log of node/service to w; follow goes on until ctx ends.
+	Logs(ctx context.Context, node, service string, follow bool, w io.Writer) error
+}
+
+// Effect is something that exists outside our process.
+type Effect struct {
+	Kind string            `json:"kind"` // "directory", "cgroup", "process", "link", "kubeconfig", …
+	ID   string            `json:"id"`   // a path, a name or pid@starttime
+	Info map[string]string `json:"info,omitempty"`
+}
+
+// Journal is told of every effect before it is made and after it is gone.
+type Journal interface {
+	Begin(Effect) error // returns after fsync
+	Undone(Effect) error
+}
