@@ -1,0 +1,165 @@
+// Command probe is what smoke checks run inside pods. Images here hold no shell, so
+// everything that a check needs to see from a pod is a subcommand. It uses the standard
+// library alone and is a static binary.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const usage = `usage: probe COMMAND
+
+  serve [ADDRESS]    answer HTTP on ADDRESS (default :8080) with the hostname; /healthz says ok
+  get URL            print the body of URL; fails unless the status is 2xx
+  lookup NAME        print the addresses of NAME, sorted, one a line
+  write FILE TEXT    write TEXT to FILE and flush it to the disk
+  read FILE          print FILE
+  sleep              wait for SIGTERM or SIGINT
+`
+
+// timeout bounds what talks to others, so that a check never hangs in a pod.
+const timeout = 10 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if errors.Is(err, errUsage) {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return errUsage
+	}
+	command, args := args[0], args[1:]
+	switch {
+	case command == "serve" && len(args) == 0:
+		return serve(ctx, ":8080", out)
+	case command == "serve" && len(args) == 1:
+		return serve(ctx, args[0], out)
+	case command == "get" && len(args) == 1:
+		return get(ctx, args[0], out)
+	case command == "lookup" && len(args) == 1:
+		return lookup(ctx, args[0], out)
+	case command == "write" && len(args) == 2:
+		return write(args[0], args[1])
+	case command == "read" && len(args) == 1:
+		return read(args[0], out)
+	case command == "sleep" && len(args) == 0:
+		<-ctx.Done()
+		return nil
+	default:
+		return errUsage
+	}
+}
+
+// serve answers until ctx ends and then lets requests under way finish.
+func serve(ctx context.Context, address string, out io.Writer) error {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, hostname) })
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "listening on %s\n", listener.Addr())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: timeout}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err = server.Shutdown(last)
+	<-served
+	return err
+}
+
+func get(ctx context.Context, url string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(out, response.Body); err != nil {
+		return fmt.Errorf("read body of %s: %w", url, err)
+	}
+	if response.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: status %s", url, response.Status)
+	}
+	return nil
+}
+
+func lookup(ctx context.Context, name string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupHost(ctx, name)
+	if err != nil {
+		return err
+	}
+	slices.Sort(addresses)
+	_, err = fmt.Fprintln(out, strings.Join(slices.Compact(addresses), "\n"))
+	return err
+}
+
+// write returns once the text is on the disk, the file's name included: storage checks
+// kill the pod right afterwards.
+func write(path, text string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(file, text)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func read(path string, out io.Writer) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = io.Copy(out, file)
+	return err
+}

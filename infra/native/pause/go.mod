@@ -1,0 +1,3 @@
+module github.com/orrery-dev/orrery/infra/native/pause
+
+go 1.26.0
