@@ -1,8 +1,27 @@
 package catalog
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
 
-// Catalog is the whole catalogue of a repository.
+// APIVersion heads every file of the catalogue.
+const APIVersion = "orrery.dev/v1alpha1"
+
+// Folders of the catalogue, relative to the root of the repository.
+const (
+	BaseDir          = "infra/k8s/base"
+	OverlayDir       = "infra/k8s/overlays"
+	DistributionFile = "infra/native/distribution.yaml"
+)
+
+// Catalog is the whole catalogue of a repository. Treat it as read-only.
 type Catalog struct {
 	// Root is the absolute folder of the repository.
 	Root         string
@@ -11,18 +30,237 @@ type Catalog struct {
 	Distribution Distribution
 }
 
-var errTodo = errors.New("not implemented yet")
-
-// Load reads and checks the catalogue below repoRoot.
-func Load(repoRoot string) (*Catalog, error) { return nil, errTodo }
-
-// Select yields the named components with their needs, in dependency order.
-func (c *Catalog) Select(overlay string, components []string) ([]Component, error) {
-	return nil, errTodo
+// Load reads and checks the catalogue below repoRoot. The error joins every mistake
+// found, one per line.
+func Load(repoRoot string) (*Catalog, error) {
+	root, err := filepath.Abs(repoRoot)
+	if err != nil {
+		return nil, fmt.Errorf("catalogue folder %q: %w", repoRoot, err)
+	}
+	l := &loader{Catalog: &Catalog{Root: root, Components: map[string]Component{}, Overlays: map[string]Overlay{}}}
+	l.components()
+	l.overlays()
+	l.distribution()
+	if len(l.errs) == 0 {
+		// Checks across files would only repeat what is wrong within one.
+		l.checkGraph()
+		l.checkBuilds()
+		l.checkSecretRefs()
+	}
+	if len(l.errs) > 0 {
+		return nil, errors.Join(l.errs...)
+	}
+	return l.Catalog, nil
 }
 
-// Waves groups components so that all needs of one are in earlier waves.
-func Waves(components []Component) [][]Component { return nil }
+// FindRoot walks up from dir to the folder that holds the catalogue.
+func FindRoot(dir string) (string, error) {
+	start, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("folder %q: %w", dir, err)
+	}
+	for d := start; ; d = filepath.Dir(d) {
+		if info, err := os.Stat(filepath.Join(d, BaseDir)); err == nil && info.IsDir() {
+			return d, nil
+		}
+		if d == filepath.Dir(d) {
+			return "", fmt.Errorf("no catalogue found: neither %s nor a folder above it holds %s; run inside the repository or pass --catalog DIR", start, BaseDir)
+		}
+	}
+}
 
-// FindRoot walks up from dir to the folder that holds infra/k8s/base.
-func FindRoot(dir string) (string, error) { return "", errTodo }
+type loader struct {
+	*Catalog
+	errs []error
+}
+
+// fail records a mistake; file is absolute, or relative to the root already.
+func (l *loader) fail(file, format string, a ...any) {
+	l.errs = append(l.errs, fmt.Errorf("%s: %w", l.rel(file), fmt.Errorf(format, a...)))
+}
+
+func (l *loader) rel(file string) string {
+	if r, err := filepath.Rel(l.Root, file); err == nil && filepath.IsLocal(r) {
+		return filepath.ToSlash(r)
+	}
+	return file
+}
+
+// folders lists the subfolders of a folder by name, hidden ones left out.
+func (l *loader) folders(dir string) []string {
+	entries, err := os.ReadDir(filepath.Join(l.Root, dir))
+	if err != nil {
+		l.fail(dir, "cannot read the folder: %w", unpath(err))
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// read decodes a file into v and says whether it could.
+func (l *loader) read(file string, v any) bool {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		l.fail(file, "cannot read it: %w", unpath(err))
+		return false
+	}
+	errs := decode(data, v)
+	for _, err := range errs {
+		l.errs = append(l.errs, fmt.Errorf("%s:%w", l.rel(file), err))
+	}
+	return len(errs) == 0
+}
+
+// unpath drops the path that the message already begins with.
+func unpath(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+func (l *loader) components() {
+	for _, name := range l.folders(BaseDir) {
+		dir := filepath.Join(l.Root, BaseDir, name)
+		file := filepath.Join(dir, "component.yaml")
+		var c Component
+		if !l.read(file, &c) {
+			continue
+		}
+		c.Dir = dir
+		for _, p := range checkComponent(c, name) {
+			l.fail(file, "%s", p)
+		}
+		for i := range c.Images {
+			for j := range c.Images[i].Binaries {
+				l.module(file, fmt.Sprintf("images[%d].binaries[%d].module", i, j), &c.Images[i].Binaries[j])
+			}
+		}
+		l.rendered(file, c)
+		l.Components[name] = c
+	}
+}
+
+// module resolves the module folder of a binary.
+func (l *loader) module(file, path string, b *Binary) {
+	base, folder := filepath.Dir(file), b.Module
+	if rest, ok := strings.CutPrefix(folder, "//"); ok {
+		base, folder = l.Root, rest
+	}
+	dir := filepath.Join(base, filepath.FromSlash(folder))
+	if r, err := filepath.Rel(l.Root, dir); err != nil || !filepath.IsLocal(r) {
+		l.fail(file, "%s: %q leaves the repository; name a folder below %s or below the root (//folder)", path, b.Module, l.rel(filepath.Dir(file)))
+		return
+	}
+	if !isFile(filepath.Join(dir, "go.mod")) {
+		l.fail(file, "%s: %q is no module: there is no %s", path, b.Module, l.rel(filepath.Join(dir, "go.mod")))
+		return
+	}
+	b.Dir = dir
+}
+
+// rendered checks that what a component renders exists.
+func (l *loader) rendered(file string, c Component) {
+	check := func(field, folder, marker string) {
+		if folder == "" {
+			return
+		}
+		if !filepath.IsLocal(filepath.FromSlash(folder)) {
+			l.fail(file, "render.%s: %q leaves the component's folder; name a folder inside it", field, folder)
+			return
+		}
+		if want := filepath.Join(c.Dir, folder, marker); !isFile(want) {
+			l.fail(file, "render.%s: %q has no %s", field, folder, marker)
+		}
+	}
+	check("kustomize", c.Render.Kustomize, "kustomization.yaml")
+	check("chart", c.Render.Chart, "Chart.yaml")
+}
+
+func (l *loader) overlays() {
+	for _, name := range l.folders(OverlayDir) {
+		dir := filepath.Join(l.Root, OverlayDir, name)
+		file := filepath.Join(dir, "overlay.yaml")
+		var o Overlay
+		if !l.read(file, &o) {
+			continue
+		}
+		o.Dir = dir
+		for _, p := range checkOverlay(o, name) {
+			l.fail(file, "%s", p)
+		}
+		for i, c := range o.Components {
+			if !isDir(filepath.Join(l.Root, BaseDir, c)) {
+				l.fail(file, "components[%d]: there is no component %q; there are: %s", i, c, list(l.folders(BaseDir)))
+			}
+		}
+		l.layers(o)
+		l.Overlays[name] = o
+	}
+}
+
+// layers refuses folders of an overlay that would never be looked at.
+func (l *loader) layers(o Overlay) {
+	for _, name := range l.folders(filepath.Join(OverlayDir, filepath.Base(o.Dir))) {
+		dir := filepath.Join(o.Dir, name)
+		kustomization, values := isFile(filepath.Join(dir, "kustomization.yaml")), isFile(filepath.Join(dir, "values.yaml"))
+		if !kustomization && !values {
+			continue // shared pieces, such as a Kustomize component
+		}
+		c, ok := l.Components[name]
+		switch {
+		case !ok && !isDir(filepath.Join(l.Root, BaseDir, name)):
+			l.fail(dir, "lies over a component that does not exist; there are: %s", list(l.folders(BaseDir)))
+		case ok && kustomization && c.Render.Chart != "":
+			l.fail(filepath.Join(dir, "kustomization.yaml"), "would never be used: %s renders a chart; put values.yaml here", name)
+		case ok && values && !kustomization && c.Render.Kustomize != "":
+			l.fail(filepath.Join(dir, "values.yaml"), "would never be used: %s renders with kustomize; put kustomization.yaml here", name)
+		}
+	}
+}
+
+func (l *loader) distribution() {
+	file := filepath.Join(l.Root, DistributionFile)
+	d := &l.Distribution
+	if !l.read(file, d) {
+		return
+	}
+	for _, p := range checkDistribution(*d) {
+		l.fail(file, "%s", p)
+	}
+	for i := range d.Binaries {
+		l.module(file, fmt.Sprintf("binaries[%d].module", i), &d.Binaries[i])
+	}
+	for i := range d.CNI {
+		l.module(file, fmt.Sprintf("cni[%d].module", i), &d.CNI[i])
+	}
+	for i := range d.Sandbox.Binaries {
+		l.module(file, fmt.Sprintf("sandbox.binaries[%d].module", i), &d.Sandbox.Binaries[i])
+	}
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// list joins names for a message; "(none)" when there are none.
+func list(names []string) string {
+	if len(names) == 0 {
+		return "(none)"
+	}
+	return strings.Join(names, ", ")
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,363 @@
+package catalog
+
+import (
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// tree is a small catalogue that is right; tests break one file of it.
+func tree() map[string]string {
+	return map[string]string{
+		"go.mod":                         "module example.com/x\n",
+		"infra/native/distribution.yaml": distributionYAML,
+		"infra/native/runc/go.mod":       "module runc\n",
+		"infra/native/pause/go.mod":      "module pause\n",
+		"infra/native/ptp/go.mod":        "module ptp\n",
+		"infra/k8s/overlays/local/overlay.yaml": "apiVersion: orrery.dev/v1alpha1\nkind: Overlay\nname: local\n" +
+			"components: [web]\n",
+		"infra/k8s/base/dns/component.yaml":           dnsYAML,
+		"infra/k8s/base/dns/source/go.mod":            "module dns\n",
+		"infra/k8s/base/dns/k/kustomization.yaml":     "resources: []\n",
+		"infra/k8s/base/web/component.yaml":           webYAML,
+		"infra/k8s/base/web/chart/Chart.yaml":         "name: web\n",
+		"infra/k8s/overlays/local/web/values.yaml":    "{}\n",
+		"infra/k8s/overlays/prod/overlay.yaml":        "apiVersion: orrery.dev/v1alpha1\nkind: Overlay\nname: prod\ncomponents: [dns, web]\n",
+		"infra/k8s/overlays/prod/README.md":           "text\n",
+		"infra/k8s/base/README.md":                    "text\n",
+		"infra/k8s/overlays/local/shared/labels.yaml": "{}\n",
+	}
+}
+
+const (
+	distributionYAML = `apiVersion: orrery.dev/v1alpha1
+kind: Distribution
+kubernetes: v1.37.2
+binaries:
+- {name: runc, module: runc, package: ., version: v1.5.2, cgo: true, cHeaders: [libseccomp-dev], cpuSeconds: 25}
+cni:
+- {name: ptp, module: ptp, package: .}
+sandbox:
+  name: pause
+  version: v1
+  binaries: [{name: pause, module: //infra/native/pause, package: .}]
+`
+	dnsYAML = `apiVersion: orrery.dev/v1alpha1
+kind: Component
+name: dns
+description: Names.
+namespace: kube-system
+images:
+- name: coredns
+  version: v1.15.0
+  binaries: [{name: coredns, module: source, package: ./cmd, cpuSeconds: 247.5, memoryMiB: 800}]
+render: {kustomize: k}
+secrets:
+- {name: keys, nkeys: {admin: user}}
+`
+	webYAML = `apiVersion: orrery.dev/v1alpha1
+kind: Component
+name: web
+description: Pages.
+namespace: apps
+needs: [dns]
+images:
+- {name: team/web, version: v2, user: "10:10", directories: [/data], binaries: [{name: web, module: //, package: ./web}]}
+render: {chart: chart}
+secrets:
+- {name: web, passwords: {admin: 24}, publicNKeys: [keys/admin]}
+smoke: [dns]
+`
+)
+
+func write(t testing.TB, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestLoad(t *testing.T) {
+	root := write(t, tree())
+	c, err := Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dns := c.Components["dns"].Images[0].Binaries[0]
+	if want := filepath.Join(root, "infra/k8s/base/dns/source"); dns.Dir != want || dns.CPUSeconds != 247.5 || dns.MemoryMiB != 800 {
+		t.Errorf("coredns = %+v, want Dir %s", dns, want)
+	}
+	if got := c.Components["web"].Images[0].Binaries[0].Dir; got != root {
+		t.Errorf("// resolves to %s, want %s", got, root)
+	}
+	if got, want := c.Distribution.Sandbox.Binaries[0].Dir, filepath.Join(root, "infra/native/pause"); got != want {
+		t.Errorf("//infra/native/pause resolves to %s, want %s", got, want)
+	}
+	if len(c.Overlays) != 2 || c.Overlays["prod"].Dir != filepath.Join(root, OverlayDir, "prod") {
+		t.Errorf("overlays = %+v", c.Overlays)
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	const (
+		dns, web     = "infra/k8s/base/dns/component.yaml", "infra/k8s/base/web/component.yaml"
+		overlay      = "infra/k8s/overlays/local/overlay.yaml"
+		distribution = "infra/native/distribution.yaml"
+	)
+	tests := []struct {
+		name, file, old, new string // file: replace old with new; all of it when old is "", remove it when both are
+		want                 []string
+	}{
+		{"unknown field", web, "needs:", "need:", []string{web + `:6: need: unknown field, did you mean "needs"?; known: apiVersion, kind, name`}},
+		{"field in the wrong case", web, "needs:", "Needs:", []string{`Needs: unknown field, did you mean "needs"?`}},
+		{"nested unknown field", dns, "cpuSeconds", "cpuSecs", []string{"images[0].binaries[0].cpuSecs: unknown field"}},
+		{"number for text", dns, "version: v1.15.0", "version: 1.10", []string{`images[0].version: is a number (1.10); must be text: write "1.10"`}},
+		{"text for number", dns, "247.5", `"247"`, []string{`images[0].binaries[0].cpuSeconds: is text ("247"); must be a number, without quotes`}},
+		{"fraction for whole number", dns, "800", "800.5", []string{`memoryMiB: is a number (800.5); must be a whole number`}},
+		{"text for truth", distribution, "cgo: true", "cgo: yes", []string{"binaries[0].cgo: is text (\"yes\"); must be true or false"}},
+		{"text for list", web, "[dns]\nimages", "dns\nimages", []string{`needs: is text ("dns"); must be a list`}},
+		{"list for mapping", web, "{chart: chart}", "[chart]", []string{"render: is a list; must be a mapping with the fields kustomize, chart"}},
+		{"mapping for text", web, "name: web\n", "name: {a: b}\n", []string{"name: is a mapping; must be text"}},
+		{"duplicate key", web, "kind: Component\n", "kind: Component\nkind: Component\n", []string{":3: kind: is given twice (line 2 too)"}},
+		{"alias", web, "description: Pages.", "description: &a Pages.", []string{"anchors and aliases"}},
+		{"second document", web, "smoke: [dns]\n", "smoke: [dns]\n---\nx: 1\n", []string{"a second document begins"}},
+		{"bad YAML", web, "needs: [dns]", "needs: [dns", []string{web + ":"}},
+		{"empty file", web, "", "# nothing\n", []string{web + ":1: the file is empty"}},
+		{"just text", web, "", "hello\n", []string{`the document: is text ("hello"); must be a mapping`}},
+		{"no component.yaml", web, "", "", []string{web + ": cannot read it: no such file"}},
+		{"wrong version", web, "v1alpha1", "v2", []string{`apiVersion: is "orrery.dev/v2"; must be orrery.dev/v1alpha1`}},
+		{"wrong kind", web, "kind: Component", "kind: Overlay", []string{`kind: is "Overlay"; must be Component`}},
+		{"name is not the folder's", web, "name: web\n", "name: site\n", []string{`name: is "site"; must be that of the folder, "web"`}},
+		{"no description", web, "description: Pages.", "description:", []string{"description: is missing"}},
+		{"bad namespace", web, "namespace: apps", "namespace: Apps", []string{`namespace: is "Apps"; must be lower-case`}},
+		{"several mistakes at once", web, "namespace: apps\nneeds: [dns]", "namespace: Apps\nneeds: [dns, dns, web]", []string{"namespace: is", "needs[1]: \"dns\" is listed already", "needs[2]: a component cannot need itself"}},
+		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
+		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},
+		{"both renders", web, "{chart: chart}", "{chart: chart, kustomize: k}", []string{"render: names both"}},
+		{"no render", web, "{chart: chart}", "{}", []string{"render: names neither"}},
+		{"no chart", web, "{chart: chart}", "{chart: charts}", []string{`render.chart: "charts" has no Chart.yaml`}},
+		{"chart outside", web, "{chart: chart}", "{chart: ../dns}", []string{`render.chart: "../dns" leaves the component's folder`}},
+		{"no module", dns, "module: source", "module: src", []string{`images[0].binaries[0].module: "src" is no module: there is no infra/k8s/base/dns/src/go.mod`}},
+		{"module outside", dns, "module: source", "module: ../../../../..", []string{"leaves the repository"}},
+		{"image name", dns, "name: coredns\n", "name: CoreDNS\n", []string{`images[0].name: is "CoreDNS"; must be a repository name`}},
+		{"no binaries", dns, "binaries: [{name: coredns, module: source, package: ./cmd, cpuSeconds: 247.5, memoryMiB: 800}]", "binaries: []", []string{"images[0].binaries: is empty"}},
+		{"user by name", web, `"10:10"`, `nobody`, []string{`images[0].user: is "nobody"; must be UID`}},
+		{"relative directory", web, "[/data]", "[data]", []string{"images[0].directories[0]"}},
+		{"links collide", distribution, "cgo: true", "links: [runc]", []string{`binaries: two programs or links are called "runc"`}},
+		{"image twice", web, "team/web, version: v2", "coredns, version: v2", []string{`image "coredns" is declared with other content than in infra/k8s/base/dns/component.yaml`}},
+		{"program twice", web, "{name: web, module: //, package: ./web}", "{name: coredns, module: //, package: ./web}", []string{`program "coredns" is declared with other content`}},
+		{"nkey type", dns, "admin: user", "admin: usr", []string{`secrets[0].nkeys.admin: is "usr"; must be one of account`}},
+		{"short password", web, "admin: 24", "admin: 4", []string{"secrets[0].passwords.admin: is 4; must be a length"}},
+		{"empty secret", dns, "nkeys: {admin: user}", "nkeys: {}", []string{"secrets[0]: generates nothing"}},
+		{"unknown public key", web, "keys/admin", "keys/root", []string{`secrets[0].publicNKeys[0]: "keys/root" is generated by 0 secrets`}},
+		{"overlay names nothing", overlay, "[web]", "[]", []string{"components: is empty"}},
+		{"overlay with unknown component", overlay, "[web]", "[weg]", []string{`components[0]: there is no component "weg"; there are: dns, web`}},
+		{"overlay's name", overlay, "name: local", "name: prod", []string{`name: is "prod"; must be that of the folder`}},
+		{"layer over nothing", "infra/k8s/overlays/local/wep/values.yaml", "", "a: 1\n", []string{"infra/k8s/overlays/local/wep: lies over a component that does not exist"}},
+		{"layer of the wrong form", "infra/k8s/overlays/local/dns/values.yaml", "", "a: 1\n", []string{"dns/values.yaml: would never be used: dns renders with kustomize"}},
+		{"kustomization over a chart", "infra/k8s/overlays/local/web/kustomization.yaml", "", "a: 1\n", []string{"web/kustomization.yaml: would never be used: web renders a chart"}},
+		{"no distribution", distribution, "", "", []string{distribution + ": cannot read it"}},
+		{"no Kubernetes version", distribution, "kubernetes: v1.37.2", "", []string{"kubernetes: is missing"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			files := tree()
+			switch {
+			case tt.old != "":
+				if !strings.Contains(files[tt.file], tt.old) {
+					t.Fatalf("%s does not contain %q", tt.file, tt.old)
+				}
+				files[tt.file] = strings.Replace(files[tt.file], tt.old, tt.new, 1)
+			case tt.new != "":
+				files[tt.file] = tt.new
+			default:
+				delete(files, tt.file)
+			}
+			// Keeps the folder there when its only file was removed.
+			files[filepath.Join(filepath.Dir(tt.file), "NOTES")] = ""
+			_, err := Load(write(t, files))
+			if err == nil {
+				t.Fatal("loaded, want an error")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error\n%v\ndoes not say\n%s", err, want)
+				}
+			}
+			for _, line := range strings.Split(err.Error(), "\n") {
+				if !strings.HasPrefix(line, "infra/") {
+					t.Errorf("%q does not begin with a file", line)
+				}
+			}
+		})
+	}
+}
+
+func TestSelect(t *testing.T) {
+	c, err := Load(write(t, tree()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(cs []Component) (out []string) {
+		for _, c := range cs {
+			out = append(out, c.Name)
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		overlay    string
+		components []string
+		want       []string
+		wantErr    string
+	}{
+		{"local", nil, []string{"dns", "web"}, ""},
+		{"local", []string{"dns"}, []string{"dns"}, ""},
+		{"local", []string{"web", "web"}, []string{"dns", "web"}, ""},
+		{"local", []string{"wev"}, nil, `there is no component "wev", did you mean "web"?; there are: dns, web`},
+		{"prd", nil, nil, `there is no overlay "prd", did you mean "prod"?; there are: local, prod`},
+	} {
+		got, err := c.Select(tt.overlay, tt.components)
+		if tt.wantErr != "" {
+			if err == nil || err.Error() != tt.wantErr {
+				t.Errorf("Select(%q, %q) = %v, want error %s", tt.overlay, tt.components, err, tt.wantErr)
+			}
+			continue
+		}
+		if err != nil || !slices.Equal(names(got), tt.want) {
+			t.Errorf("Select(%q, %q) = %q, %v; want %q", tt.overlay, tt.components, names(got), err, tt.want)
+		}
+	}
+}
+
+func TestWaves(t *testing.T) {
+	part := func(name string, needs ...string) Component { return Component{Name: name, Needs: needs} }
+	for _, tt := range []struct {
+		in   []Component
+		want string
+	}{
+		{nil, ""},
+		{[]Component{part("b"), part("a")}, "a b"},
+		{[]Component{part("c", "b"), part("b", "a"), part("a"), part("d", "a")}, "a | b d | c"},
+		{[]Component{part("c", "elsewhere")}, "c"},
+		{[]Component{part("a"), part("x", "y"), part("y", "x")}, "a | x y"},
+	} {
+		var waves []string
+		for _, wave := range Waves(tt.in) {
+			var names []string
+			for _, c := range wave {
+				names = append(names, c.Name)
+			}
+			waves = append(waves, strings.Join(names, " "))
+		}
+		if got := strings.Join(waves, " | "); got != tt.want {
+			t.Errorf("Waves = %q, want %q", got, tt.want)
+		}
+	}
+}
+
+func TestFindRoot(t *testing.T) {
+	root := write(t, tree())
+	for _, dir := range []string{".", "infra", "infra/k8s/base/dns"} {
+		if got, err := FindRoot(filepath.Join(root, dir)); err != nil || got != root {
+			t.Errorf("FindRoot(%s) = %s, %v", dir, got, err)
+		}
+	}
+	if _, err := FindRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "--catalog DIR") {
+		t.Errorf("FindRoot outside = %v", err)
+	}
+}
+
+// TestRepository loads the catalogue that this repository ships.
+func TestRepository(t *testing.T) {
+	root, err := FindRoot(".")
+	if err != nil {
+		t.Skip("the repository holds no catalogue here: ", err)
+	}
+	c, err := Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range c.Overlays {
+		cs, err := c.Select(name, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		if len(cs) < len(c.Overlays[name].Components) {
+			t.Errorf("overlay %s selects %d components", name, len(cs))
+		}
+	}
+}
+
+// TestImports keeps the package pure.
+func TestImports(t *testing.T) {
+	allowed := map[string]bool{
+		"bytes": true, "cmp": true, "errors": true, "fmt": true, "io": true, "io/fs": true, "maps": true,
+		"os":            true, // to read files; exec and net live elsewhere
+		"path/filepath": true, "reflect": true, "regexp": true, "slices": true, "strconv": true, "strings": true,
+		"go.yaml.in/yaml/v3": true,
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no source found: ", err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range f.Imports {
+			if path, _ := strconv.Unquote(spec.Path.Value); !allowed[path] {
+				t.Errorf("%s imports %s: the catalogue reads files and does nothing else (see doc.go)", file, path)
+			}
+		}
+	}
+}
+
+func FuzzComponent(f *testing.F) {
+	f.Add([]byte(dnsYAML))
+	f.Add([]byte(webYAML))
+	f.Add([]byte("a: &a [*a]\n"))
+	f.Add([]byte("- 1\n---\n"))
+	f.Add([]byte("images: [{binaries: [null, {links: [~]}]}]\nsecrets: [{passwords: {a: 1}}]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var c Component
+		for _, err := range decode(data, &c) {
+			if line, _, ok := strings.Cut(err.Error(), ":"); !ok || line == "" {
+				t.Errorf("no line in %q", err)
+			} else if _, bad := strconv.Atoi(line); bad != nil {
+				t.Errorf("no line in %q", err)
+			}
+		}
+		checkComponent(c, "x")
+	})
+}
+
+func FuzzOverlay(f *testing.F) {
+	for _, name := range slices.Sorted(maps.Keys(tree())) {
+		if strings.HasSuffix(name, "overlay.yaml") {
+			f.Add([]byte(tree()[name]))
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var o Overlay
+		decode(data, &o)
+		checkOverlay(o, "x")
+	})
+}

@@ -1,0 +1,295 @@
+package catalog
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	labelForm   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)                            // RFC 1123 label
+	nameForm    = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)                          // RFC 1123 subdomain, near enough
+	imageForm   = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$`)      // OCI distribution spec, <name>
+	tagForm     = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)                             // OCI distribution spec, <reference>
+	programForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)                             // a file name
+	userForm    = regexp.MustCompile(`^[0-9]{1,10}(:[0-9]{1,10})?$`)                                    // UID[:GID]
+	keyForm     = regexp.MustCompile(`^[-._a-zA-Z0-9]{1,253}$`)                                         // a key of a Secret
+	nkeyTypes   = []string{"account", "cluster", "operator", "server", "user"}                          // nkeys with a seed
+	labelRule   = "lower-case letters, digits and \"-\", at most 63 characters"                         // of labelForm
+	tagRule     = "letters, digits, \".\", \"_\" and \"-\", at most 128 characters, such as \"v1.2.3\"" // of tagForm
+)
+
+// problems collects the mistakes of one file, each as "path: what is wrong; what is right".
+type problems []string
+
+func (p *problems) add(path, format string, a ...any) {
+	*p = append(*p, path+": "+fmt.Sprintf(format, a...))
+}
+
+// want checks a text against a form.
+func (p *problems) want(path, value string, form *regexp.Regexp, rule string) {
+	switch {
+	case value == "":
+		p.add(path, "is missing; must be %s", rule)
+	case !form.MatchString(value):
+		p.add(path, "is %q; must be %s", value, rule)
+	}
+}
+
+func (p *problems) head(apiVersion, kind, wantKind string) {
+	if apiVersion != APIVersion {
+		p.add("apiVersion", "is %q; must be %s", apiVersion, APIVersion)
+	}
+	if kind != wantKind {
+		p.add("kind", "is %q; must be %s", kind, wantKind)
+	}
+}
+
+// unique reports entries of a list that come twice.
+func (p *problems) unique(path string, names []string) {
+	first := map[string]int{}
+	for i, n := range names {
+		if j, ok := first[n]; ok {
+			p.add(fmt.Sprintf("%s[%d]", path, i), "%q is listed already (%s[%d]); remove one", n, path, j)
+			continue
+		}
+		first[n] = i
+	}
+}
+
+func checkComponent(c Component, folder string) []string {
+	var p problems
+	p.head(c.APIVersion, c.Kind, "Component")
+	if c.Name != folder {
+		p.add("name", "is %q; must be that of the folder, %q", c.Name, folder)
+	}
+	p.want("name", c.Name, labelForm, labelRule)
+	if strings.TrimSpace(c.Description) == "" {
+		p.add("description", "is missing; say in a line what the component is for")
+	}
+	p.want("namespace", c.Namespace, labelForm, labelRule)
+	p.unique("needs", c.Needs)
+	for i, n := range c.Needs {
+		if n == c.Name {
+			p.add(fmt.Sprintf("needs[%d]", i), "a component cannot need itself")
+		}
+	}
+	switch {
+	case c.Render.Kustomize == "" && c.Render.Chart == "":
+		p.add("render", "names neither; give one of kustomize and chart")
+	case c.Render.Kustomize != "" && c.Render.Chart != "":
+		p.add("render", "names both; give one of kustomize and chart")
+	}
+	var images []string
+	for i, image := range c.Images {
+		images = append(images, image.Name)
+		p.image(fmt.Sprintf("images[%d]", i), image)
+	}
+	p.unique("images", images)
+	var secrets []string
+	for i, s := range c.Secrets {
+		secrets = append(secrets, c.secretNamespace(s)+"/"+s.Name)
+		p.secret(fmt.Sprintf("secrets[%d]", i), s)
+	}
+	p.unique("secrets", secrets)
+	p.unique("ready", c.Ready)
+	p.unique("smoke", c.Smoke)
+	return p
+}
+
+func (c Component) secretNamespace(s Secret) string {
+	if s.Namespace != "" {
+		return s.Namespace
+	}
+	return c.Namespace
+}
+
+func (p *problems) image(path string, image Image) {
+	p.want(path+".name", image.Name, imageForm, "a repository name: lower-case letters and digits, parted by \".\", \"_\", \"-\" or \"/\"")
+	p.want(path+".version", image.Version, tagForm, tagRule)
+	if len(image.Binaries) == 0 {
+		p.add(path+".binaries", "is empty; an image holds at least one program")
+	}
+	p.binaries(path+".binaries", image.Binaries)
+	for i, d := range image.Directories {
+		if !filepath.IsAbs(d) || filepath.Clean(d) != d {
+			p.add(fmt.Sprintf("%s.directories[%d]", path, i), "is %q; must be an absolute path without \"..\" or a slash at its end", d)
+		}
+	}
+	if image.User != "" && !userForm.MatchString(image.User) {
+		p.add(path+".user", "is %q; must be UID or UID:GID in digits, such as 65532:65532 (there is no /etc/passwd)", image.User)
+	}
+}
+
+func (p *problems) binaries(path string, binaries []Binary) {
+	var names []string
+	for i, b := range binaries {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		names = append(names, b.Name)
+		p.want(at+".name", b.Name, programForm, "a file name")
+		if b.Module == "" {
+			p.add(at+".module", "is missing; must be the folder of go.mod, or // for the repository's own")
+		}
+		if b.Package == "" {
+			p.add(at+".package", "is missing; must be \".\", \"./dir\" or an import path")
+		}
+		if b.Version != "" {
+			p.want(at+".version", b.Version, tagForm, tagRule)
+		}
+		if b.CPUSeconds < 0 {
+			p.add(at+".cpuSeconds", "is %g; must not be negative", b.CPUSeconds)
+		}
+		if b.MemoryMiB < 0 {
+			p.add(at+".memoryMiB", "is %d; must not be negative", b.MemoryMiB)
+		}
+		for j, link := range b.Links {
+			p.want(fmt.Sprintf("%s.links[%d]", at, j), link, programForm, "a file name")
+		}
+		names = append(names, b.Links...)
+	}
+	seen := map[string]bool{}
+	for _, n := range names {
+		if n != "" && seen[n] {
+			p.add(path, "two programs or links are called %q; their files would overwrite each other", n)
+		}
+		seen[n] = true
+	}
+}
+
+func (p *problems) secret(path string, s Secret) {
+	p.want(path+".name", s.Name, nameForm, "lower-case letters, digits, \"-\" and \".\"")
+	if s.Namespace != "" {
+		p.want(path+".namespace", s.Namespace, labelForm, labelRule)
+	}
+	if len(s.NKeys)+len(s.PublicNKeys)+len(s.Passwords) == 0 {
+		p.add(path, "generates nothing; give nkeys, publicNKeys or passwords")
+	}
+	for _, key := range sortedKeys(s.NKeys) {
+		p.want(path+".nkeys."+key, key, keyForm, "letters, digits, \"-\", \"_\" and \".\"")
+		if !slices.Contains(nkeyTypes, s.NKeys[key]) {
+			p.add(path+".nkeys."+key, "is %q; must be one of %s", s.NKeys[key], list(nkeyTypes))
+		}
+	}
+	for i, ref := range s.PublicNKeys {
+		if name, key, ok := strings.Cut(ref, "/"); !ok || name == "" || key == "" || strings.Contains(key, "/") {
+			p.add(fmt.Sprintf("%s.publicNKeys[%d]", path, i), "is %q; must be \"secret/prefix\"", ref)
+		}
+	}
+	for _, key := range sortedKeys(s.Passwords) {
+		p.want(path+".passwords."+key, key, keyForm, "letters, digits, \"-\", \"_\" and \".\"")
+		if n := s.Passwords[key]; n < 8 || n > 1024 {
+			p.add(path+".passwords."+key, "is %d; must be a length between 8 and 1024 characters", n)
+		}
+	}
+}
+
+func checkOverlay(o Overlay, folder string) []string {
+	var p problems
+	p.head(o.APIVersion, o.Kind, "Overlay")
+	if o.Name != folder {
+		p.add("name", "is %q; must be that of the folder, %q", o.Name, folder)
+	}
+	if len(o.Components) == 0 {
+		p.add("components", "is empty; name at least one component")
+	}
+	p.unique("components", o.Components)
+	return p
+}
+
+func checkDistribution(d Distribution) []string {
+	var p problems
+	p.head(d.APIVersion, d.Kind, "Distribution")
+	p.want("kubernetes", d.Kubernetes, tagForm, "a version, such as v1.37.2")
+	if len(d.Binaries) == 0 {
+		p.add("binaries", "is empty; a node is made of programs")
+	}
+	p.binaries("binaries", d.Binaries)
+	p.binaries("cni", d.CNI)
+	p.image("sandbox", d.Sandbox)
+	return p
+}
+
+// checkGraph checks that needs exist and form no cycle.
+func (l *loader) checkGraph() {
+	for _, name := range sortedKeys(l.Components) {
+		c := l.Components[name]
+		for i, need := range c.Needs {
+			if _, ok := l.Components[need]; !ok {
+				l.fail(filepath.Join(c.Dir, "component.yaml"), "needs[%d]: there is no component %q; there are: %s", i, need, list(sortedKeys(l.Components)))
+			}
+		}
+	}
+	if cycle := findCycle(l.Components); cycle != nil {
+		l.fail(filepath.Join(l.Components[cycle[0]].Dir, "component.yaml"), "needs: a cycle: %s; remove one of these needs", strings.Join(cycle, " → "))
+	}
+}
+
+// checkBuilds checks that one name always means one thing: plan steps, the mirror and
+// the cache know images and programs by name.
+func (l *loader) checkBuilds() {
+	type owner[T any] struct {
+		file string
+		it   T
+	}
+	images, binaries := map[string]owner[Image]{}, map[string]owner[Binary]{}
+	binary := func(file string, b Binary) {
+		b.Module = "" // different spellings of one folder
+		if first, ok := binaries[b.Name]; ok && !reflect.DeepEqual(first.it, b) {
+			l.fail(file, "program %q is declared with other content than in %s; rename one or make them equal", b.Name, l.rel(first.file))
+			return
+		}
+		binaries[b.Name] = owner[Binary]{file, b}
+	}
+	image := func(file string, img Image) {
+		for _, b := range img.Binaries {
+			binary(file, b)
+		}
+		img.Binaries = slices.Clone(img.Binaries)
+		for i := range img.Binaries {
+			img.Binaries[i].Module = ""
+		}
+		if first, ok := images[img.Name]; ok && !reflect.DeepEqual(first.it, img) {
+			l.fail(file, "image %q is declared with other content than in %s; rename one or make them equal", img.Name, l.rel(first.file))
+			return
+		}
+		images[img.Name] = owner[Image]{file, img}
+	}
+	file := filepath.Join(l.Root, DistributionFile)
+	for _, b := range slices.Concat(l.Distribution.Binaries, l.Distribution.CNI) {
+		binary(file, b)
+	}
+	image(file, l.Distribution.Sandbox)
+	for _, name := range sortedKeys(l.Components) {
+		for _, img := range l.Components[name].Images {
+			image(filepath.Join(l.Components[name].Dir, "component.yaml"), img)
+		}
+	}
+}
+
+// checkSecretRefs checks that copied public keys are generated somewhere that is
+// deployed before, and that it is clear where.
+func (l *loader) checkSecretRefs() {
+	for _, name := range sortedKeys(l.Components) {
+		c := l.Components[name]
+		before := append(l.closure(c.Needs), name)
+		for i, s := range c.Secrets {
+			for j, ref := range s.PublicNKeys {
+				secret, key, _ := strings.Cut(ref, "/")
+				var found int
+				for _, other := range before {
+					for _, t := range l.Components[other].Secrets {
+						if _, ok := t.NKeys[key]; ok && t.Name == secret {
+							found++
+						}
+					}
+				}
+				if found != 1 {
+					l.fail(filepath.Join(c.Dir, "component.yaml"), "secrets[%d].publicNKeys[%d]: %q is generated by %d secrets of %s and its needs; must be exactly one", i, j, ref, found, name)
+				}
+			}
+		}
+	}
+}

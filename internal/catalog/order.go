@@ -1,0 +1,104 @@
+package catalog
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Select yields the named components of the catalogue, or all of the overlay when none
+// is named, together with what they need, in dependency order (by name within a wave).
+// A named component need not be listed in the overlay.
+func (c *Catalog) Select(overlay string, components []string) ([]Component, error) {
+	o, ok := c.Overlays[overlay]
+	if !ok {
+		return nil, fmt.Errorf("there is no overlay %q%s; there are: %s", overlay, suggestion(overlay, sortedKeys(c.Overlays)), list(sortedKeys(c.Overlays)))
+	}
+	if len(components) == 0 {
+		components = o.Components
+	}
+	for _, name := range components {
+		if _, ok := c.Components[name]; !ok {
+			return nil, fmt.Errorf("there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
+		}
+	}
+	var selected []Component
+	for _, name := range c.closure(components) {
+		selected = append(selected, c.Components[name])
+	}
+	return slices.Concat(Waves(selected)...), nil
+}
+
+// closure yields names and everything that they need, each once.
+func (c *Catalog) closure(names []string) []string {
+	seen := map[string]bool{}
+	var all []string
+	for todo := slices.Clone(names); len(todo) > 0; todo = todo[1:] {
+		if name := todo[0]; !seen[name] {
+			seen[name] = true
+			all = append(all, name)
+			todo = append(todo, c.Components[name].Needs...)
+		}
+	}
+	return all
+}
+
+// Waves groups components so that all needs of one are in earlier waves; within a wave
+// they are sorted by name. Needs outside of the given components are taken as there.
+// A cycle, which [Load] refuses, comes out as one last wave.
+func Waves(components []Component) [][]Component {
+	left := map[string]Component{}
+	for _, c := range components {
+		left[c.Name] = c
+	}
+	var waves [][]Component
+	for len(left) > 0 {
+		var wave []Component
+		for _, c := range left {
+			if !slices.ContainsFunc(c.Needs, func(n string) bool { _, waits := left[n]; return waits }) {
+				wave = append(wave, c)
+			}
+		}
+		if wave == nil {
+			for _, c := range left {
+				wave = append(wave, c)
+			}
+		}
+		slices.SortFunc(wave, func(a, b Component) int { return cmp.Compare(a.Name, b.Name) })
+		for _, c := range wave {
+			delete(left, c.Name)
+		}
+		waves = append(waves, wave)
+	}
+	return waves
+}
+
+// findCycle returns a cycle of needs as a, b, …, a; nil when there is none.
+func findCycle(components map[string]Component) []string {
+	done := map[string]bool{}
+	var path []string
+	var visit func(name string) []string
+	visit = func(name string) []string {
+		if i := slices.Index(path, name); i >= 0 {
+			return append(slices.Clone(path[i:]), name)
+		}
+		if done[name] {
+			return nil
+		}
+		path = append(path, name)
+		for _, need := range components[name].Needs {
+			if cycle := visit(need); cycle != nil {
+				return cycle
+			}
+		}
+		path = path[:len(path)-1]
+		done[name] = true
+		return nil
+	}
+	for _, name := range sortedKeys(components) {
+		if cycle := visit(name); cycle != nil {
+			return cycle
+		}
+	}
+	return nil
+}
