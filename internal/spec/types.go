@@ -14,23 +14,26 @@ const (
 	DurabilityFast Durability = "fast" // fsync off: quicker, a host crash may lose acknowledged writes
 )
 
-// Environment is one named instance of the platform. Its zero fields are filled
-// by [Default]; an absent file is the seed's topology.
+// Environment is one named instance of the platform. What a file leaves out is
+// taken from [Default]; an absent file is three servers and two agents.
 type Environment struct {
 	APIVersion string `json:"apiVersion" jsonschema:"const=orrery.dev/v1alpha1"`
 	Kind       string `json:"kind" jsonschema:"const=Environment"`
-	// Name of the environment: an RFC 1123 label of at most 20 characters. Default "local".
-	Name string `json:"name,omitempty"`
+	// Name of the environment: lower case letters, digits and "-", at most 20
+	// characters, beginning with a letter. Default "local".
+	Name string `json:"name,omitempty" jsonschema:"maxLength=20,pattern=^[a-z]([a-z0-9-]*[a-z0-9])?$"`
 	// Driver that makes the Kubernetes API. Default "native".
 	Driver string `json:"driver,omitempty" jsonschema:"enum=native"`
-	// Servers run the control plane and workloads. 1, 3 or 5; default 3.
-	Servers int `json:"servers,omitempty"`
-	// Agents run workloads only. Default 2 (a pointer, so that 0 can be said).
-	Agents *int `json:"agents,omitempty"`
+	// Servers run the control plane and workloads. 1, 3, 5 or 7; default 3. An even
+	// number is refused: it survives no more failures than the odd one below it.
+	Servers int `json:"servers,omitempty" jsonschema:"enum=1,enum=3,enum=5,enum=7"`
+	// Agents run workloads only. Default 2; 0 is allowed. Servers and agents together
+	// are at most 50.
+	Agents *int `json:"agents,omitempty" jsonschema:"minimum=0,maximum=49"`
 	// Zones are given to the nodes round robin as topology.kubernetes.io/zone. Default a, b, c.
-	Zones []string `json:"zones,omitempty"`
+	Zones []string `json:"zones,omitempty" jsonschema:"minItems=1,uniqueItems=true"`
 	// Node is the size of each node.
-	Node Node `json:"node,omitempty"`
+	Node NodeSize `json:"node,omitempty"`
 	// Network of the nodes, pods and services.
 	Network Network `json:"network,omitempty"`
 	// Durability of what the platform acknowledges. Default "full".
@@ -38,16 +41,17 @@ type Environment struct {
 	// Ports on 127.0.0.1 of the host.
 	Ports Ports `json:"ports,omitempty"`
 	// Overlay of the catalogue that is deployed. Default "local".
-	Overlay string `json:"overlay,omitempty"`
+	Overlay string `json:"overlay,omitempty" jsonschema:"enum=local,enum=prod"`
 	// Components to deploy; default: all of the overlay. Their needs are added.
 	Components []string `json:"components,omitempty"`
 	// Images says where images may come from.
 	Images Images `json:"images,omitempty"`
 }
 
-// Node is the size that each node reports.
-type Node struct {
-	// Memory that the kubelet reports, as a Kubernetes quantity ("4Gi"). Default: the host's.
+// NodeSize is the size that each node reports.
+type NodeSize struct {
+	// Memory that the kubelet reports, as a Kubernetes quantity ("4Gi"), at least 512Mi.
+	// Default: the host's.
 	Memory string `json:"memory,omitempty"`
 }
 
@@ -60,22 +64,26 @@ type Network struct {
 	Nodes string `json:"nodes,omitempty"`
 	// Pods is split into a /24 per node. Default 10.244.0.0/16.
 	Pods string `json:"pods,omitempty"`
-	// Services range; the tenth address is the cluster DNS. Default 10.96.0.0/16.
+	// Services range, /12 to /24; its first address is the Kubernetes API, its tenth the
+	// cluster DNS. Default 10.96.0.0/16.
 	Services string `json:"services,omitempty"`
 	// Egress gives pods a route out of the fabric. Default false: hermetic.
 	Egress bool `json:"egress,omitempty"`
 }
 
-// Ports on 127.0.0.1. 0 picks a free one when the environment is made and keeps it.
+// Ports on 127.0.0.1, 1024 to 65535. 0 picks a free one when the environment is made
+// and keeps it.
 type Ports struct {
-	// API is the load balancer in front of the API servers. Default 16443 for "local".
-	API int `json:"api,omitempty"`
-	// Registry is the mirror that nodes pull from and a person pushes to. Default 15000 for "local".
-	Registry int `json:"registry,omitempty"`
+	// API is the load balancer in front of the API servers. Default 16443 for "local",
+	// otherwise 0.
+	API int `json:"api,omitempty" jsonschema:"minimum=0,maximum=65535"`
+	// Registry is the mirror that nodes pull from and a person pushes to. Default 15000
+	// for "local", otherwise 0.
+	Registry int `json:"registry,omitempty" jsonschema:"minimum=0,maximum=65535"`
 }
 
 // Images is the image source policy.
 type Images struct {
 	// Sources in order of preference. Default [source].
-	Sources []string `json:"sources,omitempty" jsonschema:"enum=source"`
+	Sources []string `json:"sources,omitempty" jsonschema:"minItems=1,uniqueItems=true,enum=source"`
 }

@@ -22,6 +22,8 @@ const (
 	StateCached  State = "cached" // nothing had to be done
 	StateSkipped State = "skipped"
 	StateFailed  State = "failed"
+	// StateCancelled: never started, or ended early, because the run was cancelled.
+	StateCancelled State = "cancelled"
 )
 
 // Event is one line of what `-o json` prints and the only thing renderers see.

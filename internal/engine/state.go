@@ -1,0 +1,123 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// stateVersion of environment.json. A newer one is refused.
+const stateVersion = 1
+
+// stateFile is the name below the state directory.
+const stateFile = "environment.json"
+
+// State is what an environment was made with: what reality cannot tell.
+type State struct {
+	Version int              `json:"version"`
+	Spec    spec.Environment `json:"spec"`
+	Created time.Time        `json:"created"`
+	// Ports that are kept for the environment's life; those of the spec may say 0.
+	Ports spec.Ports `json:"ports"`
+}
+
+// ErrNoState is wrapped by [LoadState] when the environment has none.
+var ErrNoState = errors.New("no such environment")
+
+// LoadState reads <stateDir>/environment.json. It wraps [ErrNoState] when there is none
+// and [ErrNewer] when a newer orrery wrote it.
+func LoadState(stateDir string) (State, error) {
+	path := filepath.Join(stateDir, stateFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, fmt.Errorf("%s: %w", path, ErrNoState)
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("reading the environment's state: %w", err)
+	}
+	// The version first: a newer file may hold what this one cannot decode.
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return State{}, corrupt(path, err)
+	}
+	if v.Version > stateVersion {
+		return State{}, fmt.Errorf("%s has version %d, this orrery reads up to %d: %w; use that one, also for `orrery down`", path, v.Version, stateVersion, ErrNewer)
+	}
+	if v.Version < 1 {
+		return State{}, corrupt(path, errors.New("it has no version"))
+	}
+	var s State
+	if err := strict(data, &s); err != nil {
+		return State{}, corrupt(path, err)
+	}
+	if err := s.Spec.Validate(); err != nil {
+		return State{}, corrupt(path, err)
+	}
+	return s, nil
+}
+
+func corrupt(path string, err error) error {
+	return fmt.Errorf("%s is damaged: %w; `orrery down` removes the environment (its journal and the audit do not need this file), then `orrery up` makes it anew", path, err)
+}
+
+// Save writes <stateDir>/environment.json: the old content or the new one is there
+// after a crash, never half of it.
+func (s State) Save(stateDir string) error {
+	s.Version = stateVersion
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing the environment's state: %w", err)
+	}
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	if err := writeFile(filepath.Join(stateDir, stateFile), append(data, '\n')); err != nil {
+		return fmt.Errorf("writing the environment's state: %w", err)
+	}
+	return nil
+}
+
+// writeFile replaces path by data: temporary file, fsync, rename, fsync of the folder.
+func writeFile(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,406 @@
+package plan
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// Kind says which action runs a step.
+type Kind string
+
+const (
+	KindBuild   Kind = "build"   // a binary, of the node distribution or of an image
+	KindImage   Kind = "image"   // an image, made and pushed to the mirror
+	KindPrepare Kind = "prepare" // the mirror that images are pushed to
+	KindCluster Kind = "cluster" // the Kubernetes API answers
+	KindNodes   Kind = "nodes"   // every node is Ready
+	KindDeploy  Kind = "deploy"  // a component is applied and ready
+	KindVerify  Kind = "verify"  // a component's smoke checks
+)
+
+// Phases of a plan, in the order in which they end.
+const (
+	PhaseBuild   = "build"
+	PhaseCluster = "cluster"
+	PhaseDeploy  = "deploy"
+	PhaseVerify  = "verify"
+)
+
+// registryBinary is the binary of the mirror: it is all that [KindPrepare] waits for.
+const registryBinary = "registry"
+
+// VerifyCluster is the subject of the checks that belong to no component.
+const VerifyCluster = "cluster"
+
+// Step is one thing to do.
+type Step struct {
+	ID      string // "<kind>/<subject>", or "<kind>" for what there is one of
+	Kind    Kind
+	Subject string // binary, image or component name; empty for prepare, cluster and nodes
+	// Needs are the IDs that must have succeeded. A step whose need was skipped is skipped too.
+	Needs []string
+	// After are the IDs that are waited for whether they succeed or are skipped.
+	After []string
+	Phase string
+	Title string // one line for a person
+	// CPUSeconds and MemoryMiB are what a cold build was measured to take; 0 when not known
+	// or not a build.
+	CPUSeconds float64
+	MemoryMiB  int
+	// Done: observed, there is nothing to do.
+	Done bool
+}
+
+// Waits lists Needs and After.
+func (s Step) Waits() []string { return slices.Concat(s.Needs, s.After) }
+
+// Plan is a list of steps in which every step stands behind what it waits for.
+type Plan struct{ Steps []Step }
+
+// Pending is the number of steps that have something to do.
+func (p Plan) Pending() int {
+	n := 0
+	for _, s := range p.Steps {
+		if !s.Done {
+			n++
+		}
+	}
+	return n
+}
+
+// Step finds a step by its ID.
+func (p Plan) Step(id string) (Step, bool) {
+	if i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.ID == id }); i >= 0 {
+		return p.Steps[i], true
+	}
+	return Step{}, false
+}
+
+// CPUSeconds is the sum over the pending builds, of those that are known.
+func (p Plan) CPUSeconds() float64 {
+	sum := 0.0
+	for _, s := range p.Steps {
+		if !s.Done {
+			sum += s.CPUSeconds
+		}
+	}
+	return sum
+}
+
+// Validate checks that IDs are unique, that what is waited for exists and stands before
+// what waits for it (so there is no cycle).
+func (p Plan) Validate() error {
+	at := map[string]int{}
+	var errs []error
+	for i, s := range p.Steps {
+		if first, again := at[s.ID]; again {
+			errs = append(errs, fmt.Errorf("plan: step %s stands at %d and at %d", s.ID, first, i))
+			continue
+		}
+		at[s.ID] = i
+	}
+	for i, s := range p.Steps {
+		for _, need := range s.Waits() {
+			switch j, ok := at[need]; {
+			case !ok:
+				errs = append(errs, fmt.Errorf("plan: step %s waits for %s, which is not in the plan", s.ID, need))
+			case j >= i:
+				errs = append(errs, fmt.Errorf("plan: step %s waits for %s, which stands behind it", s.ID, need))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Input is everything that a plan depends on.
+type Input struct {
+	Spec spec.Environment
+	// Components that were selected, with their needs (catalog.Select).
+	Components   []catalog.Component
+	Distribution catalog.Distribution
+
+	// Cached: binary name → it is in the content cache.
+	Cached map[string]bool
+	// Pushed: image name → the mirror has it.
+	Pushed map[string]bool
+	// Phase of the environment as observed: absent, partial, stopped or running, and
+	// running only with the distribution and the spec that are wanted.
+	Phase string
+	// NodesReady: every node was seen Ready.
+	NodesReady bool
+	// Current: component name → its rendered hash is in the cluster and it is ready.
+	Current map[string]bool
+	// SkipVerify leaves the verify steps out.
+	SkipVerify bool
+}
+
+// Up is the plan that brings the environment from what was observed to what is wanted.
+func Up(in Input) (Plan, error) {
+	b := builder{in: in, running: in.Phase == "running", known: map[string]any{}}
+	b.distribution()
+	b.components()
+	if !in.SkipVerify {
+		b.verify()
+	}
+	if err := errors.Join(b.errs...); err != nil {
+		return Plan{}, err
+	}
+	p := Plan{Steps: b.steps}
+	if err := p.sort(); err != nil {
+		return Plan{}, err
+	}
+	p.settle()
+	return p, p.Validate()
+}
+
+type builder struct {
+	in      Input
+	running bool
+	steps   []Step
+	known   map[string]any // step ID → declaration, to tell the same thing twice from two things of one name
+	errs    []error
+}
+
+func (b *builder) distribution() {
+	d := b.in.Distribution
+	all := slices.Concat(d.Binaries, d.CNI)
+	var builds, prepare []string
+	for _, bin := range all {
+		id := b.build(bin)
+		builds = append(builds, id)
+		if bin.Name == registryBinary {
+			prepare = append(prepare, id)
+		}
+	}
+	b.add(Step{ID: "prepare", Kind: KindPrepare, Phase: PhaseCluster, Title: "Registry mirror", Needs: prepare, Done: b.running})
+	title := fmt.Sprintf("Control plane, %s", plural(b.in.Spec.Servers, "server"))
+	if n := b.in.Spec.AgentCount(); n > 0 {
+		title += fmt.Sprintf(" and %s", plural(n, "agent"))
+	}
+	b.add(Step{ID: "cluster", Kind: KindCluster, Phase: PhaseCluster, Title: title, Needs: append([]string{"prepare"}, builds...), Done: b.running})
+	b.add(Step{ID: "nodes", Kind: KindNodes, Phase: PhaseCluster, Title: "Nodes Ready", Needs: []string{"cluster"}, Done: b.running && b.in.NodesReady})
+	if d.Sandbox.Name != "" {
+		b.image(d.Sandbox)
+	}
+}
+
+func (b *builder) components() {
+	names := map[string]bool{}
+	for _, c := range b.in.Components {
+		names[c.Name] = true
+	}
+	for _, c := range b.in.Components {
+		needs := []string{"cluster"}
+		if b.in.Distribution.Sandbox.Name != "" {
+			needs = append(needs, "image/"+b.in.Distribution.Sandbox.Name) // a pod without it does not start
+		}
+		for _, i := range c.Images {
+			needs = append(needs, b.image(i))
+		}
+		for _, n := range c.Needs {
+			if !names[n] {
+				b.errs = append(b.errs, fmt.Errorf("plan: component %s needs %s, which was not selected", c.Name, n))
+				continue
+			}
+			needs = append(needs, "deploy/"+n)
+		}
+		b.add(Step{ID: "deploy/" + c.Name, Kind: KindDeploy, Subject: c.Name, Phase: PhaseDeploy, Title: "Deploy " + c.Name, Needs: needs, Done: b.running && b.in.Current[c.Name]})
+	}
+}
+
+func (b *builder) verify() {
+	var deploys []string
+	for _, c := range b.in.Components {
+		deploys = append(deploys, "deploy/"+c.Name)
+		if len(c.Smoke) > 0 {
+			b.add(Step{ID: "verify/" + c.Name, Kind: KindVerify, Subject: c.Name, Phase: PhaseVerify, Title: "Verify " + c.Name, Needs: []string{"nodes", "deploy/" + c.Name}})
+		}
+	}
+	b.add(Step{ID: "verify/" + VerifyCluster, Kind: KindVerify, Subject: VerifyCluster, Phase: PhaseVerify, Title: "Verify the cluster", Needs: []string{"nodes"}, After: deploys})
+}
+
+func (b *builder) build(bin catalog.Binary) string {
+	id := "build/" + bin.Name
+	if b.same(id, bin) {
+		return id
+	}
+	title := "Build " + bin.Name
+	if bin.Version != "" {
+		title += " " + bin.Version
+	}
+	b.add(Step{ID: id, Kind: KindBuild, Subject: bin.Name, Phase: PhaseBuild, Title: title, CPUSeconds: bin.CPUSeconds, MemoryMiB: bin.MemoryMiB, Done: b.in.Cached[bin.Name]})
+	return id
+}
+
+func (b *builder) image(i catalog.Image) string {
+	id := "image/" + i.Name
+	if b.same(id, i) {
+		return id
+	}
+	needs := []string{"prepare"}
+	for _, bin := range i.Binaries {
+		needs = append(needs, b.build(bin))
+	}
+	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Needs: needs, Done: b.running && b.in.Pushed[i.Name]})
+	return id
+}
+
+// same says whether id was declared before; another declaration of that name is an error.
+func (b *builder) same(id string, declaration any) bool {
+	before, again := b.known[id]
+	if again && !reflect.DeepEqual(before, declaration) {
+		b.errs = append(b.errs, fmt.Errorf("plan: two different declarations of %s; give one of them another name", id))
+	}
+	b.known[id] = declaration
+	return again
+}
+
+func (b *builder) add(s Step) {
+	s.Needs = compact(s.Needs)
+	b.steps = append(b.steps, s)
+}
+
+// sort puts each step behind what it waits for, else keeps the order.
+func (p *Plan) sort() error {
+	const visiting, visited = 1, 2
+	at, state := map[string]int{}, map[string]int{}
+	for i, s := range p.Steps {
+		if _, again := at[s.ID]; again {
+			return fmt.Errorf("plan: step %s stands twice", s.ID)
+		}
+		at[s.ID] = i
+	}
+	sorted := make([]Step, 0, len(p.Steps))
+	var path []string
+	var visit func(id string) error
+	visit = func(id string) error {
+		path = append(path, id)
+		defer func() { path = path[:len(path)-1] }()
+		i, ok := at[id]
+		switch {
+		case !ok:
+			return fmt.Errorf("plan: step %s waits for %s, which is not in the plan", path[len(path)-2], id)
+		case state[id] == visited:
+			return nil
+		case state[id] == visiting:
+			return fmt.Errorf("plan: cycle: %s", strings.Join(path[slices.Index(path, id):], " → "))
+		}
+		state[id] = visiting
+		for _, need := range p.Steps[i].Waits() {
+			if err := visit(need); err != nil {
+				return err
+			}
+		}
+		state[id] = visited
+		sorted = append(sorted, p.Steps[i])
+		return nil
+	}
+	for _, s := range p.Steps {
+		if err := visit(s.ID); err != nil {
+			return err
+		}
+	}
+	p.Steps = sorted
+	return nil
+}
+
+// settle marks builds and images Done that nothing pending waits for: what runs already
+// needs no cache, which is safe to delete.
+func (p *Plan) settle() {
+	wanted := map[string]bool{}
+	for i := len(p.Steps) - 1; i >= 0; i-- {
+		s := &p.Steps[i]
+		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] {
+			s.Done = true
+		}
+		if !s.Done {
+			for _, need := range s.Waits() {
+				wanted[need] = true
+			}
+		}
+	}
+}
+
+func compact(ids []string) []string {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		again := seen[id]
+		seen[id] = true
+		return again
+	})
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// String is the plan for a person: what `up --dry-run` prints.
+func (p Plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d to do", plural(len(p.Steps), "step"), p.Pending())
+	if cpu := p.CPUSeconds(); cpu > 0 {
+		fmt.Fprintf(&b, ", %.0f CPU-seconds to compile", cpu)
+	}
+	b.WriteString("\n")
+	width := 0
+	for _, s := range p.Steps {
+		width = max(width, len(s.ID))
+	}
+	for _, phase := range []string{PhaseBuild, PhaseCluster, PhaseDeploy, PhaseVerify} {
+		steps := slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Phase != phase })
+		if len(steps) == 0 {
+			continue
+		}
+		pending := Plan{steps}.Pending()
+		if pending == 0 {
+			fmt.Fprintf(&b, "%s: nothing to do\n", phase)
+			continue
+		}
+		fmt.Fprintf(&b, "%s: %d of %d\n", phase, pending, len(steps))
+		slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(rank(a), rank(b)) })
+		for _, s := range steps {
+			b.WriteString(s.line(p, width))
+		}
+	}
+	return b.String()
+}
+
+func rank(s Step) int {
+	if s.Done {
+		return 1
+	}
+	return 0
+}
+
+func (s Step) line(p Plan, width int) string {
+	if s.Done {
+		return fmt.Sprintf("  = %-*s  nothing to do\n", width, s.ID)
+	}
+	line := fmt.Sprintf("  + %-*s  %s", width, s.ID, s.Title)
+	if s.CPUSeconds > 0 {
+		line += fmt.Sprintf(" (%.0f CPU-s)", s.CPUSeconds)
+	}
+	var waits []string
+	for _, need := range s.Waits() {
+		if n, ok := p.Step(need); ok && !n.Done {
+			waits = append(waits, need)
+		}
+	}
+	if len(waits) > 4 {
+		waits = append(waits[:3:3], fmt.Sprintf("%d more", len(waits)-3))
+	}
+	if len(waits) > 0 {
+		line += ", after " + strings.Join(waits, ", ")
+	}
+	return line + "\n"
+}
