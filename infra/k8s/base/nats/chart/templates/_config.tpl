@@ -1,0 +1,98 @@
+{{- /* Whether each server must have a zone of its own. */ -}}
+{{- define "nats.zonesRequired" -}}
+{{- if or (eq .Values.spread "required") (and (eq .Values.spread "auto") (ge (int .Values.orrery.zones) 3)) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "nats.labels" -}}
+app.kubernetes.io/name: nats
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end -}}
+
+{{- /* 80 % of a limit in MiB, for the Go runtime. */ -}}
+{{- define "nats.gomemlimit" -}}
+{{ div (mul (int .) 80) 100 }}MiB
+{{- end -}}
+
+{{- /*
+nats.conf. A word after "$" is an environment variable of the pod; secrets come in this
+way only, so the ConfigMap holds none.
+*/ -}}
+{{- define "nats.config" -}}
+{{- if lt (int .Values.resources.memoryMiB.limit) (div (mul (int .Values.jetstream.memoryStoreMiB) 3) 2) -}}
+{{- fail "resources.memoryMiB.limit must be at least 1.5 × jetstream.memoryStoreMiB: a full memory store would have the server killed" -}}
+{{- end -}}
+server_name: $POD_NAME
+{{- if include "nats.zonesRequired" . }}
+server_tags: [$SERVER_TAG]
+{{- end }}
+listen: "0.0.0.0:4222"
+# Monitoring. A network policy keeps it for probes and observability.
+http: "0.0.0.0:8222"
+
+lame_duck_duration: "{{ .Values.lameDuck.durationSeconds }}s"
+lame_duck_grace_period: "{{ .Values.lameDuck.graceSeconds }}s"
+
+jetstream {
+  store_dir: "/data"
+  max_memory_store: {{ mul (int .Values.jetstream.memoryStoreMiB) 1048576 }}
+  max_file_store: {{ mul (int .Values.jetstream.fileStoreMiB) 1048576 }}
+{{- if eq .Values.orrery.durability "full" }}
+  # An acknowledged message is on the disk of a majority, not just in its page cache.
+  sync_interval: always
+{{- end }}
+{{- if include "nats.zonesRequired" . }}
+  # Replicas of a stream share no zone.
+  unique_tag: "zone"
+{{- end }}
+}
+
+cluster {
+  name: {{ printf "%s-nats" .Values.orrery.environment | quote }}
+  listen: "0.0.0.0:6222"
+  authorization {
+    user: "routes"
+    password: $ROUTES_PASSWORD
+    timeout: 5
+  }
+{{- if gt (int .Values.replicas) 1 }}
+  routes: [
+{{- range $i := until (int .Values.replicas) }}
+    $ROUTE_{{ $i }}
+{{- end }}
+  ]
+{{- end }}
+{{- if .Values.tls.enabled }}
+  # Clients keep to the Service's name: addresses are in no certificate.
+  no_advertise: true
+  tls {
+    cert_file: "/etc/nats-tls/tls.crt"
+    key_file: "/etc/nats-tls/tls.key"
+    ca_file: "/etc/nats-tls/ca.crt"
+    verify: true
+    timeout: 5
+  }
+{{- end }}
+}
+{{- if .Values.tls.enabled }}
+
+tls {
+  cert_file: "/etc/nats-tls/tls.crt"
+  key_file: "/etc/nats-tls/tls.key"
+  ca_file: "/etc/nats-tls/ca.crt"
+  timeout: 5
+}
+{{- end }}
+
+# No user without a key, and no default user: an anonymous client is refused. The servers
+# know public keys only.
+accounts {
+  SYS {
+    users: [{nkey: $SYS_PUBLIC}]
+  }
+  APP {
+    jetstream: enabled
+    users: [{nkey: $APP_PUBLIC}]
+  }
+}
+system_account: SYS
+{{- end -}}
