@@ -1,6 +1,104 @@
 package app
 
-import "io"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/orrery-dev/orrery/internal/driver/native"
+)
+
+// Exit codes. Scripts may rely on them.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // the verb ran and failed, or a check did
+	exitUsage       = 2   // the command line or a file given by the person is wrong
+	exitRefused     = 3   // preflight refused: the host lacks something
+	exitInterrupted = 130 // Ctrl-C
+)
+
+// usageError is a mistake of the person: flags, arguments, files.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+// refusedError is a host that cannot run the platform as it is.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
+
+// exitError ends with a code after everything has been printed already.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // Main runs one invocation and returns its exit code.
-func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int { return 0 }
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if code, handled := native.Reexec(args); handled {
+		return code
+	}
+	ctx, stop := interruptible(stderr)
+	defer stop()
+	root := newRoot(&streams{in: stdin, out: stdout, err: stderr})
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return exitCode(root.ExecuteContext(ctx), stderr)
+}
+
+// exitCode prints err, if it has not been printed, and maps it to a code.
+func exitCode(err error, stderr io.Writer) int {
+	if err == nil {
+		return exitOK
+	}
+	if code, ok := errors.AsType[exitError](err); ok {
+		return int(code)
+	}
+	fmt.Fprintln(stderr, "orrery: "+strings.TrimSpace(err.Error()))
+	if errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[refusedError](err); ok {
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// interruptible returns a context that the first SIGINT or SIGTERM cancels, so that
+// the verb cleans up; the second ends the process at once.
+func interruptible(stderr io.Writer) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	sig := make(chan os.Signal, 2)
+	done := make(chan struct{})
+	signal.Notify(sig, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-done:
+			return
+		case <-sig:
+		}
+		fmt.Fprintln(stderr, "orrery: interrupted, cleaning up (once more to leave at once)")
+		cancel()
+		select {
+		case <-done:
+		case <-sig:
+			os.Exit(exitInterrupted)
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(sig)
+		close(done)
+		cancel()
+	}
+}

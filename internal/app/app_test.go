@@ -1,0 +1,77 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+func TestExitCode(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		code  int
+		print bool
+	}{
+		{nil, exitOK, false},
+		{errors.New("boom"), exitFailed, true},
+		{fmt.Errorf("wrapped: %w", usagef("no such flag")), exitUsage, true},
+		{fmt.Errorf("wrapped: %w", refusedError{errors.New("no nft")}), exitRefused, true},
+		{fmt.Errorf("wrapped: %w", context.Canceled), exitInterrupted, true},
+		{fmt.Errorf("wrapped: %w", exitError(7)), 7, false},
+	} {
+		var out bytes.Buffer
+		if code := exitCode(c.err, &out); code != c.code || (out.Len() > 0) != c.print {
+			t.Errorf("exitCode(%v) = %d, printed %q; want %d", c.err, code, out.String(), c.code)
+		}
+	}
+}
+
+func TestCheckResults(t *testing.T) {
+	rs := checkResults{
+		{Component: "nats", Name: "streams", State: check.Failed, Detail: `lost "3" messages`, Seconds: 1.5},
+		{Component: "dns", Name: "lookup", State: check.Succeeded, Detail: "ok"},
+		{Component: "data", Name: "fdb", State: check.Skipped, Detail: "no image"},
+	}
+	if r := rs.report(); r.Passed != 1 || r.Failed != 1 || r.Skipped != 1 || len(r.Checks) != 3 {
+		t.Errorf("report: %+v", r)
+	}
+	if s := rs.sorted(); s[len(s)-1].State != check.Failed {
+		t.Errorf("the failure is not last: %v", s)
+	}
+	if st, err := rs.state(); st != ui.StateFailed || err == nil || !strings.Contains(err.Error(), "nats/streams") {
+		t.Errorf("state: %s %v", st, err)
+	}
+	if st, err := rs[2:].state(); st != ui.StateSkipped || err != nil {
+		t.Errorf("only skipped: %s %v: skipped is not success", st, err)
+	}
+	if r := (checkResults)(nil).report(); r.Checks == nil {
+		t.Error("an empty report prints null instead of []")
+	}
+	var out bytes.Buffer
+	if err := rs.junit(&out); err != nil {
+		t.Fatal(err)
+	}
+	var suite struct {
+		Tests    int `xml:"tests,attr"`
+		Failures int `xml:"failures,attr"`
+		Skipped  int `xml:"skipped,attr"`
+		Cases    []struct {
+			Failure *struct {
+				Message string `xml:"message,attr"`
+			} `xml:"failure"`
+		} `xml:"testcase"`
+	}
+	if err := xml.Unmarshal(out.Bytes(), &suite); err != nil {
+		t.Fatal(err)
+	}
+	if suite.Tests != 3 || suite.Failures != 1 || suite.Skipped != 1 || suite.Cases[0].Failure.Message != `lost "3" messages` {
+		t.Errorf("junit: %+v", suite)
+	}
+}

@@ -1,0 +1,215 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// bootstrapComponents are the base that others stand on: seed, section 4.2.
+var bootstrapComponents = []string{"namespaces", "coredns", "local-path"}
+
+func newCluster(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "cluster",
+		Short: "Only the Kubernetes cluster: create or delete it",
+		Args:  cobra.NoArgs,
+	}
+	create := &upOptions{options: o, clusterOnly: true}
+	cc := &cobra.Command{
+		Use:   "create",
+		Short: "Build and start the cluster, deploy nothing",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return create.run(c.Context()) },
+	}
+	cc.Flags().BoolVar(&create.noInstall, "no-install", false, "do not install operating system packages; list what is missing and stop")
+	cc.Flags().BoolVar(&create.retain, "retain", false, "keep what was made when it fails")
+	c.AddCommand(cc, &cobra.Command{
+		Use:   "delete",
+		Short: "Remove the environment (the same as 'orrery down')",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runDown(c.Context(), o) },
+	})
+	return c
+}
+
+func newBootstrap(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "bootstrap",
+		Short: "Deploy the base: namespaces, DNS, storage class",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return deployNamed(c.Context(), o, bootstrapComponents) },
+	}
+}
+
+func newDeploy(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:               "deploy COMPONENT...",
+		Short:             "Deploy components and what they need",
+		Example:           "  orrery deploy nats",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: o.completeComponents,
+		RunE:              func(c *cobra.Command, args []string) error { return deployNamed(c.Context(), o, args) },
+	}
+}
+
+// deployNamed builds, pushes and deploys the named components on a running cluster.
+func deployNamed(ctx context.Context, o *options, names []string) error {
+	sink, err := o.renderer()
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
+	s, err := o.attach(sink)
+	if err != nil {
+		return err
+	}
+	if !s.exists {
+		return fmt.Errorf("there is no environment %q: make it with 'orrery cluster create%s'", s.spec.Name, s.envFlag())
+	}
+	if err := s.lock("deploy"); err != nil {
+		return err
+	}
+	defer s.close()
+	p, err := s.platform(names)
+	if err != nil {
+		return err
+	}
+	obs, err := s.observe(ctx)
+	if err != nil {
+		return err
+	}
+	if obs.Phase != driver.PhaseRunning {
+		return fmt.Errorf("environment %q is %s: 'orrery start%s' first", s.spec.Name, obs.Phase, s.envFlag())
+	}
+	pl, err := p.plan(ctx, obs, true)
+	if err != nil {
+		return err
+	}
+	if toDo(pl) == 0 {
+		sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: "deploy", Message: "deployed already: nothing to do"})
+		return nil
+	}
+	return p.run(ctx, pl)
+}
+
+func newRender(o *options) *cobra.Command {
+	var overlay string
+	c := &cobra.Command{
+		Use:   "render [COMPONENT...]",
+		Short: "Print the manifests as they are applied, Argo CD would sync them and diff shows them",
+		Example: `  orrery render nats --overlay prod
+  orrery render > platform.yaml`,
+		ValidArgsFunction: o.completeComponents,
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := o.open(ui.Discard)
+			if err != nil {
+				return err
+			}
+			if overlay != "" {
+				s.spec.Overlay = overlay
+			}
+			p, err := s.platform(args)
+			if err != nil {
+				return err
+			}
+			// Digests are shown where the images are built already.
+			if err := p.learnImages(c.Context()); err != nil {
+				return err
+			}
+			for _, comp := range p.components {
+				if len(args) > 0 && !slices.Contains(args, comp.Name) {
+					continue
+				}
+				objs, err := p.render(comp)
+				if err != nil {
+					return err
+				}
+				for _, obj := range objs {
+					b, err := yaml.Marshal(obj.Object)
+					if err != nil {
+						return fmt.Errorf("print %s %s: %w", obj.GetKind(), obj.GetName(), err)
+					}
+					fmt.Fprintf(o.out, "---\n%s", b)
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&overlay, "overlay", "", "overlay of the catalogue (default: the environment's)")
+	return c
+}
+
+func newDiff(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:               "diff [COMPONENT...]",
+		Short:             "How the running platform differs from the catalogue (exit status 1 when it does)",
+		ValidArgsFunction: o.completeComponents,
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx := c.Context()
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			s, err := o.attachExisting()
+			if err != nil {
+				return err
+			}
+			p, err := s.platform(args)
+			if err != nil {
+				return err
+			}
+			if err := p.learnImages(ctx); err != nil {
+				return err
+			}
+			client, err := p.client()
+			if err != nil {
+				return err
+			}
+			differs := false
+			for _, comp := range p.components {
+				objs, err := p.render(comp)
+				if err != nil {
+					return err
+				}
+				changes, err := client.Diff(ctx, comp.Name, objs)
+				if err != nil {
+					return err
+				}
+				for _, ch := range changes {
+					differs = true
+					if asJSON {
+						err = printJSON(o.out, ch)
+					} else {
+						_, err = fmt.Fprintf(o.out, "# %s %s %s/%s\n%s\n", ch.Action, ch.Object.Kind, ch.Object.Namespace, ch.Object.Name, ch.Diff)
+					}
+					if err != nil {
+						return err
+					}
+				}
+			}
+			if differs {
+				return exitError(exitFailed)
+			}
+			return nil
+		},
+	}
+}
+
+func (o *options) completeComponents(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	c, err := o.loadCatalog()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for name, comp := range c.Components {
+		names = append(names, name+"\t"+comp.Description)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,471 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/check/smoke"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/engine"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// platform is a session together with the catalogue: what the steps of a plan act on.
+type platform struct {
+	*session
+	catalog    *catalog.Catalog
+	overlay    catalog.Overlay
+	components []catalog.Component
+	builder    *image.Builder
+	binaries   map[string]catalog.Binary
+	images     map[string]catalog.Image
+
+	mu    sync.Mutex
+	built map[string]image.Built // image name → what the mirror has
+	cube  *kube.Client           // connected once, by the first step that needs it
+	tally tally
+}
+
+// platform adds the catalogue and the builder. names, when given, replace the
+// environment's own choice of components.
+func (s *session) platform(names []string) (*platform, error) {
+	cat, err := s.loadCatalog()
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		names = s.spec.Components
+	}
+	components, err := cat.Select(s.spec.Overlay, names)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: cat.Root, Sink: s.sink, Log: s.log})
+	if err != nil {
+		return nil, err
+	}
+	p := &platform{
+		session: s, catalog: cat, overlay: cat.Overlays[s.spec.Overlay], components: components, builder: b,
+		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
+	}
+	dist := cat.Distribution
+	for _, bin := range slices.Concat(dist.Binaries, dist.CNI) {
+		p.binaries[bin.Name] = bin
+	}
+	add := func(img catalog.Image) {
+		p.images[img.Name] = img
+		for _, bin := range img.Binaries {
+			p.binaries[bin.Name] = bin
+		}
+	}
+	add(dist.Sandbox)
+	for _, c := range components {
+		for _, img := range c.Images {
+			add(img)
+		}
+	}
+	return p, nil
+}
+
+// plan looks at what is there and says what is left to do.
+func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify bool) (plan.Plan, error) {
+	if err := p.learnImages(ctx); err != nil {
+		return plan.Plan{}, err
+	}
+	in := plan.Input{
+		Spec: p.spec, Components: p.components, Distribution: p.catalog.Distribution, SkipVerify: skipVerify,
+		Phase: string(obs.Phase), Cached: map[string]bool{}, Pushed: map[string]bool{}, Current: map[string]bool{},
+	}
+	var mu sync.Mutex
+	var g errgroup.Group
+	for name, bin := range p.binaries {
+		g.Go(func() error {
+			ok, err := p.builder.Cached(ctx, bin)
+			mu.Lock()
+			defer mu.Unlock()
+			in.Cached[name] = ok
+			return err
+		})
+	}
+	if obs.Phase == driver.PhaseRunning {
+		for name, b := range p.built {
+			g.Go(func() error {
+				ok := image.Pushed(ctx, p.registry(), b)
+				mu.Lock()
+				defer mu.Unlock()
+				in.Pushed[name] = ok
+				return nil
+			})
+		}
+		g.Go(func() error {
+			current, ready := p.current(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			in.Current, in.NodesReady = current, ready
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return plan.Plan{}, err
+	}
+	return plan.Up(in)
+}
+
+// learnImages notes the digests of the images that are built already.
+func (p *platform) learnImages(ctx context.Context) error {
+	var g errgroup.Group
+	for name, img := range p.images {
+		g.Go(func() error {
+			built, ok, err := p.builder.CachedImage(ctx, img)
+			if ok {
+				p.mu.Lock()
+				p.built[name] = built
+				p.mu.Unlock()
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// current tells which components are deployed just as the catalogue has them, and
+// ready, and whether all nodes are Ready. What cannot be told is not current:
+// deploying again is harmless.
+func (p *platform) current(ctx context.Context) (current map[string]bool, nodesReady bool) {
+	current = map[string]bool{}
+	client, err := p.client()
+	if err != nil {
+		return current, false
+	}
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.Go(func() error {
+		ready := readyNodes(ctx, client)
+		nodesReady = !slices.ContainsFunc(p.nodeNames(), func(n string) bool { return !ready[n] })
+		return nil
+	})
+	inventories, err := client.Inventories(ctx)
+	if err != nil {
+		inventories = nil
+	}
+	for _, c := range p.components {
+		g.Go(func() error {
+			objs, err := p.render(c)
+			if err != nil || inventories[c.Name].Hash != kube.Hash(objs) {
+				return nil
+			}
+			ready := client.Ready(c.Name, objs).Probe(ctx).State == check.Succeeded
+			mu.Lock()
+			current[c.Name] = ready
+			mu.Unlock()
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return current, nodesReady
+}
+
+// actions binds the kinds of steps to what does them.
+func (p *platform) actions() map[plan.Kind]engine.Action {
+	return map[plan.Kind]engine.Action{
+		plan.KindBuild:   p.build,
+		plan.KindImage:   p.image,
+		plan.KindPrepare: p.prepare,
+		plan.KindCluster: p.cluster,
+		plan.KindNodes:   p.drive(driver.Driver.Ready),
+		plan.KindDeploy:  p.deploy,
+		plan.KindVerify:  p.verify,
+	}
+}
+
+func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
+	bin, ok := p.binaries[s.Subject]
+	if !ok {
+		return ui.StateFailed, fmt.Errorf("no binary %q in the catalogue", s.Subject)
+	}
+	cached, err := p.builder.Cached(ctx, bin)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	if _, err := p.builder.Binary(ctx, bin); err != nil {
+		return ui.StateFailed, err
+	}
+	if cached {
+		return ui.StateCached, nil
+	}
+	return ui.StateDone, nil
+}
+
+// prepare needs only the mirror's binary, so that images are pushed while the rest of
+// the node distribution still compiles.
+func (p *platform) prepare(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
+	isRegistry := func(b catalog.Binary) bool { return b.Name == "registry" }
+	if i := slices.IndexFunc(p.catalog.Distribution.Binaries, isRegistry); i >= 0 {
+		if err := p.builder.Link(ctx, p.dist(), p.catalog.Distribution.Binaries[i]); err != nil {
+			return ui.StateFailed, err
+		}
+	}
+	return p.drive(driver.Driver.Prepare)(ctx, s, r)
+}
+
+// cluster lays out the node distribution and starts the nodes from it.
+func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
+	var g errgroup.Group
+	for _, b := range p.catalog.Distribution.Binaries {
+		g.Go(func() error { return p.builder.Link(ctx, p.dist(), b) })
+	}
+	for _, b := range p.catalog.Distribution.CNI {
+		g.Go(func() error { return p.builder.Link(ctx, filepath.Join(p.dist(), "cni"), b) })
+	}
+	if err := g.Wait(); err != nil {
+		return ui.StateFailed, err
+	}
+	return p.drive(driver.Driver.Ensure)(ctx, s, r)
+}
+
+func (p *platform) dist() string { return filepath.Join(p.stateDir, "dist", "bin") }
+
+func (p *platform) registry() string { return fmt.Sprintf("127.0.0.1:%d", p.spec.Ports.Registry) }
+
+func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
+	img, ok := p.images[s.Subject]
+	if !ok {
+		return ui.StateFailed, fmt.Errorf("no image %q in the catalogue", s.Subject)
+	}
+	built, err := p.builder.Image(ctx, img)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	if err := image.Push(ctx, p.registry(), built); err != nil {
+		return ui.StateFailed, err
+	}
+	p.mu.Lock()
+	p.built[img.Name] = built
+	p.mu.Unlock()
+	return ui.StateDone, nil
+}
+
+func (p *platform) drive(do func(driver.Driver, context.Context) error) engine.Action {
+	return func(ctx context.Context, _ plan.Step, _ func(string, float64, float64)) (ui.State, error) {
+		if err := do(p.driver, ctx); err != nil {
+			return ui.StateFailed, err
+		}
+		return ui.StateDone, nil
+	}
+}
+
+func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, float64, float64)) (ui.State, error) {
+	c, ok := p.component(s.Subject)
+	if !ok {
+		return ui.StateFailed, fmt.Errorf("no component %q is selected", s.Subject)
+	}
+	client, err := p.client()
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	objs, err := p.render(c)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	if err := client.EnsureSecrets(ctx, c); err != nil {
+		return ui.StateFailed, err
+	}
+	applied, err := client.Apply(ctx, c.Name, objs)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	for _, d := range applied.Deferred {
+		p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: s.ID, Phase: "deploy", Message: c.Name + ": " + d + " waits for its CRD"})
+	}
+	r := check.Await(ctx, client.Ready(c.Name, objs), func(r check.Result) { report(r.Message, 0, 0) })
+	if r.State != check.Succeeded {
+		return ui.StateFailed, r.Err
+	}
+	if applied.Created+applied.Changed+applied.Pruned == 0 {
+		return ui.StateCached, nil
+	}
+	return ui.StateDone, nil
+}
+
+// verify runs the checks of one component ("cluster" for those of the cluster itself).
+func (p *platform) verify(ctx context.Context, s plan.Step, report func(string, float64, float64)) (ui.State, error) {
+	results, err := p.runChecks(ctx, []string{s.Subject}, report)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	p.tally.add(results...)
+	state, err := results.state()
+	if state == ui.StateSkipped {
+		return engine.Skip("%s: %s", results[0].Name, results[0].Detail)
+	}
+	return state, err
+}
+
+// runChecks awaits the checks of the named components side by side.
+func (p *platform) runChecks(ctx context.Context, names []string, report func(string, float64, float64)) (checkResults, error) {
+	conditions, err := p.checks(names)
+	if err != nil {
+		return nil, err
+	}
+	results := make(checkResults, len(conditions))
+	var g errgroup.Group
+	var mu sync.Mutex
+	done := 0
+	for i, c := range conditions {
+		g.Go(func() error {
+			results[i] = runCheck(ctx, c)
+			mu.Lock()
+			defer mu.Unlock()
+			done++
+			report(c.Name, float64(done), float64(len(conditions)))
+			return nil
+		})
+	}
+	return results, g.Wait()
+}
+
+// checks collects the conditions of the named components.
+func (p *platform) checks(names []string) ([]check.Condition, error) {
+	client, err := p.client()
+	if err != nil {
+		return nil, err
+	}
+	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe})
+	var conditions []check.Condition
+	for _, name := range names {
+		wanted := smoke.ClusterChecks
+		if name != "cluster" {
+			c, ok := p.component(name)
+			if !ok {
+				return nil, usagef("component %q is not part of this environment: want cluster or one of %v", name, p.componentNames())
+			}
+			wanted = c.Smoke
+		}
+		for _, w := range wanted {
+			conditionsOf, ok := known[w]
+			if !ok {
+				return nil, fmt.Errorf("component %q names the unknown check %q", name, w)
+			}
+			conditions = append(conditions, conditionsOf(name)...)
+		}
+	}
+	return conditions, nil
+}
+
+func (p *platform) render(c catalog.Component) ([]*unstructured.Unstructured, error) {
+	return kube.Render(kube.RenderInput{Component: c, Overlay: p.overlay, Facts: p.facts(), Images: p.references()})
+}
+
+func (p *platform) facts() kube.Facts {
+	zones := map[string]bool{}
+	topology := p.spec.Topology()
+	for _, n := range topology {
+		zones[n.Zone] = true
+	}
+	return kube.Facts{
+		Environment: p.spec.Name, ClusterDomain: "cluster.local", ClusterDNS: p.spec.ClusterDNS().String(),
+		PodCIDR: p.spec.Network.Pods, ServiceCIDR: p.spec.Network.Services, Durability: string(p.spec.Durability),
+		Servers: p.spec.Servers, Nodes: len(topology), Zones: len(zones),
+	}
+}
+
+// references maps image names to what the mirror holds by digest; images that are not
+// built yet keep their version tag.
+func (p *platform) references() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	refs := map[string]string{}
+	for name, img := range p.images {
+		refs[name] = image.RegistryHost + "/" + name + ":" + img.Version
+	}
+	for name, b := range p.built {
+		refs[name] = b.Reference()
+	}
+	return refs
+}
+
+func (p *platform) client() (*kube.Client, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cube == nil {
+		c, err := p.kube()
+		if err != nil {
+			return nil, err
+		}
+		p.cube = c
+	}
+	return p.cube, nil
+}
+
+func (p *platform) component(name string) (catalog.Component, bool) {
+	i := slices.IndexFunc(p.components, func(c catalog.Component) bool { return c.Name == name })
+	if i < 0 {
+		return catalog.Component{}, false
+	}
+	return p.components[i], true
+}
+
+func (p *platform) componentNames() []string {
+	var names []string
+	for _, c := range p.components {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+// toBuild lists the binaries whose build is still to be done.
+func (p *platform) toBuild(pl plan.Plan) []catalog.Binary {
+	var bins []catalog.Binary
+	for _, s := range pl.Steps {
+		if s.Kind == plan.KindBuild && !s.Done {
+			bins = append(bins, p.binaries[s.Subject])
+		}
+	}
+	return bins
+}
+
+// preflight refuses a host that cannot run the environment; what merely should be
+// looked at becomes a warning.
+func (p *platform) preflight(ctx context.Context) error {
+	var errs []error
+	for _, c := range p.driver.Preflight(ctx) {
+		switch r := c.Probe(ctx); r.State {
+		case check.Failed:
+			errs = append(errs, fmt.Errorf("%s: %w", c.Name, r.Err))
+		case check.Skipped:
+			p.sink.Emit(ui.Event{Type: ui.TypeWarning, Message: c.Name + ": " + r.Message})
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return refusedError{fmt.Errorf("this machine cannot run the environment:\n%w", err)}
+	}
+	return nil
+}
+
+// run executes the plan. Verification of one part goes on when another part fails.
+func (p *platform) run(ctx context.Context, pl plan.Plan) error {
+	r := engine.Runner{
+		Actions: p.actions(), Sink: p.sink, Log: p.log,
+		KeepGoing: map[plan.Kind]bool{plan.KindVerify: true},
+	}
+	_, err := r.Run(ctx, pl)
+	return err
+}
+
+// save keeps what the environment is made with.
+func (s *session) save() error {
+	return engine.State{Spec: s.spec, Created: time.Now().UTC(), Ports: s.spec.Ports}.Save(s.stateDir)
+}

@@ -1,0 +1,164 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// options are the flags that every verb has.
+type options struct {
+	*streams
+	file    string
+	env     string
+	catalog string
+	output  string
+	plain   bool
+	verbose bool
+}
+
+func newRoot(s *streams) *cobra.Command {
+	o := &options{streams: s}
+	root := &cobra.Command{
+		Use:   "orrery",
+		Short: "A working model of a production platform on one machine, from pinned source",
+		Long: `Orrery stands up a highly available Kubernetes platform on this machine, compiled
+from pinned Go modules, proves that it works, and removes every trace.
+
+  orrery up        build, start, deploy and verify (a second run changes nothing)
+  orrery status    what runs, and where
+  orrery verify    write and read real data in every part
+  orrery down      remove everything, and audit that nothing is left
+
+It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
+		Example: `  orrery up                         # the default: 3 servers, 2 agents, all components
+  orrery up --env demo -f demo.yaml # a second environment beside the first
+  orrery kubectl get pods -A
+  orrery node kill server1          # rehearse a power loss; it comes back by itself
+  orrery down`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usagef("%w\nsee '%s --help'", err, c.CommandPath())
+	})
+	f := root.PersistentFlags()
+	f.StringVarP(&o.file, "file", "f", "", "environment file (default: orrery.yaml in this folder or the catalogue's, if there is one)")
+	f.StringVar(&o.env, "env", "", `environment name (default: the file's name, or "local")`)
+	f.StringVar(&o.catalog, "catalog", "", "folder that holds infra/ (default: the repository this folder is in)")
+	f.StringVarP(&o.output, "output", "o", "text", "text, json, or what the verb offers besides")
+	f.BoolVar(&o.plain, "plain", false, "one line per change, no colour, no live view (default when not a terminal)")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what the libraries do to standard error")
+
+	root.AddGroup(
+		&cobra.Group{ID: "main", Title: "The main job:"},
+		&cobra.Group{ID: "steps", Title: "Single steps:"},
+		&cobra.Group{ID: "look", Title: "Look around:"})
+	add := func(group string, cs ...*cobra.Command) {
+		for _, c := range cs {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("main", newUp(o), newDown(o), newVerify(o), newStop(o), newStart(o))
+	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o))
+	add("look", newStatus(o), newList(o), newNode(o), newLogs(o), newKubeconfig(o), newKubectl(o), newSupport(o))
+	root.AddCommand(newVersion(o))
+	return root
+}
+
+// wantJSON reports whether a machine reads the output; formats other than text, json
+// and those in extra are refused.
+func (o *options) wantJSON(extra ...string) (bool, error) {
+	switch o.output {
+	case "", "text":
+		return false, nil
+	case "json":
+		return true, nil
+	}
+	for _, e := range extra {
+		if o.output == e {
+			return false, nil
+		}
+	}
+	return false, usagef("unknown output format %q: want one of %v", o.output, append([]string{"text", "json"}, extra...))
+}
+
+func (o *options) logger() *slog.Logger {
+	level := slog.LevelError
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(o.err, &slog.HandlerOptions{Level: level}))
+}
+
+// renderer chooses how events are shown. JSON goes to standard output, because a
+// machine reads it; what a person watches goes there too, so that it can be piped.
+func (o *options) renderer() (ui.Renderer, error) {
+	asJSON, err := o.wantJSON()
+	if err != nil {
+		return nil, err
+	}
+	return ui.Choose(o.out, o.plain, asJSON), nil
+}
+
+func (o *options) colour() bool {
+	f, ok := o.out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && !o.plain
+}
+
+// stateRoot and cacheRoot can be moved, so that tests do not touch a real platform.
+func stateRoot() string { return envOr("ORRERY_STATE_DIR", "/var/lib/orrery") }
+func cacheRoot() string { return envOr("ORRERY_CACHE_DIR", "/var/cache/orrery") }
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return filepath.Clean(v)
+	}
+	return fallback
+}
+
+func newVersion(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of orrery and of the Go that built it",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			v := map[string]string{"version": "devel", "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+			if bi, ok := debug.ReadBuildInfo(); ok {
+				if bi.Main.Version != "" {
+					v["version"] = bi.Main.Version
+				}
+				for _, s := range bi.Settings {
+					if s.Key == "vcs.revision" {
+						v["revision"] = s.Value
+					}
+				}
+			}
+			if asJSON {
+				return printJSON(o.out, v)
+			}
+			_, err = fmt.Fprintf(o.out, "orrery %s (%s, %s)\n", v["version"], v["go"], v["platform"])
+			return err
+		},
+	}
+}

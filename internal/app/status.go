@@ -1,0 +1,299 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// status is what `status -o json` prints; its form is a contract.
+type status struct {
+	Environment string            `json:"environment"`
+	Phase       string            `json:"phase"`
+	Durability  spec.Durability   `json:"durability"`
+	Nodes       []nodeStatus      `json:"nodes"`
+	Components  []componentStatus `json:"components"`
+	Endpoints   map[string]string `json:"endpoints"`
+}
+
+type nodeStatus struct {
+	Name    string      `json:"name"`
+	Role    driver.Role `json:"role"`
+	Zone    string      `json:"zone"`
+	Ready   bool        `json:"ready"`
+	Address string      `json:"address"`
+	State   string      `json:"state"` // ready | not ready | down | stopped
+}
+
+type componentStatus struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	State     string `json:"state"` // ready | progressing | failed
+	Reason    string `json:"reason"`
+}
+
+func newStatus(o *options) *cobra.Command {
+	var watch bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "What runs, where, and whether it is ready",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runStatus(c.Context(), o, watch)
+		},
+	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on until Ctrl-C, printing when something changed")
+	return c
+}
+
+func runStatus(ctx context.Context, o *options, watch bool) error {
+	asJSON, err := o.wantJSON()
+	if err != nil {
+		return err
+	}
+	s, err := o.attach(ui.Discard)
+	if err != nil {
+		return err
+	}
+	if err := s.connect(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := ""
+	for {
+		st, err := s.status(ctx)
+		if err != nil {
+			return err
+		}
+		if now := fmt.Sprint(st); now != last {
+			if asJSON {
+				err = printJSON(o.out, st)
+			} else {
+				if last != "" {
+					fmt.Fprintf(o.out, "\n%s\n", time.Now().Format(time.TimeOnly))
+				}
+				err = printStatus(o.out, st)
+			}
+			if err != nil {
+				return err
+			}
+			last = now
+		}
+		if !watch {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// status asks the driver and, when the API answers, the cluster.
+func (s *session) status(ctx context.Context) (status, error) {
+	obs, err := s.observe(ctx)
+	if err != nil {
+		return status{}, err
+	}
+	st := status{
+		Environment: s.spec.Name, Phase: string(obs.Phase), Durability: s.spec.Durability,
+		Nodes: []nodeStatus{}, Components: []componentStatus{}, Endpoints: map[string]string{},
+	}
+	maps.Copy(st.Endpoints, obs.Endpoints)
+	ready := map[string]bool{}
+	if obs.Phase == driver.PhaseRunning || obs.Phase == driver.PhasePartial {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if client, err := s.kube(); err == nil {
+			ready = readyNodes(ctx, client)
+			st.Components = componentStates(ctx, client)
+		}
+	}
+	for _, n := range obs.Nodes {
+		state := "not ready"
+		switch {
+		case n.Stopped:
+			state = "stopped"
+		case !n.Running:
+			state = "down"
+		case ready[n.Name]:
+			state = "ready"
+		}
+		st.Nodes = append(st.Nodes, nodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state})
+	}
+	return st, nil
+}
+
+func readyNodes(ctx context.Context, c *kube.Client) map[string]bool {
+	ready := map[string]bool{}
+	nodes, err := c.List(ctx, "v1", "Node", "", "")
+	if err != nil {
+		return ready
+	}
+	for _, n := range nodes {
+		conditions, _, _ := unstructured.NestedSlice(n.Object, "status", "conditions")
+		for _, c := range conditions {
+			if m, ok := c.(map[string]any); ok && m["type"] == "Ready" {
+				ready[n.GetName()] = m["status"] == "True"
+			}
+		}
+	}
+	return ready
+}
+
+// componentStates judges every component by the objects of its inventory, so that it
+// needs no catalogue.
+func componentStates(ctx context.Context, c *kube.Client) []componentStatus {
+	inventories, err := c.Inventories(ctx)
+	if err != nil {
+		return []componentStatus{}
+	}
+	var mu sync.Mutex
+	states := []componentStatus{}
+	var g errgroup.Group
+	for name, inv := range inventories {
+		g.Go(func() error {
+			objs, namespace := inventoryObjects(inv)
+			cs := componentStatus{Name: name, Namespace: namespace, State: "ready"}
+			switch r := c.Ready(name, objs).Probe(ctx); r.State {
+			case check.Running:
+				cs.State, cs.Reason = "progressing", r.Message
+			case check.Failed:
+				cs.State, cs.Reason = "failed", r.Message
+			}
+			if len(inv.Deferred) > 0 && cs.Reason == "" {
+				cs.Reason = fmt.Sprintf("deferred until their CRD exists: %v", inv.Deferred)
+			}
+			mu.Lock()
+			states = append(states, cs)
+			mu.Unlock()
+			return nil
+		})
+	}
+	_ = g.Wait()
+	slices.SortFunc(states, func(a, b componentStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return states
+}
+
+// inventoryObjects names the objects of an inventory and the namespace most of them
+// are in.
+func inventoryObjects(inv kube.Inventory) (objs []*unstructured.Unstructured, namespace string) {
+	count := map[string]int{}
+	for _, r := range inv.Objects {
+		u := &unstructured.Unstructured{}
+		u.SetAPIVersion(r.APIVersion)
+		u.SetKind(r.Kind)
+		u.SetNamespace(r.Namespace)
+		u.SetName(r.Name)
+		objs = append(objs, u)
+		if count[r.Namespace]++; r.Namespace != "" && (namespace == "" || count[r.Namespace] > count[namespace]) {
+			namespace = r.Namespace
+		}
+	}
+	return objs, namespace
+}
+
+func printStatus(w io.Writer, st status) error {
+	note := ""
+	if st.Durability == spec.DurabilityFast {
+		note = " · durability fast: a host crash may lose acknowledged writes"
+	}
+	fmt.Fprintf(w, "Environment %s: %s%s\n", st.Environment, st.Phase, note)
+	if st.Phase == string(driver.PhaseAbsent) {
+		_, err := fmt.Fprintln(w, "Make it with: orrery up")
+		return err
+	}
+	rows := [][]string{}
+	for _, n := range st.Nodes {
+		rows = append(rows, []string{n.Name, string(n.Role), n.Zone, n.Address, n.State})
+	}
+	fmt.Fprintln(w)
+	if err := ui.Table(w, []string{"NODE", "ROLE", "ZONE", "ADDRESS", "STATE"}, rows); err != nil {
+		return err
+	}
+	if len(st.Components) > 0 {
+		rows = nil
+		for _, c := range st.Components {
+			rows = append(rows, []string{c.Name, c.Namespace, c.State, c.Reason})
+		}
+		fmt.Fprintln(w)
+		if err := ui.Table(w, []string{"COMPONENT", "NAMESPACE", "STATE", "REASON"}, rows); err != nil {
+			return err
+		}
+	}
+	if len(st.Endpoints) > 0 {
+		rows = nil
+		for _, k := range slices.Sorted(maps.Keys(st.Endpoints)) {
+			rows = append(rows, []string{k, st.Endpoints[k]})
+		}
+		fmt.Fprintln(w)
+		return ui.Table(w, []string{"ENDPOINT", "ADDRESS"}, rows)
+	}
+	return nil
+}
+
+func newList(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "The environments on this machine",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			entries, err := os.ReadDir(stateRoot())
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("list environments: %w", err)
+			}
+			all := []status{}
+			for _, e := range entries {
+				if _, err := os.Stat(filepath.Join(stateRoot(), e.Name())); err != nil || !e.IsDir() {
+					continue
+				}
+				each := *o
+				each.env = e.Name()
+				s, err := each.attach(ui.Discard)
+				if err != nil {
+					return err
+				}
+				if err := s.connect(); err != nil {
+					return err
+				}
+				st, err := s.status(c.Context())
+				if err != nil {
+					return err
+				}
+				all = append(all, st)
+			}
+			if asJSON {
+				return printJSON(o.out, all)
+			}
+			rows := [][]string{}
+			for _, st := range all {
+				rows = append(rows, []string{st.Environment, st.Phase, fmt.Sprint(len(st.Nodes)), st.Endpoints["api"]})
+			}
+			return ui.Table(o.out, []string{"ENVIRONMENT", "PHASE", "NODES", "API"}, rows)
+		},
+	}
+}
