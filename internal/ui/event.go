@@ -41,7 +41,9 @@ type Event struct {
 	Seconds float64   `json:"seconds,omitempty"` // wall time of the finished step
 	ETA     float64   `json:"eta,omitempty"`     // seconds left, 0 when unknown
 	Error   string    `json:"error,omitempty"`
-	Data    any       `json:"data,omitempty"`
+	// Data is the result of a summary. In JSON the fields of an object stand beside type,
+	// not below data; time, type and error cannot be overwritten.
+	Data any `json:"data,omitempty"`
 }
 
 // Sink receives events. Implementations are safe for concurrent use and never block for long.

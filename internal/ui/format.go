@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -102,10 +103,13 @@ func Size(bytes int64) string {
 	return fmt.Sprintf("%.0f %s", v, unit)
 }
 
-// clean makes one line of s and drops control characters: messages may quote what other
-// programs printed.
+// escape matches what programs send to colour their output (ECMA-48 control sequences).
+var escape = regexp.MustCompile("\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(\x07|\x1b\\\\)?")
+
+// clean makes one line of s and drops colours and control characters: messages may quote
+// what other programs printed.
 func clean(s string) string {
-	s = strings.ToValidUTF8(s, "?")
+	s = escape.ReplaceAllString(strings.ToValidUTF8(s, "?"), "")
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
