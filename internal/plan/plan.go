@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -354,7 +353,9 @@ func (p Plan) String() string {
 	b.WriteString("\n")
 	width := 0
 	for _, s := range p.Steps {
-		width = max(width, len(s.ID))
+		if !s.Done {
+			width = max(width, len(s.ID))
+		}
 	}
 	for _, phase := range []string{PhaseBuild, PhaseCluster, PhaseDeploy, PhaseVerify} {
 		steps := slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Phase != phase })
@@ -367,25 +368,19 @@ func (p Plan) String() string {
 			continue
 		}
 		fmt.Fprintf(&b, "%s: %d of %d\n", phase, pending, len(steps))
-		slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(rank(a), rank(b)) })
 		for _, s := range steps {
-			b.WriteString(s.line(p, width))
+			if !s.Done {
+				b.WriteString(s.line(p, width))
+			}
+		}
+		if done := len(steps) - pending; done > 0 {
+			fmt.Fprintf(&b, "  = %d up to date\n", done)
 		}
 	}
 	return b.String()
 }
 
-func rank(s Step) int {
-	if s.Done {
-		return 1
-	}
-	return 0
-}
-
 func (s Step) line(p Plan, width int) string {
-	if s.Done {
-		return fmt.Sprintf("  = %-*s  nothing to do\n", width, s.ID)
-	}
 	line := fmt.Sprintf("  + %-*s  %s", width, s.ID, s.Title)
 	if s.CPUSeconds > 0 {
 		line += fmt.Sprintf(" (%.0f CPU-s)", s.CPUSeconds)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -210,15 +211,16 @@ func TestTTYFits(t *testing.T) {
 // A terminal that was made narrower has wrapped the last frame: nothing of it stays behind.
 func TestTTYResize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		columns := 80
-		screen := newScreen(columns)
-		v := newTTY(screen, func() (int, int) { return columns, 24 }, false, true)
+		var columns atomic.Int64
+		columns.Store(80)
+		screen := newScreen(80)
+		v := newTTY(screen, func() (int, int) { return int(columns.Load()), 24 }, false, true)
 		v.start()
 		v.Emit(Event{Type: TypeStep, Step: "build/kubernetes", State: StateRunning, Message: strings.Repeat("long ", 20)})
 		time.Sleep(time.Second)
 		synctest.Wait()
-		columns = 30
-		screen.resize(columns)
+		columns.Store(30)
+		screen.resize(30)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if got := strings.Count(screen.String(), "build/"); got != 1 {

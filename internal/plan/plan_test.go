@@ -1,0 +1,226 @@
+package plan
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func bin(name string, cpu float64, memory int) catalog.Binary {
+	return catalog.Binary{Name: name, Module: name, Package: ".", Version: "v1.0.0", CPUSeconds: cpu, MemoryMiB: memory}
+}
+
+func image(name string, binaries ...catalog.Binary) catalog.Image {
+	return catalog.Image{Name: name, Version: "v1.0.0", Binaries: binaries}
+}
+
+// seed is the default topology with the components of the first release.
+func seed() Input {
+	return Input{
+		Spec: spec.Default(),
+		Distribution: catalog.Distribution{
+			Binaries: []catalog.Binary{
+				bin("kubernetes", 983, 3400), bin("containerd", 99, 1200), bin("containerd-shim-runc-v2", 30, 800), bin("runc", 25, 600), bin("registry", 139, 1200),
+			},
+			CNI:     []catalog.Binary{bin("ptp", 8, 400), bin("host-local", 5, 400)},
+			Sandbox: image("pause", bin("pause", 1, 200)),
+		},
+		Components: []catalog.Component{
+			{Name: "namespaces", Smoke: []string{"namespaces"}},
+			{Name: "coredns", Needs: []string{"namespaces"}, Images: []catalog.Image{image("coredns", bin("coredns", 261, 1500))}, Smoke: []string{"dns"}},
+			{Name: "local-path", Needs: []string{"namespaces"}, Images: []catalog.Image{image("local-path", bin("local-path-provisioner", 165, 1500), bin("sh", 9, 300))}, Smoke: []string{"storage"}},
+			{Name: "nats", Needs: []string{"namespaces", "coredns", "local-path"}, Images: []catalog.Image{image("nats", bin("nats-server", 30, 600)), image("nats-exporter", bin("prometheus-nats-exporter", 28, 600))}, Smoke: []string{"nats"}},
+		},
+	}
+}
+
+func everything(in *Input) {
+	in.Cached, in.Pushed, in.Current = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	p, err := Up(*in)
+	if err != nil {
+		panic(err)
+	}
+	for _, s := range p.Steps {
+		switch s.Kind {
+		case KindBuild:
+			in.Cached[s.Subject] = true
+		case KindImage:
+			in.Pushed[s.Subject] = true
+		case KindDeploy:
+			in.Current[s.Subject] = true
+		}
+	}
+}
+
+func TestUpGolden(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Input)
+	}{
+		{"default", func(*Input) {}},
+		{"only-nats", func(in *Input) { // a single server, its builds cached
+			none := 0
+			in.Spec.Servers, in.Spec.Agents = 1, &none
+			in.Components = slices.DeleteFunc(in.Components, func(c catalog.Component) bool { return c.Name != "nats" })
+			in.Components[0].Needs = nil
+			in.Cached = map[string]bool{"kubernetes": true, "registry": true, "nats-server": true}
+			in.SkipVerify = true
+		}},
+		{"cached", everything}, // after `down`: all built, nothing runs
+		{"unchanged", func(in *Input) {
+			everything(in)
+			in.Phase, in.NodesReady = "running", true
+		}},
+		{"unchanged-without-cache", func(in *Input) {
+			everything(in)
+			in.Phase, in.NodesReady, in.Cached, in.SkipVerify = "running", true, nil, true
+		}},
+		{"one-component-changed", func(in *Input) {
+			everything(in)
+			in.Phase, in.NodesReady = "running", true
+			in.Current["coredns"], in.Pushed["coredns"], in.Cached["coredns"] = false, false, false
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := seed()
+			c.change(&in)
+			p, err := Up(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.name+".txt", p.String()+"\n"+raw(p))
+		})
+	}
+}
+
+// raw lists what String leaves out.
+func raw(p Plan) string {
+	var b strings.Builder
+	for _, s := range p.Steps {
+		fmt.Fprintf(&b, "%s kind=%s phase=%s done=%v cpu=%.0f memory=%d needs=%v after=%v\n", s.ID, s.Kind, s.Phase, s.Done, s.CPUSeconds, s.MemoryMiB, s.Needs, s.After)
+	}
+	return b.String()
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v; run go test -update", err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s differs (-want +got); run go test -update when that is meant:\n%s", path, d)
+	}
+}
+
+func TestUpIsPure(t *testing.T) {
+	in := seed()
+	first, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		again, err := Up(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(first, again); d != "" {
+			t.Fatalf("the same input gave another plan:\n%s", d)
+		}
+	}
+	if d := cmp.Diff(seed(), in); d != "" {
+		t.Errorf("Up changed its input:\n%s", d)
+	}
+}
+
+// Running with everything current: nothing to do but verify, and nothing at all without.
+func TestUpPending(t *testing.T) {
+	in := seed()
+	everything(&in)
+	in.Phase, in.NodesReady, in.SkipVerify = "running", true, true
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := p.Pending(); n != 0 {
+		t.Errorf("%d steps to do, want 0:\n%s", n, p)
+	}
+	for _, phase := range []string{"", "absent", "partial", "stopped"} {
+		in.Phase = phase
+		p, err := Up(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"prepare", "cluster", "nodes", "deploy/nats", "image/nats"} {
+			if s, ok := p.Step(id); !ok || s.Done {
+				t.Errorf("phase %q: %s is done; a cluster that does not run holds nothing", phase, id)
+			}
+		}
+	}
+}
+
+func TestUpErrors(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Input)
+		want   string
+	}{
+		{"cycle", func(in *Input) { in.Components[0].Needs = []string{"nats"} }, "plan: cycle: deploy/namespaces → deploy/nats → deploy/namespaces"},
+		{"missing need", func(in *Input) { in.Components[3].Needs = []string{"postgres"} }, "plan: component nats needs postgres, which was not selected"},
+		{"component twice", func(in *Input) { in.Components = append(in.Components, in.Components[3]) }, "plan: step deploy/nats stands twice"},
+		{"two binaries of one name", func(in *Input) {
+			in.Components[3].Images = append(in.Components[3].Images, image("other", bin("runc", 1, 1)))
+		}, "plan: two different declarations of build/runc; give one of them another name"},
+		{"a component called cluster", func(in *Input) {
+			in.Components = append(in.Components, catalog.Component{Name: "cluster", Smoke: []string{"x"}})
+		}, "plan: step verify/cluster stands twice"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := seed()
+			c.change(&in)
+			if _, err := Up(in); err == nil || err.Error() != c.want {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+// One image or binary that several components use is one step.
+func TestSharedImage(t *testing.T) {
+	in := seed()
+	in.Components[0].Images = in.Components[3].Images
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	p := Plan{Steps: []Step{{ID: "a", Needs: []string{"b"}}, {ID: "b", After: []string{"gone"}}, {ID: "b"}}}
+	want := "plan: step b stands at 1 and at 2\n" +
+		"plan: step a waits for b, which stands behind it\n" +
+		"plan: step b waits for gone, which is not in the plan"
+	if err := p.Validate(); err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
