@@ -144,7 +144,7 @@ func TestTTY(t *testing.T) {
 					time.Sleep(4 * frameEvery)
 					synctest.Wait()
 					fmt.Fprintf(&b, "--- %s\n%s", moment, screen)
-					if screen.cursor || !screen.wrap {
+					if cursor, wrap, _ := screen.modes(); cursor || !wrap {
 						t.Error("cursor shown or wrapping off while the view lives")
 					}
 				})
@@ -153,7 +153,7 @@ func TestTTY(t *testing.T) {
 				}
 				v.Emit(Event{Type: TypeNotice, Message: "after the end"})
 				fmt.Fprintf(&b, "--- end\n%s", screen)
-				if !screen.cursor || !screen.wrap || screen.synchronized {
+				if cursor, wrap, synchronized := screen.modes(); !cursor || !wrap || synchronized {
 					t.Error("the terminal was not given back as it was")
 				}
 				golden(t, c.name+".txt", b.String())

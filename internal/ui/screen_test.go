@@ -117,6 +117,12 @@ func (s *screen) resize(columns int) {
 	s.columns, s.rows = columns, rows
 }
 
+func (s *screen) modes() (cursor, wrap, synchronized bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cursor, s.wrap, s.synchronized
+}
+
 func (s *screen) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
