@@ -3,7 +3,17 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -16,55 +26,254 @@ const RegistryHost = "registry.orrery.internal"
 // Options of a [Builder].
 type Options struct {
 	// CacheDir holds everything that is made: binaries, images and Go's build cache.
-	// It is safe to delete. Required.
+	// It is safe to delete while nothing is being built. Required.
 	CacheDir string
 	// RepoRoot is what "//" in a binary's module stands for.
 	RepoRoot string
 	Sink     ui.Sink      // progress and warnings; nil drops them
 	Log      *slog.Logger // nil drops
 	// MaxMemoryMiB bounds the builds that run at a time; 0 means three quarters of what
-	// is free.
+	// is free when the first build starts.
 	MaxMemoryMiB int
 }
 
 // Builder turns pinned modules into binaries and images. It is safe for concurrent use,
 // also by several processes on one CacheDir.
-type Builder struct{ opts Options }
+type Builder struct {
+	opts   Options
+	store  store
+	layout layout
 
-var errTODO = errors.New("not implemented yet")
+	builds singleflight.Group // by binary key
+	images singleflight.Group // by image key
 
-func NewBuilder(o Options) (*Builder, error) { return &Builder{opts: o}, nil }
+	// Two builds that compile at once compile what they share twice, so big ones go one
+	// after the other, each on all cores; linking, which uses one core, overlaps with the
+	// next build. Small ones have a lane of their own, or the registry would wait for
+	// Kubernetes.
+	big, small lane
+
+	mu     sync.Mutex // guards what is found out once
+	go_    *toolchain
+	libs   map[string]string // description of the C toolchain by its package list
+	memory *semaphore.Weighted
+	budget int64 // MiB, of memory
+}
+
+// smallBuild is the most CPU-seconds that a build of the small lane takes.
+const smallBuild = 120
+
+// NewBuilder opens the cache, making it if needed, and clears what interrupted builds
+// left there.
+func NewBuilder(o Options) (*Builder, error) {
+	if o.CacheDir == "" {
+		return nil, errors.New("no cache folder was given")
+	}
+	dir, err := filepath.Abs(o.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	o.CacheDir = dir
+	if o.Sink == nil {
+		o.Sink = ui.Discard
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	b := &Builder{
+		opts:   o,
+		store:  store{dir: filepath.Join(dir, "bin")},
+		layout: layout{dir: filepath.Join(dir, "images")},
+		libs:   map[string]string{},
+	}
+	for _, d := range []string{b.store.dir, b.layout.dir} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("make the cache: %w", err)
+		}
+	}
+	b.store.sweep(o.Log)
+	return b, nil
+}
+
+// Key names what bin will be: a hash over its source, its flags and the tools that
+// compile it. Equal keys mean equal bytes.
 func (b *Builder) Key(ctx context.Context, bin catalog.Binary) (string, error) {
-	return "", errTODO
+	src, err := b.source(bin)
+	if err != nil {
+		return "", err
+	}
+	return b.key(ctx, bin, src)
 }
+
+// Cached reports whether [Builder.Binary] would return at once.
 func (b *Builder) Cached(ctx context.Context, bin catalog.Binary) (bool, error) {
-	return false, errTODO
+	key, err := b.Key(ctx, bin)
+	if err != nil {
+		return false, err
+	}
+	_, err = b.store.lookup(key)
+	return err == nil, nil
 }
+
+// Binary returns the path of the compiled program, in the cache, and compiles it first if
+// it is not there. The file must not be changed. Builds wait for memory, and for another
+// process that is making the same binary. Progress goes to the sink under the step
+// "build/NAME". A cancelled build leaves nothing behind.
 func (b *Builder) Binary(ctx context.Context, bin catalog.Binary) (string, error) {
-	return "", errTODO
-}
-func (b *Builder) Link(ctx context.Context, dir string, bin catalog.Binary) error { return errTODO }
-func (b *Builder) DropBuildCache() error                                          { return errTODO }
-func (b *Builder) Image(ctx context.Context, img catalog.Image) (Built, error) {
-	return Built{}, errTODO
-}
-func (b *Builder) CachedImage(ctx context.Context, img catalog.Image) (Built, bool, error) {
-	return Built{}, false, errTODO
-}
-func Push(ctx context.Context, registry string, built Built) error { return errTODO }
-
-// Built is an image in the local store.
-type Built struct {
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	Digest  string `json:"digest"` // of the manifest: "sha256:…"
-	Size    int64  `json:"size"`   // bytes to transfer: manifest, configuration and compressed layers
-	// Layout is the OCI layout folder that holds it.
-	Layout string `json:"-"`
+	key, err := b.ensure(ctx, bin)
+	if err != nil {
+		return "", err
+	}
+	return b.store.path(key, bin.Name), nil
 }
 
-// Reference names the image for manifests. The digest is what counts; the version is for
-// people.
-func (b Built) Reference() string {
-	return RegistryHost + "/" + b.Name + ":" + b.Version + "@" + b.Digest
+// ensure has bin in the store and returns its key.
+func (b *Builder) ensure(ctx context.Context, bin catalog.Binary) (string, error) {
+	src, err := b.source(bin)
+	if err != nil {
+		return "", err
+	}
+	key, err := b.key(ctx, bin, src)
+	if err != nil {
+		return "", err
+	}
+	if _, err := b.store.lookup(key); err == nil {
+		return key, nil
+	}
+	return key, share(ctx, &b.builds, key, func() error { return b.make(ctx, key, bin, src) })
 }
+
+// errOthersCancel marks the outcome of a call whose own context ended.
+var errOthersCancel = errors.New("cancelled")
+
+// share runs f unless somebody runs it for the same key, whose outcome is taken then,
+// except when that somebody was cancelled and we were not.
+func share(ctx context.Context, group *singleflight.Group, key string, f func() error) error {
+	for {
+		var mine atomic.Bool
+		result := group.DoChan(key, func() (any, error) {
+			mine.Store(true)
+			err := f()
+			if err != nil && ctx.Err() != nil {
+				err = fmt.Errorf("%w: %w", errOthersCancel, err)
+			}
+			return nil, err
+		})
+		select {
+		case r := <-result:
+			if !mine.Load() && ctx.Err() == nil && errors.Is(r.Err, errOthersCancel) {
+				continue
+			}
+			return r.Err
+		case <-ctx.Done():
+			if mine.Load() {
+				return (<-result).Err // f sees ctx too: let it clean up
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// make compiles bin into the store under the key's lock.
+func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src source) error {
+	unlock, err := b.store.lock(ctx, key, func() {
+		b.progress(bin.Name, ui.Event{Message: "another process is building " + bin.Name})
+	})
+	if err != nil {
+		return fmt.Errorf("build %s: %w", bin.Name, err)
+	}
+	defer unlock()
+	switch _, err := b.store.lookup(key); {
+	case err == nil:
+		return nil // by the process that held the lock
+	case errors.Is(err, errCorrupt):
+		b.warn("build/"+bin.Name, fmt.Sprintf("the cached %s was damaged (%v): building it again", bin.Name, err))
+		if err := b.store.drop(key); err != nil {
+			return err
+		}
+	}
+	work, err := b.store.begin(key)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", bin.Name, err)
+	}
+	defer b.store.abandon(work)
+
+	lane := &b.big
+	if bin.CPUSeconds <= smallBuild {
+		lane = &b.small
+	}
+	leave, err := lane.enter(ctx, bin.CPUSeconds)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	grant, err := b.reserve(ctx, bin.MemoryMiB)
+	if err != nil {
+		return err
+	}
+	defer grant.release()
+	began := time.Now()
+	usage, err := b.compile(ctx, bin, src, work, grant, leave)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", bin.Name, err)
+	}
+	m := manifest{
+		Format: cacheFormat, Key: key, Name: bin.Name, Version: bin.Version,
+		Source: src.ref, Package: bin.Package, Go: b.go_.version,
+		CPUSeconds: usage.CPU.Seconds(), MaxRSSMiB: usage.MaxRSS >> 20,
+	}
+	if err := b.store.commit(work, m); err != nil {
+		return fmt.Errorf("store %s: %w", bin.Name, err)
+	}
+	b.opts.Log.Info("built", "binary", bin.Name, "version", bin.Version, "key", key[:12],
+		"cpuSeconds", usage.CPU.Seconds(), "maxRSSMiB", usage.MaxRSS>>20, "wall", time.Since(began))
+	return nil
+}
+
+// Measured is what the build of a cached binary took.
+type Measured struct {
+	CPUSeconds float64 // user + system
+	MaxRSSMiB  int64   // of the largest process
+	Size       int64   // bytes of the binary
+}
+
+// Measured returns what building bin took when it was built; false when it is not cached.
+func (b *Builder) Measured(ctx context.Context, bin catalog.Binary) (Measured, bool) {
+	key, err := b.Key(ctx, bin)
+	if err != nil {
+		return Measured{}, false
+	}
+	m, err := b.store.lookup(key)
+	return Measured{m.CPUSeconds, m.MaxRSSMiB, m.Size}, err == nil
+}
+
+// DropBuildCache removes Go's build cache, which a full build grows by several GiB and
+// nobody needs once the binaries are made. It fails while something is being built.
+func (b *Builder) DropBuildCache() error {
+	lock, err := lockFile(b.goCache()+".lock", lockExclusive)
+	if errors.Is(err, errLocked) {
+		return errors.New("the build cache is in use by a running build: drop it later")
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.RemoveAll(b.goCache()); err != nil {
+		return fmt.Errorf("drop the build cache: %w", err)
+	}
+	return nil
+}
+
+func (b *Builder) goCache() string { return filepath.Join(b.opts.CacheDir, "go-build") }
+
+func (b *Builder) progress(name string, e ui.Event) {
+	e.Time, e.Type, e.Step, e.Phase = time.Now(), ui.TypeProgress, "build/"+name, "build"
+	b.opts.Sink.Emit(e)
+}
+
+func (b *Builder) warn(step, message string) {
+	b.opts.Sink.Emit(ui.Event{Time: time.Now(), Type: ui.TypeWarning, Step: step, Phase: "build", Message: message})
+	b.opts.Log.Warn(message, "step", step)
+}
+
+func cores() int { return runtime.GOMAXPROCS(0) }

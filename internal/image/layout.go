@@ -1,0 +1,215 @@
+package image
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// layout is an OCI image layout (image-layout.md of the OCI image specification): other
+// tools can read it. Beside it, keys/KEY says which image a key became.
+type layout struct{ dir string }
+
+// refName is the annotation by which a layout's index names an image.
+const refName = "org.opencontainers.image.ref.name"
+
+func (l layout) blob(d v1.Hash) string    { return filepath.Join(l.dir, "blobs", d.Algorithm, d.Hex) }
+func (l layout) record(key string) string { return filepath.Join(l.dir, "keys", key+".json") }
+func (l layout) index() string            { return filepath.Join(l.dir, "index.json") }
+
+// record is what keys/KEY.json holds.
+type record struct {
+	Built
+	Blobs []blobSize `json:"blobs"`
+}
+
+type blobSize struct {
+	Digest v1.Hash `json:"digest"`
+	Size   int64   `json:"size"`
+}
+
+// lookup returns the image that key became, if all of it is still there.
+func (l layout) lookup(key string) (Built, bool) {
+	data, err := os.ReadFile(l.record(key))
+	if err != nil {
+		return Built{}, false
+	}
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil || r.Digest == "" {
+		return Built{}, false
+	}
+	for _, b := range r.Blobs {
+		if !exists(l.blob(b.Digest), b.Size) {
+			return Built{}, false
+		}
+	}
+	r.Layout = l.dir
+	return r.Built, true
+}
+
+// lock keeps others from changing the layout, or, shared, from removing what is read.
+func (l layout) lock(ctx context.Context, how int) (unlock func(), err error) {
+	f, err := waitLock(ctx, filepath.Join(l.dir, ".lock"), how, nil)
+	if err != nil {
+		return nil, fmt.Errorf("lock the image store: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// addBlob stores what write writes under its digest. Only a whole blob gets its name.
+func (l layout) addBlob(write func(io.Writer) error) (v1.Descriptor, error) {
+	dir := filepath.Join(l.dir, "blobs", "sha256")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return v1.Descriptor{}, err
+	}
+	f, err := os.CreateTemp(l.dir, ".blob-*")
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	digest := sha256.New()
+	buffered := bufio.NewWriterSize(io.MultiWriter(f, digest), 1<<20)
+	if err := errors.Join(write(buffered), buffered.Flush()); err != nil {
+		return v1.Descriptor{}, err
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Sync()); err != nil {
+		return v1.Descriptor{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	d := v1.Descriptor{Digest: sum(digest), Size: info.Size()}
+	return d, os.Rename(f.Name(), l.blob(d.Digest))
+}
+
+// commit makes the image findable: in the index for everybody, by key for us. An image
+// of the same name and version that it replaces is removed, with the blobs that nothing
+// else needs. The caller holds the lock.
+func (l layout) commit(key string, built Built, d v1.Descriptor, m v1.Manifest) error {
+	index, err := l.readIndex()
+	if err != nil {
+		return err
+	}
+	ref := built.Name + ":" + built.Version
+	d.Annotations = map[string]string{refName: ref}
+	d.Platform = &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(old v1.Descriptor) bool { return old.Annotations[refName] == ref })
+	index.Manifests = append(index.Manifests, d)
+	slices.SortFunc(index.Manifests, func(a, b v1.Descriptor) int { return strings.Compare(a.Annotations[refName], b.Annotations[refName]) })
+	if err := l.writeFile(filepath.Join(l.dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(index, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := l.writeFile(l.index(), data); err != nil {
+		return err
+	}
+	if err := l.collect(index); err != nil {
+		return err
+	}
+	r := record{Built: built, Blobs: []blobSize{{d.Digest, d.Size}, {m.Config.Digest, m.Config.Size}}}
+	for _, layer := range m.Layers {
+		r.Blobs = append(r.Blobs, blobSize{layer.Digest, layer.Size})
+	}
+	if data, err = json.MarshalIndent(r, "", "  "); err != nil {
+		return err
+	}
+	return l.writeFile(l.record(key), data)
+}
+
+func (l layout) readIndex() (v1.IndexManifest, error) {
+	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
+	data, err := os.ReadFile(l.index())
+	if errors.Is(err, fs.ErrNotExist) {
+		return index, nil
+	}
+	if err != nil {
+		return index, err
+	}
+	if json.Unmarshal(data, &index) != nil {
+		// It lists what can be made again; start over.
+		return v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}, nil
+	}
+	return index, nil
+}
+
+// collect removes blobs, records and temporary files that no image of the index needs.
+func (l layout) collect(index v1.IndexManifest) error {
+	needed := map[string]bool{}
+	for _, d := range index.Manifests {
+		needed[d.Digest.Hex] = true
+		data, err := os.ReadFile(l.blob(d.Digest))
+		if err != nil {
+			continue // its key's lookup fails too: made again when wanted
+		}
+		var m v1.Manifest
+		if json.Unmarshal(data, &m) != nil {
+			continue
+		}
+		needed[m.Config.Digest.Hex] = true
+		for _, layer := range m.Layers {
+			needed[layer.Digest.Hex] = true
+		}
+	}
+	blobs := filepath.Join(l.dir, "blobs", "sha256")
+	entries, err := os.ReadDir(blobs)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !needed[e.Name()] {
+			if err := os.Remove(filepath.Join(blobs, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	entries, err = os.ReadDir(l.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".blob-") { // of killed processes: we hold the lock
+			os.Remove(filepath.Join(l.dir, e.Name()))
+		}
+	}
+	keys, _ := filepath.Glob(l.record("*"))
+	for _, k := range keys {
+		if _, ok := l.lookup(strings.TrimSuffix(filepath.Base(k), ".json")); !ok {
+			os.Remove(k)
+		}
+	}
+	return nil
+}
+
+// writeFile replaces a file in one step, unless it holds data already.
+func (l layout) writeFile(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(data) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return replace(path, func(tmp string) error {
+		if err := os.WriteFile(tmp, data, 0o644); err != nil {
+			return err
+		}
+		return syncPath(tmp)
+	})
+}
