@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/driver/native"
+	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -73,5 +76,21 @@ func TestCheckResults(t *testing.T) {
 	}
 	if suite.Tests != 3 || suite.Failures != 1 || suite.Skipped != 1 || suite.Cases[0].Failure.Message != `lost "3" messages` {
 		t.Errorf("junit: %+v", suite)
+	}
+}
+
+// The driver knows no catalogue, so the name of the sandbox image stands in both.
+func TestSandboxImageIsTheDistributions(t *testing.T) {
+	root, err := catalog.FindRoot(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := catalog.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.Distribution.Sandbox
+	if got := image.RegistryHost + "/" + s.Name + ":" + s.Version; got != native.SandboxImage {
+		t.Errorf("infra/native/distribution.yaml says %s, the native driver pulls %s", got, native.SandboxImage)
 	}
 }
