@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -44,30 +46,16 @@ func TestDistribution(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	total := 0.0
-	build := func(bin catalog.Binary, dir string) {
-		if !wanted(bin.Name) {
-			return
-		}
-		began := time.Now()
-		if _, err := b.Binary(t.Context(), bin); err != nil {
-			t.Fatal(err)
-		}
-		took := time.Since(began)
-		m, _ := b.Measured(t.Context(), bin)
-		total += m.CPUSeconds
-		t.Logf("built %-26s %7.1f CPU-s %6d MiB peak %6.1f MB %6.1f s", bin.Name, m.CPUSeconds, m.MaxRSSMiB, float64(m.Size)/1e6, took.Seconds())
-		if dir != "" && *linkFlag != "" {
-			if err := b.Link(t.Context(), filepath.Join(*linkFlag, dir), bin); err != nil {
-				t.Fatal(err)
-			}
-		}
+	type wantedBinary struct {
+		catalog.Binary
+		dir string // to link it into
 	}
+	var binaries []wantedBinary
 	for _, bin := range c.Distribution.Binaries {
-		build(bin, ".")
+		binaries = append(binaries, wantedBinary{bin, "."})
 	}
 	for _, bin := range c.Distribution.CNI {
-		build(bin, "cni")
+		binaries = append(binaries, wantedBinary{bin, "cni"})
 	}
 	images := []catalog.Image{c.Distribution.Sandbox}
 	for _, component := range c.Components {
@@ -75,11 +63,42 @@ func TestDistribution(t *testing.T) {
 	}
 	slices.SortFunc(images, func(a, b catalog.Image) int { return strings.Compare(a.Name, b.Name) })
 	for _, img := range images {
-		if !wanted(img.Name) {
+		for _, bin := range img.Binaries {
+			binaries = append(binaries, wantedBinary{bin, ""})
+		}
+	}
+	// All at once, as `up` asks for them.
+	began := time.Now()
+	var all errgroup.Group
+	for _, bin := range binaries {
+		if !wanted(bin.Name) {
 			continue
 		}
-		for _, bin := range img.Binaries {
-			build(bin, "")
+		all.Go(func() error {
+			if _, err := b.Binary(t.Context(), bin.Binary); err != nil {
+				return err
+			}
+			t.Logf("built %s after %.1f s", bin.Name, time.Since(began).Seconds())
+			if bin.dir != "" && *linkFlag != "" {
+				return b.Link(t.Context(), filepath.Join(*linkFlag, bin.dir), bin.Binary)
+			}
+			return nil
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	wall, total := time.Since(began).Seconds(), 0.0
+	for _, bin := range binaries {
+		if m, ok := b.Measured(t.Context(), bin.Binary); ok && wanted(bin.Name) {
+			total += m.CPUSeconds
+			t.Logf("%-26s %7.1f CPU-s %6d MiB peak %6.1f MB", bin.Name, m.CPUSeconds, m.MaxRSSMiB, float64(m.Size)/1e6)
+		}
+	}
+	t.Logf("%.0f CPU-seconds in all, %.1f s of wall time on %d cores", total, wall, cores())
+	for _, img := range images {
+		if !wanted(img.Name) {
+			continue
 		}
 		began := time.Now()
 		built, err := b.Image(context.Background(), img)
@@ -93,5 +112,4 @@ func TestDistribution(t *testing.T) {
 		}
 		t.Logf("image %-26s %6.1f MB %.1f s, looked up in %v: %s", img.Name, float64(built.Size)/1e6, took.Seconds(), time.Since(began), built.Reference())
 	}
-	t.Logf("%.0f CPU-seconds in all", total)
 }
