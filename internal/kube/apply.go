@@ -1,0 +1,196 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Applied counts what an apply did.
+type Applied struct {
+	Created   int `json:"created"`
+	Changed   int `json:"changed"`
+	Unchanged int `json:"unchanged"`
+	Pruned    int `json:"pruned"`
+	// Deferred lists optional objects ("Kind namespace/name") whose kind the cluster
+	// does not know yet.
+	Deferred []string `json:"deferred,omitempty"`
+}
+
+// Apply makes the cluster hold objs, and nothing else, for the component: server-side
+// apply in the order of ranks, then objects that the inventory knows and objs does not
+// are deleted. The inventory is written before anything is made, so that a crash at any
+// point loses track of nothing; repeating the call completes it.
+//
+// Objects of another component (by inventory or label) are never touched: that is an
+// error, found before anything is done. Passing troubles (conflicts, a restarting API
+// server, a webhook that is not ready) are retried until ctx ends, or for 2 minutes
+// when it has no deadline.
+func (c *Client) Apply(ctx context.Context, component string, objs []*unstructured.Unstructured) (Applied, error) {
+	ctx, cancel := bounded(ctx, defaultTimeout)
+	defer cancel()
+	applied, err := c.apply(ctx, component, objs)
+	if err != nil {
+		return applied, fmt.Errorf("apply component %s: %w", component, err)
+	}
+	return applied, nil
+}
+
+func (c *Client) apply(ctx context.Context, component string, objs []*unstructured.Unstructured) (Applied, error) {
+	s, err := c.survey(ctx, component, objs)
+	if err != nil {
+		return Applied{}, err
+	}
+	result := Applied{Deferred: s.deferred}
+	wanted := make([]Ref, len(s.objs))
+	for i, o := range s.objs {
+		wanted[i] = refOf(o)
+	}
+	hash := Hash(objs)
+	union := Inventory{Objects: wanted}
+	var left []Ref
+	for _, r := range s.own.Objects {
+		if !union.has(r) {
+			left = append(left, r)
+		}
+	}
+	union.Objects = slices.Concat(wanted, left)
+	final := Inventory{Hash: hash, Objects: wanted, Deferred: s.deferred}
+	settled := s.recorded && sameInventory(s.own, final)
+	if !settled {
+		if err := c.record(ctx, component, union); err != nil {
+			return result, err
+		}
+	}
+	if err := c.applyRanks(ctx, s, &result); err != nil {
+		return result, err
+	}
+	if result.Pruned, err = c.prune(ctx, component, left); err != nil {
+		return result, err
+	}
+	if settled {
+		return result, nil
+	}
+	return result, c.record(ctx, component, final)
+}
+
+func sameInventory(a, b Inventory) bool {
+	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Deferred, b.Deferred) {
+		return false
+	}
+	return !slices.ContainsFunc(b.Objects, func(r Ref) bool { return !a.has(r) })
+}
+
+func (c *Client) applyRanks(ctx context.Context, s *survey, result *Applied) error {
+	var mu sync.Mutex
+	for r := range ranks {
+		var stage []*unstructured.Unstructured
+		for _, o := range s.objs {
+			if refOf(o).rank() == r {
+				stage = append(stage, o)
+			}
+		}
+		err := each(ctx, stage, func(ctx context.Context, _ int, o *unstructured.Unstructured) error {
+			before := s.live[refOf(o).id()]
+			after, err := c.applyOne(ctx, o, before)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case before == nil || before.GetUID() != after.GetUID():
+				result.Created++
+			case before.GetResourceVersion() != after.GetResourceVersion():
+				result.Changed++
+			default:
+				result.Unchanged++
+			}
+			return nil
+		})
+		if err == nil && r == rankCRD {
+			err = each(ctx, stage, func(ctx context.Context, _ int, o *unstructured.Unstructured) error { return c.established(ctx, o) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Client) applyOne(ctx context.Context, o, before *unstructured.Unstructured) (after *unstructured.Unstructured, err error) {
+	ref := refOf(o)
+	if before != nil && before.GetDeletionTimestamp() != nil {
+		// Applying to an object that is going away succeeds, and then it is gone.
+		if err := c.gone(ctx, ref, before); err != nil {
+			return nil, err
+		}
+	}
+	err = c.retry(ctx, "apply "+ref.String(), func(ctx context.Context) error {
+		after, err = c.serverSideApply(ctx, o, false)
+		if apierrors.IsInvalid(err) && before != nil && mentionsImmutable(err) {
+			return fmt.Errorf("%w; delete the object (its data too, if it has any) to have it made anew", err)
+		}
+		return err
+	})
+	return after, err
+}
+
+func mentionsImmutable(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	return immutable.MatchString(status.Status().Message)
+}
+
+// established waits until the server serves the kind of a CRD.
+func (c *Client) established(ctx context.Context, crd *unstructured.Unstructured) error {
+	return c.retry(ctx, "wait for "+refOf(crd).String(), func(ctx context.Context) error {
+		live, err := c.Get(ctx, crd.GetAPIVersion(), crd.GetKind(), "", crd.GetName())
+		if err != nil {
+			return err
+		}
+		if status, message := condition(live, "NamesAccepted"); status == "False" {
+			return fmt.Errorf("its names are taken: %s", message)
+		}
+		if status, message := condition(live, "Established"); status != "True" {
+			return fmt.Errorf("%w Established: %s", errNotYet, message)
+		}
+		group, _, _ := unstructured.NestedString(live.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(live.Object, "spec", "names", "kind")
+		versions, _, _ := unstructured.NestedSlice(live.Object, "spec", "versions")
+		for _, v := range versions {
+			v, _ := v.(map[string]any)
+			if served, _ := v["served"].(bool); !served {
+				continue
+			}
+			name, _ := v["name"].(string)
+			gv := schema.GroupVersion{Group: group, Version: name}
+			c.mapper.forget(gv)
+			if _, err := c.mapper.find(ctx, gv.String(), kind); err != nil {
+				return fmt.Errorf("%w served: %w", errNotYet, err)
+			}
+		}
+		return nil
+	})
+}
+
+// condition reads status.conditions of any object.
+func condition(o *unstructured.Unstructured, kind string) (status, message string) {
+	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+	for _, c := range conditions {
+		if c, ok := c.(map[string]any); ok && c["type"] == kind {
+			status, _ = c["status"].(string)
+			message, _ = c["message"].(string)
+			return status, message
+		}
+	}
+	return "", "no such condition yet"
+}

@@ -1,0 +1,112 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Inventories live in the cluster, so that a process that did not apply a component can
+// prune and remove it.
+const (
+	inventoryNamespace = "kube-system"
+	inventoryPrefix    = "orrery-inventory-"
+	inventoryLabel     = "orrery.dev/inventory" // value: the component
+	inventoryKey       = "inventory.json"
+	inventoryVersion   = 1
+)
+
+// Inventory is what a component owns in the cluster.
+type Inventory struct {
+	// Hash of the rendered set that was applied completely; empty while an apply is
+	// under way, or after one that failed.
+	Hash string `json:"hash"`
+	// Objects that exist, or may exist when Hash is empty.
+	Objects []Ref `json:"objects"`
+	// Deferred optional objects ("Kind namespace/name"): their kind did not exist when
+	// the set was applied. Applying again when it does makes them.
+	Deferred []string `json:"deferred,omitempty"`
+}
+
+type storedInventory struct {
+	Version int `json:"version"`
+	Inventory
+}
+
+func (i Inventory) has(r Ref) bool {
+	return slices.ContainsFunc(i.Objects, func(o Ref) bool { return o.id() == r.id() })
+}
+
+// Inventories reads what every component owns, by component.
+func (c *Client) Inventories(ctx context.Context) (map[string]Inventory, error) {
+	maps, err := c.list(ctx, "v1", "ConfigMap", inventoryNamespace, metav1.ListOptions{LabelSelector: inventoryLabel})
+	if err != nil {
+		return nil, fmt.Errorf("read the inventories: %w", err)
+	}
+	all := map[string]Inventory{}
+	for _, m := range maps {
+		component := m.GetLabels()[inventoryLabel]
+		text, _, err := unstructured.NestedString(m.Object, "data", inventoryKey)
+		if err != nil {
+			return nil, fmt.Errorf("inventory of %s: %w", component, err)
+		}
+		var s storedInventory
+		if err := json.Unmarshal([]byte(text), &s); err != nil {
+			return nil, fmt.Errorf("inventory of %s (ConfigMap %s/%s) cannot be read: %w; delete it and deploy the component again: objects that left the catalogue meanwhile then stay", component, inventoryNamespace, m.GetName(), err)
+		}
+		if s.Version > inventoryVersion {
+			return nil, fmt.Errorf("inventory of %s was written by a newer orrery (format %d, this one knows %d); use that one", component, s.Version, inventoryVersion)
+		}
+		all[component] = s.Inventory
+	}
+	return all, nil
+}
+
+// record writes the inventory of a component.
+func (c *Client) record(ctx context.Context, component string, inv Inventory) error {
+	inv.Objects = slices.Clone(inv.Objects)
+	slices.SortFunc(inv.Objects, compareRefs)
+	text, err := json.Marshal(storedInventory{inventoryVersion, inv})
+	if err != nil {
+		return err
+	}
+	m := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{
+			"name": inventoryPrefix + component, "namespace": inventoryNamespace,
+			"labels": map[string]any{inventoryLabel: component, LabelManagedBy: FieldManager},
+		},
+		"data": map[string]any{inventoryKey: string(text)},
+	}}
+	return c.retry(ctx, "write the inventory of "+component, func(ctx context.Context) error {
+		_, err := c.serverSideApply(ctx, m, false)
+		return err
+	})
+}
+
+// serverSideApply applies one object. Force: what the catalogue says wins over other
+// managers of the same field; fields that it does not mention stay theirs.
+func (c *Client) serverSideApply(ctx context.Context, obj *unstructured.Unstructured, dryRun bool) (*unstructured.Unstructured, error) {
+	r, err := c.resource(ctx, obj.GetAPIVersion(), obj.GetKind(), obj.GetNamespace())
+	if err != nil {
+		return nil, err
+	}
+	opts := metav1.ApplyOptions{FieldManager: FieldManager, Force: true}
+	if dryRun {
+		opts.DryRun = []string{metav1.DryRunAll}
+	}
+	return r.Apply(ctx, obj.GetName(), obj, opts)
+}
+
+func isNoMatch(err error) bool { return meta.IsNoMatchError(err) }
+
+func groupVersion(apiVersion string) schema.GroupVersion {
+	gv, _ := schema.ParseGroupVersion(apiVersion) // was parsed when the kind was looked up
+	return gv
+}

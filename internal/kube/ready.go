@@ -1,0 +1,247 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
+)
+
+// readyInterval is between probes: fast enough to feel instant, and light, since a
+// probe asks only for kinds that were not ready before.
+const readyInterval = 200 * time.Millisecond
+
+// Ready holds when every object of the set is, as kstatus sees it: rollouts complete,
+// Jobs done, aggregated APIs available, CRDs established. While it does not hold the
+// message says which object is in the way and why: image, scheduling, crash, event.
+// It fails only for what waiting cannot mend. The timeout is 5 minutes; callers may
+// change it. Optional objects that were deferred do not count.
+func (c *Client) Ready(component string, objs []*unstructured.Unstructured) check.Condition {
+	p := &readiness{client: c, component: component, pending: objs, all: objs, explained: map[id]explanation{}}
+	return check.Condition{
+		Component: component, Name: "ready", Timeout: 5 * time.Minute, Interval: readyInterval,
+		Probe: p.probe,
+	}
+}
+
+type readiness struct {
+	client    *Client
+	component string
+	all       []*unstructured.Unstructured
+
+	mu        sync.Mutex
+	pending   []*unstructured.Unstructured
+	explained map[id]explanation
+}
+
+// verdict on one object.
+type verdict struct {
+	ref     Ref
+	state   check.State // Running, Succeeded or Failed
+	message string
+	live    *unstructured.Unstructured
+}
+
+func (p *readiness) probe(ctx context.Context) check.Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	whole := len(p.pending) == len(p.all)
+	waiting, result := p.look(ctx, p.pending)
+	if result != nil {
+		return *result
+	}
+	p.pending = waiting
+	if len(waiting) > 0 {
+		return check.Wait("starting")
+	}
+	if !whole {
+		// What was ready while others were not must still be so.
+		if p.pending, result = p.look(ctx, p.all); result != nil {
+			return *result
+		}
+	}
+	p.pending = p.all
+	return check.OK("%d objects are ready", len(p.all))
+}
+
+// look judges objects and returns those that are not ready, and a result unless all are.
+func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, *check.Result) {
+	live, err := p.read(ctx, objs)
+	if err != nil {
+		r := check.Wait("the API server does not answer: %v", ignoreCanceled(ctx, err))
+		r.Err = err
+		return objs, &r
+	}
+	var waiting []*unstructured.Unstructured
+	var open []verdict
+	for _, o := range objs {
+		v := judge(o, live[refOf(o).id()])
+		if v.state == check.Running && v.live != nil {
+			v = p.storage(ctx, v)
+		}
+		if v.state == check.Succeeded {
+			continue
+		}
+		waiting, open = append(waiting, o), append(open, v)
+	}
+	if len(open) == 0 {
+		return nil, nil
+	}
+	// Dependencies are first in the order of ranks; two reasons are enough for a line.
+	var reasons []string
+	for i, v := range open {
+		if i < 2 || v.state == check.Failed {
+			v = p.explain(ctx, v)
+		}
+		if v.state == check.Failed {
+			r := check.Fail(fmt.Errorf("%s: %s", v.ref, v.message))
+			return waiting, &r
+		}
+		if i < 2 {
+			reasons = append(reasons, fmt.Sprintf("%s: %s", v.ref, v.message))
+		}
+	}
+	if more := len(open) - len(reasons); more > 0 {
+		reasons = append(reasons, fmt.Sprintf("and %d more", more))
+	}
+	r := check.Wait("%s", strings.Join(reasons, "; "))
+	return waiting, &r
+}
+
+// read fetches the live objects with one list per kind. A cluster-wide list by label is
+// cheaper than a read per object for all but the smallest sets.
+func (p *readiness) read(ctx context.Context, objs []*unstructured.Unstructured) (map[id]*unstructured.Unstructured, error) {
+	var mu sync.Mutex
+	live := map[id]*unstructured.Unstructured{}
+	byKind := map[schema.GroupVersionKind][]*unstructured.Unstructured{}
+	var kinds []schema.GroupVersionKind
+	for _, o := range objs {
+		gvk := o.GroupVersionKind()
+		if byKind[gvk] == nil {
+			kinds = append(kinds, gvk)
+		}
+		byKind[gvk] = append(byKind[gvk], o)
+	}
+	err := each(ctx, kinds, func(ctx context.Context, _ int, gvk schema.GroupVersionKind) error {
+		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+		defer cancel()
+		apiVersion := gvk.GroupVersion().String()
+		if len(byKind[gvk]) == 1 {
+			o := byKind[gvk][0]
+			got, err := p.client.Get(ctx, apiVersion, gvk.Kind, o.GetNamespace(), o.GetName())
+			if apierrors.IsNotFound(err) || isNoMatch(err) {
+				return nil
+			}
+			if err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				live[refOf(o).id()] = got
+			}
+			return err
+		}
+		items, err := p.client.list(ctx, apiVersion, gvk.Kind, "", metav1.ListOptions{LabelSelector: LabelComponent + "=" + p.component})
+		if isNoMatch(err) {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, item := range items {
+			live[refOf(&item).id()] = &item
+		}
+		return err
+	})
+	// The server may know better than the manifest whether a kind has namespaces.
+	for _, o := range objs {
+		r := refOf(o)
+		if r.Namespace != "" && live[r.id()] == nil {
+			bare := r
+			bare.Namespace = ""
+			if found := live[bare.id()]; found != nil {
+				live[r.id()] = found
+			}
+		}
+	}
+	return live, err
+}
+
+// judge compares an object with what it should be, without asking anybody.
+func judge(o, live *unstructured.Unstructured) verdict {
+	v := verdict{ref: refOf(o), live: live, state: check.Running}
+	if live == nil {
+		if o.GetAnnotations()[AnnotationOptional] == "true" {
+			v.state = check.Succeeded
+		}
+		v.message = "does not exist yet"
+		return v
+	}
+	if live.GetDeletionTimestamp() != nil {
+		v.message = "is being deleted"
+		return v
+	}
+	switch o.GroupVersionKind().GroupKind() {
+	case schema.GroupKind{Group: "batch", Kind: "Job"}:
+		// kstatus is content with a Job that has started.
+		if s, _ := condition(live, "Complete"); s == "True" {
+			v.state = check.Succeeded
+		} else if s, message := condition(live, "Failed"); s == "True" {
+			v.state, v.message = check.Failed, "the Job failed: "+message
+		} else {
+			v.message = "the Job is not complete"
+		}
+		return v
+	case schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
+		if s, message := condition(live, "Available"); s == "True" {
+			v.state = check.Succeeded
+		} else {
+			v.message = "not available: " + message
+		}
+		return v
+	}
+	result, err := status.Compute(live)
+	switch {
+	case err != nil:
+		v.message = "its status cannot be read: " + err.Error()
+	case result.Status == status.CurrentStatus:
+		v.state = check.Succeeded
+	default:
+		// Also what kstatus calls failed: a rollout that passed its progress deadline
+		// still ends well once its image can be pulled. Our own deadline decides.
+		v.message = result.Message
+	}
+	return v
+}
+
+// storage lets a claim count as ready that nobody has asked for yet, when its class
+// waits for that (volumeBindingMode WaitForFirstConsumer).
+func (p *readiness) storage(ctx context.Context, v verdict) verdict {
+	if v.ref.Kind != "PersistentVolumeClaim" {
+		return v
+	}
+	if phase, _, _ := unstructured.NestedString(v.live.Object, "status", "phase"); phase != "Pending" {
+		return v
+	}
+	class, _, _ := unstructured.NestedString(v.live.Object, "spec", "storageClassName")
+	sc, err := p.client.Get(ctx, "storage.k8s.io/v1", "StorageClass", "", class)
+	if err != nil {
+		if apierrors.IsNotFound(err) {
+			v.message = fmt.Sprintf("there is no StorageClass %q", class)
+		}
+		return v
+	}
+	if mode, _, _ := unstructured.NestedString(sc.Object, "volumeBindingMode"); mode != "WaitForFirstConsumer" {
+		return v
+	}
+	// A scheduled consumer leaves its mark on the claim; from then on it must be bound.
+	if node := v.live.GetAnnotations()["volume.kubernetes.io/selected-node"]; node == "" {
+		v.state = check.Succeeded
+	}
+	return v
+}

@@ -1,0 +1,186 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// protected namespaces belong to Kubernetes, even when a component labels them.
+var protected = []string{"default", "kube-node-lease", "kube-public", "kube-system"}
+
+// Remove deletes all that the component owns, in the reverse order of application, its
+// generated secrets too, and waits until it is gone, or ctx ends, or 5 minutes when it
+// has no deadline. Volumes that a StatefulSet claimed stay, with their data, unless
+// their namespace goes. Removing what does not exist succeeds.
+func (c *Client) Remove(ctx context.Context, component string) error {
+	ctx, cancel := bounded(ctx, removeTimeout)
+	defer cancel()
+	if err := c.remove(ctx, component); err != nil {
+		return fmt.Errorf("remove component %s: %w", component, err)
+	}
+	return nil
+}
+
+func (c *Client) remove(ctx context.Context, component string) error {
+	var all map[string]Inventory
+	err := c.retry(ctx, "read the inventories", func(ctx context.Context) (err error) {
+		all, err = c.Inventories(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := c.deleteAll(ctx, component, all[component].Objects, metav1.DeletePropagationForeground); err != nil {
+		return err
+	}
+	secrets, err := c.List(ctx, "v1", "Secret", "", LabelComponent+"="+component+","+labelGenerated+"=true")
+	if err != nil {
+		return err
+	}
+	var refs []Ref
+	for _, s := range secrets {
+		refs = append(refs, refOf(&s))
+	}
+	if _, err := c.deleteAll(ctx, component, refs, metav1.DeletePropagationBackground); err != nil {
+		return err
+	}
+	return c.retry(ctx, "delete the inventory", func(ctx context.Context) error {
+		return c.Delete(ctx, "v1", "ConfigMap", inventoryNamespace, inventoryPrefix+component, -1)
+	})
+}
+
+// prune deletes what left the component, and says how many objects that were.
+func (c *Client) prune(ctx context.Context, component string, left []Ref) (int, error) {
+	return c.deleteAll(ctx, component, left, metav1.DeletePropagationBackground)
+}
+
+// deleteAll deletes objects of a component, rank by rank from the last to the first, and
+// waits for each rank. Objects that carry another component's label are left alone.
+func (c *Client) deleteAll(ctx context.Context, component string, refs []Ref, propagation metav1.DeletionPropagation) (int, error) {
+	if err := c.checkNamespaces(ctx, component, refs); err != nil {
+		return 0, err
+	}
+	var deleted atomic.Int64
+	for r := ranks - 1; r >= 0; r-- {
+		var stage []Ref
+		for _, ref := range refs {
+			if ref.rank() == r {
+				stage = append(stage, ref)
+			}
+		}
+		err := each(ctx, stage, func(ctx context.Context, _ int, ref Ref) error {
+			did, err := c.deleteOne(ctx, component, ref, propagation)
+			if did {
+				deleted.Add(1)
+			}
+			return err
+		})
+		if err != nil {
+			return int(deleted.Load()), err
+		}
+	}
+	return int(deleted.Load()), nil
+}
+
+func (c *Client) deleteOne(ctx context.Context, component string, ref Ref, propagation metav1.DeletionPropagation) (bool, error) {
+	if ref.Kind == "Namespace" && slices.Contains(protected, ref.Name) {
+		return false, nil
+	}
+	if ref.rank() != rankWorkload {
+		// Only workloads own what must be gone before the next rank (pods); waiting for
+		// the owned objects of others would only depend on one more controller.
+		propagation = metav1.DeletePropagationBackground
+	}
+	var live *unstructured.Unstructured
+	err := c.retry(ctx, "delete "+ref.String(), func(ctx context.Context) (err error) {
+		live, err = c.Get(ctx, ref.APIVersion, ref.Kind, ref.Namespace, ref.Name)
+		if apierrors.IsNotFound(err) || isNoMatch(err) {
+			live = nil
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if owner := live.GetLabels()[LabelComponent]; owner != "" && owner != component {
+			c.log.WarnContext(ctx, "left alone: it belongs to another component", "object", ref.String(), "component", owner)
+			live = nil
+			return nil
+		}
+		r, err := c.resource(ctx, ref.APIVersion, ref.Kind, ref.Namespace)
+		if err != nil {
+			return err
+		}
+		// The UID makes sure that what is deleted is what was looked at.
+		uid := live.GetUID()
+		err = r.Delete(ctx, ref.Name, metav1.DeleteOptions{PropagationPolicy: &propagation, Preconditions: &metav1.Preconditions{UID: &uid}})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil || live == nil {
+		return false, err
+	}
+	return true, c.gone(ctx, ref, live)
+}
+
+// gone waits until that very object does not exist any more.
+func (c *Client) gone(ctx context.Context, ref Ref, was *unstructured.Unstructured) error {
+	return c.retry(ctx, "wait until "+ref.String()+" is gone", func(ctx context.Context) error {
+		live, err := c.Get(ctx, ref.APIVersion, ref.Kind, ref.Namespace, ref.Name)
+		switch {
+		case apierrors.IsNotFound(err) || isNoMatch(err):
+			return nil
+		case err != nil:
+			return err
+		case live.GetUID() != was.GetUID():
+			return nil
+		}
+		if f := live.GetFinalizers(); len(f) > 0 {
+			return fmt.Errorf("%w: held by the finalizers %q", errNotYet, f)
+		}
+		if ref.Kind == "Namespace" {
+			if _, message := condition(live, "NamespaceContentRemaining"); message != "" {
+				return fmt.Errorf("%w: %s", errNotYet, message)
+			}
+		}
+		return fmt.Errorf("%w: it still exists", errNotYet)
+	})
+}
+
+// checkNamespaces refuses to delete a namespace that holds another component's objects.
+func (c *Client) checkNamespaces(ctx context.Context, component string, refs []Ref) error {
+	var doomed []string
+	for _, r := range refs {
+		if r.Kind == "Namespace" && r.APIVersion == "v1" && !slices.Contains(protected, r.Name) {
+			doomed = append(doomed, r.Name)
+		}
+	}
+	if doomed == nil {
+		return nil
+	}
+	all, err := c.Inventories(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ns := range doomed {
+		var users []string
+		for other, inv := range all {
+			if other != component && slices.ContainsFunc(inv.Objects, func(r Ref) bool { return r.Namespace == ns }) {
+				users = append(users, other)
+			}
+		}
+		if slices.Sort(users); users != nil {
+			errs = append(errs, fmt.Errorf("namespace %s holds objects of the components %q; remove them first", ns, users))
+		}
+	}
+	return errors.Join(errs...)
+}

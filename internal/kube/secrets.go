@@ -1,0 +1,230 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+	"github.com/orrery-dev/orrery/internal/catalog"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// labelGenerated marks secrets that EnsureSecrets made.
+const labelGenerated = "orrery.dev/generated"
+
+// EnsureSecrets makes the generated secrets of a component, and their namespaces, where
+// they do not exist. Values that exist are never overwritten, so that it may run before
+// every apply; an entry that component.yaml gained is added. Copies of public keys
+// follow their source.
+func (c *Client) EnsureSecrets(ctx context.Context, component catalog.Component) error {
+	ctx, cancel := bounded(ctx, defaultTimeout)
+	defer cancel()
+	// Those that copy come after those that are copied from.
+	secrets := slices.Clone(component.Secrets)
+	slices.SortStableFunc(secrets, func(a, b catalog.Secret) int {
+		return min(1, len(a.PublicNKeys)) - min(1, len(b.PublicNKeys))
+	})
+	for _, s := range secrets {
+		if s.Namespace == "" {
+			s.Namespace = component.Namespace
+		}
+		err := c.retry(ctx, fmt.Sprintf("generate Secret %s/%s", s.Namespace, s.Name), func(ctx context.Context) error {
+			return c.ensureSecret(ctx, component, s)
+		})
+		if err != nil {
+			return fmt.Errorf("component %s: %w", component.Name, err)
+		}
+	}
+	return nil
+}
+
+func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, s catalog.Secret) error {
+	secret, err := c.Get(ctx, "v1", "Secret", s.Namespace, s.Name)
+	missing := apierrors.IsNotFound(err)
+	switch {
+	case missing:
+		secret = &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+			"metadata": map[string]any{
+				"name": s.Name, "namespace": s.Namespace,
+				"labels": map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"},
+			},
+		}}
+	case err != nil:
+		return err
+	}
+	data, _, err := unstructured.NestedStringMap(secret.Object, "data")
+	if err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	if data == nil {
+		data = map[string]string{}
+	}
+	changed, err := c.fill(ctx, component, s, data)
+	if err != nil {
+		return err
+	}
+	if !changed && !missing {
+		return nil
+	}
+	if err := unstructured.SetNestedStringMap(secret.Object, data, "data"); err != nil {
+		return err
+	}
+	if !missing {
+		r, err := c.resource(ctx, "v1", "Secret", s.Namespace)
+		if err != nil {
+			return err
+		}
+		// The resourceVersion that was read makes a concurrent writer a conflict, which is retried.
+		_, err = r.Update(ctx, secret, metav1.UpdateOptions{FieldManager: FieldManager})
+		return err
+	}
+	err = c.Create(ctx, secret)
+	switch {
+	case apierrors.IsAlreadyExists(err):
+		return fmt.Errorf("%w: another process made it just now", errNotYet)
+	case apierrors.IsNotFound(err):
+		// The component that owns the namespace, or this one, adopts it later.
+		ns := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "Namespace",
+			"metadata": map[string]any{"name": s.Namespace, "labels": map[string]any{LabelManagedBy: FieldManager}},
+		}}
+		if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		return fmt.Errorf("%w: its namespace was made just now", errNotYet)
+	}
+	return err
+}
+
+// fill adds the entries that are not there yet; data holds base64, as the API does.
+func (c *Client) fill(ctx context.Context, component catalog.Component, s catalog.Secret, data map[string]string) (changed bool, err error) {
+	put := func(key string, value []byte) {
+		if v := base64.StdEncoding.EncodeToString(value); data[key] != v {
+			data[key], changed = v, true
+		}
+	}
+	for _, prefix := range slices.Sorted(maps.Keys(s.NKeys)) {
+		if data[prefix+".seed"] != "" {
+			seed, err := base64.StdEncoding.DecodeString(data[prefix+".seed"])
+			if err != nil {
+				return false, fmt.Errorf("%s.seed: %w", prefix, err)
+			}
+			public, err := publicOf(seed)
+			if err != nil {
+				return false, fmt.Errorf("%s.seed: %w", prefix, err)
+			}
+			put(prefix+".pub", public)
+			continue
+		}
+		seed, err := newSeed(s.NKeys[prefix])
+		if err != nil {
+			return false, fmt.Errorf("nkeys.%s: %w", prefix, err)
+		}
+		public, err := publicOf(seed)
+		if err != nil {
+			return false, fmt.Errorf("nkeys.%s: %w", prefix, err)
+		}
+		put(prefix+".seed", seed)
+		put(prefix+".pub", public)
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Passwords)) {
+		if data[key] == "" {
+			put(key, newPassword(s.Passwords[key]))
+		}
+	}
+	for _, ref := range s.PublicNKeys {
+		name, prefix, _ := strings.Cut(ref, "/")
+		public, err := c.publicKey(ctx, component, s, name, prefix)
+		if err != nil {
+			return false, fmt.Errorf("publicNKeys %s: %w", ref, err)
+		}
+		put(prefix+".pub", public)
+	}
+	return changed, nil
+}
+
+// publicKey reads a public key of another generated secret: one of the same component,
+// else the only one of that name in the cluster that has the key.
+func (c *Client) publicKey(ctx context.Context, component catalog.Component, s catalog.Secret, name, prefix string) ([]byte, error) {
+	var own []string
+	for _, o := range component.Secrets {
+		if _, ok := o.NKeys[prefix]; ok && o.Name == name {
+			own = append(own, cmp.Or(o.Namespace, component.Namespace))
+		}
+	}
+	all, err := c.List(ctx, "v1", "Secret", "", labelGenerated+"=true")
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	var in []string
+	for _, o := range all {
+		data, _, _ := unstructured.NestedStringMap(o.Object, "data")
+		if o.GetName() != name || data[prefix+".pub"] == "" {
+			continue
+		}
+		if len(own) == 0 && o.GetNamespace() == s.Namespace && o.GetName() == s.Name {
+			continue // itself
+		}
+		if len(own) > 0 && !slices.Contains(own, o.GetNamespace()) {
+			continue
+		}
+		found, in = append(found, data[prefix+".pub"]), append(in, o.GetNamespace())
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("%d generated secrets %s have %s.pub (in the namespaces %q); must be exactly one: deploy the component that generates it first", len(found), name, prefix, in)
+	}
+	return base64.StdEncoding.DecodeString(found[0])
+}
+
+func newSeed(kind string) ([]byte, error) {
+	prefixes := map[string]nkeys.PrefixByte{
+		"account": nkeys.PrefixByteAccount, "cluster": nkeys.PrefixByteCluster, "operator": nkeys.PrefixByteOperator,
+		"server": nkeys.PrefixByteServer, "user": nkeys.PrefixByteUser,
+	}
+	prefix, ok := prefixes[kind]
+	if !ok {
+		return nil, fmt.Errorf("unknown type %q; known: %s", kind, sortedNames(prefixes))
+	}
+	pair, err := nkeys.CreatePair(prefix)
+	if err != nil {
+		return nil, err
+	}
+	defer pair.Wipe()
+	return pair.Seed()
+}
+
+func publicOf(seed []byte) ([]byte, error) {
+	pair, err := nkeys.FromSeed(seed)
+	if err != nil {
+		return nil, err
+	}
+	defer pair.Wipe()
+	public, err := pair.PublicKey()
+	return []byte(public), err
+}
+
+// newPassword makes n characters that need no quoting anywhere: letters and digits.
+func newPassword(n int) []byte {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	out := make([]byte, 0, n)
+	for b := make([]byte, 64); len(out) < n; {
+		rand.Read(b) // never fails, see crypto/rand
+		for _, x := range b {
+			// Bytes beyond the largest multiple of the alphabet's size would favour its beginning.
+			if int(x) < 256-256%len(alphabet) && len(out) < n {
+				out = append(out, alphabet[int(x)%len(alphabet)])
+			}
+		}
+	}
+	return out
+}

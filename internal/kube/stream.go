@@ -1,0 +1,133 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
+)
+
+// PortForward listens on a free port of 127.0.0.1 and forwards it to a port of a pod. It
+// returns when connections are accepted. stop ends it and waits until it has ended;
+// calling it twice is fine. It ends with ctx too, or when the pod goes away: then
+// connections are refused.
+func (c *Client) PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error) {
+	fail := func(err error) (string, func(), error) {
+		return "", nil, fmt.Errorf("forward to port %d of pod %s/%s: %w", port, namespace, pod, err)
+	}
+	u := c.podURL(namespace, pod, "portforward", nil)
+	transport, upgrader, err := spdy.RoundTripperFor(c.config)
+	if err != nil {
+		return fail(err)
+	}
+	overSPDY := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
+	overWebsocket, err := portforward.NewSPDYOverWebsocketDialer(u, c.config)
+	if err != nil {
+		return fail(err)
+	}
+	dialer := portforward.NewFallbackDialer(overWebsocket, overSPDY, wantsSPDY)
+
+	ctx, cancel := context.WithCancel(ctx)
+	ready := make(chan struct{})
+	// Errors of single connections go nowhere: the caller sees its own connection fail.
+	forwarder, err := portforward.NewOnAddressesWithContext(ctx, dialer, []string{"127.0.0.1"}, []string{"0:" + strconv.Itoa(port)}, ready, io.Discard, io.Discard)
+	if err != nil {
+		cancel()
+		return fail(err)
+	}
+	ended := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { ended <- forwarder.ForwardPorts() })
+	stop = func() { cancel(); wg.Wait() }
+	select {
+	case <-ready:
+	case err := <-ended:
+		stop()
+		if err == nil {
+			err = ctx.Err()
+		}
+		return fail(err)
+	case <-ctx.Done():
+		stop()
+		return fail(context.Cause(ctx))
+	}
+	ports, err := forwarder.GetPorts()
+	if err != nil {
+		stop()
+		return fail(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), stop, nil
+}
+
+// Exec runs a command in a container; an empty container means the pod's default one.
+// stdin, stdout and stderr may be nil. A command that fails is an error that satisfies
+// k8s.io/client-go/util/exec.ExitError.
+func (c *Client) Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	query := url.Values{"command": cmd}
+	if container != "" {
+		query.Set("container", container)
+	}
+	for name, wanted := range map[string]bool{"stdin": stdin != nil, "stdout": stdout != nil, "stderr": stderr != nil} {
+		if wanted {
+			query.Set(name, "true")
+		}
+	}
+	fail := func(err error) error {
+		return fmt.Errorf("run %q in pod %s/%s: %w", strings.Join(cmd, " "), namespace, pod, err)
+	}
+	u := c.podURL(namespace, pod, "exec", query)
+	overWebsocket, err := remotecommand.NewWebSocketExecutor(c.config, http.MethodGet, u.String())
+	if err != nil {
+		return fail(err)
+	}
+	overSPDY, err := remotecommand.NewSPDYExecutor(c.config, http.MethodPost, u)
+	if err != nil {
+		return fail(err)
+	}
+	executor, err := remotecommand.NewFallbackExecutor(overWebsocket, overSPDY, wantsSPDY)
+	if err != nil {
+		return fail(err)
+	}
+	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: stderr}); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// wantsSPDY says whether the server, or a proxy before it, speaks no websockets.
+func wantsSPDY(err error) bool {
+	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+}
+
+// Logs reads the last lines of a container; an empty container means the pod's default
+// one, a tail of 0 or less all lines.
+func (c *Client) Logs(ctx context.Context, namespace, pod, container string, tail int64) (string, error) {
+	query := url.Values{}
+	if container != "" {
+		query.Set("container", container)
+	}
+	if tail > 0 {
+		query.Set("tailLines", strconv.FormatInt(tail, 10))
+	}
+	path := "/api/v1/namespaces/" + namespace + "/pods/" + pod + "/log?" + query.Encode()
+	text, err := c.RawGet(ctx, path)
+	if err != nil {
+		return "", fmt.Errorf("logs of pod %s/%s: %w", namespace, pod, err)
+	}
+	return string(text), nil
+}
+
+func (c *Client) podURL(namespace, pod, subresource string, query url.Values) *url.URL {
+	u := c.base.JoinPath("api/v1/namespaces", namespace, "pods", pod, subresource)
+	u.RawQuery = query.Encode()
+	return u
+}
