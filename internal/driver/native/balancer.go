@@ -1,0 +1,285 @@
+package native
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	probeHealthy   = 2 * time.Second        // between probes of a backend that answers
+	probeUnhealthy = 100 * time.Millisecond // of one that does not
+	probeTimeout   = 1500 * time.Millisecond
+	// holdTime is how long a connection waits for a backend while none is ready: long
+	// enough for a start, so that nobody has to come back.
+	holdTime = 15 * time.Second
+)
+
+// balancer passes TCP connections on to API servers that say they are ready. It does not
+// end TLS: certificates and identities are the API servers'.
+type balancer struct {
+	dial func(ctx context.Context, address string) (net.Conn, error)
+	log  *slog.Logger
+
+	mu       sync.Mutex
+	backends []*backend
+	next     int
+	changed  chan struct{} // closed and replaced when a backend becomes ready
+	open     map[net.Conn]*backend
+}
+
+type backend struct {
+	address string
+	ready   bool
+	wake    chan struct{}
+}
+
+// newBalancer knows nothing of readiness yet; run probes.
+func newBalancer(addresses []string, dial func(context.Context, string) (net.Conn, error), log *slog.Logger) *balancer {
+	b := &balancer{dial: dial, log: log, changed: make(chan struct{}), open: map[net.Conn]*backend{}}
+	for _, a := range addresses {
+		b.backends = append(b.backends, &backend{address: a, wake: make(chan struct{}, 1)})
+	}
+	return b
+}
+
+// run probes every backend's /readyz until ctx ends. roots is the cluster's authority.
+func (b *balancer) run(ctx context.Context, roots *x509.CertPool) {
+	var wg sync.WaitGroup
+	for _, be := range b.backends {
+		wg.Go(func() { b.watch(ctx, be, roots) })
+	}
+	<-ctx.Done()
+	wg.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.open {
+		c.Close()
+	}
+}
+
+func (b *balancer) watch(ctx context.Context, be *backend, roots *x509.CertPool) {
+	transport := &http.Transport{
+		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return b.dial(ctx, be.address) },
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		MaxIdleConns:    1,
+	}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-be.wake:
+		case <-timer.C:
+		}
+		err := probeReady(ctx, client, be.address)
+		if err == nil {
+			failures = 0
+			b.set(be, true)
+			timer.Reset(probeHealthy)
+			continue
+		}
+		transport.CloseIdleConnections()
+		// One slow answer on a busy machine is no reason to cut every watch.
+		if failures++; failures >= 2 {
+			b.set(be, false)
+		}
+		timer.Reset(probeUnhealthy)
+	}
+}
+
+func probeReady(ctx context.Context, client *http.Client, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	r, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return errors.New(r.Status)
+	}
+	return nil
+}
+
+// set notes readiness. Connections to a backend that is no longer ready are cut: its node
+// may be gone without a word, and clients find another only once they know.
+func (b *balancer) set(be *backend, ready bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if be.ready == ready {
+		return
+	}
+	be.ready = ready
+	b.log.Info("API server", "address", be.address, "ready", ready)
+	if ready {
+		close(b.changed)
+		b.changed = make(chan struct{})
+		return
+	}
+	for c, of := range b.open {
+		if of == be {
+			c.Close()
+		}
+	}
+}
+
+// down marks the backend at address as gone; the supervisor knows before a probe does.
+func (b *balancer) down(address string) {
+	for _, be := range b.backends {
+		if be.address == address {
+			b.set(be, false)
+			select {
+			case be.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// pick returns the next ready backend, waiting for one at most until ctx ends.
+func (b *balancer) pick(ctx context.Context) (*backend, error) {
+	for {
+		b.mu.Lock()
+		for range b.backends {
+			b.next++
+			if be := b.backends[b.next%len(b.backends)]; be.ready {
+				b.mu.Unlock()
+				return be, nil
+			}
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, errors.New("no API server is ready")
+		}
+	}
+}
+
+// ready lists the addresses that take connections.
+func (b *balancer) ready() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var r []string
+	for _, be := range b.backends {
+		if be.ready {
+			r = append(r, be.address)
+		}
+	}
+	return r
+}
+
+// serve passes connections of l on until it is closed.
+func (b *balancer) serve(l net.Listener) {
+	acceptAll(l, func(client net.Conn) {
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), holdTime)
+		defer cancel()
+		for {
+			be, err := b.pick(ctx)
+			if err != nil {
+				return
+			}
+			server, err := b.connect(ctx, be)
+			if err != nil {
+				b.down(be.address)
+				continue
+			}
+			b.track(server, be)
+			splice(client, server)
+			b.track(server, nil)
+			return
+		}
+	})
+}
+
+func (b *balancer) connect(ctx context.Context, be *backend) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return b.dial(ctx, be.address)
+}
+
+func (b *balancer) track(c net.Conn, be *backend) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if be == nil {
+		delete(b.open, c)
+	} else {
+		b.open[c] = be
+	}
+}
+
+// forward passes every connection of l on to address.
+func forward(l net.Listener, address string, dial func(context.Context, string) (net.Conn, error)) {
+	acceptAll(l, func(client net.Conn) {
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		server, err := dial(ctx, address)
+		if err == nil {
+			splice(client, server)
+		}
+	})
+}
+
+func acceptAll(l net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of descriptors, most likely: others will free some
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		go handle(c)
+	}
+}
+
+// splice copies both ways until both are done, and closes both. Between TCP connections
+// the kernel moves the bytes.
+func splice(a, b net.Conn) {
+	var wg sync.WaitGroup
+	half := func(to, from net.Conn) {
+		_, err := io.Copy(to, from)
+		if t, ok := to.(*net.TCPConn); ok && err == nil {
+			_ = t.CloseWrite()
+			return
+		}
+		a.Close()
+		b.Close()
+	}
+	wg.Go(func() { half(a, b) })
+	half(b, a)
+	wg.Wait()
+	a.Close()
+	b.Close()
+}
+
+// listenLocal listens on 127.0.0.1 of the host and says what to do when it cannot.
+func listenLocal(port int, field string) (net.Listener, error) {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return nil, fmt.Errorf("listen on 127.0.0.1:%d: %w; end what holds it or set another %s in orrery.yaml", port, err, field)
+	}
+	return l, nil
+}

@@ -1,0 +1,288 @@
+package native
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// cgroups is how the host has its control groups mounted. On v1 a group of ours exists in
+// every hierarchy, also the named ones: libraries that find a line in /proc/PID/cgroup
+// without its mount give up.
+type cgroups struct {
+	v1      []hierarchy
+	unified string // mount point of cgroup2, "" when not mounted
+}
+
+// hierarchy is one mounted v1 hierarchy.
+type hierarchy struct {
+	Mount   string // on the host
+	Options string // of the mount: "cpu,cpuacct" or "none,name=systemd"
+}
+
+// v2 reports whether controllers are in the unified hierarchy.
+func (c cgroups) v2() bool { return len(c.v1) == 0 }
+
+func hostCgroups() (cgroups, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return cgroups{}, err
+	}
+	defer f.Close()
+	return parseCgroups(f)
+}
+
+// parseCgroups reads the format of proc_pid_mountinfo(5).
+func parseCgroups(r io.Reader) (cgroups, error) {
+	var c cgroups
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		before, after, ok := strings.Cut(s.Text(), " - ")
+		f, a := strings.Fields(before), strings.Fields(after)
+		if !ok || len(f) < 5 || len(a) < 3 || f[3] != "/" {
+			continue // also leaves out binds of a part of a hierarchy
+		}
+		switch a[0] {
+		case "cgroup2":
+			if c.unified == "" {
+				c.unified = f[4]
+			}
+		case "cgroup":
+			var ctrl []string
+			for _, o := range strings.Split(a[2], ",") {
+				switch {
+				case strings.HasPrefix(o, "name="):
+					ctrl = append(ctrl, "none", o)
+				case slices.Contains(v1Controllers, o):
+					ctrl = append(ctrl, o)
+				}
+			}
+			h := hierarchy{Mount: f[4], Options: strings.Join(ctrl, ",")}
+			if h.Options != "" && !slices.ContainsFunc(c.v1, func(o hierarchy) bool { return o.Options == h.Options }) {
+				c.v1 = append(c.v1, h)
+			}
+		}
+	}
+	if err := s.Err(); err != nil {
+		return c, err
+	}
+	// A host on v2 may still have the named v1 hierarchy of an old systemd: what counts is
+	// where the controllers are.
+	if c.unified != "" && !slices.ContainsFunc(c.v1, func(h hierarchy) bool { return strings.Contains(h.Options, "memory") }) {
+		c.v1 = nil
+	}
+	if c.unified == "" && len(c.v1) == 0 {
+		return c, errors.New("no control groups are mounted: mount cgroup2 on /sys/fs/cgroup")
+	}
+	return c, nil
+}
+
+var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "net_cls", "net_prio", "blkio", "perf_event", "hugetlb", "pids", "rdma", "misc"}
+
+// mounts are all hierarchies in which groups of ours are made.
+func (c cgroups) mounts() []string {
+	var m []string
+	for _, h := range c.v1 {
+		m = append(m, h.Mount)
+	}
+	if c.unified != "" {
+		m = append(m, c.unified)
+	}
+	return m
+}
+
+// create makes the group (such as /orrery/local/server1) everywhere. Idempotent.
+func (c cgroups) create(group string) error {
+	for _, h := range c.v1 {
+		if err := createV1(h, group); err != nil {
+			return fmt.Errorf("cgroup %s in %s: %w", group, h.Mount, err)
+		}
+	}
+	if c.unified == "" {
+		return nil
+	}
+	at := c.unified
+	for _, e := range strings.Split(strings.Trim(group, "/"), "/") {
+		if c.v2() {
+			delegate(at)
+		}
+		at = filepath.Join(at, e)
+		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("cgroup %s: %w", group, err)
+		}
+	}
+	return nil
+}
+
+func createV1(h hierarchy, group string) error {
+	at := h.Mount
+	for _, e := range strings.Split(strings.Trim(group, "/"), "/") {
+		parent := at
+		at = filepath.Join(at, e)
+		if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if !slices.Contains(strings.Split(h.Options, ","), "cpuset") {
+			continue
+		}
+		// A group without CPUs and memory nodes takes no process; later children inherit.
+		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+			b, err := os.ReadFile(filepath.Join(parent, f))
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(at, f), b, 0o644); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(at, "cgroup.clone_children"), []byte("1"), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delegate gives the children of a v2 group every controller that it has itself. One that
+// cannot be given (a realtime process keeps cpu, say) must not keep the others away.
+func delegate(dir string) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return
+	}
+	for _, ctrl := range strings.Fields(string(b)) {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+ctrl), 0o644)
+	}
+}
+
+// join moves a process into the group everywhere.
+func (c cgroups) join(group string, pid int) error {
+	for _, m := range c.mounts() {
+		p := filepath.Join(m, group, "cgroup.procs")
+		if err := os.WriteFile(p, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+			return fmt.Errorf("join cgroup %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// processes lists the PIDs in the group and below it, in any hierarchy.
+func (c cgroups) processes(group string) []int {
+	seen := map[int]bool{}
+	var pids []int
+	for _, m := range c.mounts() {
+		for _, dir := range subgroups(filepath.Join(m, group)) {
+			b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			if err != nil {
+				continue
+			}
+			for _, f := range strings.Fields(string(b)) {
+				if pid, err := strconv.Atoi(f); err == nil && pid > 0 && !seen[pid] {
+					seen[pid] = true
+					pids = append(pids, pid)
+				}
+			}
+		}
+	}
+	return pids
+}
+
+// existing lists the folders of the group and below it, deepest first.
+func (c cgroups) existing(group string) []string {
+	var dirs []string
+	for _, m := range c.mounts() {
+		d := subgroups(filepath.Join(m, group))
+		slices.Reverse(d)
+		dirs = append(dirs, d...)
+	}
+	return dirs
+}
+
+// subgroups lists dir and the folders below it, parents first.
+func subgroups(dir string) []string {
+	var dirs []string
+	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, p)
+		}
+		return nil
+	})
+	return dirs
+}
+
+// kill ends every process in the group and below it and waits until none is left.
+func (c cgroups) kill(ctx context.Context, group string) error {
+	if c.unified != "" {
+		// Atomic where the kernel has it (5.14); the loop below covers the rest.
+		_ = os.WriteFile(filepath.Join(c.unified, group, "cgroup.kill"), []byte("1"), 0o644)
+	}
+	self := os.Getpid()
+	return poll(ctx, 5*time.Millisecond, func() error {
+		left := slices.DeleteFunc(c.processes(group), func(pid int) bool { return pid == self || zombie(pid) })
+		if len(left) == 0 {
+			return nil
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		return fmt.Errorf("%d processes of cgroup %s do not end, such as PID %d", len(left), group, left[0])
+	})
+}
+
+// remove removes the group and everything below it, bottom-up. A group stays busy for a
+// moment after its last process ended, hence the retries.
+func (c cgroups) remove(ctx context.Context, group string) error {
+	return poll(ctx, 10*time.Millisecond, func() error {
+		var last error
+		for _, dir := range c.existing(group) {
+			if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, syscall.ENOENT) {
+				last = fmt.Errorf("remove cgroup %s: %w", dir, err)
+			}
+		}
+		return last
+	})
+}
+
+// removeEmptyParent removes /orrery once no environment is left in it.
+func (c cgroups) removeEmptyParent(group string) {
+	for _, m := range c.mounts() {
+		_ = syscall.Rmdir(filepath.Join(m, path.Dir(group)))
+	}
+}
+
+// poll calls f until it returns nil or ctx ends, whose error then wraps f's last one.
+func poll(ctx context.Context, every time.Duration, f func() error) error {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		case <-t.C:
+		}
+	}
+}
+
+func zombie(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	i := strings.LastIndexByte(string(b), ')')
+	return i >= 0 && len(b) > i+2 && (b[i+2] == 'Z' || b[i+2] == 'X')
+}

@@ -1,0 +1,222 @@
+package native
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+const encryptionConfig = `apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+  - secretbox:
+      keys:
+      - name: key1
+        secret: %s
+  - identity: {}
+`
+
+// Nobody is let in without credentials, except to ask for health.
+const authenticationConfig = `apiVersion: apiserver.config.k8s.io/v1
+kind: AuthenticationConfiguration
+anonymous:
+  enabled: true
+  conditions:
+  - path: /livez
+  - path: /readyz
+  - path: /healthz
+`
+
+// kubeletConfig: eviction by disk is nearly off and images are never collected, since the
+// disk is the host's and its fill level says nothing about this node.
+func kubeletConfig(c cluster) []byte {
+	return []byte(fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {enabled: true}
+  x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}
+authorization: {mode: Webhook}
+tlsCertFile: /etc/kubernetes/pki/kubelet.crt
+tlsPrivateKeyFile: /etc/kubernetes/pki/kubelet.key
+tlsMinVersion: VersionTLS12
+cgroupDriver: cgroupfs
+failCgroupV1: false
+cgroupsPerQOS: true
+enforceNodeAllocatable: [pods]
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+clusterDNS: [%s]
+clusterDomain: %s
+resolvConf: /etc/resolv.conf
+failSwapOn: false
+seccompDefault: true
+protectKernelDefaults: true
+makeIPTablesUtilChains: false
+evictionHard: {memory.available: 50Mi, nodefs.available: "1%%", nodefs.inodesFree: "1%%", imagefs.available: "1%%"}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+volumePluginDir: /var/lib/kubelet/volumeplugins
+serializeImagePulls: false
+containerLogMaxSize: 5Mi
+containerLogMaxFiles: 2
+enableProfilingHandler: false
+`, c.ClusterDNS, domain))
+}
+
+func containerdConfig(c cluster) []byte {
+	return []byte(fmt.Sprintf(`version = 3
+root = '/var/lib/containerd'
+state = '/run/containerd'
+disabled_plugins = [
+  'io.containerd.nri.v1.nri',
+  'io.containerd.snapshotter.v1.erofs',
+  'io.containerd.snapshotter.v1.blockfile',
+  'io.containerd.snapshotter.v1.btrfs',
+  'io.containerd.snapshotter.v1.devmapper',
+  'io.containerd.snapshotter.v1.zfs',
+  'io.containerd.tracing.processor.v1.otlp',
+  'io.containerd.internal.v1.tracing',
+]
+
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = 'overlayfs'
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = '%s'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '/etc/containerd/certs.d'
+
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+    runtime_type = 'io.containerd.runc.v2'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+      BinaryName = '%srunc'
+      SystemdCgroup = false
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ['%scni']
+    conf_dir = '/etc/cni/net.d'
+    use_internal_loopback = true
+
+[plugins.'io.containerd.metadata.v1.bolt']
+  no_sync = %t
+`, SandboxImage, nodeBin, nodeBin, c.Fast))
+}
+
+// mirrorConfig sends every image name to the mirror and nowhere else.
+func mirrorConfig(c cluster) []byte {
+	return []byte(fmt.Sprintf(`server = "http://%[1]s:%[2]d"
+
+[host."http://%[1]s:%[2]d"]
+  capabilities = ["pull", "resolve"]
+`, c.Gateway, registryPort))
+}
+
+// registryConfig of the mirror: a folder, deletable, no caches elsewhere.
+func registryConfig(p paths, c cluster) []byte {
+	return []byte(fmt.Sprintf(`version: 0.1
+log:
+  level: warn
+  accesslog:
+    disabled: true
+storage:
+  filesystem:
+    rootdirectory: %s
+  delete:
+    enabled: true
+  cache:
+    blobdescriptor: inmemory
+  maintenance:
+    uploadpurging:
+      enabled: false
+http:
+  addr: %s:%d
+  draintimeout: 500ms
+`, p.join("registry"), c.Gateway, registryPort))
+}
+
+// initConfig is what PID 1 of a node is told: nodes/NAME/init.json.
+type initConfig struct {
+	Hostname     string    `json:"hostname"`
+	Address      string    `json:"address"`
+	State        string    `json:"state"`        // nodes/NAME on the host
+	Distribution string    `json:"distribution"` // dist/bin on the host
+	MachineID    string    `json:"machineID"`
+	Memory       int64     `json:"memory,omitempty"` // bytes that /proc/meminfo shows; 0 = the host's
+	Resolv       string    `json:"resolv"`
+	Services     []service `json:"services"`
+}
+
+// materialize writes everything that the supervisor and the nodes read. It changes only
+// what differs and reports whether it did.
+func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
+	net, ok := networks[c.Plugin]
+	if !ok {
+		return false, fmt.Errorf("no network plugin %q", c.Plugin)
+	}
+	before := i.issued
+	if err := credentials(i, p, c); err != nil {
+		return false, err
+	}
+	changed = i.issued != before
+	write := func(path string, content []byte) {
+		if err != nil {
+			return
+		}
+		var did bool
+		did, err = writeFile(path, content)
+		changed = changed || did
+	}
+	for _, n := range c.Nodes {
+		etc := func(elem ...string) string { return p.nodeEtc(n.Name, elem...) }
+		server := apiURL(c, n)
+		users := []string{"kubelet", "kube-proxy"}
+		if n.server() {
+			users = append(users, "kube-controller-manager", "kube-scheduler")
+			write(etc("kubernetes", "authentication.yaml"), []byte(authenticationConfig))
+		}
+		for _, u := range users {
+			write(etc("kubernetes", u+".conf"), nodeKubeconfig(server, u))
+		}
+		write(etc("kubernetes", "kubelet.yaml"), kubeletConfig(c))
+		write(etc("kubernetes", "kube-proxy.yaml"), kubeProxyConfig(c, n))
+		write(etc("containerd", "config.toml"), containerdConfig(c))
+		write(etc("containerd", "certs.d", "_default", "hosts.toml"), mirrorConfig(c))
+		files, ferr := net.files(c, n)
+		if ferr != nil {
+			return changed, ferr
+		}
+		for name, content := range files {
+			write(etc("cni", "net.d", filepath.Base(name)), content)
+		}
+		if err != nil {
+			return changed, err
+		}
+		did, err := writeJSON(p.nodeInit(n.Name), initConfig{
+			Hostname: n.Name, Address: n.Address.String(), State: p.node(n.Name),
+			Distribution: p.distribution(), MachineID: machineID(c.Environment, n.Name),
+			Memory: c.Memory, Resolv: resolvConf(c), Services: nodeServices(c, n, net),
+		})
+		if err != nil {
+			return changed, err
+		}
+		changed = changed || did
+	}
+	did, err := writeJSON(p.cluster(), c)
+	return changed || did, err
+}
+
+// resolvConf of a node, which pods with dnsPolicy Default and the cluster's DNS forward
+// to. Hermetic nodes have nothing to ask; an address that refuses at once is better than
+// an empty file, which DNS servers do not accept.
+func resolvConf(c cluster) string {
+	if !c.Egress {
+		return "nameserver 127.0.0.53\n"
+	}
+	var b strings.Builder
+	for _, a := range hostNameservers() {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	return b.String()
+}

@@ -1,0 +1,199 @@
+package native
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/orrery-dev/orrery/internal/proc"
+)
+
+// supervisorStatus is the answer to GET /v1/status.
+type supervisorStatus struct {
+	Identity proc.Identity   `json:"identity"`
+	Cluster  bool            `json:"cluster"` // nodes were asked for
+	Backends []string        `json:"backends,omitempty"`
+	Registry serviceStatus   `json:"registry"`
+	Nodes    []machineStatus `json:"nodes,omitempty"`
+}
+
+// listen opens the control socket. Beside its mode, every peer's user is checked.
+func (s *supervisor) listen() (*http.Server, error) {
+	if err := os.Remove(s.paths.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", s.paths.socket())
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(s.paths.socket(), 0o600); err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, s.status(r.Context()), nil)
+	})
+	mux.HandleFunc("POST /v1/start", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, nil, s.startCluster())
+	})
+	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
+		s.end.Do(func() { s.stop(); close(s.quit) })
+		reply(w, nil, nil)
+	})
+	mux.HandleFunc("POST /v1/nodes/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, nil, s.nodeVerb(r.PathValue("name"), r.PathValue("verb")))
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()
+	return server, nil
+}
+
+func reply(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusConflict)
+		v = map[string]string{"error": err.Error()}
+	}
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (s *supervisor) status(ctx context.Context) supervisorStatus {
+	st := supervisorStatus{Identity: s.id}
+	st.Registry.Name = "registry"
+	st.Registry.PID, st.Registry.Restarts = s.mirror.status()
+	st.Registry.State = "running"
+	if err := s.mirror.answers(ctx); err != nil {
+		st.Registry.State, st.Registry.Detail = "waiting", err.Error()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.balancer != nil {
+		st.Cluster, st.Backends = true, s.balancer.ready()
+	}
+	for _, n := range s.cluster.Nodes {
+		if m := s.machines[n.Name]; m != nil {
+			st.Nodes = append(st.Nodes, m.status(s.order[n.Name]))
+		}
+	}
+	return st
+}
+
+// peerListener drops connections of other users than uid and root (SO_PEERCRED, unix(7)).
+type peerListener struct {
+	net.Listener
+	uid int
+}
+
+func (l peerListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peerUID(c); err == nil && (uid == l.uid || uid == 0) {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+func peerUID(c net.Conn) (int, error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return -1, errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	uid, serr := -1, error(nil)
+	err = raw.Control(func(fd uintptr) {
+		cred, e := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if serr = e; e == nil {
+			uid = int(cred.Uid)
+		}
+	})
+	return uid, errors.Join(err, serr)
+}
+
+// errNoSupervisor says that no supervisor of the environment runs.
+var errNoSupervisor = errors.New("no supervisor runs")
+
+// supervisorIdentity tells who supervises the environment; errNoSupervisor when nobody does.
+// A supervisor writes itself into the lock file once it holds the lock, and PID, start time
+// and boot are not used twice.
+func supervisorIdentity(p paths) (proc.Identity, error) {
+	var id proc.Identity
+	b, err := os.ReadFile(p.lock())
+	if errors.Is(err, fs.ErrNotExist) {
+		return id, errNoSupervisor
+	}
+	if err != nil {
+		return id, err
+	}
+	if json.Unmarshal(b, &id) != nil || !id.Alive() {
+		return id, errNoSupervisor
+	}
+	return id, nil
+}
+
+// client talks to the supervisor.
+type client struct{ http *http.Client }
+
+func newClient(p paths) *client {
+	return &client{&http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", p.socket())
+		},
+	}}}
+}
+
+func (c *client) status(ctx context.Context) (supervisorStatus, error) {
+	var s supervisorStatus
+	return s, c.do(ctx, http.MethodGet, "/v1/status", &s)
+}
+
+func (c *client) post(ctx context.Context, path string) error {
+	return c.do(ctx, http.MethodPost, path, nil)
+}
+
+func (c *client) do(ctx context.Context, method, path string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, nil)
+	if err != nil {
+		return err
+	}
+	r, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("talk to the supervisor: %w", err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(r.Body, 4<<20))
+	if err != nil {
+		return fmt.Errorf("talk to the supervisor: %w", err)
+	}
+	if r.StatusCode != http.StatusOK {
+		var e struct {
+			Error string `json:"error"`
+		}
+		if json.Unmarshal(b, &e) == nil && e.Error != "" {
+			return errors.New(e.Error)
+		}
+		return fmt.Errorf("supervisor: %s: %s", r.Status, bytes.TrimSpace(b))
+	}
+	if into == nil {
+		return nil
+	}
+	return json.Unmarshal(b, into)
+}

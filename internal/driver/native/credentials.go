@@ -1,0 +1,153 @@
+package native
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Where credentials are inside a node.
+const nodePKI = "/etc/kubernetes/pki/"
+
+// credentials makes everything that proves who somebody is: three authorities, the
+// administrator's kubeconfig, and for each node only what its services need. The keys of
+// the authorities and the administrator's are in no node.
+func credentials(i *issuer, p paths, c cluster) error {
+	ca, err := i.authority(p.pki("ca"), "orrery-"+c.Environment)
+	if err != nil {
+		return err
+	}
+	etcd, err := i.authority(p.pki("etcd-ca"), "orrery-"+c.Environment+"-etcd")
+	if err != nil {
+		return err
+	}
+	front, err := i.authority(p.pki("front-proxy-ca"), "orrery-"+c.Environment+"-front-proxy")
+	if err != nil {
+		return err
+	}
+	saKey, saPub, err := signingKey(p.pki("sa"))
+	if err != nil {
+		return err
+	}
+	secret, err := encryptionKey(p.pki("encryption.key"))
+	if err != nil {
+		return err
+	}
+	admin := leaf{cn: "orrery-admin", orgs: []string{"system:masters"}, client: true}
+	if err := i.leaf(ca, p.pki("admin"), admin); err != nil {
+		return err
+	}
+	if err := adminKubeconfig(p, c, ca); err != nil {
+		return err
+	}
+	for _, n := range c.Nodes {
+		dir := p.nodeEtc(n.Name, "kubernetes", "pki")
+		at := func(name string) string { return filepath.Join(dir, name) }
+		address := n.Address.String()
+		type entry struct {
+			ca   *authority
+			name string
+			leaf leaf
+		}
+		leaves := []entry{
+			// One pair is both the node's identity and what its kubelet serves with.
+			{ca, "kubelet", leaf{cn: "system:node:" + n.Name, orgs: []string{"system:nodes"}, names: []string{n.Name, address, "127.0.0.1"}, server: true, client: true}},
+			{ca, "kube-proxy", leaf{cn: "system:kube-proxy", client: true}},
+		}
+		files := map[string][]byte{"ca.crt": ca.pem}
+		if n.server() {
+			local := []string{"localhost", "127.0.0.1", n.Name, address}
+			leaves = append(leaves,
+				entry{etcd, "etcd-server", leaf{cn: n.Name, names: local, server: true, client: true}},
+				entry{etcd, "etcd-peer", leaf{cn: n.Name, names: local, server: true, client: true}},
+				entry{etcd, "apiserver-etcd-client", leaf{cn: "kube-apiserver-etcd-client", client: true}},
+				entry{ca, "apiserver", leaf{cn: "kube-apiserver", server: true, names: append(local,
+					c.Gateway.String(), c.APIService.String(), "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+domain)}},
+				// No system:masters: the driver binds this user to system:kubelet-api-admin.
+				entry{ca, "apiserver-kubelet-client", leaf{cn: kubeletClient, client: true}},
+				entry{front, "front-proxy-client", leaf{cn: "front-proxy-client", client: true}},
+				entry{ca, "kube-controller-manager", leaf{cn: "system:kube-controller-manager", client: true}},
+				entry{ca, "kube-scheduler", leaf{cn: "system:kube-scheduler", client: true}},
+			)
+			files["etcd-ca.crt"], files["front-proxy-ca.crt"] = etcd.pem, front.pem
+			files["sa.key"], files["sa.pub"] = saKey, saPub
+			files["encryption.yaml"] = []byte(fmt.Sprintf(encryptionConfig, secret))
+		}
+		for _, e := range leaves {
+			if err := i.leaf(e.ca, at(e.name), e.leaf); err != nil {
+				return fmt.Errorf("credentials of %s: %w", n.Name, err)
+			}
+		}
+		for name, content := range files {
+			if _, err := writeFile(at(name), content); err != nil {
+				return fmt.Errorf("credentials of %s: %w", n.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+const kubeletClient = "kube-apiserver-kubelet-client"
+
+// adminKubeconfig embeds the administrator's credentials, so that the file can be
+// merged into another and moved.
+func adminKubeconfig(p paths, c cluster, ca *authority) error {
+	_, _, crt, err := loadPair(p.pki("admin"))
+	if err != nil {
+		return err
+	}
+	key, err := os.ReadFile(p.pki("admin.key"))
+	if err != nil {
+		return err
+	}
+	encode := base64.StdEncoding.EncodeToString
+	name := "orrery-" + c.Environment
+	_, err = writeFile(p.kubeconfig(), []byte(strings.NewReplacer(
+		"NAME", name, "PORT", fmt.Sprint(c.API),
+		"CA_DATA", encode(ca.pem), "CRT_DATA", encode(crt), "KEY_DATA", encode(key),
+	).Replace(`apiVersion: v1
+kind: Config
+clusters:
+- name: NAME
+  cluster:
+    server: https://127.0.0.1:PORT
+    certificate-authority-data: CA_DATA
+users:
+- name: NAME
+  user:
+    client-certificate-data: CRT_DATA
+    client-key-data: KEY_DATA
+contexts:
+- name: NAME
+  context:
+    cluster: NAME
+    user: NAME
+current-context: NAME
+`)))
+	return err
+}
+
+// nodeKubeconfig refers to the pair NAME of the node.
+func nodeKubeconfig(server, name string) []byte {
+	return []byte(fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: orrery
+  cluster:
+    server: %s
+    certificate-authority: %sca.crt
+users:
+- name: %[3]s
+  user:
+    client-certificate: %[2]s%[3]s.crt
+    client-key: %[2]s%[3]s.key
+contexts:
+- name: orrery
+  context:
+    cluster: orrery
+    user: %[3]s
+current-context: orrery
+`, server, nodePKI, name))
+}

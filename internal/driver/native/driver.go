@@ -1,0 +1,406 @@
+package native
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/proc"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// Options of the driver. All but Sink, Log and CacheDir are needed.
+type Options struct {
+	// Spec is valid and has its ports chosen.
+	Spec spec.Environment
+	// StateDir holds everything of the environment, on a real file system (never overlay).
+	// <StateDir>/dist/bin must hold the node distribution: the registry before Prepare, the
+	// rest before Ensure.
+	StateDir string
+	CacheDir string
+	// Executable is this program; it is copied, and must call [Reexec] first.
+	Executable string
+	// Journal is told of every effect first. With a method Live, Delete uses it.
+	Journal driver.Journal
+	Sink    ui.Sink
+	Log     *slog.Logger
+}
+
+// Driver makes clusters out of namespaces. It implements [driver.Driver],
+// [driver.NodeController] and [driver.LogSource].
+type Driver struct {
+	options Options
+	paths   paths
+	cluster cluster
+	host    host
+	log     *slog.Logger
+	now     func() time.Time
+}
+
+var (
+	_ driver.Driver         = (*Driver)(nil)
+	_ driver.NodeController = (*Driver)(nil)
+	_ driver.LogSource      = (*Driver)(nil)
+)
+
+// New makes a driver. It looks at nothing and changes nothing.
+func New(o Options) (*Driver, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Sink == nil {
+		o.Sink = ui.Discard
+	}
+	if !filepath.IsAbs(o.StateDir) || filepath.Clean(o.StateDir) == "/" {
+		return nil, fmt.Errorf("state directory %q: want an absolute path of its own", o.StateDir)
+	}
+	if o.Journal == nil {
+		return nil, errors.New("native driver: a journal is needed")
+	}
+	c, err := newCluster(o.Spec)
+	if err != nil {
+		return nil, err
+	}
+	return &Driver{options: o, paths: paths(filepath.Clean(o.StateDir)), cluster: c, host: realHost(), log: o.Log, now: time.Now}, nil
+}
+
+// Prepare implements [driver.Driver]: supervisor, fabric and mirror.
+func (d *Driver) Prepare(ctx context.Context) error {
+	if err := d.makeState(); err != nil {
+		return err
+	}
+	if err := d.ensureSupervisor(ctx); err != nil {
+		return err
+	}
+	c := newClient(d.paths)
+	var last supervisorStatus
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	err := poll(ctx, 10*time.Millisecond, func() (err error) {
+		if last, err = c.status(ctx); err == nil && last.Registry.State != "running" {
+			err = errors.New(last.Registry.Detail)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the registry mirror does not answer: %w; the end of %s: %s", err, d.paths.log("registry"), tail(d.paths.log("registry"), 500))
+	}
+	return nil
+}
+
+// makeState makes the state directory with keys and configuration.
+func (d *Driver) makeState() error {
+	if !exists(string(d.paths)) || !exists(d.paths.cluster()) {
+		if err := d.options.Journal.Begin(d.directoryEffect()); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+	}
+	for _, dir := range []string{"", "log", "bin", "dist/bin"} {
+		if err := os.MkdirAll(d.paths.join(dir), 0o700); err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+	}
+	if err := os.Chmod(string(d.paths), 0o700); err != nil {
+		return err
+	}
+	if have, err := loadCluster(d.paths); err == nil {
+		if err := sameShape(have, d.cluster); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn("cluster.json is written anew", "error", err)
+	}
+	_, err := materialize(&issuer{now: d.now}, d.paths, d.cluster)
+	return err
+}
+
+// sameShape refuses what cannot change while an environment exists.
+func sameShape(have, want cluster) error {
+	h, w := have, want
+	h.Memory, w.Memory, h.Fast, w.Fast = 0, 0, false, false
+	a, b := fmt.Sprintf("%+v", h), fmt.Sprintf("%+v", w)
+	if a != b {
+		return fmt.Errorf("environment %q exists with other nodes, ranges or ports, which cannot change in place: 'orrery down' first", have.Environment)
+	}
+	return nil
+}
+
+func (d *Driver) directoryEffect() driver.Effect {
+	return driver.Effect{Kind: "directory", ID: string(d.paths)}
+}
+
+func (d *Driver) cgroupEffect() driver.Effect {
+	return driver.Effect{Kind: "cgroup", ID: cgroupRoot(d.cluster.Environment)}
+}
+
+func (d *Driver) supervisorEffect() driver.Effect {
+	return driver.Effect{Kind: "process", ID: "supervisor", Info: map[string]string{"lock": d.paths.lock()}}
+}
+
+// ensureSupervisor starts the supervisor unless it runs and answers.
+func (d *Driver) ensureSupervisor(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	c := newClient(d.paths)
+	if id, err := supervisorIdentity(d.paths); err == nil {
+		err := poll(ctx, 10*time.Millisecond, func() error {
+			if !id.Alive() {
+				return nil
+			}
+			_, err := c.status(ctx)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("the supervisor (PID %d) runs but does not answer: %w", id.PID, err)
+		}
+		if id.Alive() {
+			return nil
+		}
+	} else if !errors.Is(err, errNoSupervisor) {
+		return err
+	}
+	for _, e := range []driver.Effect{d.cgroupEffect(), d.supervisorEffect()} {
+		if err := d.options.Journal.Begin(e); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+	}
+	if err := installExecutable(d.options.Executable, d.paths.executable()); err != nil {
+		return err
+	}
+	return d.spawnSupervisor(ctx, c)
+}
+
+func (d *Driver) spawnSupervisor(ctx context.Context, c *client) error {
+	logPath := d.paths.log("supervisor")
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(d.paths.executable(), modeSupervise, string(d.paths))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=50"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the supervisor: %w", err)
+	}
+	id, err := proc.Of(cmd.Process.Pid)
+	if err != nil && !errors.Is(err, proc.ErrGone) {
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // so that one that ends at once is no zombie
+	var died bool
+	err = poll(ctx, 5*time.Millisecond, func() error {
+		if !id.Alive() {
+			// Perhaps because another process was quicker to start one.
+			if other, err := supervisorIdentity(d.paths); err != nil || other == id {
+				died = true
+				return nil
+			}
+		}
+		_, err := c.status(ctx)
+		return err
+	})
+	if died {
+		return fmt.Errorf("the supervisor ended at once: %s (more in %s)", lastLine(tail(logPath, 1000)), logPath)
+	}
+	if err != nil {
+		return fmt.Errorf("the supervisor does not answer: %w; see %s", err, logPath)
+	}
+	return nil
+}
+
+// installExecutable copies this program, so that the supervisor can start nodes long
+// after the original (which 'go run' deletes) has gone.
+func installExecutable(from, to string) error {
+	src, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if have, err := os.Stat(to); err == nil && have.Size() == src.Size() && have.ModTime().Equal(src.ModTime()) {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	temporary := to + ".new"
+	out, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o700)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Close()); err == nil {
+		err = os.Chtimes(temporary, src.ModTime(), src.ModTime())
+	}
+	if err == nil {
+		err = os.Rename(temporary, to)
+	}
+	if err != nil {
+		os.Remove(temporary)
+		return fmt.Errorf("copy this program to %s: %w", to, err)
+	}
+	return nil
+}
+
+// Ensure implements [driver.Driver].
+func (d *Driver) Ensure(ctx context.Context) error {
+	if err := d.distribution(); err != nil {
+		return err
+	}
+	if err := d.Prepare(ctx); err != nil {
+		return err
+	}
+	if err := newClient(d.paths).post(ctx, "/v1/start"); err != nil {
+		return fmt.Errorf("start the nodes: %w", err)
+	}
+	api, err := newAPI(d.paths, d.cluster.API)
+	if err != nil {
+		return err
+	}
+	defer api.close()
+	if r := check.Await(ctx, d.apiReady(api), nil); r.State != check.Succeeded {
+		return fmt.Errorf("%w%s", r.Err, d.explain(ctx))
+	}
+	return api.grantKubeletAccess(ctx)
+}
+
+func (d *Driver) apiReady(a *api) check.Condition {
+	return check.Condition{Component: "cluster", Name: "api", Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+		if _, err := a.get(ctx, "/readyz"); err != nil {
+			return check.Wait("the API at https://127.0.0.1:%d is not ready: %v", d.cluster.API, err)
+		}
+		return check.OK("the API answers at https://127.0.0.1:%d", d.cluster.API)
+	}}
+}
+
+// distribution checks that the node's programs are there.
+func (d *Driver) distribution() error {
+	need := []string{"kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd",
+		"containerd", "containerd-shim-runc-v2", "runc", "registry", "cni/ptp", "cni/host-local", "cni/loopback", "cni/portmap"}
+	var missing []string
+	for _, n := range need {
+		if _, err := os.Stat(filepath.Join(d.paths.distribution(), n)); err != nil {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the node distribution in %s lacks %s: 'orrery up' builds it", d.paths.distribution(), strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// Stop implements [driver.Driver].
+func (d *Driver) Stop(ctx context.Context) error {
+	id, err := supervisorIdentity(d.paths)
+	if errors.Is(err, errNoSupervisor) {
+		// Whatever is left of a supervisor that was killed is killed too.
+		return d.endProcesses(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	if err := newClient(d.paths).post(ctx, "/v1/stop"); err != nil {
+		d.log.Warn("the supervisor does not stop when asked; it is ended", "error", err)
+	}
+	if err := id.End(ctx, syscall.SIGTERM, 3*time.Second); err != nil {
+		return err
+	}
+	if err := d.endProcesses(ctx); err != nil {
+		return err
+	}
+	for _, e := range []driver.Effect{d.supervisorEffect(), d.cgroupEffect()} {
+		if err := d.options.Journal.Undone(e); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+	}
+	return nil
+}
+
+// endProcesses kills everything in the environment's control groups and removes them.
+func (d *Driver) endProcesses(ctx context.Context) error {
+	cg, err := hostCgroups()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	root := cgroupRoot(d.cluster.Environment)
+	err = errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
+	cg.removeEmptyParent(root)
+	return err
+}
+
+// StopNode implements [driver.NodeController].
+func (d *Driver) StopNode(ctx context.Context, name string) error { return d.node(ctx, name, "stop") }
+
+// StartNode implements [driver.NodeController].
+func (d *Driver) StartNode(ctx context.Context, name string) error { return d.node(ctx, name, "start") }
+
+// KillNode implements [driver.NodeController].
+func (d *Driver) KillNode(ctx context.Context, name string) error { return d.node(ctx, name, "kill") }
+
+func (d *Driver) node(ctx context.Context, name, verb string) error {
+	if _, err := supervisorIdentity(d.paths); err != nil {
+		return fmt.Errorf("%s node %s: %w; 'orrery up' or 'orrery start' starts the environment", verb, name, err)
+	}
+	if err := newClient(d.paths).post(ctx, "/v1/nodes/"+name+"/"+verb); err != nil {
+		return fmt.Errorf("%s node %s: %w", verb, name, err)
+	}
+	return nil
+}
+
+// explain says what the nodes' services do, for an error about waiting.
+func (d *Driver) explain(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	st, err := newClient(d.paths).status(ctx)
+	if err != nil {
+		return "; " + err.Error()
+	}
+	var b strings.Builder
+	for _, n := range st.Nodes {
+		if !n.Running {
+			fmt.Fprintf(&b, "\n  %s does not run: %s", n.Name, n.Problem)
+		}
+		for _, s := range n.Services {
+			if s.Restarts > 0 || s.State != "running" {
+				fmt.Fprintf(&b, "\n  %s/%s: %s, %d restarts; the end of its log: %s", n.Name, s.Name, s.State, s.Restarts, lastLine(tail(d.paths.nodeLog(n.Name, s.Name), 400)))
+			}
+		}
+	}
+	return b.String()
+}
+
+func lastLine(s string) string { return s[strings.LastIndexByte(s, '\n')+1:] }
+
+// machineID of a node: the same for the life of the environment, another one in every other.
+func machineID(env, node string) string {
+	h := sha256.Sum256([]byte("orrery machine-id " + env + "/" + node))
+	return hex.EncodeToString(h[:16])
+}
+
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,136 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	bridgeName = "br0"
+	fabricMTU  = 1500
+)
+
+// fabric is the network between the nodes: a namespace with a bridge. The host's own
+// network gets nothing from it.
+type fabric struct {
+	ns      *netNS
+	handle  *netlink.Handle // in ns
+	bridge  int             // link index
+	cluster cluster
+}
+
+func newFabric(c cluster) (*fabric, error) {
+	ns, err := newNetNS()
+	if err != nil {
+		return nil, err
+	}
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns.fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink in the fabric: %w", err)
+	}
+	f := &fabric{ns: ns, handle: h, cluster: c}
+	if err := linkUp(h, "lo"); err != nil {
+		return nil, err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = bridgeName, fabricMTU
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := h.LinkAdd(bridge); err != nil {
+		return nil, fmt.Errorf("add bridge %s: %w", bridgeName, err)
+	}
+	link, err := h.LinkByName(bridgeName)
+	if err != nil {
+		return nil, err
+	}
+	f.bridge = link.Attrs().Index
+	address := &netlink.Addr{IPNet: &net.IPNet{IP: c.Gateway.AsSlice(), Mask: net.CIDRMask(c.Fabric.Bits(), 32)}}
+	if err := h.AddrAdd(link, address); err != nil {
+		return nil, fmt.Errorf("give %s to %s: %w", address, bridgeName, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return nil, err
+	}
+	// Frames of a bridge must not run through the host's filters, if those see bridges at all.
+	return f, nil
+}
+
+// plug connects the namespace of a process to the bridge and gives it the node's address
+// and routes. Addresses, also the link-layer one, are the same after every restart.
+func (f *fabric) plug(n node, pid int, routes []route) error {
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	port := fmt.Sprintf("n%d", n.Index)
+	if old, err := f.handle.LinkByName(port); err == nil { // a killed node's namespace may still be going away
+		if err := f.handle.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("remove old link %s: %w", port, err)
+		}
+	}
+	a := n.Address.As4()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex = port, fabricMTU, f.bridge
+	veth := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd())),
+		PeerHardwareAddr: net.HardwareAddr{0x02, 0x6f, a[0], a[1], a[2], a[3]},
+	}
+	if err := f.handle.LinkAdd(veth); err != nil {
+		return fmt.Errorf("connect %s to the fabric: %w", n.Name, err)
+	}
+	if err := linkUp(f.handle, port); err != nil {
+		return err
+	}
+	h, err := netlink.NewHandleAt(netns.NsHandle(int(ns.Fd())), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink in %s: %w", n.Name, err)
+	}
+	defer h.Close()
+	if err := linkUp(h, "lo"); err != nil {
+		return err
+	}
+	eth, err := h.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	address := &netlink.Addr{IPNet: &net.IPNet{IP: n.Address.AsSlice(), Mask: net.CIDRMask(f.cluster.Fabric.Bits(), 32)}}
+	if err := h.AddrAdd(eth, address); err != nil {
+		return fmt.Errorf("give %s to %s: %w", address, n.Name, err)
+	}
+	if err := h.LinkSetUp(eth); err != nil {
+		return err
+	}
+	if err := h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: f.cluster.Gateway.AsSlice()}); err != nil {
+		return fmt.Errorf("default route of %s: %w", n.Name, err)
+	}
+	for _, r := range routes {
+		dst := &net.IPNet{IP: r.To.Addr().AsSlice(), Mask: net.CIDRMask(r.To.Bits(), 32)}
+		if err := h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: dst, Gw: r.Via.AsSlice()}); err != nil {
+			return fmt.Errorf("route of %s to %s: %w", n.Name, r.To, err)
+		}
+	}
+	return nil
+}
+
+func linkUp(h *netlink.Handle, name string) error {
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	if err := h.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set link %s up: %w", name, err)
+	}
+	return nil
+}
+
+func (f *fabric) close() {
+	f.handle.Close()
+	f.ns.close()
+}

@@ -1,0 +1,278 @@
+package native
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// backoff is the pause before a restart: it doubles from first to most, and is first again
+// after a run of at least stable.
+type backoff struct {
+	first, most, stable time.Duration
+	next                time.Duration
+}
+
+// pause returns the wait after a run that took ran.
+func (b *backoff) pause(ran time.Duration) time.Duration {
+	if b.next == 0 || ran >= b.stable {
+		b.next = b.first
+	}
+	p := b.next
+	b.next = min(2*b.next, b.most)
+	return p
+}
+
+func newBackoff() *backoff {
+	return &backoff{first: 200 * time.Millisecond, most: 10 * time.Second, stable: 20 * time.Second}
+}
+
+// serviceSet supervises the services inside a node. It is PID 1's, so it uses wait4 on
+// everybody and not os/exec, which would fight over the same children.
+type serviceSet struct {
+	services    []service
+	environment []string
+
+	report sync.Mutex
+	status *json.Encoder
+
+	mu       sync.Mutex
+	running  map[int]chan syscall.WaitStatus // by PID
+	byName   map[string]int                  // PID by service
+	stopping context.Context
+	halt     context.CancelFunc
+}
+
+func newServiceSet(services []service, environment []string, status io.Writer) *serviceSet {
+	s := &serviceSet{services: services, environment: environment, status: json.NewEncoder(status),
+		running: map[int]chan syscall.WaitStatus{}, byName: map[string]int{}}
+	s.stopping, s.halt = context.WithCancel(context.Background())
+	return s
+}
+
+func (s *serviceSet) tell(e initEvent) {
+	s.report.Lock()
+	defer s.report.Unlock()
+	_ = s.status.Encode(e)
+}
+
+func (s *serviceSet) start() {
+	s.tell(initEvent{State: "up"})
+	for _, svc := range s.services {
+		go s.supervise(svc)
+	}
+}
+
+// supervise keeps one service running.
+func (s *serviceSet) supervise(svc service) {
+	pause := newBackoff()
+	for restarts := 0; ; restarts++ {
+		if svc.Wait != "" {
+			s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: svc.Wait})
+			if awaitService(s.stopping, svc.Wait) != nil {
+				return
+			}
+		}
+		began := time.Now()
+		pid, ended, err := s.spawn(svc)
+		if err != nil {
+			if s.stopping.Err() != nil {
+				return
+			}
+			s.tell(initEvent{Service: svc.Name, State: "failed", Restarts: restarts, Detail: err.Error()})
+		} else {
+			s.tell(initEvent{Service: svc.Name, State: "running", PID: pid, Restarts: restarts})
+			ws := <-ended
+			s.tell(initEvent{Service: svc.Name, State: "exited", Restarts: restarts, Detail: describe(ws)})
+		}
+		select {
+		case <-s.stopping.Done():
+			return
+		case <-time.After(pause.pause(time.Since(began))):
+		}
+	}
+}
+
+func (s *serviceSet) spawn(svc service) (int, <-chan syscall.WaitStatus, error) {
+	if err := os.MkdirAll(serviceLogDir, 0o755); err != nil {
+		return 0, nil, err
+	}
+	log, err := os.OpenFile(filepath.Join(serviceLogDir, svc.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer log.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer null.Close()
+	// Held over the fork, so that the reaper finds the PID of a child that ends at once.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.stopping.Err(); err != nil {
+		return 0, nil, err
+	}
+	pid, err := syscall.ForkExec(svc.Args[0], append([]string{filepath.Base(svc.Args[0])}, svc.Args[1:]...), &syscall.ProcAttr{
+		Env: append(append([]string(nil), s.environment...), svc.Env...), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", svc.Args[0], err)
+	}
+	ended := make(chan syscall.WaitStatus, 1)
+	s.running[pid] = ended
+	s.byName[svc.Name] = pid
+	return pid, ended, nil
+}
+
+const serviceLogDir = "/var/log/orrery"
+
+// reap waits for every child and every orphan of the node.
+func (s *serviceSet) reap() {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		if err != nil { // no child at this moment
+			select {
+			case <-s.stopping.Done():
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			continue
+		}
+		s.mu.Lock()
+		ended := s.running[pid]
+		delete(s.running, pid)
+		for name, p := range s.byName {
+			if p == pid {
+				delete(s.byName, name)
+			}
+		}
+		s.mu.Unlock()
+		if ended != nil {
+			ended <- ws
+		}
+	}
+}
+
+// stop ends what runs in two waves within limit: first everything, containers included,
+// then what the others write to. Whoever is left dies with PID 1.
+func (s *serviceSet) stop(limit time.Duration) {
+	s.halt()
+	deadline := time.Now().Add(limit)
+	last := map[string]bool{}
+	for _, svc := range s.services {
+		last[svc.Name] = svc.Last
+	}
+	s.mu.Lock()
+	spared := map[int]bool{os.Getpid(): true}
+	for name, pid := range s.byName {
+		spared[pid] = last[name]
+	}
+	s.mu.Unlock()
+	for _, pid := range allPIDs() {
+		if !spared[pid] && pid != os.Getpid() {
+			_ = syscall.Kill(pid, syscall.SIGTERM)
+		}
+	}
+	s.await(deadline.Add(-limit/3), func(name string) bool { return !last[name] })
+	s.mu.Lock()
+	for name, pid := range s.byName {
+		if last[name] {
+			_ = syscall.Kill(pid, syscall.SIGTERM)
+		}
+	}
+	s.mu.Unlock()
+	s.await(deadline, func(string) bool { return true })
+}
+
+// await returns when no service that which picks is running, or at the deadline.
+func (s *serviceSet) await(deadline time.Time, which func(string) bool) {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	_ = poll(ctx, 5*time.Millisecond, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for name, pid := range s.byName {
+			if which(name) && !zombie(pid) {
+				return errors.New(name)
+			}
+		}
+		return nil
+	})
+}
+
+func describe(ws syscall.WaitStatus) string {
+	if ws.Signaled() {
+		return "signal " + ws.Signal().String()
+	}
+	return fmt.Sprintf("exit code %d", ws.ExitStatus())
+}
+
+// awaitService returns nil once target answers, see service.Wait.
+func awaitService(ctx context.Context, target string) error {
+	every := 20 * time.Millisecond
+	probe := func() error {
+		c, err := net.Dial("unix", strings.TrimPrefix(target, "unix:"))
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+	if strings.HasPrefix(target, "https:") {
+		every = 50 * time.Millisecond
+		client := &http.Client{Timeout: 2 * time.Second}
+		defer client.CloseIdleConnections()
+		probe = func() error {
+			if client.Transport == nil {
+				pem, err := os.ReadFile(nodePKI + "ca.crt")
+				if err != nil {
+					return err
+				}
+				pool := x509.NewCertPool()
+				pool.AppendCertsFromPEM(pem)
+				client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+			}
+			r, err := client.Get(target)
+			if err != nil {
+				return err
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+			if r.StatusCode != http.StatusOK {
+				return errors.New(r.Status)
+			}
+			return nil
+		}
+	}
+	return poll(ctx, every, probe)
+}
+
+// allPIDs of this PID namespace.
+func allPIDs() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, e := range entries {
+		var pid int
+		if _, err := fmt.Sscanf(e.Name(), "%d", &pid); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

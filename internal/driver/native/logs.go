@@ -1,0 +1,117 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// maxLog is where a log is moved to NAME.log.1 (which is overwritten).
+const maxLog = 16 << 20
+
+// rotateLogs bounds the logs of the environment. Their writers keep them open in append
+// mode, so the content is copied and the file emptied; what is written between is lost.
+func rotateLogs(p paths, log *slog.Logger) {
+	patterns := []string{p.join("log", "*.log"), p.join("nodes", "*", "log", "*.log")}
+	for _, pattern := range patterns {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			if st, err := os.Stat(f); err != nil || st.Size() < maxLog {
+				continue
+			}
+			if err := copyTruncate(f); err != nil {
+				log.Warn("rotate", "file", f, "error", err)
+			}
+		}
+	}
+}
+
+func copyTruncate(path string) error {
+	from, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(path+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return errors.Join(err, to.Close(), from.Truncate(0))
+}
+
+// Logs implements [driver.LogSource]. Service "init" is PID 1 of the node; node
+// "environment" has the services "supervisor" and "registry".
+func (d *Driver) Logs(ctx context.Context, node, service string, follow bool, w io.Writer) error {
+	path := d.paths.nodeLog(filepath.Base(node), filepath.Base(service))
+	if node == "environment" {
+		path = d.paths.log(filepath.Base(service))
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no log of %s/%s: %s", node, service, d.logNames(node))
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	tick := time.NewTicker(150 * time.Millisecond)
+	defer tick.Stop()
+	var at int64
+	for {
+		n, err := io.Copy(w, f)
+		if err != nil {
+			return err
+		}
+		if at += n; !follow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if st, err := f.Stat(); err == nil && st.Size() < at { // rotated
+			if at, err = f.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// logNames says what logs there are, for a person who asked for another.
+func (d *Driver) logNames(node string) string {
+	dir := filepath.Dir(d.paths.nodeLog(filepath.Base(node), "x"))
+	if node == "environment" {
+		dir = d.paths.join("log")
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	if len(files) == 0 {
+		return "there is no such node, or it never ran; see 'orrery node list'"
+	}
+	for i, f := range files {
+		files[i] = strings.TrimSuffix(filepath.Base(f), ".log")
+	}
+	return "there are " + strings.Join(files, ", ")
+}
+
+// tail is the end of a file, for an error message.
+func tail(path string, bytes int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > bytes {
+		_, _ = f.Seek(-bytes, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, bytes))
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,166 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/driver"
+)
+
+// Observe implements [driver.Driver].
+func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
+	o := driver.Observation{Phase: driver.PhaseAbsent}
+	if !exists(d.paths.cluster()) {
+		if cg, err := hostCgroups(); err == nil && len(cg.existing(cgroupRoot(d.cluster.Environment))) > 0 {
+			o.Phase = driver.PhasePartial
+		}
+		return o, nil
+	}
+	c, err := loadCluster(d.paths)
+	if err != nil {
+		c = d.cluster // a damaged file does not hide what runs
+	}
+	o.Phase = driver.PhasePartial
+	o.Endpoints = map[string]string{
+		"api":      fmt.Sprintf("https://127.0.0.1:%d", c.API),
+		"registry": fmt.Sprintf("127.0.0.1:%d", c.Registry),
+	}
+	if exists(d.paths.kubeconfig()) {
+		o.Kubeconfig = d.paths.kubeconfig()
+	}
+	var status supervisorStatus
+	_, err = supervisorIdentity(d.paths)
+	supervised := err == nil
+	switch {
+	case errors.Is(err, errNoSupervisor):
+		if exists(d.paths.stopped()) {
+			o.Phase = driver.PhaseStopped
+		}
+	case err != nil:
+		return o, err
+	default:
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if status, err = newClient(d.paths).status(ctx); err != nil {
+			return o, err
+		}
+	}
+	running := map[string]machineStatus{}
+	for _, m := range status.Nodes {
+		running[m.Name] = m
+	}
+	complete := supervised && status.Cluster && status.Registry.State == "running"
+	for _, n := range c.Nodes {
+		m := running[n.Name]
+		out := driver.Node{
+			Name: n.Name, Role: n.Role, Zone: n.Zone, Rack: n.Rack, Address: n.Address.String(), PodCIDR: n.PodCIDR.String(),
+			Running: m.Running, Stopped: exists(d.paths.nodeStop(n.Name)),
+		}
+		for _, s := range m.Services {
+			out.Services = append(out.Services, s.Service)
+		}
+		complete = complete && (out.Running || out.Stopped)
+		o.Nodes = append(o.Nodes, out)
+	}
+	if complete {
+		o.Phase = driver.PhaseRunning
+	}
+	return o, nil
+}
+
+// Ready implements [driver.Driver]. A node counts once its kubelet reported after the
+// node's present start: what the API remembers of an earlier life says nothing.
+func (d *Driver) Ready(ctx context.Context) error {
+	a, err := newAPI(d.paths, d.cluster.API)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	c := newClient(d.paths)
+	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 50 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+		status, err := c.status(ctx)
+		if err != nil {
+			return check.Fail(err)
+		}
+		nodes, err := a.nodes(ctx)
+		if err != nil {
+			return check.Wait("the API does not list nodes: %v", err)
+		}
+		ready := 0
+		var why error
+		for _, m := range status.Nodes {
+			if !m.Wanted {
+				continue
+			}
+			if err := d.nodeReady(ctx, a, m, nodes); err != nil {
+				why = err
+				continue
+			}
+			ready++
+		}
+		if why != nil {
+			return check.Wait("%d nodes are Ready; %v", ready, why)
+		}
+		return check.OK("%d nodes are Ready", ready)
+	}}, nil)
+	if r.State != check.Succeeded {
+		return fmt.Errorf("%w%s", r.Err, d.explain(ctx))
+	}
+	return nil
+}
+
+// nodeReady is nil when the node is Ready and has its labels, which it sets when needed.
+func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes map[string]apiNode) error {
+	if !m.Running {
+		return fmt.Errorf("%s does not run: %s", m.Name, m.Problem)
+	}
+	n, ok := nodes[m.Name]
+	if !ok {
+		return fmt.Errorf("%s has not registered", m.Name)
+	}
+	if want := d.labels(m.Name); !holds(n.Metadata.Labels, want) {
+		if err := a.label(ctx, m.Name, want); err != nil {
+			return err
+		}
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type != "Ready" {
+			continue
+		}
+		switch {
+		case c.Status != "True":
+			return fmt.Errorf("%s is not Ready: %s", m.Name, c.Message)
+		case c.Heartbeat.Before(m.Started.Truncate(time.Second)):
+			return fmt.Errorf("%s has not reported since it started", m.Name)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s has reported nothing", m.Name)
+}
+
+// labels that a node must have.
+func (d *Driver) labels(name string) map[string]string {
+	l := map[string]string{}
+	for _, n := range d.cluster.Nodes {
+		if n.Name != name {
+			continue
+		}
+		l["topology.kubernetes.io/zone"], l["rack"] = n.Zone, n.Rack
+		if n.server() {
+			l["node-role.kubernetes.io/control-plane"] = ""
+		}
+	}
+	return l
+}
+
+func holds(have, want map[string]string) bool {
+	for k, v := range want {
+		if h, ok := have[k]; !ok || h != v {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,142 @@
+package native
+
+import (
+	"fmt"
+	"strings"
+)
+
+// nodeBin is where the distribution is inside a node.
+const nodeBin = "/opt/orrery/bin/"
+
+// service is one supervised process of a node.
+type service struct {
+	Name string   `json:"name"`
+	Args []string `json:"args"` // argv; the first is a path in the node
+	Env  []string `json:"env,omitempty"`
+	// Wait holds the start back until unix:PATH accepts or https://… answers 200 to a
+	// client that trusts the cluster's authority.
+	Wait string `json:"wait,omitempty"`
+	// Last ends after the others at a graceful stop: what they write to.
+	Last bool `json:"last,omitempty"`
+}
+
+const containerdSocket = "unix:/run/containerd/containerd.sock"
+
+// apiURL is where the services of a node reach the API: a server its own API server (as
+// kubeadm has it), an agent the balancer.
+func apiURL(c cluster, n node) string {
+	if n.server() {
+		return fmt.Sprintf("https://127.0.0.1:%d", apiPort)
+	}
+	return fmt.Sprintf("https://%s:%d", c.Gateway, apiPort)
+}
+
+// waitAPI holds services back on servers, where the API server is starting on the same
+// cores and they could only fail meanwhile. Agents' connections wait in the balancer.
+func waitAPI(n node) string {
+	if n.server() {
+		return fmt.Sprintf("https://127.0.0.1:%d/readyz", apiPort)
+	}
+	return ""
+}
+
+// nodeServices lists the services of n in the order of their start.
+func nodeServices(c cluster, n node, net network) []service {
+	var s []service
+	if n.server() {
+		s = append(s, etcdService(c, n), apiserverService(c, n),
+			controllerManagerService(c, n, net), schedulerService(n))
+	}
+	s = append(s, service{
+		Name: "containerd", Last: true,
+		Args: []string{nodeBin + "containerd", "--config=/etc/containerd/config.toml"},
+	}, service{
+		Name: "kubelet",
+		Args: []string{
+			nodeBin + "kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
+			"--node-ip=" + n.Address.String(), "--hostname-override=" + n.Name, "--root-dir=/var/lib/kubelet",
+			"--node-labels=topology.kubernetes.io/zone=" + n.Zone + ",rack=" + n.Rack, "--v=1",
+		},
+		Wait: containerdSocket,
+	})
+	return append(s, net.services(c, n)...)
+}
+
+func etcdService(c cluster, n node) service {
+	var members []string
+	for _, m := range c.servers() {
+		members = append(members, fmt.Sprintf("%s=https://%s:2380", m.Name, m.Address))
+	}
+	client := fmt.Sprintf("https://%s:2379", n.Address)
+	peer := fmt.Sprintf("https://%s:2380", n.Address)
+	args := []string{
+		nodeBin + "etcd", "--name=" + n.Name, "--data-dir=/var/lib/etcd",
+		"--listen-client-urls=https://127.0.0.1:2379," + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=" + strings.Join(members, ","), "--initial-cluster-state=new",
+		"--initial-cluster-token=orrery-" + c.Environment,
+		"--client-cert-auth", "--trusted-ca-file=" + nodePKI + "etcd-ca.crt",
+		"--cert-file=" + nodePKI + "etcd-server.crt", "--key-file=" + nodePKI + "etcd-server.key",
+		"--peer-client-cert-auth", "--peer-trusted-ca-file=" + nodePKI + "etcd-ca.crt",
+		"--peer-cert-file=" + nodePKI + "etcd-peer.crt", "--peer-key-file=" + nodePKI + "etcd-peer.key",
+		"--tls-min-version=TLS1.2", "--auto-compaction-mode=periodic", "--auto-compaction-retention=30m",
+		"--log-level=warn",
+	}
+	if c.Fast {
+		args = append(args, "--unsafe-no-fsync")
+	}
+	return service{Name: "etcd", Args: args, Last: true}
+}
+
+func apiserverService(c cluster, n node) service {
+	p := nodePKI
+	// The own member first: the client of etcd's library keeps to what answers.
+	endpoints := []string{"https://127.0.0.1:2379"}
+	for _, m := range c.servers() {
+		if m.Name != n.Name {
+			endpoints = append(endpoints, fmt.Sprintf("https://%s:2379", m.Address))
+		}
+	}
+	return service{Name: "kube-apiserver", Args: []string{
+		nodeBin + "kube-apiserver", "--advertise-address=" + n.Address.String(), fmt.Sprintf("--secure-port=%d", apiPort),
+		"--etcd-servers=" + strings.Join(endpoints, ","), "--etcd-cafile=" + p + "etcd-ca.crt",
+		"--etcd-certfile=" + p + "apiserver-etcd-client.crt", "--etcd-keyfile=" + p + "apiserver-etcd-client.key",
+		"--tls-cert-file=" + p + "apiserver.crt", "--tls-private-key-file=" + p + "apiserver.key", "--tls-min-version=VersionTLS12",
+		"--client-ca-file=" + p + "ca.crt", "--authentication-config=/etc/kubernetes/authentication.yaml",
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+		"--service-account-key-file=" + p + "sa.pub", "--service-account-signing-key-file=" + p + "sa.key",
+		"--service-account-issuer=https://kubernetes.default.svc." + domain,
+		"--service-cluster-ip-range=" + c.Services.String(),
+		"--encryption-provider-config=" + p + "encryption.yaml",
+		"--kubelet-client-certificate=" + p + "apiserver-kubelet-client.crt", "--kubelet-client-key=" + p + "apiserver-kubelet-client.key",
+		"--kubelet-certificate-authority=" + p + "ca.crt", "--kubelet-preferred-address-types=InternalIP",
+		"--requestheader-client-ca-file=" + p + "front-proxy-ca.crt", "--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
+		"--proxy-client-cert-file=" + p + "front-proxy-client.crt", "--proxy-client-key-file=" + p + "front-proxy-client.key",
+		// The balancer and kubelets' hosts cannot route to Services, so aggregated APIs are reached at their pods.
+		"--enable-aggregator-routing", "--profiling=false", "--v=1",
+	}}
+}
+
+func controllerManagerService(c cluster, n node, net network) service {
+	p, conf := nodePKI, "/etc/kubernetes/kube-controller-manager.conf"
+	args := []string{
+		nodeBin + "kube-controller-manager", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
+		"--bind-address=127.0.0.1", "--leader-elect", "--use-service-account-credentials",
+		"--service-account-private-key-file=" + p + "sa.key", "--root-ca-file=" + p + "ca.crt",
+		"--client-ca-file=" + p + "ca.crt", "--requestheader-client-ca-file=" + p + "front-proxy-ca.crt",
+		"--service-cluster-ip-range=" + c.Services.String(),
+		// The default of 20 requests a second makes the first minute of a cluster wait on its own client.
+		"--kube-api-qps=300", "--kube-api-burst=600",
+		"--flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
+	}
+	return service{Name: "kube-controller-manager", Args: append(args, net.controllerFlags(c)...), Wait: waitAPI(n)}
+}
+
+func schedulerService(n node) service {
+	conf := "/etc/kubernetes/kube-scheduler.conf"
+	return service{Name: "kube-scheduler", Wait: waitAPI(n), Args: []string{
+		nodeBin + "kube-scheduler", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
+		"--bind-address=127.0.0.1", "--leader-elect", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
+	}}
+}

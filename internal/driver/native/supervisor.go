@@ -1,0 +1,265 @@
+package native
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/proc"
+)
+
+// errLocked says that another supervisor holds the environment.
+var errLocked = errors.New("another supervisor runs this environment")
+
+// supervisor is the process that an environment lives in. What it makes (namespaces,
+// links, children) ends with it, whatever it dies of; the rest is files and control groups.
+type supervisor struct {
+	id      proc.Identity
+	paths   paths
+	cluster cluster
+	cgroups cgroups
+	log     *slog.Logger
+	fabric  *fabric
+	mirror  *mirror
+	spawner *spawner
+	local   net.Listener // of the API on 127.0.0.1
+
+	mu       sync.Mutex
+	balancer *balancer // nil until the cluster is started
+	machines map[string]*machine
+	order    map[string][]service // services of each node, for a stable display
+
+	quit chan struct{} // closed when a stop was asked for over the socket and done
+	end  sync.Once
+}
+
+// supervise runs the supervisor of the environment in dir until it is told to stop.
+func supervise(dir string) error {
+	p := paths(dir)
+	lock, id, err := takeLock(p)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	c, err := loadCluster(p)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cg, err := hostCgroups()
+	if err != nil {
+		return err
+	}
+	root := cgroupRoot(c.Environment)
+	if err := clearLeftovers(cg, root); err != nil {
+		return err
+	}
+	if err := cg.create(root + "/supervisor"); err != nil {
+		return err
+	}
+	if err := cg.join(root+"/supervisor", os.Getpid()); err != nil {
+		return err
+	}
+	s := &supervisor{id: id, paths: p, cluster: c, cgroups: cg, log: log, quit: make(chan struct{}),
+		machines: map[string]*machine{}, order: map[string][]service{}}
+	if err := s.open(); err != nil {
+		return err
+	}
+	log.Info("supervisor runs", "environment", c.Environment, "pid", id.PID)
+	server, err := s.listen()
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM, syscall.SIGINT)
+	rotate := time.NewTicker(10 * time.Second)
+	defer rotate.Stop()
+	debug.FreeOSMemory()
+	for {
+		select {
+		case <-terminate:
+			s.stop()
+			return nil
+		case <-s.quit:
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return server.Shutdown(ctx) // lets the answer to the request for a stop out
+		case <-rotate.C:
+			rotateLogs(p, s.log)
+		}
+	}
+}
+
+// takeLock makes this process the supervisor for as long as it lives and writes down who it is.
+func takeLock(p paths) (*os.File, proc.Identity, error) {
+	id, err := proc.Self()
+	if err != nil {
+		return nil, id, err
+	}
+	f, err := os.OpenFile(p.lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, id, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, id, fmt.Errorf("%s: %w", p.lock(), errLocked)
+	}
+	b, err := json.Marshal(id)
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt(b, 0)
+	}
+	return f, id, err
+}
+
+// clearLeftovers ends what a supervisor that was killed may have left for the moment that
+// the kernel takes to deliver its children's deaths.
+func clearLeftovers(cg cgroups, root string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
+}
+
+// open makes the fabric and starts the mirror.
+func (s *supervisor) open() error {
+	var err error
+	if s.spawner, err = newSpawner(nil); err != nil {
+		return err
+	}
+	if s.fabric, err = newFabric(s.cluster); err != nil {
+		return err
+	}
+	if s.local, err = listenLocal(s.cluster.API, "ports.api"); err != nil {
+		return err
+	}
+	s.mirror, err = newMirror(s.paths, s.cluster, s.fabric, s.log)
+	return err
+}
+
+// startCluster starts every node that a person has not stopped. Idempotent.
+func (s *supervisor) startCluster() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.balancer == nil {
+		if err := s.startBalancer(); err != nil {
+			return err
+		}
+	}
+	for _, n := range s.cluster.Nodes {
+		if !exists(s.paths.nodeStop(n.Name)) {
+			s.machine(n).start()
+		}
+	}
+	if err := os.Remove(s.paths.stopped()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *supervisor) startBalancer() error {
+	pem, err := os.ReadFile(s.paths.pki("ca.crt"))
+	if err != nil {
+		return fmt.Errorf("the cluster's authority: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("no certificate in %s", s.paths.pki("ca.crt"))
+	}
+	var backends []string
+	for _, n := range s.cluster.servers() {
+		backends = append(backends, backendOf(n))
+	}
+	inside, err := s.fabric.ns.listen(fmt.Sprintf("%s:%d", s.cluster.Gateway, apiPort))
+	if err != nil {
+		return fmt.Errorf("listen for nodes: %w", err)
+	}
+	s.balancer = newBalancer(backends, s.fabric.ns.dial, s.log)
+	go s.balancer.run(context.Background(), roots)
+	go s.balancer.serve(inside)
+	go s.balancer.serve(s.local)
+	return nil
+}
+
+func backendOf(n node) string { return fmt.Sprintf("%s:%d", n.Address, apiPort) }
+
+// machine returns the machine of n; s.mu is held.
+func (s *supervisor) machine(n node) *machine {
+	m := s.machines[n.Name]
+	if m == nil {
+		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, log: s.log}
+		b := s.balancer
+		m.down = func() { b.down(backendOf(n)) }
+		s.machines[n.Name] = m
+		s.order[n.Name] = nodeServices(s.cluster, n, networks[s.cluster.Plugin])
+	}
+	return m
+}
+
+// nodeVerb stops, starts or kills one node.
+func (s *supervisor) nodeVerb(name, verb string) error {
+	s.mu.Lock()
+	var m *machine
+	for _, n := range s.cluster.Nodes {
+		if n.Name == name && s.balancer != nil {
+			m = s.machine(n)
+		}
+	}
+	s.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("no node %q runs in environment %q", name, s.cluster.Environment)
+	}
+	switch verb {
+	case "stop":
+		// Written first: a node that a person stopped stays so if we die on the way.
+		if _, err := writeFile(s.paths.nodeStop(name), []byte("stopped by a person\n")); err != nil {
+			return err
+		}
+		m.stop()
+		return nil
+	case "start":
+		if err := os.Remove(s.paths.nodeStop(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		m.start()
+		return nil
+	case "kill":
+		return m.kill()
+	}
+	return fmt.Errorf("unknown verb %q: want stop, start or kill", verb)
+}
+
+// stop ends everything and leaves only files.
+func (s *supervisor) stop() {
+	began := time.Now()
+	s.mu.Lock()
+	machines := make([]*machine, 0, len(s.machines))
+	for _, m := range s.machines {
+		machines = append(machines, m)
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, m := range machines {
+		wg.Go(m.stop)
+	}
+	wg.Go(s.mirror.stop)
+	wg.Wait()
+	s.fabric.close()
+	if err := os.WriteFile(s.paths.stopped(), nil, 0o600); err != nil {
+		s.log.Warn("note the stop", "error", err)
+	}
+	s.log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
+}
