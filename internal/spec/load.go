@@ -154,6 +154,12 @@ func (d *decoder) syntax(err error) {
 		if number, rest, ok := strings.Cut(rest, ": "); ok {
 			if n, err := strconv.Atoi(number); err == nil {
 				f.Line, f.Message = n, "not YAML: "+rest
+				// The library counts from 0 in what its parser (not its scanner) reports.
+				for _, expected := range []string{"'-' indicator", "key", "',' or", "node content", "<document start>"} {
+					if strings.HasPrefix(rest, "did not find expected "+expected) {
+						f.Line++
+					}
+				}
 			}
 		}
 	}

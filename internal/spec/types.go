@@ -17,8 +17,8 @@ const (
 // Environment is one named instance of the platform. What a file leaves out is
 // taken from [Default]; an absent file is three servers and two agents.
 type Environment struct {
-	APIVersion string `json:"apiVersion" jsonschema:"const=orrery.dev/v1alpha1"`
-	Kind       string `json:"kind" jsonschema:"const=Environment"`
+	APIVersion string `json:"apiVersion" jsonschema:"enum=orrery.dev/v1alpha1"`
+	Kind       string `json:"kind" jsonschema:"enum=Environment"`
 	// Name of the environment: lower case letters, digits and "-", at most 20
 	// characters, beginning with a letter. Default "local".
 	Name string `json:"name,omitempty" jsonschema:"maxLength=20,pattern=^[a-z]([a-z0-9-]*[a-z0-9])?$"`
