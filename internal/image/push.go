@@ -21,7 +21,7 @@ func Push(ctx context.Context, registry string, built Built) error {
 	fail := func(err error) error {
 		return fmt.Errorf("push %s:%s to %s: %w", built.Name, built.Version, registry, err)
 	}
-	tag, err := name.NewTag(registry+"/"+built.Name+":"+built.Version, name.Insecure, name.StrictValidation)
+	tag, err := tagOf(registry, built)
 	if err != nil {
 		return fail(err)
 	}
@@ -30,13 +30,12 @@ func Push(ctx context.Context, registry string, built Built) error {
 		return fail(err)
 	}
 	options := []remote.Option{remote.WithContext(ctx), remote.WithJobs(4)}
-	there, err := remote.Head(tag, options...)
-	if err == nil && there.Digest == digest {
-		return nil
-	}
-	var answer *transport.Error
-	if err != nil && !(errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound) {
+	there, err := held(tag, options...)
+	if err != nil {
 		return fail(err)
+	}
+	if there == digest {
+		return nil
 	}
 	store := layout{dir: built.Layout}
 	unlock, err := store.lock(ctx, lockShared)
@@ -55,6 +54,33 @@ func Push(ctx context.Context, registry string, built Built) error {
 		return fail(err)
 	}
 	return nil
+}
+
+// Pushed says whether the registry holds just this image under NAME:VERSION. A
+// registry that does not answer holds nothing.
+func Pushed(ctx context.Context, registry string, built Built) bool {
+	tag, err := tagOf(registry, built)
+	if err != nil {
+		return false
+	}
+	there, err := held(tag, remote.WithContext(ctx))
+	return err == nil && there.String() == built.Digest
+}
+
+func tagOf(registry string, built Built) (name.Tag, error) {
+	return name.NewTag(registry+"/"+built.Name+":"+built.Version, name.Insecure, name.StrictValidation)
+}
+
+// held is the digest that a registry has under tag; empty when it has none.
+func held(tag name.Tag, options ...remote.Option) (v1.Hash, error) {
+	there, err := remote.Head(tag, options...)
+	if err == nil {
+		return there.Digest, nil
+	}
+	if answer, ok := errors.AsType[*transport.Error](err); ok && answer.StatusCode == http.StatusNotFound {
+		return v1.Hash{}, nil
+	}
+	return v1.Hash{}, err
 }
 
 // verify hashes every blob of an image. A damaged one is removed, so that the image is
