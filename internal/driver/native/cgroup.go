@@ -21,8 +21,8 @@ import (
 // every hierarchy, also the named ones: libraries that find a line in /proc/PID/cgroup
 // without its mount give up.
 type cgroups struct {
-	v1      []hierarchy
-	unified string // mount point of cgroup2, "" when not mounted
+	V1      []hierarchy
+	Unified string // mount point of cgroup2, "" when not mounted
 }
 
 // hierarchy is one mounted v1 hierarchy.
@@ -32,7 +32,7 @@ type hierarchy struct {
 }
 
 // v2 reports whether controllers are in the unified hierarchy.
-func (c cgroups) v2() bool { return len(c.v1) == 0 }
+func (c cgroups) v2() bool { return len(c.V1) == 0 }
 
 func hostCgroups() (cgroups, error) {
 	f, err := os.Open("/proc/self/mountinfo")
@@ -56,8 +56,8 @@ func parseCgroups(r io.Reader) (cgroups, error) {
 		}
 		switch a[0] {
 		case "cgroup2":
-			if c.unified == "" {
-				c.unified = f[4]
+			if c.Unified == "" {
+				c.Unified = f[4]
 			}
 		case "cgroup":
 			var ctrl []string
@@ -70,8 +70,8 @@ func parseCgroups(r io.Reader) (cgroups, error) {
 				}
 			}
 			h := hierarchy{Mount: f[4], Options: strings.Join(ctrl, ",")}
-			if h.Options != "" && !slices.ContainsFunc(c.v1, func(o hierarchy) bool { return o.Options == h.Options }) {
-				c.v1 = append(c.v1, h)
+			if h.Options != "" && !slices.ContainsFunc(c.V1, func(o hierarchy) bool { return o.Options == h.Options }) {
+				c.V1 = append(c.V1, h)
 			}
 		}
 	}
@@ -80,10 +80,10 @@ func parseCgroups(r io.Reader) (cgroups, error) {
 	}
 	// A host on v2 may still have the named v1 hierarchy of an old systemd: what counts is
 	// where the controllers are.
-	if c.unified != "" && !slices.ContainsFunc(c.v1, func(h hierarchy) bool { return strings.Contains(h.Options, "memory") }) {
-		c.v1 = nil
+	if c.Unified != "" && !slices.ContainsFunc(c.V1, func(h hierarchy) bool { return strings.Contains(h.Options, "memory") }) {
+		c.V1 = nil
 	}
-	if c.unified == "" && len(c.v1) == 0 {
+	if c.Unified == "" && len(c.V1) == 0 {
 		return c, errors.New("no control groups are mounted: mount cgroup2 on /sys/fs/cgroup")
 	}
 	return c, nil
@@ -94,26 +94,26 @@ var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "f
 // mounts are all hierarchies in which groups of ours are made.
 func (c cgroups) mounts() []string {
 	var m []string
-	for _, h := range c.v1 {
+	for _, h := range c.V1 {
 		m = append(m, h.Mount)
 	}
-	if c.unified != "" {
-		m = append(m, c.unified)
+	if c.Unified != "" {
+		m = append(m, c.Unified)
 	}
 	return m
 }
 
 // create makes the group (such as /orrery/local/server1) everywhere. Idempotent.
 func (c cgroups) create(group string) error {
-	for _, h := range c.v1 {
+	for _, h := range c.V1 {
 		if err := createV1(h, group); err != nil {
 			return fmt.Errorf("cgroup %s in %s: %w", group, h.Mount, err)
 		}
 	}
-	if c.unified == "" {
+	if c.Unified == "" {
 		return nil
 	}
-	at := c.unified
+	at := c.Unified
 	for _, e := range strings.Split(strings.Trim(group, "/"), "/") {
 		if c.v2() {
 			delegate(at)
@@ -223,9 +223,9 @@ func subgroups(dir string) []string {
 
 // kill ends every process in the group and below it and waits until none is left.
 func (c cgroups) kill(ctx context.Context, group string) error {
-	if c.unified != "" {
+	if c.Unified != "" {
 		// Atomic where the kernel has it (5.14); the loop below covers the rest.
-		_ = os.WriteFile(filepath.Join(c.unified, group, "cgroup.kill"), []byte("1"), 0o644)
+		_ = os.WriteFile(filepath.Join(c.Unified, group, "cgroup.kill"), []byte("1"), 0o644)
 	}
 	self := os.Getpid()
 	return poll(ctx, 5*time.Millisecond, func() error {

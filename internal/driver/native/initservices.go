@@ -36,7 +36,7 @@ func (b *backoff) pause(ran time.Duration) time.Duration {
 }
 
 func newBackoff() *backoff {
-	return &backoff{first: 200 * time.Millisecond, most: 10 * time.Second, stable: 20 * time.Second}
+	return &backoff{first: 200 * time.Millisecond, most: 5 * time.Second, stable: 20 * time.Second}
 }
 
 // serviceSet supervises the services inside a node. It is PID 1's, so it uses wait4 on

@@ -39,11 +39,20 @@ func nodeInit(args []string) error {
 		if _, err := io.ReadFull(os.Stdin, line); err != nil {
 			return fmt.Errorf("the supervisor went away: %w", err)
 		}
+		// Read now: from inside, the mounts of the host no longer look like roots.
+		cg, err := hostCgroups()
+		if err != nil {
+			return err
+		}
+		layout, err := json.Marshal(cg)
+		if err != nil {
+			return err
+		}
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 			return fmt.Errorf("unshare the cgroup namespace: %w", err)
 		}
-		return syscall.Exec("/proc/self/exe", []string{os.Args[0], modeNodeInit, args[0], "inside"}, os.Environ())
+		return syscall.Exec("/proc/self/exe", []string{os.Args[0], modeNodeInit, args[0], string(layout)}, os.Environ())
 	}
 	b, err := os.ReadFile(args[0])
 	if err != nil {
@@ -58,7 +67,7 @@ func nodeInit(args []string) error {
 		return errors.New("no status pipe: node-init is started by the supervisor only")
 	}
 	unix.CloseOnExec(statusFD)
-	if err := setUpNode(c); err != nil {
+	if err := setUpNode(c, args[1]); err != nil {
 		_ = json.NewEncoder(status).Encode(initEvent{State: "failed", Detail: err.Error()})
 		return err
 	}
@@ -66,10 +75,10 @@ func nodeInit(args []string) error {
 }
 
 // setUpNode gives the namespaces the contents of a machine.
-func setUpNode(c initConfig) error {
-	cg, err := hostCgroups()
-	if err != nil {
-		return err
+func setUpNode(c initConfig, layout string) error {
+	var cg cgroups
+	if err := json.Unmarshal([]byte(layout), &cg); err != nil {
+		return fmt.Errorf("control groups: %w", err)
 	}
 	if err := enterRoot(c, cg); err != nil {
 		return err

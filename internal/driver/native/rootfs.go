@@ -213,7 +213,7 @@ func mountCgroups(b *rootBuilder, cg cgroups) {
 		return
 	}
 	b.mount("tmpfs", at, "tmpfs", flags, "mode=755")
-	for _, h := range cg.v1 {
+	for _, h := range cg.V1 {
 		name := filepath.Base(h.Mount)
 		b.mount("cgroup", at+"/"+name, "cgroup", flags, h.Options)
 		for _, ctrl := range strings.Split(h.Options, ",") {
