@@ -3,6 +3,7 @@ package smoke
 import (
 	"context"
 	"io"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -32,13 +33,62 @@ type Env struct {
 	Images map[string]string
 	// Observe looks at the nodes as the driver sees them. Nil when there is no driver to ask.
 	Observe func(context.Context) (driver.Observation, error)
+	// ClusterDomain of DNS names. Default "cluster.local".
+	ClusterDomain string
 }
 
 // ClusterChecks are the names of the checks that belong to no component and always run.
 var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "service"}
 
-// Checks is the registry: name → conditions of that check for a component. Names in
-// component.yaml's smoke list and [ClusterChecks] are its keys.
+// probe is one check as the table below names it. run returns Running to be asked again.
+type probe struct {
+	name    string
+	timeout time.Duration
+	run     func(context.Context, Env) check.Result
+}
+
+// registry is every check there is: name in component.yaml's smoke list, or in
+// [ClusterChecks] → what it proves.
+var registry = map[string][]probe{
+	"nodes":      {{"nodes", 60 * time.Second, nodes}},
+	"topology":   {{"topology", 60 * time.Second, topology}},
+	"apiservers": {{"apiservers", 60 * time.Second, apiServers}},
+	"etcd":       {{"etcd", 60 * time.Second, etcd}},
+	"service":    {{"service", 60 * time.Second, service}},
+
+	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},
+	"dns":        {{"dns", 60 * time.Second, dns}},
+	"storage":    {{"storage", 90 * time.Second, storage}},
+	"metrics":    {{"metrics", 60 * time.Second, metrics}},
+	"nats": {
+		{"nats-spread", 30 * time.Second, natsSpread},
+		{"nats-anonymous", 30 * time.Second, natsAnonymous},
+		{"nats-jetstream", 60 * time.Second, natsJetStream},
+	},
+}
+
+// Checks is the registry bound to an environment: name → the conditions of that check
+// for a component. The conditions are independent of each other and may be awaited
+// side by side, each as often as wanted.
 func Checks(env Env) map[string]func(component string) []check.Condition {
-	return map[string]func(component string) []check.Condition{}
+	if env.ClusterDomain == "" {
+		env.ClusterDomain = "cluster.local"
+	}
+	checks := map[string]func(string) []check.Condition{}
+	for name, probes := range registry {
+		checks[name] = func(component string) []check.Condition {
+			var conditions []check.Condition
+			for _, p := range probes {
+				conditions = append(conditions, check.Condition{
+					Component: component,
+					Name:      p.name,
+					Timeout:   p.timeout,
+					Interval:  500 * time.Millisecond,
+					Probe:     func(ctx context.Context) check.Result { return p.run(ctx, env) },
+				})
+			}
+			return conditions
+		}
+	}
+	return checks
 }

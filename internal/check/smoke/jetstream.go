@@ -1,0 +1,342 @@
+package smoke
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+)
+
+// streamPrefix begins the name of every stream that a check makes.
+const streamPrefix = "orrery-smoke-"
+
+// exercise is what a message platform has to stand. To a stream on files and to one in
+// memory, both replicated, messages are published in order, each acknowledged before the
+// next one, while a consumer reads; in the middle the leader of the stream steps down.
+// Then: every acknowledged message is there, once, in order, in the stream and for the
+// consumer.
+type exercise struct {
+	messages int
+	replicas int
+	// tamper, for tests, is called before message n (from 1) is published.
+	tamper func(ctx context.Context, js jetstream.JetStream, stream string, n int) error
+}
+
+// attempt bounds one publish or API call: whoever answers does so much sooner.
+const attempt = 2 * time.Second
+
+// outcome of one stream.
+type outcome struct {
+	name          string
+	retries       int
+	before, after string // leaders
+	took          time.Duration
+}
+
+// run does the exercise and takes its streams away, also when ctx has ended.
+func (e exercise) run(ctx context.Context, target natsTarget) (string, error) {
+	var mu sync.Mutex
+	var lastErr error
+	options := slices.Concat(target.options, target.auth, []nats.Option{
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			lastErr = err
+		}),
+	})
+	connection, err := nats.Connect(target.url, options...)
+	if err != nil {
+		return "", fmt.Errorf("connect to NATS: %w", err)
+	}
+	defer connection.Close()
+	js, err := jetstream.New(connection)
+	if err != nil {
+		return "", err
+	}
+	sweepStreams(ctx, js)
+
+	id := token(4)
+	storages := []jetstream.StorageType{jetstream.FileStorage, jetstream.MemoryStorage}
+	outcomes := make([]outcome, len(storages))
+	group, groupCtx := errgroup.WithContext(ctx)
+	for i, storage := range storages {
+		group.Go(func() (err error) {
+			outcomes[i], err = e.stream(groupCtx, connection, js, id, storage)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		mu.Lock()
+		defer mu.Unlock()
+		if lastErr != nil {
+			err = fmt.Errorf("%w (the client last reported: %w)", err, lastErr)
+		}
+		return "", err
+	}
+	var parts []string
+	retries := 0
+	for _, o := range outcomes {
+		part := fmt.Sprintf("%s R%d", o.name, e.replicas)
+		if o.before != o.after {
+			part += fmt.Sprintf(", leader %s → %s", o.before, o.after)
+		}
+		parts = append(parts, part)
+		retries += o.retries
+	}
+	message := fmt.Sprintf("%d acknowledged messages each, all there once and in order (%s)", e.messages, strings.Join(parts, "; "))
+	if e.replicas == 1 {
+		message += "; one server, so no leader could step down"
+	}
+	if retries > 0 {
+		message += fmt.Sprintf("; %d publishes were repeated", retries)
+	}
+	if n := connection.Stats().Reconnects; n > 0 {
+		message += fmt.Sprintf("; %d reconnects", n)
+	}
+	return message, nil
+}
+
+// stream does the exercise on one stream.
+func (e exercise) stream(ctx context.Context, connection *nats.Conn, js jetstream.JetStream, id string, storage jetstream.StorageType) (outcome, error) {
+	start := time.Now()
+	kind := strings.ToLower(storage.String())
+	o := outcome{name: kind}
+	name := streamPrefix + id + "-" + kind
+	subject := strings.ReplaceAll(name, "-", ".")
+	fail := func(err error) (outcome, error) { return o, fmt.Errorf("%s stream: %w", kind, err) }
+
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = js.DeleteStream(last, name) // what is left is swept by the next run
+	}()
+	stream, err := e.create(ctx, js, jetstream.StreamConfig{
+		Name:        name,
+		Description: "made by orrery verify; deleted at its end",
+		Subjects:    []string{subject},
+		Storage:     storage,
+		Replicas:    e.replicas,
+		Duplicates:  2 * time.Minute,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return e.consume(groupCtx, stream) })
+	group.Go(func() error {
+		var stepdown errgroup.Group
+		for n := 1; n <= e.messages; n++ {
+			if e.tamper != nil {
+				if err := e.tamper(groupCtx, js, name, n); err != nil {
+					return err
+				}
+			}
+			if n == e.messages/2 && e.replicas > 1 {
+				// At the same time as the publishing, which must not notice.
+				stepdown.Go(func() (err error) {
+					o.before, o.after, err = stepDown(groupCtx, connection, stream)
+					return err
+				})
+			}
+			retries, err := publish(groupCtx, js, subject, id, n)
+			o.retries += retries
+			if err != nil {
+				return errors.Join(err, stepdown.Wait())
+			}
+		}
+		return stepdown.Wait()
+	})
+	if err := group.Wait(); err != nil {
+		return fail(err)
+	}
+	if err := e.settled(ctx, stream); err != nil {
+		return fail(err)
+	}
+	o.took = time.Since(start)
+	return o, nil
+}
+
+// create makes a stream. Right after a start there may be no leader to ask, or a server
+// whose peers do not know it yet.
+func (e exercise) create(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig) (jetstream.Stream, error) {
+	var stream jetstream.Stream
+	err := until(ctx, 20*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(ctx, 2*attempt)
+		defer cancel()
+		var err error
+		stream, err = js.CreateStream(ctx, config)
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			return final{err}
+		}
+		if err != nil {
+			return fmt.Errorf("create with %d replicas: %w", config.Replicas, err)
+		}
+		return nil
+	})
+	return stream, err
+}
+
+func payload(n int) []byte { return fmt.Appendf(nil, "%d", n) }
+
+// publish publishes message n until it is acknowledged. It repeats it under the same
+// message ID, so that one whose acknowledgement got lost is not stored twice.
+func publish(ctx context.Context, js jetstream.JetStream, subject, id string, n int) (retries int, err error) {
+	err = until(ctx, 20*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(ctx, attempt)
+		defer cancel()
+		ack, err := js.Publish(ctx, subject, payload(n), jetstream.WithMsgID(fmt.Sprintf("%s-%d", id, n)))
+		if err != nil {
+			retries++
+			return fmt.Errorf("publish message %d: %w", n, err)
+		}
+		if ack.Sequence != uint64(n) {
+			return final{fmt.Errorf("message %d was acknowledged as number %d of the stream: earlier acknowledged messages are gone or stored twice", n, ack.Sequence)}
+		}
+		if ack.Duplicate && retries == 0 {
+			return final{fmt.Errorf("message %d was taken for a duplicate, and was sent once", n)}
+		}
+		return nil
+	})
+	return retries, err
+}
+
+// consume reads until it has every message and fails on the first that is not the next.
+func (e exercise) consume(ctx context.Context, stream jetstream.Stream) error {
+	// An ordered consumer is made again by the client when its server or a message is
+	// lost; what it hands out is compared with what was sent, one by one.
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy:     jetstream.DeliverAllPolicy,
+		InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return fmt.Errorf("make a consumer: %w", err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("consume: %w", err)
+	}
+	defer messages.Stop()
+	for next := 1; next <= e.messages; next++ {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("consume message %d: %w", next, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("consume message %d: %w", next, err)
+		}
+		if string(m.Data()) != string(payload(next)) || meta.Sequence.Stream != uint64(next) {
+			return fmt.Errorf("consumed message %q with number %d of the stream, want message %d: lost, doubled or out of order", m.Data(), meta.Sequence.Stream, next)
+		}
+	}
+	return nil
+}
+
+// settled waits until all replicas have caught up, and compares what the stream says that
+// it holds with what was published.
+func (e exercise) settled(ctx context.Context, stream jetstream.Stream) error {
+	return until(ctx, 20*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(ctx, attempt)
+		defer cancel()
+		info, err := stream.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("read its state: %w", err)
+		}
+		s := info.State
+		want := uint64(e.messages)
+		if s.Msgs != want || s.FirstSeq != 1 || s.LastSeq != want || s.NumDeleted != 0 {
+			return final{fmt.Errorf("it holds %d messages, numbers %d to %d, %d deleted; want %d, all", s.Msgs, s.FirstSeq, s.LastSeq, s.NumDeleted, want)}
+		}
+		if e.replicas == 1 {
+			return nil
+		}
+		if info.Cluster == nil || info.Cluster.Leader == "" {
+			return errors.New("it has no leader")
+		}
+		current := 1
+		for _, r := range info.Cluster.Replicas {
+			if r.Current && !r.Offline {
+				current++
+			}
+		}
+		if current != e.replicas {
+			return fmt.Errorf("%d of %d replicas are current", current, e.replicas)
+		}
+		return nil
+	})
+}
+
+// stepDown has the leader of a stream hand over and waits for the next one.
+func stepDown(ctx context.Context, connection *nats.Conn, stream jetstream.Stream) (before, after string, err error) {
+	name := stream.CachedInfo().Config.Name
+	if before, err = leader(ctx, stream); err != nil {
+		return "", "", fmt.Errorf("find the leader: %w", err)
+	}
+	err = until(ctx, 20*time.Second, func() error {
+		// Asked again when the answer got lost or the old leader was elected once more.
+		if after, err = leader(ctx, stream); err == nil && after != before {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, attempt)
+		defer cancel()
+		reply, err := connection.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+name, nil)
+		if err != nil {
+			return fmt.Errorf("ask the leader to step down: %w", err)
+		}
+		var answer struct {
+			Success bool                `json:"success"`
+			Error   *jetstream.APIError `json:"error"`
+		}
+		if err := json.Unmarshal(reply.Data, &answer); err != nil {
+			return final{fmt.Errorf("ask the leader to step down: %w", err)}
+		}
+		if answer.Error != nil {
+			return fmt.Errorf("ask the leader to step down: %w", answer.Error)
+		}
+		// Elected in milliseconds, as a rule: the old leader names its successor.
+		return until(ctx, attempt, func() error {
+			if after, err = leader(ctx, stream); err != nil {
+				return err
+			}
+			if after == before {
+				return fmt.Errorf("%s still leads", before)
+			}
+			return nil
+		})
+	})
+	return before, after, err
+}
+
+// leader of a stream; an error while there is none.
+func leader(ctx context.Context, stream jetstream.Stream) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return "", err
+	}
+	if info.Cluster == nil || info.Cluster.Leader == "" {
+		return "", errors.New("the stream has no leader")
+	}
+	return info.Cluster.Leader, nil
+}
+
+// sweepStreams deletes streams of runs that were killed.
+func sweepStreams(ctx context.Context, js jetstream.JetStream) {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	streams := js.ListStreams(ctx)
+	for info := range streams.Info() {
+		if strings.HasPrefix(info.Config.Name, streamPrefix) && time.Since(info.Created) > abandoned {
+			_ = js.DeleteStream(ctx, info.Config.Name)
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package smoke
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+)
+
+// natsServerBinary finds or builds the server that the component pins.
+var natsServerBinary = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("ORRERY_TEST_NATS_SERVER"); path != "" {
+		return path, nil
+	}
+	if path, err := exec.LookPath("nats-server"); err == nil {
+		return path, nil
+	}
+	dir, err := os.MkdirTemp("", "orrery-nats-server-")
+	if err != nil {
+		return "", err
+	}
+	builtServer = dir
+	path := filepath.Join(dir, "nats-server")
+	build := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2")
+	build.Dir = filepath.Join(natsChart, "../source")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build nats-server from %s: %w: %s", build.Dir, err, out)
+	}
+	return path, nil
+})
+
+var builtServer string // folder to remove at the end
+
+// natsCluster is three real servers with the configuration of the chart, on addresses of
+// the loopback interface in place of pods.
+type natsCluster struct {
+	t       *testing.T
+	config  string // as rendered
+	env     []string
+	addr    []string
+	running []*exec.Cmd
+	target  natsTarget
+}
+
+func startNATS(t *testing.T) *natsCluster {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs three real NATS servers; not with -short")
+	}
+	binary, err := natsServerBinary()
+	if err != nil {
+		t.Skipf("no nats-server: %v", err)
+	}
+	objects, err := renderNATS(t, "local", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, _ := user.Seed()
+	public, _ := user.PublicKey()
+	system, _ := nkeys.CreateUser()
+	systemPublic, _ := system.PublicKey()
+	auth, err := nkeyOption(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &natsCluster{t: t, config: natsConf(t, objects), running: make([]*exec.Cmd, 3)}
+	// Any 127/8 address is the host's own; a random network keeps test runs apart.
+	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
+	password := `"12e4-a/b"` // would be a number and a comment, were it not quoted
+	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "ROUTES_PASSWORD=" + password}
+	var urls []string
+	for i := range 3 {
+		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))
+		c.env = append(c.env, fmt.Sprintf(`ROUTE_%d="nats-route://routes:12e4-a%%2Fb@%s:6222"`, i, c.addr[i]))
+		urls = append(urls, "nats://"+c.addr[i]+":4222")
+	}
+	c.target = natsTarget{
+		url:     strings.Join(urls, ","),
+		servers: 3,
+		auth:    []nats.Option{auth},
+		options: []nats.Option{nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)},
+	}
+	dir := t.TempDir()
+	for i := range 3 {
+		text := strings.NewReplacer("0.0.0.0:", c.addr[i]+":", `"/data"`, fmt.Sprintf("%q", filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
+		if err := os.WriteFile(c.file(dir, i), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.start(binary, dir, i)
+	}
+	t.Cleanup(func() {
+		for i := range c.running {
+			c.stop(i, syscall.SIGKILL)
+		}
+		if t.Failed() {
+			for i := range 3 {
+				log, _ := os.ReadFile(c.file(dir, i) + ".log")
+				t.Logf("server %d:\n%s", i, tail(string(log), 25))
+			}
+		}
+	})
+	c.awaitHealthy()
+	return c
+}
+
+func (c *natsCluster) file(dir string, i int) string {
+	return filepath.Join(dir, fmt.Sprintf("nats-%d.conf", i))
+}
+
+func (c *natsCluster) start(binary, dir string, i int) {
+	c.t.Helper()
+	log, err := os.OpenFile(c.file(dir, i)+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(binary, "--config", c.file(dir, i))
+	cmd.Env = append([]string{fmt.Sprintf("POD_NAME=nats-%d", i), fmt.Sprintf(`SERVER_TAG="zone:%c"`, 'a'+i)}, c.env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.running[i] = cmd
+}
+
+// stop signals server i and waits until it has ended.
+func (c *natsCluster) stop(i int, signal syscall.Signal) {
+	if c.running[i] == nil {
+		return
+	}
+	c.running[i].Process.Signal(signal)
+	c.running[i].Wait()
+	c.running[i] = nil
+}
+
+// restart ends server i with the signal and starts it again.
+func (c *natsCluster) restart(i int, signal syscall.Signal) {
+	path, config := c.running[i].Path, c.running[i].Args[2]
+	c.stop(i, signal)
+	c.start(path, filepath.Dir(config), i)
+}
+
+// awaitHealthy waits for the answer that the startup probe of the pods waits for.
+func (c *natsCluster) awaitHealthy() {
+	c.t.Helper()
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	start := time.Now()
+	err := until(context.Background(), 60*time.Second, func() error {
+		for _, a := range c.addr {
+			response, err := client.Get("http://" + a + ":8222/healthz")
+			if err != nil {
+				return err
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				return fmt.Errorf("%s is not healthy: %s", a, response.Status)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Logf("three servers healthy after %v", time.Since(start).Round(time.Millisecond))
+}
+
+// connect as the application's user.
+func (c *natsCluster) connect() *nats.Conn {
+	c.t.Helper()
+	connection, err := nats.Connect(c.target.url, append(c.target.options, c.target.auth...)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(connection.Close)
+	return connection
+}
+
+func tail(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if builtServer != "" {
+		os.RemoveAll(builtServer)
+	}
+	os.Exit(code)
+}
+
+var errTest = errors.New("from the test")
