@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,7 @@ type Client struct {
 	base    *url.URL
 	dynamic dynamic.Interface
 	mapper  mapper
+	settle  time.Duration // see isSettling
 }
 
 // Option changes how [Connect] sets up a client.
@@ -53,7 +55,7 @@ func Connect(kubeconfig string, opts ...Option) (*Client, error) {
 }
 
 func newClient(config *rest.Config, opts ...Option) (*Client, error) {
-	c := &Client{log: slog.New(slog.DiscardHandler), config: rest.CopyConfig(config)}
+	c := &Client{log: slog.New(slog.DiscardHandler), config: rest.CopyConfig(config), settle: settleTimeout}
 	for _, o := range opts {
 		o(c)
 	}

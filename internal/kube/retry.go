@@ -19,7 +19,7 @@ import (
 const (
 	parallel       = 8                // requests at a time of one apply
 	attemptTimeout = 30 * time.Second // of one request: a node that lost power answers nothing at all
-	settleTimeout  = 10 * time.Second // how long API servers may take to see each other's changes
+	settleTimeout  = 5 * time.Second  // how long API servers may take to see each other's changes
 	defaultTimeout = 2 * time.Minute  // of a whole call whose context has no deadline
 	removeTimeout  = 5 * time.Minute
 )
@@ -47,7 +47,7 @@ func (c *Client) retry(ctx context.Context, what string, f func(ctx context.Cont
 			return fmt.Errorf("%s: %w (last: %w)", what, context.Cause(ctx), err)
 		}
 		hung := errors.Is(err, context.DeadlineExceeded)
-		if settling := isSettling(err) && time.Since(start) < settleTimeout; !settling && !hung && !isTransient(err) {
+		if settling := isSettling(err) && time.Since(start) < c.settle; !settling && !hung && !isTransient(err) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		c.log.DebugContext(ctx, "trying again", "what", what, "error", err)
