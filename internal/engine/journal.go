@@ -45,12 +45,13 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 // Journal is the list of what exists outside our process, one JSON line for each effect
 // begun and each one undone. It implements [driver.Journal] and is safe for concurrent use.
 type Journal struct {
-	mu   sync.Mutex
-	path string
-	file *os.File
-	live []driver.Effect // in order of Begin
-	dead int             // lines that a rewrite would drop
-	err  error           // of a write that failed: nothing may be appended after it
+	mu    sync.Mutex
+	path  string
+	file  *os.File
+	live  []driver.Effect // in order of Begin
+	dead  int             // lines that a rewrite would drop
+	limit int             // of dead
+	err   error           // of a write that failed: nothing may be appended after it
 }
 
 var _ driver.Journal = (*Journal)(nil)
@@ -75,8 +76,9 @@ func keyOf(e driver.Effect) key { return key{Kind: e.Kind, ID: e.ID} }
 
 const journalName = "orrery.dev/effects"
 
-// OpenJournal opens or makes the journal at path. A last line that was cut off by a
-// crash is dropped: its effect was not begun. When an entry in the middle is damaged, a
+// OpenJournal opens the journal at path; an absent one is empty and made, with its folder,
+// by the first Begin, so that looking at an absent environment leaves no trace. A last
+// line that was cut off by a crash is dropped: its effect was not begun. When an entry in the middle is damaged, a
 // usable journal of the readable entries is returned together with a [*CorruptError].
 // A newer version wraps [ErrNewer] and returns no journal.
 func OpenJournal(path string) (*Journal, error) {
@@ -84,7 +86,7 @@ func OpenJournal(path string) (*Journal, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
-	j := &Journal{path: path}
+	j := &Journal{path: path, limit: compactAt}
 	clean, corrupt := j.read(data)
 	if errors.Is(corrupt, ErrNewer) {
 		return nil, corrupt
@@ -96,7 +98,10 @@ func OpenJournal(path string) (*Journal, error) {
 			return nil, errors.Join(corrupt, fmt.Errorf("keeping the damaged journal: %w", err))
 		}
 	}
-	if len(data) == 0 || !clean || corrupt != nil || j.dead >= compactAt {
+	if err != nil {
+		return j, nil // absent
+	}
+	if len(data) == 0 || !clean || corrupt != nil || j.dead >= j.limit {
 		if err := j.rewrite(); err != nil {
 			return nil, errors.Join(corrupt, err)
 		}
@@ -133,12 +138,13 @@ func (j *Journal) read(data []byte) (clean bool, err error) {
 func (j *Journal) apply(number int, line []byte) error {
 	if number == 1 {
 		var h header
-		if err := strict(line, &h); err != nil {
-			// A journal that lost its header still holds effects; an entry here is one.
-			if j.entry(line) == nil {
-				return errors.New("the version header is missing")
-			}
+		// Not strictly: a newer header may say more, and is to be refused for being newer.
+		if err := json.Unmarshal(line, &h); err != nil {
 			return err
+		}
+		// A journal that lost its header still holds effects; an entry here is one.
+		if h == (header{}) && j.entry(line) == nil {
+			return errors.New("the version header is missing")
 		}
 		if h.Journal != journalName || h.Version < 1 {
 			return fmt.Errorf("want the header of a journal of version 1 to %d", journalVersion)
@@ -234,8 +240,12 @@ func (j *Journal) Undone(e driver.Effect) error {
 		return err
 	}
 	j.undone(k)
-	if j.dead >= compactAt {
-		return j.rewrite()
+	if j.dead >= j.limit {
+		// The entry is on disk; a shorter file would only be nicer. The folder may be gone
+		// already, being one of the effects that were undone.
+		if j.rewrite() != nil {
+			j.dead = 0
+		}
 	}
 	return nil
 }
@@ -251,12 +261,14 @@ func (j *Journal) Live() []driver.Effect {
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.err == nil {
+		j.err = errors.New("journal: closed")
+	}
 	if j.file == nil {
 		return nil
 	}
 	err := j.file.Close()
 	j.file = nil
-	j.err = errors.New("journal: closed")
 	return err
 }
 
@@ -270,6 +282,14 @@ func (j *Journal) append(e entry) error {
 	}
 	if len(line) > maxLine {
 		return fmt.Errorf("journal: entry of %d bytes, want at most %d", len(line), maxLine)
+	}
+	if j.file == nil {
+		if err := makeDir(filepath.Dir(j.path)); err != nil {
+			return fmt.Errorf("making the journal's folder: %w", err)
+		}
+		if err := j.rewrite(); err != nil {
+			return err
+		}
 	}
 	_, err = j.file.Write(append(line, '\n'))
 	if err == nil {
@@ -294,9 +314,6 @@ func (j *Journal) rewrite() error {
 	}
 	if err = errors.Join(err, w.Flush()); err != nil {
 		return fmt.Errorf("journal: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(j.path), 0o700); err != nil {
-		return fmt.Errorf("making the journal's folder: %w", err)
 	}
 	if err := writeFile(j.path, b.Bytes()); err != nil {
 		return fmt.Errorf("writing the journal: %w", err)

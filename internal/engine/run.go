@@ -29,6 +29,7 @@ type run struct {
 
 	waiting  []plan.Step
 	running  map[plan.Kind]int
+	memory   int // MiB of the running steps
 	finished chan finished
 	ended    map[string]StepResult
 	errs     []error
@@ -116,6 +117,9 @@ func (x *run) advance(ctx context.Context) {
 			if limit := x.Limits[s.Kind]; limit > 0 && x.running[s.Kind] >= limit {
 				return false
 			}
+			if s.MemoryMiB > 0 && x.MemoryMiB > 0 && x.memory > 0 && x.memory+s.MemoryMiB > x.MemoryMiB {
+				return false
+			}
 			x.start(ctx, s)
 			return true
 		})
@@ -160,6 +164,7 @@ func (x *run) never(state ui.State, reason string) StepResult {
 
 func (x *run) start(ctx context.Context, s plan.Step) {
 	x.running[s.Kind]++
+	x.memory += s.MemoryMiB
 	x.forecast.start(s.ID)
 	x.sink().Emit(ui.Event{Time: time.Now(), Type: ui.TypeStep, Step: s.ID, Phase: s.Phase, State: ui.StateRunning, Message: s.Title})
 	x.log().DebugContext(ctx, "step starts", "step", s.ID)
@@ -181,6 +186,7 @@ func (x *run) start(ctx context.Context, s plan.Step) {
 func (x *run) settle(ctx context.Context, f finished) {
 	s := f.step
 	x.running[s.Kind]--
+	x.memory -= s.MemoryMiB
 	start, end := x.forecast.end(s.ID)
 	result := StepResult{State: f.state, Start: start.Sub(x.started).Seconds(), End: end.Sub(x.started).Seconds()}
 	_, skip := errors.AsType[*SkipError](f.err)

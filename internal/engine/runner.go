@@ -66,6 +66,9 @@ type Runner struct {
 	Log     *slog.Logger // nil: discarded
 	// Limits is how many steps of a kind run at a time. Absent or 0: no limit.
 	Limits map[plan.Kind]int
+	// MemoryMiB is what running steps may need together, by their own MemoryMiB; one that
+	// needs more than all runs alone. 0: no limit.
+	MemoryMiB int
 	// KeepGoing names the kinds whose failures do not stop the other steps; Run still
 	// returns them. Steps that need a failed one are skipped.
 	KeepGoing map[plan.Kind]bool

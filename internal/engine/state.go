@@ -76,7 +76,7 @@ func (s State) Save(stateDir string) error {
 	if err != nil {
 		return fmt.Errorf("writing the environment's state: %w", err)
 	}
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := makeDir(stateDir); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	if err := writeFile(filepath.Join(stateDir, stateFile), append(data, '\n')); err != nil {
@@ -111,6 +111,17 @@ func writeFile(path string, data []byte) (err error) {
 		return err
 	}
 	return syncDir(dir)
+}
+
+// makeDir makes dir, and its entry in the folder above survives a crash.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
 }
 
 func syncDir(dir string) error {

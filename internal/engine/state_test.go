@@ -1,0 +1,115 @@
+package engine
+
+import (
+	"bufio"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+func TestState(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "local")
+	if _, err := LoadState(dir); !errors.Is(err, ErrNoState) {
+		t.Errorf("absent: %v", err)
+	}
+	want := State{Spec: spec.Named("ci"), Created: time.Now().UTC().Round(0), Ports: spec.Ports{API: 30001, Registry: 30002}}
+	must(t, want.Save(dir))
+	must(t, want.Save(dir)) // over itself
+	got, err := LoadState(dir)
+	must(t, err)
+	want.Version = stateVersion
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	if len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+	path := filepath.Join(dir, stateFile)
+	data, err := os.ReadFile(path)
+	must(t, err)
+	for _, c := range []struct {
+		name, content string
+		newer         bool
+		want          string
+	}{
+		{"half", string(data[:len(data)/2]), false, "is damaged: unexpected end of JSON input; `orrery down` removes"},
+		{"zeros", "\x00\x00\x00", false, "is damaged"},
+		{"empty", "", false, "is damaged"},
+		{"no version", "{}", false, "it has no version"},
+		{"unknown field", `{"version":1,"spce":{}}`, false, "unknown field \"spce\""},
+		{"not valid", `{"version":1,"spec":{"name":"../../etc"}}`, false, "spec path `name`"},
+		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 1"},
+	} {
+		must(t, os.WriteFile(path, []byte(c.content), 0o600))
+		_, err := LoadState(dir)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || errors.Is(err, ErrNewer) != c.newer {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+func TestLock(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "local")
+	release, err := Lock(dir, "up")
+	must(t, err)
+	_, err = Lock(dir, "down")
+	locked, ok := errors.AsType[*LockedError](err)
+	if !ok || locked.Holder.PID != os.Getpid() || locked.Holder.Verb != "up" {
+		t.Fatalf("got %v", err)
+	}
+	if !strings.Contains(err.Error(), "`orrery up` (PID ") {
+		t.Errorf("message %q", err)
+	}
+	release()
+	release, err = Lock(dir, "down")
+	must(t, err)
+	// `down` removes the directory that holds its own lock: the next verb gets one of its own.
+	must(t, os.RemoveAll(dir))
+	next, err := Lock(dir, "up")
+	must(t, err)
+	release()
+	if _, err := Lock(dir, "stop"); err == nil {
+		t.Error("the release of a removed lock gave away the next one")
+	}
+	next()
+}
+
+// The lock of a process that was killed is free.
+func TestLockOfTheDead(t *testing.T) {
+	dir := t.TempDir()
+	if os.Getenv("ORRERY_TEST_LOCK") != "" {
+		if _, err := Lock(os.Getenv("ORRERY_TEST_LOCK"), "up"); err != nil {
+			t.Fatal(err)
+		}
+		os.Stdout.WriteString("locked\n")
+		select {}
+	}
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestLockOfTheDead$")
+	child.Env = append(os.Environ(), "ORRERY_TEST_LOCK="+dir)
+	out, err := child.StdoutPipe()
+	must(t, err)
+	must(t, child.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "locked\n" {
+		t.Fatalf("the child says %q, %v", line, err)
+	}
+	_, err = Lock(dir, "down")
+	if locked, ok := errors.AsType[*LockedError](err); !ok || locked.Holder.PID != child.Process.Pid {
+		t.Errorf("got %v, want the child as holder", err)
+	}
+	must(t, child.Process.Kill())
+	_ = child.Wait() // "signal: killed"
+	release, err := Lock(dir, "down")
+	must(t, err)
+	release()
+}
