@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -35,7 +36,7 @@ func runDown(ctx context.Context, o *options) error {
 	}
 	defer sink.Close()
 	s, err := o.attach(sink)
-	if s == nil {
+	if s == nil || errors.Is(err, engine.ErrNewer) { // what a newer orrery made, only it knows how to remove
 		return err
 	}
 	if err != nil { // a damaged state file must not keep anyone from removing the environment
@@ -84,14 +85,16 @@ func runDown(ctx context.Context, o *options) error {
 // remove deletes the environment and audits. It closes the session's journal and
 // lock, whose files are part of what is removed.
 func (s *session) remove(ctx context.Context) (leaks []string, err error) {
-	errs := []error{s.unmerge(), s.driver.Delete(ctx), s.close(), os.RemoveAll(s.stateDir)}
+	errs := []error{s.unmerge(), s.driver.Delete(ctx), s.discard()}
 	leaks, auditErr := s.driver.Audit(ctx)
 	return leaks, errors.Join(append(errs, auditErr)...)
 }
 
-// discard removes the state folder of an environment that never came to be.
+// discard removes the state folder, and the one above it after the last environment.
 func (s *session) discard() error {
-	return errors.Join(s.close(), os.RemoveAll(s.stateDir))
+	err := errors.Join(s.close(), os.RemoveAll(s.stateDir))
+	_ = os.Remove(stateRoot()) // fails while another environment is there
+	return err
 }
 
 // unmerge takes the environment out of kubeconfigs it was merged into.

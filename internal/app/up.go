@@ -113,7 +113,17 @@ func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs dr
 	if err := p.save(); err != nil {
 		return err
 	}
-	return p.run(ctx, pl)
+	if err := p.run(ctx, pl); err != nil {
+		return err
+	}
+	if len(p.toBuild(pl)) > 0 {
+		// Gigabytes of compiler output that only helped to get here. Another build that
+		// is under way keeps them, and drops them itself.
+		if err := p.builder.DropBuildCache(); err != nil {
+			p.log.Info("the build cache stays", "reason", err)
+		}
+	}
+	return nil
 }
 
 // failed says what can be done, and removes a half-made new environment.
