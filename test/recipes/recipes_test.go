@@ -97,7 +97,7 @@ func parse(t *testing.T, all map[string]string, prefix, file string) map[string]
 		switch m := module.FindStringSubmatch(line); {
 		case m != nil:
 			modules[m[1]] = m[2]
-		case line == "", line[0] == '#', line[0] == '[', strings.HasPrefix(line, "import "):
+		case line == "", strings.ContainsAny(line[:1], "#["), strings.HasPrefix(line, "import "), strings.HasPrefix(line, "set "):
 		case strings.HasPrefix(line, "    ") && current != "":
 			c := call.FindStringSubmatch(line[4:])
 			if c == nil || all[current] != "" {
