@@ -2,15 +2,112 @@ package native
 
 import (
 	"bufio"
+	"context"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/orrery-dev/orrery/internal/proc"
 )
 
 // host is what preflight looks at; a test puts others in its place.
-type host struct{}
+type host struct {
+	euid     func() int
+	cgroups  func() (cgroups, error)
+	read     func(path string) (string, error)
+	exists   func(path string) bool
+	writable func(path string) bool
+	look     func(program string) (string, error)
+	// nftables lists the tables of the host, which needs the program and the kernel.
+	nftables func(ctx context.Context) error
+	// disk tells about the file system that path is or will be on.
+	disk func(path string) (free uint64, overlay bool, err error)
+	// listen tries a port of 127.0.0.1.
+	listen func(port int) error
+	// routes of the host, without the default one.
+	routes func() ([]netip.Prefix, error)
+	// inotify counts instances in use.
+	inotify func() int
+}
 
-func realHost() host { return host{} }
+func realHost() host {
+	return host{
+		euid:    os.Geteuid,
+		cgroups: hostCgroups,
+		read: func(path string) (string, error) {
+			b, err := os.ReadFile(path)
+			return strings.TrimSpace(string(b)), err
+		},
+		exists:   exists,
+		writable: func(path string) bool { return unix.Access(path, unix.W_OK) == nil },
+		look:     proc.Look,
+		nftables: func(ctx context.Context) error {
+			nft, err := proc.Look("nft")
+			if err != nil {
+				return err
+			}
+			return proc.Run(ctx, &proc.Cmd{Path: nft, Args: []string{"list", "tables"}})
+		},
+		disk: statfs,
+		listen: func(port int) error {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+			if err != nil {
+				return err
+			}
+			return l.Close()
+		},
+		routes:  hostRoutes,
+		inotify: inotifyInstances,
+	}
+}
+
+// statfs asks the nearest folder that exists.
+func statfs(path string) (uint64, bool, error) {
+	for !exists(path) && path != "/" {
+		path = filepath.Dir(path)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, false, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	return st.Bavail * uint64(st.Bsize), st.Type == unix.OVERLAYFS_SUPER_MAGIC, nil
+}
+
+func hostRoutes() ([]netip.Prefix, error) {
+	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, err
+	}
+	var p []netip.Prefix
+	for _, r := range list {
+		if r.Dst == nil {
+			continue
+		}
+		bits, _ := r.Dst.Mask.Size()
+		if a, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok && bits > 0 {
+			p = append(p, netip.PrefixFrom(a, bits))
+		}
+	}
+	return p, nil
+}
+
+// inotifyInstances counts those of all processes that we may look at.
+func inotifyInstances() int {
+	n := 0
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		if t, err := os.Readlink(fd); err == nil && t == "anon_inode:inotify" {
+			n++
+		}
+	}
+	return n
+}
 
 // hostNameservers are the real ones behind a local stub, where there is one.
 func hostNameservers() []netip.Addr {
