@@ -200,11 +200,12 @@ func newSeed(kind string) ([]byte, error) {
 		return nil, err
 	}
 	defer pair.Wipe()
-	return pair.Seed()
+	seed, err := pair.Seed()
+	return slices.Clone(seed), err // Wipe clears the pair's own bytes
 }
 
 func publicOf(seed []byte) ([]byte, error) {
-	pair, err := nkeys.FromSeed(seed)
+	pair, err := nkeys.FromSeed(slices.Clone(seed))
 	if err != nil {
 		return nil, err
 	}
