@@ -26,7 +26,7 @@ func (e *GoError) Error() string {
 
 // ModuleError says that a module could not be downloaded.
 type ModuleError struct {
-	Module string // PATH@VERSION
+	Module string // PATH@VERSION, or where it is imported
 	Proxy  string // GOPROXY
 	Reason string // as Go says it
 }
@@ -52,6 +52,8 @@ var (
 	// What Go says, after a module's name, when the proxy or the way to it is the trouble.
 	proxyTrouble = regexp.MustCompile(`reading (https?|file):|Get "|dial tcp|server response:|40[34] |410 Gone|5\d\d [A-Z]|no such host|` +
 		`module lookup disabled by GOPROXY|not found: module|verifying module|no such file or directory`)
+	// With GOPROXY=off Go names the import instead of the module.
+	lookupOff  = regexp.MustCompile(`(?m)^(\S+:\d+:\d+): (module lookup disabled by GOPROXY=off)`)
 	headerLine = regexp.MustCompile(`(?m)^.*(fatal error: \S+: No such file or directory|cannot find -l\S+|was not found in the pkg-config search path|` +
 		`Package '?\S+'?,? (required by .*)?not found|C compiler "\S+" not found|exec: "(gcc|pkg-config|pkgconf)": executable file not found).*$`)
 	oldGo   = regexp.MustCompile(`requires go >= (\S+) \(running go (\S+?)[;)]`)
@@ -82,6 +84,9 @@ func (b *Builder) explain(bin catalog.Binary, src source, m *meter, err error) e
 		if f := moduleLine.FindStringSubmatch(line); f != nil && proxyTrouble.MatchString(f[2]) {
 			return &ModuleError{Module: f[1], Proxy: b.go_.env["GOPROXY"], Reason: strings.TrimSpace(f[2])}
 		}
+	}
+	if f := lookupOff.FindStringSubmatch(said); f != nil {
+		return &ModuleError{Module: "imported at " + f[1], Proxy: b.go_.env["GOPROXY"], Reason: f[2]}
 	}
 	if strings.Contains(said, "signal: killed") {
 		return fmt.Errorf("the compiler was killed, most likely for lack of memory (about %d MiB are needed; %d MiB are free): %w",

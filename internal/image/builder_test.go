@@ -1,0 +1,500 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// recorder keeps events.
+type recorder struct {
+	mu     sync.Mutex
+	events []ui.Event
+}
+
+func (r *recorder) Emit(e ui.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+func (r *recorder) messages(t ui.Type) (out []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Type == t {
+			out = append(out, e.Message)
+		}
+	}
+	return out
+}
+
+// newBuilder opens a cache in dir, whose Go build cache is the developer's own: the
+// standard library is not compiled again for every test.
+func newBuilder(t testing.TB, dir string) (*Builder, *recorder) {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(strings.TrimSpace(string(out)), filepath.Join(dir, "go-build")); err != nil && !errors.Is(err, os.ErrExist) {
+		t.Fatal(err)
+	}
+	r := &recorder{}
+	b, err := NewBuilder(Options{CacheDir: dir, Sink: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, r
+}
+
+// module writes files into a new folder and returns it.
+func module(t testing.TB, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// hello is a program that needs nothing but the runtime, so that it builds in no time.
+func hello(t testing.TB) catalog.Binary {
+	dir := module(t, map[string]string{
+		"go.mod":  "module example.org/hello\n\ngo 1.24\n",
+		"main.go": "package main\n\nvar who = \"world\"\n\nfunc main() { println(\"hello\", who) }\n",
+	})
+	return catalog.Binary{Name: "hello", Dir: dir, Package: ".", Version: "v1.2.3", CPUSeconds: 1, MemoryMiB: 100}
+}
+
+// countingGo puts a go command in front of PATH that appends a line to the returned file
+// for each `go build`, and runs script before it.
+func countingGo(t *testing.T, script string) (log string) {
+	t.Helper()
+	real, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	log = filepath.Join(dir, "builds")
+	text := fmt.Sprintf("#!/bin/sh\nif [ \"$1\" = build ]; then echo build >> %s\n%s\nfi\nexec %s \"$@\"\n", log, script, real)
+	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return log
+}
+
+func builds(t *testing.T, log string) int {
+	t.Helper()
+	data, err := os.ReadFile(log)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.Count(string(data), "build")
+}
+
+func run(t *testing.T, path string) string {
+	t.Helper()
+	out, err := exec.Command(path).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", path, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestBinaryIsBuiltOnce(t *testing.T) {
+	log := countingGo(t, "sleep 0.3")
+	dir := t.TempDir()
+	bin := hello(t)
+	bin.LDFlags = "-X main.who=you"
+	// Two builders are two processes, as far as locks go.
+	one, events := newBuilder(t, dir)
+	two, _ := newBuilder(t, dir)
+	if ok, err := one.Cached(t.Context(), bin); ok || err != nil {
+		t.Fatalf("Cached before = %v, %v", ok, err)
+	}
+	var all errgroup.Group
+	for i := range 8 {
+		all.Go(func() error {
+			_, err := []*Builder{one, two}[i%2].Binary(t.Context(), bin)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n := builds(t, log); n != 1 {
+		t.Errorf("go build ran %d times, want once", n)
+	}
+	path, err := two.Binary(t.Context(), bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, path); got != "hello you" {
+		t.Errorf("it printed %q", got)
+	}
+	if info, _ := os.Stat(path); info.Mode().Perm() != 0o555 {
+		t.Errorf("mode %v, want 0555: its inode is shared with nodes", info.Mode())
+	}
+	if m, ok := one.Measured(t.Context(), bin); !ok || m.CPUSeconds <= 0 || m.Size == 0 {
+		t.Errorf("Measured = %+v, %v", m, ok)
+	}
+	if len(events.messages(ui.TypeProgress)) == 0 {
+		t.Error("no progress was told")
+	}
+	for _, sub := range []string{".tmp", ".lock"} {
+		if left, _ := os.ReadDir(filepath.Join(dir, "bin", sub)); len(left) != 0 {
+			t.Errorf("%s left: %v", sub, left)
+		}
+	}
+}
+
+func TestBinaryIsReproducible(t *testing.T) {
+	bin := hello(t)
+	var sums []string
+	for range 2 {
+		b, _ := newBuilder(t, t.TempDir())
+		// The same source in another place.
+		copied := bin
+		copied.Dir = module(t, map[string]string{})
+		if err := os.CopyFS(copied.Dir, os.DirFS(bin.Dir)); err != nil {
+			t.Fatal(err)
+		}
+		path, err := b.Binary(t.Context(), copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, err := hashFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums = append(sums, sum)
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("two folders, two binaries: %v", sums)
+	}
+}
+
+func TestCancelLeavesNothing(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	countingGo(t, "sleep 1000 & echo $! > "+pidFile+"; wait")
+	dir := t.TempDir()
+	b, _ := newBuilder(t, dir)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupted := errors.New("interrupted")
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.Binary(ctx, hello(t))
+		done <- err
+	}()
+	var pid int
+	for deadline := time.Now().Add(20 * time.Second); pid == 0; {
+		data, _ := os.ReadFile(pidFile)
+		fmt.Sscan(string(data), &pid)
+		if time.Now().After(deadline) {
+			t.Fatal("the build did not start")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	began := time.Now()
+	cancel(interrupted)
+	if err := <-done; !errors.Is(err, interrupted) {
+		t.Errorf("error %v, want the cause", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("cancelling took %v", took)
+	}
+	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(pid, 0) == nil; {
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
+			break // dead, and not ours to reap
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a child of the build lives on as %d", pid)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "bin", ".tmp")); len(left) != 0 {
+		t.Errorf("left in .tmp: %v", left)
+	}
+}
+
+// One caller's cancellation is not the others'.
+func TestCancelOfOneCaller(t *testing.T) {
+	log := countingGo(t, "sleep 0.5")
+	b, _ := newBuilder(t, t.TempDir())
+	bin := hello(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := b.Binary(ctx, bin)
+		first <- err
+	}()
+	for builds(t, log) == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	second := make(chan error, 1)
+	go func() {
+		_, err := b.Binary(t.Context(), bin)
+		second <- err
+	}()
+	time.Sleep(20 * time.Millisecond) // so that it most likely has joined the first
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("first: %v", err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("second: %v", err)
+	}
+}
+
+func TestKilledBuildIsSweptUp(t *testing.T) {
+	dir := t.TempDir()
+	b, _ := newBuilder(t, dir)
+	dead, alive := strings.Repeat("a", 64), strings.Repeat("b", 64)
+	for _, key := range []string{dead, alive} {
+		if _, err := b.store.begin(key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlock, err := b.store.lock(t.Context(), alive, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	newBuilder(t, dir)
+	if _, err := os.Stat(b.store.temp(dead)); !os.IsNotExist(err) {
+		t.Errorf("what a dead process left is still there: %v", err)
+	}
+	if _, err := os.Stat(b.store.temp(alive)); err != nil {
+		t.Errorf("what a live process builds is gone: %v", err)
+	}
+}
+
+func TestDamagedEntryIsBuiltAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		damage func(path string) error
+		link   bool // only noticed when hashed
+	}{
+		"truncated":   {damage: func(p string) error { return os.Truncate(p, 10) }},
+		"removed":     {damage: os.Remove},
+		"no manifest": {damage: func(p string) error { return os.Remove(filepath.Join(filepath.Dir(p), "manifest.json")) }},
+		"bad manifest": {damage: func(p string) error {
+			return os.WriteFile(filepath.Join(filepath.Dir(p), "manifest.json"), []byte("{"), 0o644)
+		}},
+		"written to": {damage: func(p string) error { return flip(p, false) }},
+		"bit rot":    {damage: func(p string) error { return flip(p, true) }, link: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, events := newBuilder(t, t.TempDir())
+			bin := hello(t)
+			path, err := b.Binary(t.Context(), bin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := tc.damage(path); err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := b.Cached(t.Context(), bin); ok != tc.link || err != nil {
+				t.Errorf("Cached = %v, %v; want %v", ok, err, tc.link)
+			}
+			nodes := t.TempDir()
+			if err := b.Link(t.Context(), nodes, bin); err != nil {
+				t.Fatal(err)
+			}
+			if got := run(t, filepath.Join(nodes, "hello")); got != "hello world" {
+				t.Errorf("it printed %q", got)
+			}
+			if w := events.messages(ui.TypeWarning); len(w) != 1 || !strings.Contains(w[0], "damaged") {
+				t.Errorf("warnings %q, want one about the damage", w)
+			}
+		})
+	}
+}
+
+// flip changes one byte in the middle of a file.
+func flip(path string, keepTime bool) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(path, data, 0o755); err != nil || !keepTime {
+		return err
+	}
+	return os.Chtimes(path, info.ModTime(), info.ModTime())
+}
+
+// A cache that was copied has new times and is still good.
+func TestCopiedCache(t *testing.T) {
+	dir := t.TempDir()
+	b, events := newBuilder(t, dir)
+	bin := hello(t)
+	path, err := b.Binary(t.Context(), bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := b.Cached(t.Context(), bin); !ok || err != nil {
+		t.Errorf("Cached = %v, %v", ok, err)
+	}
+	if w := events.messages(ui.TypeWarning); len(w) != 0 {
+		t.Errorf("warnings %q", w)
+	}
+}
+
+func TestLink(t *testing.T) {
+	dir := t.TempDir()
+	b, _ := newBuilder(t, filepath.Join(dir, "cache"))
+	bin := hello(t)
+	bin.Links = []string{"hi", "hey"}
+	nodes := filepath.Join(dir, "a", "bin")
+	if err := b.Link(t.Context(), nodes, bin); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hello", "hi", "hey"} {
+		if got := run(t, filepath.Join(nodes, name)); got != "hello world" {
+			t.Errorf("%s printed %q", name, got)
+		}
+	}
+	path, _ := b.Binary(t.Context(), bin)
+	if !linked(path, filepath.Join(nodes, "hello")) {
+		t.Error("it was copied on one file system")
+	}
+	// New source replaces what is linked, and what is linked already is left alone.
+	before, _ := os.Lstat(filepath.Join(nodes, "hi"))
+	if err := os.WriteFile(filepath.Join(bin.Dir, "main.go"), []byte("package main\n\nfunc main() { println(\"new\") }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Link(t.Context(), nodes, bin); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, filepath.Join(nodes, "hi")); got != "new" {
+		t.Errorf("after a change it printed %q", got)
+	}
+	if after, _ := os.Lstat(filepath.Join(nodes, "hi")); !os.SameFile(before, after) {
+		t.Error("a link that was right was made again")
+	}
+	if entries, _ := os.ReadDir(nodes); len(entries) != 3 {
+		t.Errorf("folder holds %v", entries)
+	}
+}
+
+func TestLinkOrCopyToAnotherFileSystem(t *testing.T) {
+	if a, b := deviceOf(t, t.TempDir()), deviceOf(t, "/dev/shm"); a == b {
+		t.Skip("/dev/shm is no file system of its own here")
+	}
+	to, err := os.MkdirTemp("/dev/shm", "orrery-test-")
+	if err != nil {
+		t.Skip("cannot write to /dev/shm")
+	}
+	defer os.RemoveAll(to)
+	b, _ := newBuilder(t, t.TempDir())
+	bin := hello(t)
+	for range 2 {
+		if err := b.Link(t.Context(), to, bin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, _ := b.Binary(t.Context(), bin)
+	if !linked(path, filepath.Join(to, "hello")) {
+		t.Error("the copy is not recognised: it would be copied every time")
+	}
+	if got := run(t, filepath.Join(to, "hello")); got != "hello world" {
+		t.Errorf("it printed %q", got)
+	}
+}
+
+func deviceOf(t *testing.T, dir string) uint64 {
+	t.Helper()
+	info, err := os.Stat(dir)
+	if err != nil {
+		t.Skip(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Dev
+}
+
+func TestDropBuildCache(t *testing.T) {
+	b, err := NewBuilder(Options{CacheDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DropBuildCache(); err != nil {
+		t.Errorf("nothing to drop: %v", err)
+	}
+	if err := os.MkdirAll(filepath.Join(b.goCache(), "00"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	build, err := lockFile(b.goCache()+".lock", lockShared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DropBuildCache(); err == nil {
+		t.Error("dropped below a running build")
+	}
+	build.Close()
+	if err := b.DropBuildCache(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(b.goCache()); !os.IsNotExist(err) {
+		t.Errorf("still there: %v", err)
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	f.Add([]byte(`{"format":1,"key":"k","name":"hello","sha256":"x","size":3}`))
+	f.Add([]byte(`{"format":1,"key":"k","name":"../../etc/passwd"}`))
+	f.Add([]byte(`null`))
+	dir := f.TempDir()
+	s := store{dir: dir}
+	if err := os.MkdirAll(filepath.Join(dir, "k"), 0o755); err != nil {
+		f.Fatal(err)
+	}
+	if err := os.WriteFile(s.path("k", "hello"), []byte("abc"), 0o644); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(s.manifest("k"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := s.verify("k"); err == nil && m.Name != "hello" {
+			t.Errorf("accepted %+v", m)
+		} else if err != nil && !errors.Is(err, errCorrupt) {
+			t.Errorf("error %v does not say that the entry is damaged", err)
+		}
+	})
+}
