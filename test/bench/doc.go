@@ -1,0 +1,11 @@
+// Command bench measures what orrery promises about time and size, on the machine that it
+// runs on, and prints each figure beside the promise. It asserts nothing: numbers from a
+// busy or small machine are not failures.
+//
+//	go run ./test/bench                  all figures with warm caches, median of 3 runs
+//	go run ./test/bench -cold            also a build with an empty cache (half an hour)
+//	go run ./test/bench -idle=false      without the minutes of idling
+//	go run ./test/bench -o json
+//
+// It needs root. Its environments live in a folder of their own and are removed at the end.
+package main
