@@ -30,15 +30,21 @@ type exercise struct {
 	tamper func(ctx context.Context, js jetstream.JetStream, stream string, n int) error
 }
 
-// attempt bounds one publish or API call: whoever answers does so much sooner.
-const attempt = 2 * time.Second
+const (
+	// attempt bounds one call of the API: who answers does so much sooner.
+	attempt = 2 * time.Second
+	// publishAttempt bounds one publish. What was under way when a leader changed gets no
+	// answer at all; one that is just slow is repeated without harm.
+	publishAttempt = 500 * time.Millisecond
+	// patience is how long anything may take: several elections of a starved machine.
+	patience = time.Minute
+)
 
 // outcome of one stream.
 type outcome struct {
 	name          string
 	retries       int
 	before, after string // leaders
-	took          time.Duration
 }
 
 // run does the exercise and takes its streams away, also when ctx has ended.
@@ -105,20 +111,16 @@ func (e exercise) run(ctx context.Context, target natsTarget) (string, error) {
 }
 
 // stream does the exercise on one stream.
-func (e exercise) stream(ctx context.Context, connection *nats.Conn, js jetstream.JetStream, id string, storage jetstream.StorageType) (outcome, error) {
-	start := time.Now()
+func (e exercise) stream(ctx context.Context, connection *nats.Conn, js jetstream.JetStream, id string, storage jetstream.StorageType) (o outcome, err error) {
 	kind := strings.ToLower(storage.String())
-	o := outcome{name: kind}
+	o = outcome{name: kind}
 	name := streamPrefix + id + "-" + kind
 	subject := strings.ReplaceAll(name, "-", ".")
 	fail := func(err error) (outcome, error) { return o, fmt.Errorf("%s stream: %w", kind, err) }
 
-	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = js.DeleteStream(last, name) // what is left is swept by the next run
-	}()
-	stream, err := e.create(ctx, js, jetstream.StreamConfig{
+	defer func() { err = errors.Join(err, remove(context.WithoutCancel(ctx), js, name)) }()
+	var stream jetstream.Stream
+	stream, err = e.create(ctx, js, jetstream.StreamConfig{
 		Name:        name,
 		Description: "made by orrery verify; deleted at its end",
 		Subjects:    []string{subject},
@@ -160,15 +162,26 @@ func (e exercise) stream(ctx context.Context, connection *nats.Conn, js jetstrea
 	if err := e.settled(ctx, stream); err != nil {
 		return fail(err)
 	}
-	o.took = time.Since(start)
 	return o, nil
+}
+
+// remove deletes a stream, for which there may be nobody to ask for some seconds.
+func remove(ctx context.Context, js jetstream.JetStream, name string) error {
+	return until(ctx, cleanupTime, func() error {
+		ctx, cancel := context.WithTimeout(ctx, attempt)
+		defer cancel()
+		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete stream %s: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // create makes a stream. Right after a start there may be no leader to ask, or a server
 // whose peers do not know it yet.
 func (e exercise) create(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig) (jetstream.Stream, error) {
 	var stream jetstream.Stream
-	err := until(ctx, 20*time.Second, func() error {
+	err := until(ctx, patience, func() error {
 		ctx, cancel := context.WithTimeout(ctx, 2*attempt)
 		defer cancel()
 		var err error
@@ -189,8 +202,8 @@ func payload(n int) []byte { return fmt.Appendf(nil, "%d", n) }
 // publish publishes message n until it is acknowledged. It repeats it under the same
 // message ID, so that one whose acknowledgement got lost is not stored twice.
 func publish(ctx context.Context, js jetstream.JetStream, subject, id string, n int) (retries int, err error) {
-	err = until(ctx, 20*time.Second, func() error {
-		ctx, cancel := context.WithTimeout(ctx, attempt)
+	err = until(ctx, patience, func() error {
+		ctx, cancel := context.WithTimeout(ctx, publishAttempt)
 		defer cancel()
 		ack, err := js.Publish(ctx, subject, payload(n), jetstream.WithMsgID(fmt.Sprintf("%s-%d", id, n)))
 		if err != nil {
@@ -219,7 +232,9 @@ func (e exercise) consume(ctx context.Context, stream jetstream.Stream) error {
 	if err != nil {
 		return fmt.Errorf("make a consumer: %w", err)
 	}
-	messages, err := consumer.Messages()
+	// A pull that was lost with its leader is noticed after two heartbeats: with the
+	// default of 5 s the check would wait longer for that than for all else.
+	messages, err := consumer.Messages(jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(500*time.Millisecond))
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
@@ -243,7 +258,7 @@ func (e exercise) consume(ctx context.Context, stream jetstream.Stream) error {
 // settled waits until all replicas have caught up, and compares what the stream says that
 // it holds with what was published.
 func (e exercise) settled(ctx context.Context, stream jetstream.Stream) error {
-	return until(ctx, 20*time.Second, func() error {
+	return until(ctx, patience, func() error {
 		ctx, cancel := context.WithTimeout(ctx, attempt)
 		defer cancel()
 		info, err := stream.Info(ctx)
@@ -280,7 +295,7 @@ func stepDown(ctx context.Context, connection *nats.Conn, stream jetstream.Strea
 	if before, err = leader(ctx, stream); err != nil {
 		return "", "", fmt.Errorf("find the leader: %w", err)
 	}
-	err = until(ctx, 20*time.Second, func() error {
+	err = until(ctx, patience, func() error {
 		// Asked again when the answer got lost or the old leader was elected once more.
 		if after, err = leader(ctx, stream); err == nil && after != before {
 			return nil

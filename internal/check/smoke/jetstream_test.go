@@ -59,7 +59,7 @@ func TestExercise(t *testing.T) {
 				return err
 			}
 			return s.DeleteMsg(ctx, 20)
-		}, "1 deleted"},
+		}, "1 deleted|want message 20"},
 		{"message doubled", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
 			if n != 30 {
 				return nil
@@ -83,7 +83,7 @@ func TestExercise(t *testing.T) {
 				return err
 			}
 			return s.Purge(ctx, jetstream.WithPurgeKeep(5))
-		}, "it holds"},
+		}, "it holds|want message"},
 		{"stream lost and made anew", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
 			if n != 40 {
 				return nil

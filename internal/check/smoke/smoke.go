@@ -63,7 +63,7 @@ var registry = map[string][]probe{
 	"nats": {
 		{"nats-spread", 30 * time.Second, natsSpread},
 		{"nats-anonymous", 30 * time.Second, natsAnonymous},
-		{"nats-jetstream", 60 * time.Second, natsJetStream},
+		{"nats-jetstream", 2 * time.Minute, natsJetStream},
 	},
 }
 

@@ -1,0 +1,185 @@
+package smoke
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// fakeAPI keeps objects in memory. Pods are Ready at once, on the nodes in turn.
+type fakeAPI struct {
+	mu      sync.Mutex
+	objects map[string]*unstructured.Unstructured
+	ever    []string // kind/name of all that was created
+	nodes   []string
+	raw     map[string]string
+	exec    func(pod, command string) (string, error)
+	admit   func(*unstructured.Unstructured) error
+	pending bool   // pods stay Pending
+	written string // by a pod whose command is "write"
+}
+
+// newFake is a fake of the default environment's cluster, all well.
+func newFake(t *testing.T) (*fakeAPI, Env) {
+	t.Helper()
+	f := &fakeAPI{objects: map[string]*unstructured.Unstructured{}, raw: map[string]string{}}
+	env := Env{Client: f, Spec: spec.Default(), Images: map[string]string{"probe": "registry.orrery.internal/probe:test"}, ClusterDomain: "cluster.local"}
+	var endpoints []any
+	for _, n := range env.Spec.Topology() {
+		labels := map[string]any{zoneLabel: n.Zone, rackLabel: n.Rack}
+		if n.Role == spec.RoleServer {
+			labels[roleLabel] = ""
+			endpoints = append(endpoints, map[string]any{"addresses": []any{n.Address.String()}})
+		}
+		f.nodes = append(f.nodes, n.Name)
+		f.put(map[string]any{
+			"apiVersion": "v1", "kind": "Node",
+			"metadata": map[string]any{"name": n.Name, "labels": labels},
+			"status": map[string]any{
+				"addresses":  []any{map[string]any{"type": "InternalIP", "address": n.Address.String()}},
+				"conditions": []any{map[string]any{"type": "Ready", "status": "True"}},
+			},
+		})
+	}
+	for _, name := range platformNamespaces {
+		f.put(map[string]any{
+			"apiVersion": "v1", "kind": "Namespace",
+			"metadata": map[string]any{"name": name, "labels": map[string]any{enforceLabel: "restricted"}},
+			"status":   map[string]any{"phase": "Active"},
+		})
+	}
+	f.put(map[string]any{
+		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+		"metadata":  map[string]any{"name": "kubernetes", "namespace": "default", "labels": map[string]any{"kubernetes.io/service-name": "kubernetes"}},
+		"endpoints": endpoints,
+	})
+	f.raw["/readyz"] = "ok"
+	return f, env
+}
+
+func key(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
+
+func (f *fakeAPI) put(o map[string]any) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: o}
+	f.objects[key(u.GetKind(), u.GetNamespace(), u.GetName())] = u
+	return u
+}
+
+func (f *fakeAPI) Get(ctx context.Context, _, kind, namespace, name string) (*unstructured.Unstructured, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if o, ok := f.objects[key(kind, namespace, name)]; ok {
+		return o.DeepCopy(), nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: strings.ToLower(kind) + "s"}, name)
+}
+
+func (f *fakeAPI) List(ctx context.Context, _, kind, namespace, selector string) (found []unstructured.Unstructured, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range slices.Sorted(maps.Keys(f.objects)) {
+		o := f.objects[k]
+		name, value, _ := strings.Cut(selector, "=")
+		if o.GetKind() == kind && (namespace == "" || o.GetNamespace() == namespace) && (selector == "" || o.GetLabels()[name] == value) {
+			found = append(found, *o.DeepCopy())
+		}
+	}
+	return found, ctx.Err()
+}
+
+func (f *fakeAPI) Create(ctx context.Context, o *unstructured.Unstructured) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if f.admit != nil {
+		if err := f.admit(o); err != nil {
+			return err
+		}
+	}
+	o.SetCreationTimestamp(metav1.Now())
+	if o.GetKind() == "Pod" {
+		containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "containers")
+		if args, _, _ := unstructured.NestedStringSlice(containers[0].(map[string]any), "args"); len(args) == 3 && args[0] == "write" {
+			f.written = args[2]
+		}
+		phase := "Running"
+		if restart := text(o, "spec", "restartPolicy"); restart == "Never" {
+			phase = "Succeeded"
+		}
+		status := map[string]any{
+			"phase": phase, "podIP": fmt.Sprintf("10.244.0.%d", len(f.ever)+1),
+			"conditions": []any{map[string]any{"type": "Ready", "status": "True"}},
+		}
+		if f.pending {
+			status = map[string]any{"phase": "Pending", "conditions": []any{map[string]any{"type": "PodScheduled", "status": "False", "message": "0/5 nodes are available"}}}
+		}
+		o.Object["status"] = status
+		unstructured.SetNestedField(o.Object, f.nodes[len(f.ever)%len(f.nodes)], "spec", "nodeName")
+	}
+	f.ever = append(f.ever, o.GetKind()+"/"+o.GetName())
+	f.put(o.Object)
+	return nil
+}
+
+func (f *fakeAPI) Delete(ctx context.Context, _, kind, namespace, name string, _ int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	delete(f.objects, key(kind, namespace, name))
+	return nil
+}
+
+func (f *fakeAPI) PortForward(context.Context, string, string, int) (string, func(), error) {
+	return "", nil, errTest
+}
+
+func (f *fakeAPI) Exec(ctx context.Context, _, pod, _ string, command []string, _ io.Reader, out, errOut io.Writer) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	answer, err := f.exec(pod, strings.Join(command[1:], " "))
+	if err != nil {
+		fmt.Fprintln(errOut, "probe:", err)
+		return fmt.Errorf("command terminated with exit code 1")
+	}
+	fmt.Fprintln(out, answer)
+	return nil
+}
+
+func (f *fakeAPI) RawGet(_ context.Context, path string) ([]byte, error) {
+	if body, ok := f.raw[path]; ok {
+		return []byte(body), nil
+	}
+	return nil, fmt.Errorf("%s: 503 Service Unavailable", path)
+}
+
+// left are the objects in the checks' namespace.
+func (f *fakeAPI) left() (names []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, o := range f.objects {
+		if o.GetNamespace() == namespace {
+			names = append(names, k)
+		}
+	}
+	return names
+}
