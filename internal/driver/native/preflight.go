@@ -22,7 +22,8 @@ const (
 	nodeDisk  = 300 << 20
 	spareDisk = 1 << 30
 
-	inotifyPerNode = 15
+	inotifyPerServer = 19
+	inotifyPerAgent  = 10
 )
 
 // Preflight implements [driver.Driver].
@@ -167,7 +168,8 @@ func (d *Driver) checkInotify(running bool) check.Result {
 	if !running { // ours are among those in use
 		used = d.host.inotify()
 	}
-	need := used + inotifyPerNode*len(d.cluster.Nodes)
+	servers := len(d.cluster.servers())
+	need := used + inotifyPerServer*servers + inotifyPerAgent*(len(d.cluster.Nodes)-servers)
 	if need > limit {
 		return check.Fail(fmt.Errorf("%d nodes need about %d inotify instances and %d are in use, but the limit is %d: sysctl -w fs.inotify.max_user_instances=%d",
 			len(d.cluster.Nodes), need-used, used, limit, roundUp(need+64, 128)))

@@ -1,0 +1,185 @@
+package native
+
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/driver/drivertest"
+	"github.com/orrery-dev/orrery/internal/proc"
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// The test binary is also the supervisor and PID 1 of the nodes.
+func TestMain(m *testing.M) {
+	if code, handled := Reexec(os.Args[1:]); handled {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// memoryJournal checks that effects are journalled once and undone.
+type memoryJournal struct {
+	mu   sync.Mutex
+	live []driver.Effect
+}
+
+func (j *memoryJournal) Begin(e driver.Effect) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !slices.ContainsFunc(j.live, func(o driver.Effect) bool { return o.Kind == e.Kind && o.ID == e.ID }) {
+		j.live = append(j.live, e)
+	}
+	return nil
+}
+
+func (j *memoryJournal) Undone(e driver.Effect) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.live = slices.DeleteFunc(j.live, func(o driver.Effect) bool { return o.Kind == e.Kind && o.ID == e.ID })
+	return nil
+}
+
+func (j *memoryJournal) Live() []driver.Effect {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.live)
+}
+
+// testDistribution skips unless the test can and may make real nodes.
+func testDistribution(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: nodes are namespaces")
+	}
+	dir := os.Getenv("ORRERY_TEST_DIST")
+	if dir == "" {
+		t.Skip("ORRERY_TEST_DIST is not set: it names the folder of the built node distribution (kubernetes, containerd, …, cni/)")
+	}
+	return dir
+}
+
+// link lays the distribution into a state directory as the image builder would.
+func link(t *testing.T, from, stateDir string) {
+	t.Helper()
+	to := paths(stateDir).distribution()
+	err := filepath.WalkDir(from, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(from, p)
+		if e.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o700)
+		}
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			p = real
+		}
+		if err := os.Link(p, filepath.Join(to, rel)); err == nil {
+			return nil
+		}
+		return installExecutable(p, filepath.Join(to, rel))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd"} {
+		if p := filepath.Join(to, name); !exists(p) {
+			if err := os.Symlink("kubernetes", p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func TestConformance(t *testing.T) {
+	dist := testDistribution(t)
+	e := spec.Named("orrery-test")
+	agents := 1
+	e.Servers, e.Agents = 1, &agents
+	if s := os.Getenv("ORRERY_TEST_SERVERS"); s != "" {
+		var err error
+		if e.Servers, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Ports = spec.Ports{API: freePort(t), Registry: freePort(t)}
+	e.Node.Memory = "3Gi"
+	// Not t.TempDir: it may be on tmpfs, and its path is too long for a socket.
+	stateDir := "/var/lib/orrery/" + e.Name
+	journal := &memoryJournal{}
+	newDriver := func() (driver.Driver, error) {
+		d, err := New(Options{Spec: e, StateDir: stateDir, Executable: os.Args[0], Journal: journal, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		if err != nil {
+			return nil, err
+		}
+		return distributing{d, func() {
+			if !exists(d.paths.distribution()) {
+				if err := os.MkdirAll(stateDir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				link(t, dist, stateDir)
+			}
+		}}, nil
+	}
+	preflight(t, newDriver)
+	kubectl := func(ctx context.Context, kubeconfig string, args ...string) error {
+		return proc.Run(ctx, &proc.Cmd{Path: filepath.Join(dist, "kubernetes"), Args: append([]string{"kubectl", "--kubeconfig", kubeconfig}, args...)})
+	}
+	drivertest.Run(t, drivertest.Subject{
+		New: newDriver,
+		Prepared: func(ctx context.Context, o driver.Observation) error {
+			return drivertest.PushImage(ctx, t.TempDir(), o.Endpoints["registry"], "pause:1")
+		},
+		Put: func(ctx context.Context, kubeconfig, key string) error {
+			return kubectl(ctx, kubeconfig, "create", "configmap", key, "--from-literal=is=here")
+		},
+		Get: func(ctx context.Context, kubeconfig, key string) error {
+			return kubectl(ctx, kubeconfig, "get", "configmap", key)
+		},
+		Supervisor: func() (proc.Identity, error) { return supervisorIdentity(paths(stateDir)) },
+	})
+	if live := journal.Live(); len(live) > 0 {
+		t.Errorf("journal still has %+v", live)
+	}
+}
+
+// distributing brings the distribution back before a driver needs it, as the engine does.
+type distributing struct {
+	*Driver
+	link func()
+}
+
+func (d distributing) Prepare(ctx context.Context) error { d.link(); return d.Driver.Prepare(ctx) }
+func (d distributing) Ensure(ctx context.Context) error  { d.link(); return d.Driver.Ensure(ctx) }
+
+func preflight(t *testing.T, newDriver func() (driver.Driver, error)) {
+	t.Helper()
+	d, err := newDriver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range d.Preflight(t.Context()) {
+		if r := c.Probe(t.Context()); r.State == check.Failed {
+			t.Skipf("this host cannot: %s: %s", c.Name, r.Message)
+		}
+	}
+}
