@@ -287,9 +287,14 @@ type wrapped func(*http.Request) (*http.Response, error)
 
 func (w wrapped) RoundTrip(r *http.Request) (*http.Response, error) { return w(r) }
 
-// TestCrash kills the client after each of its writes. Whatever was made by then, the
-// next apply of another set leaves exactly that set.
+// TestCrash kills the client at each of its writes, before the server saw it and after.
+// Whatever was made by then, the next apply of another set leaves exactly that set.
 func TestCrash(t *testing.T) {
+	t.Run("before the write", func(t *testing.T) { crash(t, false) })
+	t.Run("after the write", func(t *testing.T) { crash(t, true) })
+}
+
+func crash(t *testing.T, delivered bool) {
 	c := connect(t)
 	crashed := errors.New("power loss")
 	for n := 0; ; n++ {
@@ -304,6 +309,11 @@ func TestCrash(t *testing.T) {
 				return next.RoundTrip(r)
 			}
 			if writes.Add(1) > int64(n) {
+				if delivered && writes.Load() == int64(n)+1 {
+					if resp, err := next.RoundTrip(r); err == nil {
+						resp.Body.Close()
+					}
+				}
 				cancel(crashed)
 				return nil, crashed
 			}

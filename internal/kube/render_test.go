@@ -1,0 +1,241 @@
+package kube
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var testFacts = Facts{
+	Environment: "test", ClusterDomain: "cluster.local", ClusterDNS: "10.96.0.10", PodCIDR: "10.244.0.0/16",
+	ServiceCIDR: "10.96.0.0/16", Durability: "full", Servers: 3, Nodes: 5, Zones: 3,
+}
+
+func input(t testing.TB, component string) RenderInput {
+	t.Helper()
+	root, err := filepath.Abs("testdata/render")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := RenderInput{
+		Component: catalog.Component{Name: component, Namespace: "space", Dir: filepath.Join(root, "base", component)},
+		Overlay:   catalog.Overlay{Name: "local", Dir: filepath.Join(root, "overlays", "local")},
+		Facts:     testFacts,
+	}
+	in.Component.Images = []catalog.Image{{Name: "tools/server", Version: "v2"}, {Name: "helper", Version: "v1"}}
+	switch component {
+	case "plain":
+		in.Component.Render.Kustomize = "k"
+	case "layered":
+		in.Component.Render.Kustomize = "."
+	default:
+		in.Component.Render.Chart = "chart"
+	}
+	return in
+}
+
+func TestRender(t *testing.T) {
+	digest := "@sha256:" + strings.Repeat("ab", 32)
+	built := map[string]string{
+		"tools/server": ImageHost + "/tools/server:v2" + digest, "helper": ImageHost + "/helper:v1" + digest, "other": "not ours",
+	}
+	for _, tt := range []struct {
+		name, component string
+		change          func(*RenderInput)
+	}{
+		{"plain", "plain", func(*RenderInput) {}},
+		{"plain-built", "plain", func(in *RenderInput) { in.Images = built }},
+		{"layered", "layered", func(*RenderInput) {}},
+		{"layered-base", "layered", func(in *RenderInput) { in.Overlay = catalog.Overlay{} }},
+		{"charted", "charted", func(*RenderInput) {}},
+		{"charted-fast", "charted", func(in *RenderInput) { in.Facts.Durability, in.Facts.Nodes, in.Images = "fast", 1, built }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in := input(t, tt.component)
+			tt.change(&in)
+			objs, err := Render(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Manifest(objs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", "render", tt.name+".golden.yaml")
+			if *update {
+				if err := os.WriteFile(golden, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), string(got)); d != "" {
+				t.Errorf("-golden +got (write anew with -update)\n%s", d)
+			}
+			again, err := Render(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.Reverse(again)
+			if Hash(again) != Hash(objs) {
+				t.Error("two renders of the same input have different hashes")
+			}
+			read, err := parse(got)
+			if err != nil || Hash(read) != Hash(objs) {
+				t.Errorf("the manifest reads back as something else (%v)", err)
+			}
+		})
+	}
+}
+
+func TestRenderErrors(t *testing.T) {
+	const head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
+	for _, tt := range []struct {
+		name, component, file, text string
+		change                      func(*RenderInput)
+		want                        []string
+	}{
+		{"unknown fact", "plain", "base/plain/k/objects.yaml", head + "data: {a: 'b ${clusterDns}'}", nil,
+			[]string{"component plain: ConfigMap space/x: unknown fact ${clusterDns}", "known: clusterDNS, clusterDomain", "$${clusterDns}"}},
+		{"undeclared image", "plain", "base/plain/k/objects.yaml", head + "data: {a: registry.orrery.internal/hepler:v1}", nil,
+			[]string{"ConfigMap space/x: image hepler is not one of this component", "declared: helper, tools/server"}},
+		{"image not built", "plain", "", "", func(in *RenderInput) { in.Images = map[string]string{"helper": "x"} },
+			[]string{"Deployment space/server: image tools/server is declared but was not built"}},
+		{"twice", "plain", "base/plain/k/objects.yaml", head + "---\n" + head + "---\n", nil, []string{"kustomize build base/plain/k", "ConfigMap"}},
+		{"twice in a chart", "charted", "base/charted/chart/templates/b.yaml", head + "---\n" + strings.Replace(head, "x}", "x, namespace: space}", 1), nil,
+			[]string{"ConfigMap space/x is rendered twice"}},
+		{"no kustomization", "plain", "", "", func(in *RenderInput) { in.Component.Render.Kustomize = "nowhere" }, []string{"kustomize build base/plain/nowhere"}},
+		{"unknown kustomize field", "plain", "base/plain/k/kustomization.yaml", "resource: [a]", nil, []string{"kustomize build", `unknown field "resource"`}},
+		{"not an object", "charted", "base/charted/chart/templates/b.yaml", "hello: world", nil, []string{"chart file charted/templates/b.yaml", "not a Kubernetes object"}},
+		{"no name", "charted", "base/charted/chart/templates/b.yaml", "apiVersion: v1\nkind: ConfigMap", nil, []string{"a ConfigMap has no metadata.name"}},
+		{"bad YAML", "charted", "base/charted/chart/templates/b.yaml", "a: [", nil, []string{"chart file charted/templates/b.yaml"}},
+		{"bad template", "charted", "base/charted/chart/templates/b.yaml", "{{ .Values.a.b.c }}", nil, []string{"component charted: chart base/charted/chart", "charted/templates/b.yaml:1"}},
+		{"hook", "charted", "base/charted/chart/templates/b.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x, annotations: {helm.sh/hook: pre-install}}", nil,
+			[]string{"b.yaml: Pod x: is a Helm hook (pre-install)"}},
+		{"random", "charted", "base/charted/chart/templates/b.yaml", head + "data: {a: {{ randAlphaNum 9 }}}", nil, []string{"b.yaml renders differently each time"}},
+		{"values against the schema", "charted", "overlays/local/charted/values.yaml", "replicas: 0", nil, []string{"values.schema.json", "replicas"}},
+		{"unknown value", "charted", "overlays/local/charted/values.yaml", "replica: 1", nil, []string{"values.schema.json", "replica"}},
+		{"value of another shape", "charted", "overlays/local/charted/values.yaml", "resources: small", nil,
+			[]string{"overlays/local/charted/values.yaml: resources: is a plain value, but in the chart's values.yaml a mapping"}},
+		{"value that is ours", "charted", "overlays/local/charted/values.yaml", "orrery: {nodes: 1}", nil, []string{"orrery: is set by the environment"}},
+		{"nothing", "plain", "base/plain/k/kustomization.yaml", "namePrefix: x", nil, []string{"renders no object"}},
+		{"no render", "plain", "", "", func(in *RenderInput) { in.Component.Render = catalog.Render{} }, []string{"names neither kustomize nor chart"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := t.TempDir()
+			if err := os.CopyFS(root, os.DirFS("testdata/render")); err != nil {
+				t.Fatal(err)
+			}
+			in := input(t, tt.component)
+			in.Component.Dir = filepath.Join(root, "base", tt.component)
+			in.Overlay.Dir = filepath.Join(root, "overlays", "local")
+			if tt.file != "" {
+				if err := os.WriteFile(filepath.Join(root, tt.file), []byte(tt.text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.change != nil {
+				tt.change(&in)
+			}
+			_, err := Render(in)
+			if err == nil {
+				t.Fatal("rendered, want an error")
+			}
+			for _, want := range append(tt.want, "component "+tt.component) {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error\n%v\ndoes not say\n%s", err, want)
+				}
+			}
+		})
+	}
+}
+
+// TestRepository renders every component of every overlay that this repository ships.
+func TestRepository(t *testing.T) {
+	root, err := catalog.FindRoot(".")
+	if err != nil {
+		t.Skip("the repository holds no catalogue here: ", err)
+	}
+	c, err := catalog.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, overlay := range c.Overlays {
+		components, err := c.Select(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var owner = map[id]string{}
+		for _, component := range components {
+			objs, err := Render(RenderInput{Component: component, Overlay: overlay, Facts: testFacts})
+			if err != nil {
+				t.Errorf("overlay %s: %v", name, err)
+			}
+			for _, o := range objs {
+				if first, taken := owner[refOf(o).id()]; taken {
+					t.Errorf("overlay %s: %s is rendered by %s and by %s", name, refOf(o), first, component.Name)
+				}
+				owner[refOf(o).id()] = component.Name
+			}
+		}
+	}
+}
+
+func TestSubstitution(t *testing.T) {
+	s := substitution{facts: map[string]string{"a": "1"}, images: map[string]string{"x/y-z": "REF", "x": "X"}}
+	for in, want := range map[string]string{
+		"":                                     "",
+		"${a}${a}":                             "11",
+		"$${a} $$ ${ a } ${} $a ${a-b} $(a)":   "${a} $$ ${ a } ${} $a ${a-b} $(a)",
+		"registry.orrery.internal/x/y-z:v1.2":  "REF",
+		"registry.orrery.internal/x.":          "X.",
+		"'registry.orrery.internal/x',":        "'X',",
+		"docker.io/registry.orrery.internal":   "docker.io/registry.orrery.internal",
+		"http://registry.orrery.internal:5000": "http://registry.orrery.internal:5000",
+	} {
+		if got := s.text(in); got != want || s.errs != nil {
+			t.Errorf("%q becomes %q, want %q (%v)", in, got, want, s.errs)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, file := range []string{"base/plain/k/objects.yaml", "base/charted/chart/crds/planets.yaml", "base/charted/chart/templates/all.yaml"} {
+		text, err := os.ReadFile(filepath.Join("testdata/render", file))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		objs, err := parse(text)
+		if err != nil {
+			return
+		}
+		for _, o := range objs {
+			if o.GetName() == "" || o.GetKind() == "" {
+				t.Errorf("an object without name or kind: %v", o.Object)
+			}
+			_ = finish(RenderInput{Facts: testFacts}, o, definedKinds([]*unstructured.Unstructured{o}))
+		}
+		out, err := Manifest(objs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := parse(out); err != nil || len(again) != len(objs) {
+			t.Fatalf("what was written cannot be read: %v\n%s", err, bytes.TrimSpace(out))
+		}
+	})
+}
