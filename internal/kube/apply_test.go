@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -362,14 +364,7 @@ func TestRetries(t *testing.T) {
 		"webhook":     answer(500, "InternalError", `Internal error occurred: failed calling webhook "x": connection refused`),
 		"etcd":        answer(500, "InternalError", "etcdserver: leader changed"),
 		"unavailable": answer(503, "ServiceUnavailable", "the server is currently unable"),
-		"refused": func(r *http.Request) (*http.Response, error) {
-			var d http.Client
-			resp, err := d.Get("http://127.0.0.1:1")
-			if err == nil {
-				resp.Body.Close()
-			}
-			return nil, err
-		},
+		"refused":     func(r *http.Request) (*http.Response, error) { return refuse(r, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var failures atomic.Int64
@@ -414,6 +409,11 @@ func TestRetries(t *testing.T) {
 			t.Errorf("error = %v", err)
 		}
 	})
+}
+
+// refuse answers as a server does that is not there.
+func refuse(*http.Request, http.RoundTripper) (*http.Response, error) {
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 }
 
 type responseBody struct{ *strings.Reader }

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ const readyInterval = 200 * time.Millisecond
 // It fails only for what waiting cannot mend. The timeout is 5 minutes; callers may
 // change it. Optional objects that were deferred do not count.
 func (c *Client) Ready(component string, objs []*unstructured.Unstructured) check.Condition {
+	objs = slices.Clone(objs)
+	sortObjects(objs) // so that what others wait for is named first
 	p := &readiness{client: c, component: component, pending: objs, all: objs, explained: map[id]explanation{}}
 	return check.Condition{
 		Component: component, Name: "ready", Timeout: 5 * time.Minute, Interval: readyInterval,
@@ -95,7 +98,7 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 	if len(open) == 0 {
 		return nil, nil
 	}
-	// Dependencies are first in the order of ranks; two reasons are enough for a line.
+	// Two reasons are enough for a line.
 	var reasons []string
 	for i, v := range open {
 		if i < 2 || v.state == check.Failed {

@@ -1,30 +1,126 @@
 package kube
 
 import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nkeys"
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// A pair that is wiped clears the bytes that it handed out, or was made from.
-func TestSeedOutlivesItsPair(t *testing.T) {
-	seed, err := newSeed("user")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // publicOf must leave the seed as it is
-		public, err := publicOf(seed)
+func TestEnsureSecrets(t *testing.T) {
+	c := connect(t)
+	ns := fmt.Sprintf("t%d", time.Now().UnixNano()) // EnsureSecrets makes it
+	component := catalog.Component{Name: ns, Namespace: ns, Secrets: []catalog.Secret{
+		{Name: "public", PublicNKeys: []string{"keys-" + ns + "/admin", "keys-" + ns + "/app"}, Passwords: map[string]int{"p": 8}},
+		{Name: "keys-" + ns, NKeys: map[string]string{"admin": "user", "app": "account"}},
+	}}
+	read := func(name string) map[string]string {
+		t.Helper()
+		o, err := c.Get(t.Context(), "v1", "Secret", ns, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !nkeys.IsValidPublicUserKey(string(public)) {
-			t.Fatalf("%q is no public user key", public)
+		data, _, err := unstructured.NestedStringMap(o.Object, "data")
+		if err != nil {
+			t.Fatal(err)
 		}
+		for k, v := range data {
+			text, err := base64.StdEncoding.DecodeString(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[k] = string(text)
+		}
+		data["resourceVersion"] = o.GetResourceVersion()
+		return data
+	}
+	ensure := func() {
+		t.Helper()
+		if err := c.EnsureSecrets(t.Context(), component); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Several processes at once agree on one set of values.
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		wg.Go(func() { errs[i] = c.EnsureSecrets(t.Context(), component) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	keys, public := read("keys-"+ns), read("public")
+	for prefix, first := range map[string]byte{"admin": 'U', "app": 'A'} {
+		pair, err := nkeys.FromSeed([]byte(keys[prefix+".seed"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := pair.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keys[prefix+".pub"] != want || public[prefix+".pub"] != want || want[0] != first {
+			t.Errorf("%s: public keys %q and %q, want %q", prefix, keys[prefix+".pub"], public[prefix+".pub"], want)
+		}
+	}
+	if _, leaked := public["admin.seed"]; leaked {
+		t.Error("the copy holds a seed")
+	}
+	if !regexp.MustCompile(`^[A-Za-z0-9]{8}$`).MatchString(public["p"]) {
+		t.Errorf("password = %q", public["p"])
+	}
+
+	ensure()
+	if got := read("keys-" + ns); got["resourceVersion"] != keys["resourceVersion"] {
+		t.Error("the second time wrote")
+	}
+	// What component.yaml gains is added, what exists stays.
+	component.Secrets[1].NKeys["late"] = "user"
+	component.Secrets[1].Passwords = map[string]int{"token": 40}
+	ensure()
+	if got := read("keys-" + ns); got["admin.seed"] != keys["admin.seed"] || got["late.seed"] == "" || len(got["token"]) != 40 {
+		t.Errorf("keys = %v", got)
+	}
+	// Another component copies from this one; a copy follows its source.
+	other := catalog.Component{Name: ns + "-other", Namespace: ns, Secrets: []catalog.Secret{{Name: "copy", PublicNKeys: []string{"keys-" + ns + "/late"}}}}
+	if err := c.EnsureSecrets(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if got := read("copy"); got["late.pub"] != read("keys-" + ns)["late.pub"] {
+		t.Errorf("copy = %v", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	other.Secrets[0].PublicNKeys = []string{"nowhere/late"}
+	if err := c.EnsureSecrets(ctx, other); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error = %v", err)
+	}
+	// Removing the component removes its secrets, and nobody else's.
+	if err := c.Remove(t.Context(), component.Name); err != nil {
+		t.Fatal(err)
+	}
+	if exists(t, c, ns, "Secret", "public") || !exists(t, c, ns, "Secret", "copy") {
+		t.Error("the wrong secrets were removed")
 	}
 }
 
 func TestNewPassword(t *testing.T) {
-	if p, q := newPassword(40), newPassword(40); len(p) != 40 || string(p) == string(q) {
-		t.Errorf("passwords %q and %q", p, q)
+	seen := map[string]bool{}
+	for n := range 200 {
+		p := string(newPassword(n))
+		if len(p) != n || (n > 12 && seen[p]) {
+			t.Errorf("password %d = %q", n, p)
+		}
+		seen[p] = true
 	}
 }

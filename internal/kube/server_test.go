@@ -80,7 +80,7 @@ func withControllers(tb testing.TB) {
 		}
 		cluster.controllersErr = cluster.run(os.Getenv(multicall), "kube-controller-manager", "--kubeconfig="+cluster.kubeconfig, "--leader-elect=false",
 			"--bind-address=127.0.0.1", "--secure-port="+port, "--authentication-skip-lookup",
-			"--controllers=garbage-collector-controller,namespace-controller,deployment-controller,replicaset-controller,job-controller",
+			"--controllers=garbage-collector-controller,namespace-controller",
 			"--kube-api-qps=200", "--kube-api-burst=400")
 	})
 	if cluster.controllersErr != nil {

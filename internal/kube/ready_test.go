@@ -1,0 +1,179 @@
+package kube
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// setStatus plays the controllers and kubelets that the test cluster does not have.
+func setStatus(t *testing.T, c *Client, ref Ref, status string) {
+	t.Helper()
+	o, err := c.Get(t.Context(), ref.APIVersion, ref.Kind, ref.Namespace, ref.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := yaml.YAMLToJSON([]byte(strings.ReplaceAll(status, "%g", "1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var content unstructured.Unstructured
+	if err := content.UnmarshalJSON([]byte(`{"apiVersion":"v1","kind":"Status_","status":` + string(data) + `}`)); err != nil {
+		t.Fatal(err)
+	}
+	o.Object["status"] = content.Object["status"]
+	r, err := c.resource(t.Context(), ref.APIVersion, ref.Kind, ref.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.UpdateStatus(t.Context(), o, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const podYAML = `---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, labels: {app: web}}
+spec: {containers: [{name: web, image: example.com/web:1}]}
+`
+
+func TestReady(t *testing.T) {
+	c := connect(t)
+	ns := namespace(t, c)
+	set := objects(t, ns, deploymentYAML+configMap("a", "1"))
+	ready := c.Ready(ns, set)
+	probe := func(state check.State, says ...string) {
+		t.Helper()
+		ready = c.Ready(ns, set) // a new one: an old one asks for reasons once a second at most
+		r := ready.Probe(t.Context())
+		if r.State != state {
+			t.Fatalf("%s: %s, want %s", r.State, r.Message, state)
+		}
+		for _, s := range says {
+			if !strings.Contains(r.Message, s) {
+				t.Errorf("message %q does not say %q", r.Message, s)
+			}
+		}
+	}
+	if ready.Component != ns || ready.Timeout == 0 {
+		t.Errorf("condition = %+v", ready)
+	}
+	probe(check.Running, "ServiceAccount "+ns+"/web: does not exist yet", "and ")
+	mustApply(t, c, ns, set)
+	probe(check.Running, "Deployment "+ns+"/web: ")
+
+	event := objects(t, ns, `
+apiVersion: v1
+kind: Event
+metadata: {name: quota}
+type: Warning
+reason: FailedCreate
+message: "pods \"web\" is forbidden:\n exceeded quota"
+involvedObject: {kind: ReplicaSet, name: web-5f, namespace: "%s"}
+lastTimestamp: "2030-01-01T00:00:00Z"
+`)[0]
+	if err := c.Create(t.Context(), event); err != nil {
+		t.Fatal(err)
+	}
+	probe(check.Running, `FailedCreate: pods "web" is forbidden: exceeded quota`)
+
+	pod := objects(t, ns, podYAML)[0]
+	if err := c.Create(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		status string
+		state  check.State
+		says   string
+	}{
+		{`{phase: Pending, conditions: [{type: PodScheduled, status: "False", reason: Unschedulable, message: "0/5 nodes are available: 5 Insufficient cpu."}]}`,
+			check.Running, "pod web-1: not scheduled: 0/5 nodes are available: 5 Insufficient cpu."},
+		{`{phase: Pending, containerStatuses: [{name: web, image: x, imageID: "", ready: false, restartCount: 0, state: {waiting: {reason: ImagePullBackOff, message: "Back-off pulling image"}}}]}`,
+			check.Running, "pod web-1: container web: ImagePullBackOff: Back-off pulling image"},
+		{`{phase: Running, containerStatuses: [{name: web, image: x, imageID: "", ready: false, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff, message: "back-off 40s"}}, lastState: {terminated: {exitCode: 137, reason: OOMKilled}}}]}`,
+			check.Running, "container web: CrashLoopBackOff: back-off 40s (last exit code 137, OOMKilled)"},
+		{`{phase: Running, conditions: [{type: ContainersReady, status: "False", message: "containers with unready status: [web]"}]}`,
+			check.Running, "pod web-1: containers with unready status: [web]"},
+		{`{phase: Pending, containerStatuses: [{name: web, image: x, imageID: "", ready: false, restartCount: 0, state: {waiting: {reason: InvalidImageName, message: "couldn't parse image"}}}]}`,
+			check.Failed, "Deployment " + ns + "/web: "},
+	} {
+		setStatus(t, c, refOf(pod), tt.status)
+		probe(tt.state, tt.says)
+	}
+	deployment := Ref{"apps/v1", "Deployment", ns, "web"}
+	setStatus(t, c, refOf(pod), `{phase: Running, conditions: [{type: Ready, status: "True"}]}`)
+	setStatus(t, c, deployment, `{observedGeneration: %g, replicas: 2, updatedReplicas: 2, conditions: [{type: Progressing, status: "False", reason: ProgressDeadlineExceeded, message: late}]}`)
+	probe(check.Running, "Deployment "+ns+"/web: ") // may still end well
+	setStatus(t, c, deployment, `{observedGeneration: %g, replicas: 2, updatedReplicas: 2, readyReplicas: 2, availableReplicas: 2, conditions: [{type: Available, status: "True"}, {type: Progressing, status: "True", reason: NewReplicaSetAvailable}]}`)
+	probe(check.Succeeded, "7 objects are ready")
+}
+
+func TestReadyAgain(t *testing.T) {
+	c := connect(t)
+	ns := namespace(t, c)
+	set := objects(t, ns, configMap("a", "1")+configMap("b", "1"))
+	mustApply(t, c, ns, set[:1])
+	ready := c.Ready(ns, set)
+	if r := ready.Probe(t.Context()); r.State != check.Running || !strings.Contains(r.Message, "ConfigMap "+ns+"/b") {
+		t.Fatalf("result = %+v", r)
+	}
+	// What was ready a moment ago is looked at again before the set is called ready.
+	mustApply(t, c, ns, set[1:])
+	if r := ready.Probe(t.Context()); r.State != check.Running || !strings.Contains(r.Message, "ConfigMap "+ns+"/a: does not exist") {
+		t.Fatalf("result = %+v", r)
+	}
+	mustApply(t, c, ns, set)
+	if r := check.Await(t.Context(), ready, nil); r.State != check.Succeeded {
+		t.Fatalf("result = %+v", r)
+	}
+	down := intercept(t, c, refuse)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if r := check.Await(ctx, down.Ready(ns, set), nil); r.State != check.Failed || !strings.Contains(r.Message, "the API server does not answer") {
+		t.Errorf("result = %+v", r)
+	}
+}
+
+func TestReadyKinds(t *testing.T) {
+	c := connect(t)
+	ns := namespace(t, c)
+	for _, tt := range []struct {
+		name, manifest, status string
+		state                  check.State
+		says                   string
+	}{
+		{"job that runs", "{apiVersion: batch/v1, kind: Job, metadata: {name: x}, spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}",
+			`{active: 1, startTime: "2026-01-01T00:00:00Z"}`, check.Running, "the Job is not complete"},
+		{"job that failed", "{apiVersion: batch/v1, kind: Job, metadata: {name: z}, spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}",
+			`{startTime: "2026-01-01T00:00:00Z", conditions: [{type: FailureTarget, status: "True", message: deadline}, {type: Failed, status: "True", message: deadline}]}`, check.Failed, "the Job failed: deadline"},
+		{"aggregated api", "{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.%s.example.com}, spec: {group: \"%s.example.com\", version: v1, groupPriorityMinimum: 100, versionPriority: 100, service: {name: none, namespace: default}}}",
+			"", check.Running, "not available: "},
+		{"optional", "{apiVersion: nowhere.example.com/v1, kind: Comet, metadata: {name: x, annotations: {orrery.dev/optional: \"true\"}}}", "", check.Succeeded, ""},
+		{"claim of an unknown class", "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: x}, spec: {storageClassName: none, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
+			"{phase: Pending}", check.Running, `there is no StorageClass "none"`},
+		{"claim that waits for a consumer", `{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: "%s"}, provisioner: example.com/x, volumeBindingMode: WaitForFirstConsumer}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: z}, spec: {storageClassName: "%s", accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
+			"{phase: Pending}", check.Succeeded, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			set := objects(t, ns, tt.manifest)
+			component := ns + "-" + strings.ReplaceAll(tt.name, " ", "-")
+			mustApply(t, c, component, set)
+			if tt.status != "" {
+				setStatus(t, c, refOf(set[len(set)-1]), tt.status)
+			}
+			r := c.Ready(component, set).Probe(t.Context())
+			if r.State != tt.state || !strings.Contains(r.Message, tt.says) {
+				t.Errorf("%s: %s; want %s: %s", r.State, r.Message, tt.state, tt.says)
+			}
+		})
+	}
+}
