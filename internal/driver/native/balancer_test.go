@@ -1,0 +1,133 @@
+package native
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// apiServer is a TLS server that says whether it is ready.
+type apiServer struct {
+	*httptest.Server
+	ready atomic.Bool
+}
+
+func newAPIServer(t *testing.T, name string) *apiServer {
+	s := &apiServer{}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" && !s.ready.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		_, _ = io.WriteString(w, name)
+	}))
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *apiServer) address() string { return strings.TrimPrefix(s.URL, "https://") }
+
+func TestBalancer(t *testing.T) {
+	a, b := newAPIServer(t, "a"), newAPIServer(t, "b")
+	roots := x509.NewCertPool()
+	roots.AddCert(a.Certificate())
+	var d net.Dialer
+	bal := newBalancer([]string{a.address(), b.address()}, func(ctx context.Context, addr string) (net.Conn, error) {
+		return d.DialContext(ctx, "tcp", addr)
+	}, slog.New(slog.DiscardHandler))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	go func() { bal.run(ctx, roots); close(stopped) }()
+	go bal.serve(l)
+	t.Cleanup(func() { l.Close(); cancel(); <-stopped })
+
+	client := a.Client()
+	client.Timeout = 10 * time.Second
+	client.Transport.(*http.Transport).DisableKeepAlives = true
+	get := func() (string, error) {
+		r, err := client.Get("https://" + l.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		return string(body), err
+	}
+	// A connection made while nobody is ready waits for the first that is.
+	go func() { time.Sleep(150 * time.Millisecond); b.ready.Store(true) }()
+	if who, err := get(); who != "b" || err != nil {
+		t.Fatalf("got %q, %v; want b, the only one that is ready", who, err)
+	}
+	a.ready.Store(true)
+	waitFor(t, func() bool { return len(bal.ready()) == 2 })
+	seen := map[string]bool{}
+	for range 8 {
+		who, err := get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[who] = true
+	}
+	if !seen["a"] || !seen["b"] {
+		t.Errorf("only %v was asked", seen)
+	}
+	// An open connection is cut when its backend goes, so that the client looks for another.
+	open := func(n int) func() bool {
+		return func() bool { bal.mu.Lock(); defer bal.mu.Unlock(); return len(bal.open) == n }
+	}
+	waitFor(t, open(0))
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	waitFor(t, open(1))
+	a.Close()
+	b.Close()
+	bal.down(a.address())
+	bal.down(b.address())
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		var ne net.Error
+		if errors.As(err, &ne) && ne.Timeout() {
+			t.Error("the connection stays open")
+		}
+	}
+}
+
+func waitFor(t *testing.T, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited for 10 s")
+		}
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	b := &backoff{first: 1, most: 5, stable: 100}
+	var got []time.Duration
+	for _, ran := range []time.Duration{0, 0, 0, 0, 0, 100, 0} {
+		got = append(got, b.pause(ran))
+	}
+	want := []time.Duration{1, 2, 4, 5, 5, 1, 2}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("pauses %v, want %v", got, want)
+		}
+	}
+}

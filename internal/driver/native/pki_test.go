@@ -1,0 +1,198 @@
+package native
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+func testCluster(t *testing.T) cluster {
+	t.Helper()
+	e := spec.Named("unit")
+	e.Ports = spec.Ports{API: 1234, Registry: 1235}
+	c, err := newCluster(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func certificate(t *testing.T, path string) *x509.Certificate {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(b)
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestLeavesAreRenewedInTime(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	now := time.Now()
+	issue := func() int {
+		i := &issuer{now: func() time.Time { return now }}
+		if err := credentials(i, p, c); err != nil {
+			t.Fatal(err)
+		}
+		return i.issued
+	}
+	all := issue()
+	if n := issue(); n != 0 {
+		t.Fatalf("%d certificates issued again at once", n)
+	}
+	kubelet := p.nodeEtc("agent1", "kubernetes", "pki", "kubelet.crt")
+	first := certificate(t, kubelet)
+	if life := first.NotAfter.Sub(first.NotBefore); life < 364*24*time.Hour || life > 366*24*time.Hour {
+		t.Errorf("a leaf lives for %s", life)
+	}
+	now = now.Add(leafLife * 6 / 10)
+	if n := issue(); n != 0 {
+		t.Errorf("%d certificates issued with 40 %% of their life left", n)
+	}
+	now = now.Add(leafLife / 10)
+	if n := issue(); n != all-3 { // the three authorities stay
+		t.Errorf("%d certificates issued with 30 %% left, want %d", n, all-3)
+	}
+	if certificate(t, kubelet).SerialNumber.Cmp(first.SerialNumber) == 0 {
+		t.Error("the kubelet has its old certificate")
+	}
+	// Another address is another certificate, for the node that it concerns only.
+	c.Nodes[4].Address = c.Nodes[4].Address.Next()
+	if n := issue(); n != 1 {
+		t.Errorf("%d certificates issued after one address changed, want 1", n)
+	}
+	now = now.Add(11 * 365 * 24 * time.Hour)
+	err := credentials(&issuer{now: func() time.Time { return now }}, p, c)
+	if err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("expired authority: %v", err)
+	}
+}
+
+func TestDamagedAuthorityIsNotReplaced(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	i := &issuer{now: time.Now}
+	if err := credentials(i, p, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.pki("ca.crt"), []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := credentials(i, p, c); err == nil {
+		t.Error("no error")
+	}
+}
+
+// A node has only what its services need, and nobody else can read anything.
+func TestCredentialsOfNodes(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+		t.Fatal(err)
+	}
+	agent := []string{"ca.crt", "kube-proxy.crt", "kube-proxy.key", "kubelet.crt", "kubelet.key"}
+	entries, err := os.ReadDir(p.nodeEtc("agent2", "kubernetes", "pki"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, e := range entries {
+		have = append(have, e.Name())
+	}
+	if !slices.Equal(have, agent) {
+		t.Errorf("an agent has %v, want %v", have, agent)
+	}
+	admin, err := os.ReadFile(p.pki("admin.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var authorities []string
+	for _, n := range []string{"ca.key", "etcd-ca.key", "front-proxy-ca.key"} {
+		b, err := os.ReadFile(p.pki(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		authorities = append(authorities, string(b))
+	}
+	err = filepath.WalkDir(string(p), func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if st.Mode().Perm()&0o077 != 0 && path != string(p) {
+			t.Errorf("%s has mode %o", path, st.Mode().Perm())
+		}
+		if e.IsDir() || !strings.HasPrefix(path, p.join("nodes")) {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if string(b) == string(admin) || slices.Contains(authorities, string(b)) {
+			t.Errorf("%s is a key that no node may have", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, n := range c.servers() {
+		for _, o := range certificate(t, p.nodeEtc(n.Name, "kubernetes", "pki", "apiserver-kubelet-client.crt")).Subject.Organization {
+			t.Errorf("the kubelets' client is in group %s", o)
+		}
+		serving := certificate(t, p.nodeEtc(n.Name, "kubernetes", "pki", "apiserver.crt"))
+		for _, name := range []string{"127.0.0.1", n.Address.String(), c.Gateway.String(), "10.96.0.1", "kubernetes.default.svc"} {
+			if err := serving.VerifyHostname(name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestMaterializeIsIdempotent(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	for n, want := range []bool{true, false} {
+		changed, err := materialize(&issuer{now: time.Now}, p, c)
+		if err != nil || changed != want {
+			t.Errorf("run %d: changed %t, %v", n+1, changed, err)
+		}
+	}
+	back, err := loadCluster(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sameShape(back, c); err != nil {
+		t.Error(err)
+	}
+	c.Nodes = c.Nodes[:4]
+	if err := sameShape(back, c); err == nil {
+		t.Error("a node fewer is the same shape")
+	}
+}
+
+func TestLoadClusterRefuses(t *testing.T) {
+	p := paths(t.TempDir())
+	for content, want := range map[string]string{"{": "damaged", `{"version":99}`: "use the orrery that wrote it"} {
+		if _, err := writeFile(p.cluster(), []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadCluster(p); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
