@@ -273,26 +273,49 @@ func TestCancelOfOneCaller(t *testing.T) {
 	}
 }
 
+// A process that is killed while it builds leaves a folder, which the next one removes,
+// and nothing that looks like a binary.
 func TestKilledBuildIsSweptUp(t *testing.T) {
-	dir := t.TempDir()
-	b, _ := newBuilder(t, dir)
-	dead, alive := strings.Repeat("a", 64), strings.Repeat("b", 64)
-	for _, key := range []string{dead, alive} {
-		if _, err := b.store.begin(key); err != nil {
-			t.Fatal(err)
-		}
+	dir, started := os.Getenv("ORRERY_TEST_KILLED"), os.Getenv("ORRERY_TEST_STARTED")
+	if dir != "" { // the process that is killed
+		countingGo(t, "touch "+started+"; exec sleep 1000")
+		b, _ := newBuilder(t, dir)
+		_, err := b.Binary(t.Context(), hello(t))
+		t.Fatal(err)
 	}
-	unlock, err := b.store.lock(t.Context(), alive, nil)
+	dir, started = t.TempDir(), filepath.Join(t.TempDir(), "started")
+	victim := exec.Command(os.Args[0], "-test.run=^TestKilledBuildIsSweptUp$")
+	victim.Env = append(os.Environ(), "ORRERY_TEST_KILLED="+dir, "ORRERY_TEST_STARTED="+started)
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(started); err == nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	left := func() int {
+		entries, _ := os.ReadDir(filepath.Join(dir, "bin", ".tmp"))
+		return len(entries)
+	}
+	newBuilder(t, dir)
+	if left() != 1 {
+		t.Errorf("%d builds under way, want 1: that of a live process is not ours to remove", left())
+	}
+	victim.Process.Kill()
+	victim.Wait()
+	b, _ := newBuilder(t, dir)
+	if left() != 0 {
+		t.Errorf("%d builds under way, want 0: its process is dead", left())
+	}
+	bin := hello(t)
+	path, err := b.Binary(t.Context(), bin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unlock()
-	newBuilder(t, dir)
-	if _, err := os.Stat(b.store.temp(dead)); !os.IsNotExist(err) {
-		t.Errorf("what a dead process left is still there: %v", err)
-	}
-	if _, err := os.Stat(b.store.temp(alive)); err != nil {
-		t.Errorf("what a live process builds is gone: %v", err)
+	if got := run(t, path); got != "hello world" {
+		t.Errorf("it printed %q", got)
 	}
 }
 

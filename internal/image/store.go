@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -20,7 +21,7 @@ import (
 //	KEY/NAME            the binary, read-only
 //	KEY/manifest.json   what it should be
 //	.lock/KEY           held while KEY is made
-//	.tmp/KEY            what is being made; renamed to KEY when whole
+//	.tmp/KEY.RANDOM     what is being made; renamed to KEY when whole
 type store struct{ dir string }
 
 const cacheFormat = 1
@@ -47,7 +48,7 @@ var errCorrupt = errors.New("damaged cache entry")
 func (s store) path(key, name string) string { return filepath.Join(s.dir, key, name) }
 func (s store) manifest(key string) string   { return filepath.Join(s.dir, key, "manifest.json") }
 func (s store) lockPath(key string) string   { return filepath.Join(s.dir, ".lock", key) }
-func (s store) temp(key string) string       { return filepath.Join(s.dir, ".tmp", key) }
+func (s store) temp() string                 { return filepath.Join(s.dir, ".tmp") }
 
 // lookup returns the entry if it is there and looks whole: right size, and not written
 // to since. A file that only got a new time, by a copy of the cache, is hashed.
@@ -127,15 +128,21 @@ func (s store) lock(ctx context.Context, key string, waiting func()) (unlock fun
 }
 
 // begin makes an empty folder to build in: out/ becomes the entry, work/ is for the
-// compiler. The caller holds the key's lock, so what is there already is a dead
-// process's.
+// compiler. The caller holds the key's lock, so what others began is a dead process's. It
+// may hold files still: compilers outlive a killed process by moments.
 func (s store) begin(key string) (dir string, err error) {
-	dir = s.temp(key)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := os.MkdirAll(s.temp(), 0o755); err != nil {
+		return "", err
+	}
+	dead, _ := filepath.Glob(filepath.Join(s.temp(), key+".*"))
+	for _, d := range dead {
+		os.RemoveAll(d)
+	}
+	if dir, err = os.MkdirTemp(s.temp(), key+"."); err != nil {
 		return "", err
 	}
 	for _, d := range []string{"out", "work"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return "", err
 		}
 	}
@@ -182,33 +189,32 @@ func (s store) commit(dir string, m manifest) error {
 
 // drop removes an entry. Renamed first, so that it never looks half there.
 func (s store) drop(key string) error {
-	dead := s.temp(key)
-	if err := os.RemoveAll(dead); err != nil {
+	dead, err := s.begin(key)
+	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(dead), 0o755); err != nil {
-		return err
-	}
-	if err := os.Rename(filepath.Join(s.dir, key), dead); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	defer s.abandon(dead)
+	err = os.Rename(filepath.Join(s.dir, key), filepath.Join(dead, "entry"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("drop damaged cache entry: %w", err)
 	}
-	return os.RemoveAll(dead)
+	return nil
 }
 
 // sweep removes what killed builds left behind. Those of live processes are locked.
 func (s store) sweep(log *slog.Logger) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, ".tmp"))
+	entries, err := os.ReadDir(s.temp())
 	if err != nil {
 		return // nothing was ever built
 	}
 	for _, e := range entries {
-		key := e.Name()
+		key, _, _ := strings.Cut(e.Name(), ".")
 		lock, err := lockFile(s.lockPath(key), lockExclusive)
 		if err != nil {
 			continue
 		}
-		if err := os.RemoveAll(s.temp(key)); err != nil {
-			log.Warn("remove an interrupted build", "path", s.temp(key), "error", err)
+		if err := os.RemoveAll(filepath.Join(s.temp(), e.Name())); err != nil {
+			log.Warn("remove an interrupted build", "path", e.Name(), "error", err)
 		}
 		os.Remove(s.lockPath(key))
 		lock.Close()
