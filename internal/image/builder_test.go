@@ -471,6 +471,36 @@ func deviceOf(t *testing.T, dir string) uint64 {
 	return info.Sys().(*syscall.Stat_t).Dev
 }
 
+func TestOldBuildsAreRetired(t *testing.T) {
+	b, _ := newBuilder(t, t.TempDir())
+	other := hello(t)
+	other.Name = "other"
+	if _, err := b.Binary(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	bin := hello(t)
+	for i := range keep + 2 {
+		bin.LDFlags = fmt.Sprintf("-X main.who=%d", i)
+		path, err := b.Binary(t.Context(), bin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := time.Unix(int64(i), 0)
+		if err := os.Chtimes(filepath.Join(filepath.Dir(path), "manifest.json"), made, made); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range keep + 2 {
+		bin.LDFlags = fmt.Sprintf("-X main.who=%d", i)
+		if ok, err := b.Cached(t.Context(), bin); ok != (i >= 2) || err != nil {
+			t.Errorf("build %d cached: %v, %v", i, ok, err)
+		}
+	}
+	if ok, _ := b.Cached(t.Context(), other); !ok {
+		t.Error("another program went as well")
+	}
+}
+
 func TestDropBuildCache(t *testing.T) {
 	b, err := NewBuilder(Options{CacheDir: t.TempDir()})
 	if err != nil {

@@ -3,12 +3,19 @@ package image
 import (
 	"context"
 	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -111,5 +118,80 @@ func TestDistribution(t *testing.T) {
 			t.Errorf("CachedImage(%s) = %+v, %v, %v; want %+v", img.Name, again, ok, err, built)
 		}
 		t.Logf("image %-26s %6.1f MB %.1f s, looked up in %v: %s", img.Name, float64(built.Size)/1e6, took.Seconds(), time.Since(began), built.Reference())
+	}
+}
+
+// TestRegistry pushes to the registry that nodes pull from, and reads back what it has.
+func TestRegistry(t *testing.T) {
+	if *cacheFlag == "" {
+		t.Skip("compiles the registry: give -args -cache DIR to run it")
+	}
+	root, err := catalog.FindRoot(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := catalog.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(c.Distribution.Binaries, func(b catalog.Binary) bool { return b.Name == "registry" })
+	program, err := b.Binary(t.Context(), c.Distribution.Binaries[i])
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	config := filepath.Join(t.TempDir(), "config.yml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s}\n", t.TempDir(), address), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	server := exec.Command(program, "serve", config)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer server.Wait()
+	defer server.Process.Kill()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	defer remote.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	for _, img := range append(c.Components["nats"].Images, c.Distribution.Sandbox) {
+		built, err := b.Image(t.Context(), img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []string{"first", "second"} {
+			began := time.Now()
+			if err := Push(t.Context(), address, built); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s push of %s (%.1f MB): %v", kind, img.Name, float64(built.Size)/1e6, time.Since(began))
+		}
+		ref, err := name.NewDigest(address+"/"+built.Name+"@"+built.Digest, name.Insecure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pulled, err := remote.Image(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		valid(t, pulled)
 	}
 }

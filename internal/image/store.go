@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -184,7 +185,39 @@ func (s store) commit(dir string, m manifest) error {
 	if err := os.Rename(out, filepath.Join(s.dir, m.Key)); err != nil {
 		return err
 	}
+	s.retire(m.Name)
 	return syncPath(s.dir)
+}
+
+// keep is how many builds of one name stay: enough to change branches back and forth.
+const keep = 3
+
+// retire removes all but the newest builds of a program. Nodes that run an old one have
+// a link to it of their own. What cannot be removed now can be the next time.
+func (s store) retire(name string) {
+	type build struct {
+		key  string
+		made time.Time
+	}
+	var builds []build
+	manifests, _ := filepath.Glob(s.manifest("*"))
+	for _, path := range manifests {
+		key := filepath.Base(filepath.Dir(path))
+		info, err := os.Stat(path)
+		if m, _, readErr := s.read(key); err == nil && readErr == nil && m.Name == name {
+			builds = append(builds, build{key, info.ModTime()})
+		}
+	}
+	slices.SortFunc(builds, func(a, b build) int { return b.made.Compare(a.made) })
+	for _, b := range builds[min(keep, len(builds)):] {
+		lock, err := lockFile(s.lockPath(b.key), lockExclusive)
+		if err != nil {
+			continue
+		}
+		_ = s.drop(b.key)
+		os.Remove(s.lockPath(b.key))
+		lock.Close()
+	}
 }
 
 // drop removes an entry. Renamed first, so that it never looks half there.
