@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -208,10 +209,16 @@ func TestDeferred(t *testing.T) {
 	if inv, err := c.Inventories(t.Context()); err != nil || len(inv[ns].Deferred) != 1 {
 		t.Errorf("inventory = %+v, %v", inv[ns], err)
 	}
+	if r := c.Ready(ns, set).Probe(t.Context()); r.State != check.Succeeded {
+		t.Errorf("readiness = %+v", r)
+	}
 	if changes, err := c.Diff(t.Context(), ns, set); err != nil || len(changes) != 0 {
 		t.Errorf("diff = %+v, %v; a deferred object is no change", changes, err)
 	}
 	mustApply(t, c, ns+"-crds", objects(t, ns, crdYAML))
+	if r := c.Ready(ns, set).Probe(t.Context()); r.State != check.Running || !strings.Contains(r.Message, "deploy the component again") {
+		t.Errorf("readiness = %+v", r)
+	}
 	second := mustApply(t, c, ns, set)
 	wantApplied(t, second, 1, 0, 1, 0)
 	if len(second.Deferred) != 0 {

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -80,7 +81,10 @@ func newClient(config *rest.Config, opts ...Option) (*Client, error) {
 }
 
 // Close gives idle connections back. The client stays usable.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	// http.Client would stop at the first wrapper of client-go.
+	utilnet.CloseIdleConnectionsFor(c.http.Transport)
+}
 
 // Get reads one object; namespace is empty for cluster-wide kinds. The error of a
 // missing one satisfies apierrors.IsNotFound, that of a kind that the server does not

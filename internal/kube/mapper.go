@@ -20,6 +20,7 @@ type mapper struct {
 	get   func(ctx context.Context, path string) ([]byte, error)
 	mu    sync.Mutex
 	known map[schema.GroupVersion]map[string]mapping
+	asked map[schema.GroupVersion]*sync.Mutex // so that many callers at once ask once
 }
 
 type mapping struct {
@@ -32,10 +33,13 @@ func (m *mapper) find(ctx context.Context, apiVersion, kind string) (mapping, er
 	if err != nil {
 		return mapping{}, fmt.Errorf("apiVersion %q of a %s: %w", apiVersion, kind, err)
 	}
-	m.mu.Lock()
-	found, ok := m.known[gv][kind]
-	m.mu.Unlock()
-	if ok {
+	if found, ok := m.lookup(gv, kind); ok {
+		return found, nil
+	}
+	turn := m.turn(gv)
+	turn.Lock()
+	defer turn.Unlock()
+	if found, ok := m.lookup(gv, kind); ok {
 		return found, nil
 	}
 	path := "/apis/" + apiVersion
@@ -71,6 +75,25 @@ func (m *mapper) find(ctx context.Context, apiVersion, kind string) (mapping, er
 		return found, nil
 	}
 	return mapping{}, noMatch
+}
+
+func (m *mapper) lookup(gv schema.GroupVersion, kind string) (mapping, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	found, ok := m.known[gv][kind]
+	return found, ok
+}
+
+func (m *mapper) turn(gv schema.GroupVersion) *sync.Mutex {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.asked == nil {
+		m.asked = map[schema.GroupVersion]*sync.Mutex{}
+	}
+	if m.asked[gv] == nil {
+		m.asked[gv] = &sync.Mutex{}
+	}
+	return m.asked[gv]
 }
 
 // forget drops what is known of a group and version.

@@ -24,7 +24,8 @@ const readyInterval = 200 * time.Millisecond
 // Jobs done, aggregated APIs available, CRDs established. While it does not hold the
 // message says which object is in the way and why: image, scheduling, crash, event.
 // It fails only for what waiting cannot mend. The timeout is 5 minutes; callers may
-// change it. Optional objects that were deferred do not count.
+// change it. Optional objects count only once the cluster knows their kind: a set whose
+// deferred objects can be made now is not ready until it is applied again.
 func (c *Client) Ready(component string, objs []*unstructured.Unstructured) check.Condition {
 	objs = slices.Clone(objs)
 	sortObjects(objs) // so that what others wait for is named first
@@ -77,7 +78,7 @@ func (p *readiness) probe(ctx context.Context) check.Result {
 
 // look judges objects and returns those that are not ready, and a result unless all are.
 func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, *check.Result) {
-	live, err := p.read(ctx, objs)
+	live, unserved, err := p.read(ctx, objs)
 	if err != nil {
 		r := check.Wait("the API server does not answer: %v", ignoreCanceled(ctx, err))
 		r.Err = err
@@ -86,7 +87,7 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 	var waiting []*unstructured.Unstructured
 	var open []verdict
 	for _, o := range objs {
-		v := judge(o, live[refOf(o).id()])
+		v := judge(o, live[refOf(o).id()], unserved[o.GroupVersionKind()])
 		if v.state == check.Running && v.live != nil {
 			v = p.storage(ctx, v)
 		}
@@ -120,10 +121,12 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 }
 
 // read fetches the live objects with one list per kind. A cluster-wide list by label is
-// cheaper than a read per object for all but the smallest sets.
-func (p *readiness) read(ctx context.Context, objs []*unstructured.Unstructured) (map[id]*unstructured.Unstructured, error) {
+// cheaper than a read per object for all but the smallest sets. It also says which kinds
+// the cluster does not know.
+func (p *readiness) read(ctx context.Context, objs []*unstructured.Unstructured) (map[id]*unstructured.Unstructured, map[schema.GroupVersionKind]bool, error) {
 	var mu sync.Mutex
 	live := map[id]*unstructured.Unstructured{}
+	unserved := map[schema.GroupVersionKind]bool{}
 	byKind := map[schema.GroupVersionKind][]*unstructured.Unstructured{}
 	var kinds []schema.GroupVersionKind
 	for _, o := range objs {
@@ -140,22 +143,25 @@ func (p *readiness) read(ctx context.Context, objs []*unstructured.Unstructured)
 		if len(byKind[gvk]) == 1 {
 			o := byKind[gvk][0]
 			got, err := p.client.Get(ctx, apiVersion, gvk.Kind, o.GetNamespace(), o.GetName())
-			if apierrors.IsNotFound(err) || isNoMatch(err) {
-				return nil
-			}
-			if err == nil {
-				mu.Lock()
-				defer mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case isNoMatch(err):
+				unserved[gvk] = true
+			case err == nil:
 				live[refOf(o).id()] = got
+			case !apierrors.IsNotFound(err):
+				return err
 			}
-			return err
-		}
-		items, err := p.client.list(ctx, apiVersion, gvk.Kind, "", metav1.ListOptions{LabelSelector: LabelComponent + "=" + p.component})
-		if isNoMatch(err) {
 			return nil
 		}
+		items, err := p.client.list(ctx, apiVersion, gvk.Kind, "", metav1.ListOptions{LabelSelector: LabelComponent + "=" + p.component})
 		mu.Lock()
 		defer mu.Unlock()
+		if isNoMatch(err) {
+			unserved[gvk] = true
+			return nil
+		}
 		for _, item := range items {
 			live[refOf(&item).id()] = &item
 		}
@@ -172,17 +178,20 @@ func (p *readiness) read(ctx context.Context, objs []*unstructured.Unstructured)
 			}
 		}
 	}
-	return live, err
+	return live, unserved, err
 }
 
 // judge compares an object with what it should be, without asking anybody.
-func judge(o, live *unstructured.Unstructured) verdict {
+func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 	v := verdict{ref: refOf(o), live: live, state: check.Running}
 	if live == nil {
-		if o.GetAnnotations()[AnnotationOptional] == "true" {
-			v.state = check.Succeeded
-		}
 		v.message = "does not exist yet"
+		switch optional := o.GetAnnotations()[AnnotationOptional] == "true"; {
+		case optional && unserved:
+			v.state = check.Succeeded
+		case optional:
+			v.message = "was deferred, and its kind exists now: deploy the component again"
+		}
 		return v
 	}
 	if live.GetDeletionTimestamp() != nil {
