@@ -28,8 +28,8 @@ const maxLine = 1 << 20
 // ErrNewer is wrapped when a state file was written by a newer orrery.
 var ErrNewer = errors.New("written by a newer orrery")
 
-// CorruptError says that a journal holds a line that no orrery wrote whole. The
-// entries that are readable were read.
+// CorruptError says that a journal held a line that no orrery wrote whole. The readable
+// entries were read and stand in a new file; the damaged one was kept beside it.
 type CorruptError struct {
 	Path string
 	Line int // 1-based
@@ -37,7 +37,7 @@ type CorruptError struct {
 }
 
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("%s:%d: not a journal entry: %v; the other entries were read; `orrery down` removes what they name and its audit shows what else is left", e.Path, e.Line, e.Err)
+	return fmt.Sprintf("%s:%d: not a journal entry: %v; the other entries were kept, and the damaged file is now %s.corrupt; run the command again to go on, or `orrery down` to remove everything: its audit looks at reality and finds what the lost line named", e.Path, e.Line, e.Err, e.Path)
 }
 
 func (e *CorruptError) Unwrap() error { return e.Err }

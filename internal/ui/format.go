@@ -5,19 +5,27 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
 // Table writes rows under header, each column as wide as its widest cell, two spaces
-// between them. Rows may be shorter than the header; an empty cell is shown as "-". A nil
-// header is left out.
+// between them. Rows may be shorter than the header; an empty cell is shown as "-", an
+// empty word of the header as nothing. A nil header is left out.
 func Table(w io.Writer, header []string, rows [][]string) error {
-	all := rows
+	all := make([][]string, 0, len(rows)+1)
 	if header != nil {
-		all = append([][]string{header}, rows...)
+		head := slices.Clone(header)
+		for i, word := range head {
+			if word == "" {
+				head[i] = " "
+			}
+		}
+		all = append(all, head)
 	}
+	all = append(all, rows...)
 	columns := 0
 	for _, r := range all {
 		columns = max(columns, len(r))

@@ -50,6 +50,20 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestTableBlankHeader(t *testing.T) {
+	var b strings.Builder
+	if err := Table(&b, []string{"", "CHECK"}, [][]string{{"ok", "root"}, {"", "nft"}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "    CHECK\nok  root\n-   nft\n"; b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+	b.Reset()
+	if err := Table(&b, nil, [][]string{{"a", "b"}}); err != nil || b.String() != "a  b\n" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+}
+
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
 		"\x1b[1;31merror:\x1b[0m no\tsuch\r\n":      "error: no such",

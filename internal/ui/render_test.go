@@ -235,6 +235,35 @@ func TestTTYResize(t *testing.T) {
 	})
 }
 
+func TestRestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		screen := newScreen(80)
+		size := func() (int, int) { return 80, 24 }
+		v := newTTY(screen, size, true, true)
+		v.start()
+		v.Emit(Event{Type: TypeStep, Step: "a", State: StateRunning})
+		unblock := make(chan struct{})
+		stuck := newTTY(writerFunc(func([]byte) (int, error) { <-unblock; return 0, nil }), size, true, true)
+		stuck.start()
+		stuck.Emit(Event{Type: TypeStep, Step: "a", State: StateRunning})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if cursor, _, _ := screen.modes(); cursor {
+			t.Fatal("the view does not live")
+		}
+		begin := time.Now()
+		Restore()
+		if took := time.Since(begin); took > restoreTimeout {
+			t.Errorf("a blocked terminal held it up for %s", took)
+		}
+		close(unblock)
+		if cursor, wrap, _ := screen.modes(); !cursor || !wrap {
+			t.Error("the terminal was not given back")
+		}
+		synctest.Wait()
+	})
+}
+
 func TestConcurrentEmit(t *testing.T) {
 	for name, r := range map[string]Renderer{
 		"json":  newJSON(&bytes.Buffer{}),

@@ -3,6 +3,7 @@ package ui
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -92,8 +93,54 @@ func newTTY(w io.Writer, size func() (int, int), color, unicode bool) *tty {
 	return t
 }
 
+// live holds the views that have the terminal, for [Restore].
+var live struct {
+	sync.Mutex
+	views map[*tty]bool
+}
+
+// restoreTimeout bounds what a terminal that takes no more output may cost.
+const restoreTimeout = 300 * time.Millisecond
+
+// Restore closes every live view. It is for the moment before the process ends without
+// unwinding, such as on a second Ctrl-C: a terminal must not be left without its cursor.
+func Restore() {
+	live.Lock()
+	views := slices.Collect(maps.Keys(live.views))
+	live.Unlock()
+	done := make(chan struct{}, len(views))
+	for _, v := range views {
+		go func() {
+			v.Close()
+			done <- struct{}{}
+		}()
+	}
+	timeout := time.After(restoreTimeout)
+	for range views {
+		select {
+		case <-done:
+		case <-timeout:
+			return
+		}
+	}
+}
+
+func (t *tty) register(on bool) {
+	live.Lock()
+	defer live.Unlock()
+	if live.views == nil {
+		live.views = map[*tty]bool{}
+	}
+	if on {
+		live.views[t] = true
+	} else {
+		delete(live.views, t)
+	}
+}
+
 // start begins painting.
 func (t *tty) start() {
+	t.register(true)
 	t.stop, t.stopped = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(t.stopped)
@@ -227,6 +274,7 @@ func (t *tty) Close() error {
 			<-t.stopped
 		}
 		t.paint(true)
+		t.register(false)
 	})
 	return t.err
 }
