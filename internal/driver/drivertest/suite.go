@@ -128,6 +128,13 @@ func (r *run) absent(t *testing.T, d driver.Driver) {
 func (r *run) deletePrepared(t *testing.T, d driver.Driver) {
 	must(t, "prepare", func() error { return d.Prepare(t.Context()) })
 	wantPhase(t, d, driver.PhasePartial)
+	if r.Supervisor != nil {
+		id, err := r.Supervisor()
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(t, "kill the supervisor", func() error { return id.Signal(syscall.SIGKILL) })
+	}
 	other := r.driver(t)
 	must(t, "delete by another", func() error { return other.Delete(t.Context()) })
 	wantNoLeaks(t, other)

@@ -91,7 +91,9 @@ func (b *balancer) watch(ctx context.Context, be *backend, roots *x509.CertPool)
 			timer.Reset(probeHealthy)
 			continue
 		}
-		transport.CloseIdleConnections()
+		if !errors.As(err, new(*statusError)) {
+			transport.CloseIdleConnections() // perhaps to a node that is gone
+		}
 		// One slow answer on a busy machine is no reason to cut every watch.
 		if failures++; failures >= 2 {
 			b.set(be, false)
@@ -114,7 +116,7 @@ func probeReady(ctx context.Context, client *http.Client, address string) error 
 	_, _ = io.Copy(io.Discard, r.Body)
 	r.Body.Close()
 	if r.StatusCode != http.StatusOK {
-		return errors.New(r.Status)
+		return &statusError{code: r.StatusCode, text: r.Status}
 	}
 	return nil
 }

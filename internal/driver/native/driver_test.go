@@ -100,6 +100,20 @@ func link(t *testing.T, from, stateDir string) {
 	}
 }
 
+// number of nodes to make, from the environment: 1 unless stated.
+func number(t *testing.T, variable string) int {
+	t.Helper()
+	s := os.Getenv(variable)
+	if s == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return n
+}
+
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -113,14 +127,8 @@ func freePort(t *testing.T) int {
 func TestConformance(t *testing.T) {
 	dist := testDistribution(t)
 	e := spec.Named("orrery-test")
-	agents := 1
-	e.Servers, e.Agents = 1, &agents
-	if s := os.Getenv("ORRERY_TEST_SERVERS"); s != "" {
-		var err error
-		if e.Servers, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	agents := number(t, "ORRERY_TEST_AGENTS")
+	e.Servers, e.Agents = number(t, "ORRERY_TEST_SERVERS"), &agents
 	e.Ports = spec.Ports{API: freePort(t), Registry: freePort(t)}
 	e.Node.Memory = "3Gi"
 	// Not t.TempDir: it may be on tmpfs, and its path is too long for a socket.

@@ -51,13 +51,14 @@ type serviceSet struct {
 	mu       sync.Mutex
 	running  map[int]chan syscall.WaitStatus // by PID
 	byName   map[string]int                  // PID by service
+	waits    map[string]*wait                // by target
 	stopping context.Context
 	halt     context.CancelFunc
 }
 
 func newServiceSet(services []service, environment []string, status io.Writer) *serviceSet {
 	s := &serviceSet{services: services, environment: environment, status: json.NewEncoder(status),
-		running: map[int]chan syscall.WaitStatus{}, byName: map[string]int{}}
+		running: map[int]chan syscall.WaitStatus{}, byName: map[string]int{}, waits: map[string]*wait{}}
 	s.stopping, s.halt = context.WithCancel(context.Background())
 	return s
 }
@@ -81,7 +82,7 @@ func (s *serviceSet) supervise(svc service) {
 	for restarts := 0; ; restarts++ {
 		if svc.Wait != "" {
 			s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: svc.Wait})
-			if awaitService(s.stopping, svc.Wait) != nil {
+			if s.await(svc.Wait) != nil {
 				return
 			}
 		}
@@ -188,7 +189,7 @@ func (s *serviceSet) stop(limit time.Duration) {
 			_ = syscall.Kill(pid, syscall.SIGTERM)
 		}
 	}
-	s.await(deadline.Add(-limit/3), func(name string) bool { return !last[name] })
+	s.drain(deadline.Add(-limit/3), func(name string) bool { return !last[name] })
 	s.mu.Lock()
 	for name, pid := range s.byName {
 		if last[name] {
@@ -196,11 +197,11 @@ func (s *serviceSet) stop(limit time.Duration) {
 		}
 	}
 	s.mu.Unlock()
-	s.await(deadline, func(string) bool { return true })
+	s.drain(deadline, func(string) bool { return true })
 }
 
-// await returns when no service that which picks is running, or at the deadline.
-func (s *serviceSet) await(deadline time.Time, which func(string) bool) {
+// drain returns when no service that which picks is running, or at the deadline.
+func (s *serviceSet) drain(deadline time.Time, which func(string) bool) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	_ = poll(ctx, 5*time.Millisecond, func() error {
@@ -222,43 +223,63 @@ func describe(ws syscall.WaitStatus) string {
 	return fmt.Sprintf("exit code %d", ws.ExitStatus())
 }
 
-// awaitService returns nil once target answers, see service.Wait.
-func awaitService(ctx context.Context, target string) error {
-	every := 20 * time.Millisecond
-	probe := func() error {
-		c, err := net.Dial("unix", strings.TrimPrefix(target, "unix:"))
-		if err == nil {
-			err = c.Close()
-		}
-		return err
+// await returns nil once target answers, see service.Wait. Services that wait for the
+// same target share one look at it.
+func (s *serviceSet) await(target string) error {
+	s.mu.Lock()
+	w := s.waits[target]
+	if w == nil {
+		w = &wait{done: make(chan struct{})}
+		s.waits[target] = w
+		go func() {
+			w.err = awaitTarget(s.stopping, target)
+			s.mu.Lock()
+			delete(s.waits, target) // the next one looks anew
+			s.mu.Unlock()
+			close(w.done)
+		}()
 	}
-	if strings.HasPrefix(target, "https:") {
-		every = 50 * time.Millisecond
-		client := &http.Client{Timeout: 2 * time.Second}
-		defer client.CloseIdleConnections()
-		probe = func() error {
-			if client.Transport == nil {
-				pem, err := os.ReadFile(nodePKI + "ca.crt")
-				if err != nil {
-					return err
-				}
-				pool := x509.NewCertPool()
-				pool.AppendCertsFromPEM(pem)
-				client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
-			}
-			r, err := client.Get(target)
+	s.mu.Unlock()
+	<-w.done
+	return w.err
+}
+
+// wait is one target that is waited for.
+type wait struct {
+	done chan struct{}
+	err  error
+}
+
+func awaitTarget(ctx context.Context, target string) error {
+	if !strings.HasPrefix(target, "https:") {
+		return poll(ctx, 20*time.Millisecond, func() error {
+			c, err := net.Dial("unix", strings.TrimPrefix(target, "unix:"))
 			if err != nil {
 				return err
 			}
-			_, _ = io.Copy(io.Discard, r.Body)
-			r.Body.Close()
-			if r.StatusCode != http.StatusOK {
-				return errors.New(r.Status)
-			}
-			return nil
-		}
+			return c.Close()
+		})
 	}
-	return poll(ctx, every, probe)
+	pem, err := os.ReadFile(nodePKI + "ca.crt")
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
+	defer client.CloseIdleConnections()
+	return poll(ctx, 100*time.Millisecond, func() error {
+		r, err := client.Get(target)
+		if err != nil {
+			return err
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return &statusError{code: r.StatusCode, text: r.Status}
+		}
+		return nil
+	})
 }
 
 // allPIDs of this PID namespace.

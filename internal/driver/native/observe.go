@@ -8,6 +8,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // Observe implements [driver.Driver].
@@ -80,7 +81,8 @@ func (d *Driver) Ready(ctx context.Context) error {
 	}
 	defer a.close()
 	c := newClient(d.paths)
-	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 50 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+	seen := 0
+	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 100 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
 		status, err := c.status(ctx)
 		if err != nil {
 			return check.Fail(err)
@@ -89,20 +91,25 @@ func (d *Driver) Ready(ctx context.Context) error {
 		if err != nil {
 			return check.Wait("the API does not list nodes: %v", err)
 		}
-		ready := 0
+		ready, wanted := 0, 0
 		var why error
 		for _, m := range status.Nodes {
 			if !m.Wanted {
 				continue
 			}
+			wanted++
 			if err := d.nodeReady(ctx, a, m, nodes); err != nil {
 				why = err
 				continue
 			}
 			ready++
 		}
+		if ready != seen {
+			seen = ready
+			d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeProgress, Step: "nodes", Phase: "cluster", Done: float64(ready), Total: float64(wanted), Unit: "nodes"})
+		}
 		if why != nil {
-			return check.Wait("%d nodes are Ready; %v", ready, why)
+			return check.Wait("%d of %d nodes are Ready; %v", ready, wanted, why)
 		}
 		return check.OK("%d nodes are Ready", ready)
 	}}, nil)

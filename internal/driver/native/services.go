@@ -90,16 +90,11 @@ func etcdService(c cluster, n node) service {
 
 func apiserverService(c cluster, n node) service {
 	p := nodePKI
-	// The own member first: the client of etcd's library keeps to what answers.
-	endpoints := []string{"https://127.0.0.1:2379"}
-	for _, m := range c.servers() {
-		if m.Name != n.Name {
-			endpoints = append(endpoints, fmt.Sprintf("https://%s:2379", m.Address))
-		}
-	}
 	return service{Name: "kube-apiserver", Args: []string{
 		nodeBin + "kube-apiserver", "--advertise-address=" + n.Address.String(), fmt.Sprintf("--secure-port=%d", apiPort),
-		"--etcd-servers=" + strings.Join(endpoints, ","), "--etcd-cafile=" + p + "etcd-ca.crt",
+		// Only its own member, as kubeadm has it: the client connects to all that are named, once
+		// per kind of object, and the balancer leaves a server out whose member has died.
+		"--etcd-servers=https://127.0.0.1:2379", "--etcd-cafile=" + p + "etcd-ca.crt",
 		"--etcd-certfile=" + p + "apiserver-etcd-client.crt", "--etcd-keyfile=" + p + "apiserver-etcd-client.key",
 		"--tls-cert-file=" + p + "apiserver.crt", "--tls-private-key-file=" + p + "apiserver.key", "--tls-min-version=VersionTLS12",
 		"--client-ca-file=" + p + "ca.crt", "--authentication-config=/etc/kubernetes/authentication.yaml",
@@ -113,7 +108,7 @@ func apiserverService(c cluster, n node) service {
 		"--requestheader-client-ca-file=" + p + "front-proxy-ca.crt", "--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
 		"--proxy-client-cert-file=" + p + "front-proxy-client.crt", "--proxy-client-key-file=" + p + "front-proxy-client.key",
-		// The balancer and kubelets' hosts cannot route to Services, so aggregated APIs are reached at their pods.
+		// Aggregated APIs are reached at their pods, whether or not a Service proxy runs on this node.
 		"--enable-aggregator-routing", "--profiling=false", "--v=1",
 	}}
 }
