@@ -19,7 +19,6 @@ func newCluster(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cluster",
 		Short: "Only the Kubernetes cluster: create or delete it",
-		Args:  cobra.NoArgs,
 	}
 	create := &upOptions{options: o, clusterOnly: true}
 	cc := &cobra.Command{

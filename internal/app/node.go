@@ -15,7 +15,6 @@ func newNode(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "node",
 		Short: "List nodes, or stop, start and kill one",
-		Args:  cobra.NoArgs,
 	}
 	c.AddCommand(&cobra.Command{
 		Use:   "list",

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -52,7 +53,6 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
   orrery down`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w\nsee '%s --help'", err, c.CommandPath())
@@ -79,7 +79,38 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
 	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o))
 	add("look", newStatus(o), newList(o), newNode(o), newLogs(o), newKubeconfig(o), newKubectl(o), newSupport(o))
 	root.AddCommand(newVersion(o))
+	finish(root)
 	return root
+}
+
+// finish gives every command what they have in common: wrong arguments are the person's
+// mistake, and a command that only groups others prints its help.
+func finish(c *cobra.Command) {
+	if !c.Runnable() {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			err := fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+			c.SuggestionsMinimumDistance = 2
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				err = fmt.Errorf("%w, did you mean %s?", err, strings.Join(near, " or "))
+			}
+			return fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())
+		}
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		finish(sub)
+	}
 }
 
 // wantJSON reports whether a machine reads the output; formats other than text, json

@@ -184,7 +184,11 @@ func (o *options) specFile() string {
 func (o *options) loadSpec() (spec.Environment, error) {
 	e := spec.Default()
 	if file := o.specFile(); file != "" {
-		var err error
+		// Only a file that nobody asked for may be absent.
+		_, err := os.Stat(file)
+		if err != nil {
+			return e, fmt.Errorf("read the environment file: %w", err)
+		}
 		if e, err = spec.Load(file); err != nil {
 			return e, err
 		}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -126,7 +127,7 @@ func (s *session) status(ctx context.Context) (status, error) {
 		defer cancel()
 		if client, err := s.kube(); err == nil {
 			ready = readyNodes(ctx, client)
-			st.Components = componentStates(ctx, client)
+			st.Components = componentStates(ctx, client, s.declaredNamespaces())
 		}
 	}
 	for _, n := range obs.Nodes {
@@ -162,8 +163,8 @@ func readyNodes(ctx context.Context, c *kube.Client) map[string]bool {
 }
 
 // componentStates judges every component by the objects of its inventory, so that it
-// needs no catalogue.
-func componentStates(ctx context.Context, c *kube.Client) []componentStatus {
+// needs no catalogue. namespaces are those that components declare, where known.
+func componentStates(ctx context.Context, c *kube.Client, namespaces map[string]string) []componentStatus {
 	inventories, err := c.Inventories(ctx)
 	if err != nil {
 		return []componentStatus{}
@@ -174,7 +175,7 @@ func componentStates(ctx context.Context, c *kube.Client) []componentStatus {
 	for name, inv := range inventories {
 		g.Go(func() error {
 			objs, namespace := inventoryObjects(inv)
-			cs := componentStatus{Name: name, Namespace: namespace, State: "ready"}
+			cs := componentStatus{Name: name, Namespace: cmp.Or(namespaces[name], namespace), State: "ready"}
 			switch r := c.Ready(name, objs).Probe(ctx); r.State {
 			case check.Running:
 				cs.State, cs.Reason = "progressing", r.Message
@@ -193,6 +194,19 @@ func componentStates(ctx context.Context, c *kube.Client) []componentStatus {
 	_ = g.Wait()
 	slices.SortFunc(states, func(a, b componentStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return states
+}
+
+// declaredNamespaces are those of the catalogue, when there is one at hand.
+func (s *session) declaredNamespaces() map[string]string {
+	m := map[string]string{}
+	if root, err := s.root(); err == nil {
+		if c, err := catalog.Load(root); err == nil {
+			for name, comp := range c.Components {
+				m[name] = comp.Namespace
+			}
+		}
+	}
+	return m
 }
 
 // inventoryObjects names the objects of an inventory and the namespace most of them

@@ -17,13 +17,18 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // supportLogLimit is how much of the end of each log goes into the archive, in bytes.
 const supportLogLimit = 2 << 20
+
+// supportPodLines is the same for a container, in lines.
+const supportPodLines = 500
 
 func newSupport(o *options) *cobra.Command {
 	var file string
@@ -110,6 +115,7 @@ func writeSupport(ctx context.Context, s *session, file string) (err error) {
 			list, e := client.List(ctx, k.apiVersion, k.kind, "", "")
 			errs = append(errs, putJSON("cluster/"+strings.ToLower(k.kind)+"s.json", list, e))
 		}
+		errs = append(errs, putPodLogs(ctx, client, put))
 	}
 	errs = append(errs, filepath.WalkDir(s.stateDir, func(path string, d fs.DirEntry, err error) error {
 		rel, relErr := filepath.Rel(s.stateDir, path)
@@ -129,6 +135,43 @@ func writeSupport(ctx context.Context, s *session, file string) (err error) {
 		return nil
 	}))
 	return errors.Join(append(errs, tw.Close(), zw.Close())...)
+}
+
+// putPodLogs adds the end of the logs of what Orrery deployed, as far as it can be had:
+// pods of a person are theirs.
+func putPodLogs(ctx context.Context, client *kube.Client, put func(string, []byte) error) error {
+	var errs []error
+	inventories, err := client.Inventories(ctx)
+	if err != nil {
+		return put("cluster/logs.error", []byte(err.Error()+"\n"))
+	}
+	namespaces := map[string]bool{}
+	for _, inv := range inventories {
+		for _, r := range inv.Objects {
+			if r.Kind == "Deployment" || r.Kind == "StatefulSet" || r.Kind == "DaemonSet" {
+				namespaces[r.Namespace] = true
+			}
+		}
+	}
+	for ns := range namespaces {
+		pods, err := client.List(ctx, "v1", "Pod", ns, "")
+		if err != nil {
+			errs = append(errs, put("cluster/logs/"+ns+".error", []byte(err.Error()+"\n")))
+		}
+		for _, pod := range pods {
+			containers, _, _ := unstructured.NestedSlice(pod.Object, "spec", "containers")
+			for _, c := range containers {
+				m, _ := c.(map[string]any)
+				name, _ := m["name"].(string)
+				text, err := client.Logs(ctx, ns, pod.GetName(), name, supportPodLines)
+				if err != nil {
+					text = err.Error() + "\n"
+				}
+				errs = append(errs, put("cluster/logs/"+ns+"/"+pod.GetName()+"_"+name+".log", []byte(text)))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // tail reads the last limit bytes of a file.
