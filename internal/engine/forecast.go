@@ -46,6 +46,7 @@ type course struct {
 	fraction       float64
 	started, ended time.Time
 	over           bool
+	told           bool // how far it is
 }
 
 func newForecast(p plan.Plan, cores int) *forecast {
@@ -73,6 +74,7 @@ func (f *forecast) progress(id string, done, total float64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c := f.steps[id]; c != nil && !c.over && total > 0 {
+		c.told = true
 		c.fraction = min(max(done/total, c.fraction, 0), unfinished)
 	}
 }
@@ -106,8 +108,8 @@ func (f *forecast) left() float64 {
 	var done, todo, after float64
 	for _, s := range f.plan.Steps {
 		if c := f.steps[s.ID]; s.Kind == plan.KindBuild && !s.Done {
-			done += c.fraction * cpu(s)
-			todo += (1 - c.fraction) * cpu(s)
+			done += f.fraction(c) * cpu(s)
+			todo += (1 - f.fraction(c)) * cpu(s)
 		}
 	}
 	measured := f.buildTime.Seconds()
@@ -152,13 +154,23 @@ func (f *forecast) own(s plan.Step, speed float64) float64 {
 	case c.over:
 		return 0
 	case s.Kind == plan.KindBuild:
-		return (1 - c.fraction) * cpu(s) / speed
+		return (1 - f.fraction(c)) * cpu(s) / speed
 	case c.started.IsZero():
 		return nominal[s.Kind]
 	default:
 		// A step that takes longer than it should is always "nearly there".
 		return max(nominal[s.Kind]-time.Since(c.started).Seconds(), nominal[s.Kind]/10)
 	}
+}
+
+// fraction of c that is done. A running build that tells nothing is assumed to get its
+// share of the cores, or else a quiet build would look like a slow machine.
+func (f *forecast) fraction(c *course) float64 {
+	if c.over || c.told || c.started.IsZero() || c.step.Kind != plan.KindBuild || f.builds == 0 {
+		return c.fraction
+	}
+	share := assumedShare * f.cores / float64(f.builds)
+	return min(time.Since(c.started).Seconds()*share/cpu(c.step), unfinished)
 }
 
 func cpu(s plan.Step) float64 {

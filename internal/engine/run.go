@@ -28,6 +28,7 @@ type run struct {
 	priority map[string]float64 // seconds from a step's start to the end of the plan
 
 	waiting  []plan.Step
+	cores    int
 	running  map[plan.Kind]int
 	memory   int // MiB of the running steps
 	finished chan finished
@@ -47,7 +48,7 @@ func newRun(r *Runner, p plan.Plan, cancel context.CancelCauseFunc) *run {
 		cores = runtime.GOMAXPROCS(0)
 	}
 	x := &run{
-		Runner: r, plan: p, cancel: cancel, started: time.Now(),
+		Runner: r, cores: cores, plan: p, cancel: cancel, started: time.Now(),
 		forecast: newForecast(p, cores),
 		running:  map[plan.Kind]int{},
 		finished: make(chan finished),
@@ -114,7 +115,7 @@ func (x *run) advance(ctx context.Context) {
 			if !x.ready(s) {
 				return false
 			}
-			if limit := x.Limits[s.Kind]; limit > 0 && x.running[s.Kind] >= limit {
+			if limit := x.limit(s.Kind); limit > 0 && x.running[s.Kind] >= limit {
 				return false
 			}
 			if s.MemoryMiB > 0 && x.MemoryMiB > 0 && x.memory > 0 && x.memory+s.MemoryMiB > x.MemoryMiB {
@@ -124,6 +125,13 @@ func (x *run) advance(ctx context.Context) {
 			return true
 		})
 	}
+}
+
+func (x *run) limit(k plan.Kind) int {
+	if limit := x.Limits[k]; limit > 0 || k != plan.KindBuild {
+		return limit
+	}
+	return x.cores/2 + 1
 }
 
 func (x *run) ready(s plan.Step) bool {

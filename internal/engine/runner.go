@@ -64,7 +64,9 @@ type Runner struct {
 	Actions map[plan.Kind]Action
 	Sink    ui.Sink      // nil: discarded
 	Log     *slog.Logger // nil: discarded
-	// Limits is how many steps of a kind run at a time. Absent or 0: no limit.
+	// Limits is how many steps of a kind run at a time. Absent or 0: no limit, but for
+	// builds, of which Cores/2+1 run: each uses all cores most of the time, and what the
+	// longest chain waits for must not share them with everything else.
 	Limits map[plan.Kind]int
 	// MemoryMiB is what running steps may need together, by their own MemoryMiB; one that
 	// needs more than all runs alone. 0: no limit.

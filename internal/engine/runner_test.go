@@ -74,7 +74,7 @@ func TestRunOverlapsWhatItCan(t *testing.T) {
 		seconds := map[string]float64{"build/kubernetes": 100, "build/nats": 130, "image/nats": 1, "cluster": 6, "deploy/nats": 5}
 		a := sleeper(seconds)
 		var rec recorder
-		r := &Runner{Sink: &rec, Actions: map[plan.Kind]Action{"build": a, "image": a, "cluster": a, "deploy": a}}
+		r := &Runner{Sink: &rec, Cores: 8, Actions: map[plan.Kind]Action{"build": a, "image": a, "cluster": a, "deploy": a}}
 		done := step("build/runc")
 		done.Done = true
 		result, err := r.Run(t.Context(), steps(done, step("build/nats"), step("build/kubernetes"), step("image/nats", "build/nats"),
@@ -143,7 +143,7 @@ func TestRunMemory(t *testing.T) {
 		}
 		slices.SortFunc(p.Steps, func(a, b plan.Step) int { return b.MemoryMiB - a.MemoryMiB })
 		a := sleeper(seconds)
-		result, err := (&Runner{Actions: map[plan.Kind]Action{"build": a, "deploy": a}, MemoryMiB: 2000}).Run(t.Context(), p)
+		result, err := (&Runner{Actions: map[plan.Kind]Action{"build": a, "deploy": a}, MemoryMiB: 2000, Cores: 8}).Run(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +162,7 @@ func TestFirstErrorCancelsAndWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root, cleanup := errors.New("compiler: exit status 1"), errors.New("cannot remove the temporary folder")
 		cleaned := false
-		r := &Runner{Actions: map[plan.Kind]Action{
+		r := &Runner{Cores: 8, Actions: map[plan.Kind]Action{
 			"build": func(ctx context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
 				switch s.Subject {
 				case "bad":
@@ -431,6 +431,30 @@ func TestForecast(t *testing.T) {
 		}
 		if overalls > total/overallEvery.Seconds()+10 {
 			t.Errorf("%.0f overall events in %.0f s", overalls, total)
+		}
+	})
+}
+
+// Builds that tell nothing do not make the machine look slow.
+func TestForecastOfQuietBuilds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		seconds, p := map[string]float64{}, plan.Plan{}
+		for i := range 6 {
+			s := step(fmt.Sprint("build/", i))
+			s.CPUSeconds, seconds[s.ID] = 320, 300 // three at a time on 4 cores
+			p.Steps = append(p.Steps, s)
+		}
+		if _, err := (&Runner{Sink: &rec, Cores: 4, Actions: map[plan.Kind]Action{"build": sleeper(seconds)}}).Run(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		start := rec.events[0].Time
+		for _, e := range rec.events {
+			if e.Type == ui.TypeProgress && e.Step == "" && e.Done < e.Total {
+				if foretold := e.Time.Sub(start).Seconds() + e.ETA; foretold < 450 || foretold > 900 {
+					t.Fatalf("after %v the end was foretold for %.0f s, it came after 600", e.Time.Sub(start), foretold)
+				}
+			}
 		}
 	})
 }
