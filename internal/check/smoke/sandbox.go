@@ -162,14 +162,11 @@ func (s *sandbox) pod(ctx context.Context, p pod) (string, error) {
 			"capabilities":             map[string]any{"drop": []any{"ALL"}},
 		},
 	}
+	// No readiness probe: it would cost a second, and who asks a pod asks again until it answers.
 	restart := "Never"
 	if !p.once {
 		restart = "Always"
 		container["ports"] = []any{map[string]any{"containerPort": int64(8080)}}
-		container["readinessProbe"] = map[string]any{
-			"httpGet":       map[string]any{"path": "/healthz", "port": int64(8080)},
-			"periodSeconds": int64(1),
-		}
 	}
 	podSpec := map[string]any{
 		"restartPolicy":                 restart,

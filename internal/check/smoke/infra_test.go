@@ -1,0 +1,207 @@
+package smoke
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/yaml"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/kube"
+)
+
+// rendered is every object of an overlay.
+func rendered(t *testing.T, overlay string) ([]catalog.Component, []*unstructured.Unstructured) {
+	t.Helper()
+	c, err := catalog.Load("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	components, err := c.Select(overlay, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*unstructured.Unstructured
+	for _, component := range components {
+		objs, err := kube.Render(kube.RenderInput{Component: component, Overlay: c.Overlays[overlay], Facts: kube.Facts{
+			Environment: "test", ClusterDomain: "cluster.local", ClusterDNS: "10.96.0.10", PodCIDR: "10.244.0.0/16",
+			ServiceCIDR: "10.96.0.0/16", Durability: "full", Servers: 3, Nodes: 5, Zones: 3,
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, objs...)
+	}
+	return components, all
+}
+
+// workload is a pod template and where it comes from.
+type workload struct {
+	name, namespace string
+	replicas        int64
+	labels          labels.Set
+	spec            map[string]any
+}
+
+func workloads(t *testing.T, objs []*unstructured.Unstructured) (found []workload) {
+	t.Helper()
+	for _, o := range objs {
+		switch o.GetKind() {
+		case "Deployment", "StatefulSet", "DaemonSet":
+			replicas, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+			podLabels, _, _ := unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "labels")
+			spec, _, _ := unstructured.NestedMap(o.Object, "spec", "template", "spec")
+			found = append(found, workload{o.GetKind() + " " + o.GetName(), o.GetNamespace(), replicas, podLabels, spec})
+		case "ConfigMap": // the pod that local-path makes of a template
+			if text, ok, _ := unstructured.NestedString(o.Object, "data", "helperPod.yaml"); ok {
+				var pod struct {
+					Metadata struct{ Labels map[string]string }
+					Spec     map[string]any
+				}
+				if err := yaml.Unmarshal([]byte(text), &pod); err != nil {
+					t.Fatal(err)
+				}
+				found = append(found, workload{"helper pod", o.GetNamespace(), 1, pod.Metadata.Labels, pod.Spec})
+			}
+		}
+	}
+	return found
+}
+
+// TestHardening holds every workload of both overlays to what a production cluster asks.
+func TestHardening(t *testing.T) {
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		for _, w := range workloads(t, objs) {
+			t.Run(overlay+"/"+w.name, func(t *testing.T) {
+				asRoot := w.name == "helper pod" // see its comment
+				if !asRoot && get(w.spec, "securityContext", "runAsNonRoot") != true {
+					t.Error("may run as root")
+				}
+				if get(w.spec, "securityContext", "seccompProfile", "type") != "RuntimeDefault" {
+					t.Error("no seccomp profile")
+				}
+				if get(w.spec, "automountServiceAccountToken") == nil {
+					t.Error("does not say whether it needs a token of the API")
+				}
+				containers, _ := w.spec["containers"].([]any)
+				if len(containers) == 0 {
+					t.Error("no containers")
+				}
+				for _, c := range containers {
+					checkContainer(t, c.(map[string]any), asRoot)
+				}
+				if w.replicas > 1 && !selected(objs, "PodDisruptionBudget", w, "selector") {
+					t.Error("is replicated and has no PodDisruptionBudget")
+				}
+				if w.replicas > 1 && len(get(w.spec, "topologySpreadConstraints").([]any)) < 2 {
+					t.Error("is replicated and not spread over zones and hosts")
+				}
+				if !selected(objs, "NetworkPolicy", w, "podSelector") {
+					t.Error("no NetworkPolicy applies: it may talk to anybody")
+				}
+			})
+		}
+	}
+}
+
+func checkContainer(t *testing.T, c map[string]any, asRoot bool) {
+	t.Helper()
+	name := c["name"]
+	if get(c, "securityContext", "readOnlyRootFilesystem") != true {
+		t.Errorf("%s: writes to its image", name)
+	}
+	if get(c, "securityContext", "allowPrivilegeEscalation") != false {
+		t.Errorf("%s: may gain privileges", name)
+	}
+	if drop, _ := get(c, "securityContext", "capabilities", "drop").([]any); !slices.Equal(drop, []any{"ALL"}) {
+		t.Errorf("%s: keeps capabilities", name)
+	}
+	if add := get(c, "securityContext", "capabilities", "add"); add != nil && !asRoot {
+		t.Errorf("%s: adds capabilities %v", name, add)
+	}
+	for _, kind := range []string{"requests", "limits"} {
+		for _, what := range []string{"cpu", "memory"} {
+			if get(c, "resources", kind, what) == nil {
+				t.Errorf("%s: no %s of %s", name, kind, what)
+			}
+		}
+	}
+	image, _ := c["image"].(string)
+	if !strings.HasPrefix(image, kube.ImageHost+"/") {
+		t.Errorf("%s: image %q does not come from the mirror", name, image)
+	}
+	// The Go runtime has to collect before the kernel kills.
+	env, _ := c["env"].([]any)
+	for _, e := range env {
+		if get(e.(map[string]any), "name") != "GOMEMLIMIT" {
+			continue
+		}
+		soft, err := resource.ParseQuantity(strings.TrimSuffix(get(e.(map[string]any), "value").(string), "B"))
+		hard := resource.MustParse(fmt.Sprint(get(c, "resources", "limits", "memory")))
+		if err != nil || soft.Value()*100 < hard.Value()*78 || soft.Value()*100 > hard.Value()*82 {
+			t.Errorf("%s: GOMEMLIMIT is %s, want 80 %% of %s (%v)", name, soft.String(), hard.String(), err)
+		}
+	}
+}
+
+// selected says whether an object of a kind in the workload's namespace selects its pods.
+func selected(objs []*unstructured.Unstructured, kind string, w workload, field string) bool {
+	return slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool {
+		if o.GetKind() != kind || o.GetNamespace() != w.namespace {
+			return false
+		}
+		want, _, _ := unstructured.NestedStringMap(o.Object, "spec", field, "matchLabels")
+		_, others, _ := unstructured.NestedSlice(o.Object, "spec", field, "matchExpressions")
+		return !others && labels.SelectorFromSet(want).Matches(w.labels)
+	})
+}
+
+// TestOverlays: every check that a component names exists, and the overlays differ where
+// production has to.
+func TestOverlays(t *testing.T) {
+	for overlay, class := range map[string]string{"local": "local-path", "prod": "ceph-block"} {
+		components, objs := rendered(t, overlay)
+		for _, c := range components {
+			for _, name := range c.Smoke {
+				if _, ok := registry[name]; !ok {
+					t.Errorf("component %s names the check %q, which does not exist", c.Name, name)
+				}
+			}
+		}
+		var classes []string
+		for _, o := range objs {
+			switch o.GetKind() {
+			case "StorageClass":
+				classes = append(classes, o.GetName())
+			case "StatefulSet":
+				claims, _, _ := unstructured.NestedSlice(o.Object, "spec", "volumeClaimTemplates")
+				for _, c := range claims {
+					if got := get(c.(map[string]any), "spec", "storageClassName"); got != class {
+						t.Errorf("%s: %s asks for storage class %v, want %s", overlay, o.GetName(), got, class)
+					}
+				}
+			case "Service":
+				if o.GetName() == "kube-dns" && text(o, "spec", "clusterIP") != "10.96.0.10" {
+					t.Errorf("%s: cluster DNS has address %s", overlay, text(o, "spec", "clusterIP"))
+				}
+			}
+			if raw, _ := yaml.Marshal(o.Object); strings.Contains(string(raw), "${") {
+				t.Errorf("%s: %s %s holds a fact that was not put in", overlay, o.GetKind(), o.GetName())
+			}
+		}
+		if !slices.Equal(classes, []string{class}) {
+			t.Errorf("%s: storage classes %v, want only %s", overlay, classes, class)
+		}
+	}
+}
+
+func get(m map[string]any, path ...string) any {
+	v, _, _ := unstructured.NestedFieldNoCopy(m, path...)
+	return v
+}
