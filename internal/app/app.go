@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/orrery-dev/orrery/internal/driver/native"
+	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // Exit codes. Scripts may rely on them.
@@ -93,6 +94,7 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 		select {
 		case <-done:
 		case <-sig:
+			ui.Restore()
 			os.Exit(exitInterrupted)
 		}
 	}()

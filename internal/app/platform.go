@@ -30,6 +30,7 @@ type platform struct {
 	overlay    catalog.Overlay
 	components []catalog.Component
 	builder    *image.Builder
+	runner     *engine.Runner
 	binaries   map[string]catalog.Binary
 	images     map[string]catalog.Image
 
@@ -53,14 +54,17 @@ func (s *session) platform(names []string) (*platform, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: cat.Root, Sink: s.sink, Log: s.log})
+	// Verification of one part goes on when another part fails.
+	runner := &engine.Runner{Sink: s.sink, Log: s.log, KeepGoing: map[plan.Kind]bool{plan.KindVerify: true}}
+	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: cat.Root, Sink: runner.Tap(), Log: s.log})
 	if err != nil {
 		return nil, err
 	}
 	p := &platform{
-		session: s, catalog: cat, overlay: cat.Overlays[s.spec.Overlay], components: components, builder: b,
+		session: s, catalog: cat, overlay: cat.Overlays[s.spec.Overlay], components: components, builder: b, runner: runner,
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
 	}
+	runner.Actions = p.actions()
 	dist := cat.Distribution
 	for _, bin := range slices.Concat(dist.Binaries, dist.CNI) {
 		p.binaries[bin.Name] = bin
@@ -165,6 +169,11 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 		g.Go(func() error {
 			objs, err := p.render(c)
 			if err != nil || inventories[c.Name].Hash != kube.Hash(objs) {
+				return nil
+			}
+			// The hash tells what was applied; somebody may have changed it since.
+			drift, err := client.Diff(ctx, c.Name, objs)
+			if err != nil || len(drift) > 0 {
 				return nil
 			}
 			ready := client.Ready(c.Name, objs).Probe(ctx).State == check.Succeeded
@@ -455,17 +464,16 @@ func (p *platform) preflight(ctx context.Context) error {
 	return nil
 }
 
-// run executes the plan. Verification of one part goes on when another part fails.
+// run executes the plan.
 func (p *platform) run(ctx context.Context, pl plan.Plan) error {
-	r := engine.Runner{
-		Actions: p.actions(), Sink: p.sink, Log: p.log,
-		KeepGoing: map[plan.Kind]bool{plan.KindVerify: true},
-	}
-	_, err := r.Run(ctx, pl)
+	_, err := p.runner.Run(ctx, pl)
 	return err
 }
 
 // save keeps what the environment is made with.
 func (s *session) save() error {
-	return engine.State{Spec: s.spec, Created: time.Now().UTC(), Ports: s.spec.Ports}.Save(s.stateDir)
+	if s.created.IsZero() {
+		s.created = time.Now().UTC().Truncate(time.Second)
+	}
+	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports}.Save(s.stateDir)
 }

@@ -145,7 +145,7 @@ func (o *options) renderer() (ui.Renderer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ui.Choose(o.out, o.plain, asJSON), nil
+	return ui.Choose(o.out, o.plain || o.verbose, asJSON), nil // a log would break into the live view
 }
 
 func (o *options) colour() bool {

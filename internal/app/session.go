@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver"
@@ -24,6 +25,7 @@ type session struct {
 	*options
 	spec     spec.Environment // as wanted (open) or as it was made (attach)
 	exists   bool             // a state file is there
+	created  time.Time
 	stateDir string
 	log      *slog.Logger
 	sink     ui.Sink
@@ -46,7 +48,7 @@ func (o *options) open(sink ui.Sink) (*session, error) {
 	case err != nil:
 		return nil, err
 	default:
-		s.exists = true
+		s.exists, s.created = true, kept.Created
 		if err := changeable(kept.Spec, want); err != nil {
 			return nil, usageError{err}
 		}
@@ -73,7 +75,7 @@ func (o *options) attach(sink ui.Sink) (*session, error) {
 		}
 		return s, err
 	}
-	s.spec, s.exists = kept.Spec, true
+	s.spec, s.exists, s.created = kept.Spec, true, kept.Created
 	s.spec.Ports = kept.Ports
 	return s, nil
 }

@@ -28,6 +28,7 @@ import (
 // status is what `status -o json` prints; its form is a contract.
 type status struct {
 	Environment string            `json:"environment"`
+	Driver      string            `json:"driver"`
 	Phase       string            `json:"phase"`
 	Durability  spec.Durability   `json:"durability"`
 	Nodes       []nodeStatus      `json:"nodes"`
@@ -117,7 +118,7 @@ func (s *session) status(ctx context.Context) (status, error) {
 		return status{}, err
 	}
 	st := status{
-		Environment: s.spec.Name, Phase: string(obs.Phase), Durability: s.spec.Durability,
+		Environment: s.spec.Name, Driver: s.spec.Driver, Phase: string(obs.Phase), Durability: s.spec.Durability,
 		Nodes: []nodeStatus{}, Components: []componentStatus{}, Endpoints: map[string]string{},
 	}
 	maps.Copy(st.Endpoints, obs.Endpoints)
