@@ -28,7 +28,7 @@ type host struct {
 
 // restless are sysctls that move by themselves, or with the load.
 var restless = regexp.MustCompile(`/random/|/ns_last_pid$|/dentry-state$|/file-nr$|/inode-(nr|state)$|/aio-nr$|/pty/nr$|` +
-	`/perf_event_max_sample_rate$|/perf_cpu_time_max_percent$|/nf_conntrack_count$|/tcp_fastopen_key$|/stable_secret$|/binfmt_misc/|/sched_domain/|/max_newidle_lb_cost$|/tcp_mem$|/tainted$`)
+	`/perf_event_max_sample_rate$|/perf_cpu_time_max_percent$|/nf_conntrack_count$|/tcp_fastopen_key$|/stable_secret$|/binfmt_misc/|/sched_domain/|/max_newidle_lb_cost$|/tcp_mem$|/tainted$|/fs/quota/`)
 
 func lookAtHost() (host, error) {
 	h := host{sysctls: map[string]string{}}

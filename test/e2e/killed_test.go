@@ -94,7 +94,7 @@ func (e *environment) learnPorts() {
 }
 
 // TestDamaged: what is kept of an environment is damaged, or from a later orrery. Every
-// verb says so and what to do; down works.
+// verb says so and what to do; down works, unless only the later one can remove what it made.
 func TestDamaged(t *testing.T) {
 	write := func(t *testing.T, path, content string) {
 		t.Helper()
@@ -102,11 +102,13 @@ func TestDamaged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	kept := "" // what a case damaged and heals
 	for _, d := range []struct {
 		name   string
 		damage func(t *testing.T, e *environment)
-		verbs  []string // that must refuse
-		says   []string // and mention
+		heal   func(t *testing.T, e *environment) // before down, nil when down needs none
+		verbs  []string                           // that must refuse
+		says   []string                           // and mention
 	}{
 		{
 			name: "state",
@@ -132,22 +134,27 @@ func TestDamaged(t *testing.T) {
 		{
 			name: "later-version",
 			damage: func(t *testing.T, e *environment) {
-				var kept map[string]any
+				var later map[string]any
 				b, err := os.ReadFile(e.state("environment.json"))
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := json.Unmarshal(b, &kept); err != nil {
+				if err := json.Unmarshal(b, &later); err != nil {
 					t.Fatal(err)
 				}
-				kept["version"], kept["added-later"] = 1000, true
-				if b, err = json.Marshal(kept); err != nil {
+				kept = string(b)
+				later["version"], later["added-later"] = 1000, true
+				if b, err = json.Marshal(later); err != nil {
 					t.Fatal(err)
 				}
 				write(t, e.state("environment.json"), string(b))
 			},
-			verbs: []string{"status", "up", "stop", "verify"},
+			verbs: []string{"status", "up", "stop", "verify", "down"},
 			says:  []string{"environment.json", "1000", "newer orrery"},
+			heal: func(t *testing.T, e *environment) {
+				// What a newer orrery made only that one removes; here it stands for it.
+				write(t, e.state("environment.json"), kept)
+			},
 		},
 		{
 			name: "empty-folder",
@@ -170,6 +177,9 @@ func TestDamaged(t *testing.T) {
 						t.Errorf("%s does not mention %q: %s", verb, s, r.stderr)
 					}
 				}
+			}
+			if d.heal != nil {
+				d.heal(t, e)
 			}
 			e.down(t)
 		})
