@@ -87,16 +87,24 @@ func (b *balancer) watch(ctx context.Context, be *backend, roots *x509.CertPool)
 		err := probeReady(ctx, client, be.address)
 		if err == nil {
 			failures = 0
-			b.set(be, true)
+			b.set(be, true, false)
 			timer.Reset(probeHealthy)
 			continue
 		}
 		if !errors.As(err, new(*statusError)) {
 			transport.CloseIdleConnections() // perhaps to a node that is gone
 		}
-		// One slow answer on a busy machine is no reason to cut every watch.
-		if failures++; failures >= 2 {
-			b.set(be, false)
+		failures++
+		var answer *statusError
+		var opErr *net.OpError
+		switch {
+		case errors.As(err, &answer):
+			b.set(be, false, false) // it lives, and ends its connections itself when it wants to
+		case errors.As(err, &opErr) && opErr.Op == "dial" && !opErr.Timeout():
+			b.set(be, false, true)
+		case failures >= 3:
+			// One slow answer on a busy machine is no reason to cut every watch.
+			b.set(be, false, true)
 		}
 		timer.Reset(probeUnhealthy)
 	}
@@ -121,23 +129,21 @@ func probeReady(ctx context.Context, client *http.Client, address string) error 
 	return nil
 }
 
-// set notes readiness. Connections to a backend that is no longer ready are cut: its node
-// may be gone without a word, and clients find another only once they know.
-func (b *balancer) set(be *backend, ready bool) {
+// set notes readiness and, with cut, closes the connections to the backend: its node may
+// be gone without a word, and clients find another only once they know.
+func (b *balancer) set(be *backend, ready, cut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if be.ready == ready {
-		return
-	}
-	be.ready = ready
-	b.log.Info("API server", "address", be.address, "ready", ready)
-	if ready {
-		close(b.changed)
-		b.changed = make(chan struct{})
-		return
+	if be.ready != ready {
+		be.ready = ready
+		b.log.Info("API server", "address", be.address, "ready", ready)
+		if ready {
+			close(b.changed)
+			b.changed = make(chan struct{})
+		}
 	}
 	for c, of := range b.open {
-		if of == be {
+		if cut && of == be {
 			c.Close()
 		}
 	}
@@ -147,7 +153,7 @@ func (b *balancer) set(be *backend, ready bool) {
 func (b *balancer) down(address string) {
 	for _, be := range b.backends {
 		if be.address == address {
-			b.set(be, false)
+			b.set(be, false, true)
 			select {
 			case be.wake <- struct{}{}:
 			default:

@@ -84,6 +84,9 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err := d.makeState(); err != nil {
 		return err
 	}
+	if err := d.makeEgress(ctx); err != nil {
+		return err
+	}
 	if err := d.ensureSupervisor(ctx); err != nil {
 		return err
 	}
@@ -311,7 +314,7 @@ func (d *Driver) Stop(ctx context.Context) error {
 	id, err := supervisorIdentity(d.paths)
 	if errors.Is(err, errNoSupervisor) {
 		// Whatever is left of a supervisor that was killed is killed too.
-		return d.endProcesses(ctx)
+		return errors.Join(d.endProcesses(ctx), d.undoEgress(ctx))
 	}
 	if err != nil {
 		return err
@@ -324,7 +327,7 @@ func (d *Driver) Stop(ctx context.Context) error {
 	if err := id.End(ctx, syscall.SIGTERM, 3*time.Second); err != nil {
 		return err
 	}
-	if err := d.endProcesses(ctx); err != nil {
+	if err := errors.Join(d.endProcesses(ctx), d.undoEgress(ctx)); err != nil {
 		return err
 	}
 	for _, e := range []driver.Effect{d.supervisorEffect(), d.cgroupEffect()} {

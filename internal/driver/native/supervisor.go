@@ -143,6 +143,13 @@ func (s *supervisor) open() error {
 	if s.fabric, err = newFabric(s.cluster); err != nil {
 		return err
 	}
+	if s.cluster.Egress {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := s.fabric.connectOut(ctx); err != nil {
+			return err
+		}
+	}
 	if s.local, err = listenLocal(s.cluster.API, "ports.api"); err != nil {
 		return err
 	}
