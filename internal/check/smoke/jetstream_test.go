@@ -19,7 +19,7 @@ import (
 // ones, pass while servers die and leave, and fail on every kind of wrong data.
 func TestExercise(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	cluster := startNATS(t)
+	cluster := startNATS(t, "local")
 
 	t.Run("anonymous", func(t *testing.T) {
 		if r := anonymousRefused(cluster.target.anonymous()); r.State != check.Succeeded {
@@ -151,6 +151,22 @@ func TestExercise(t *testing.T) {
 		cluster.awaitHealthy()
 		noStreams(t, cluster)
 	})
+}
+
+// TestExerciseOverTLS runs production's configuration: TLS for clients, and both ways
+// between servers.
+func TestExerciseOverTLS(t *testing.T) {
+	cluster := startNATS(t, "prod")
+	message, err := exercise{messages: 60, replicas: 3}.run(t.Context(), cluster.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(message)
+	plain := cluster.target
+	plain.options = plain.options[:len(plain.options)-1]
+	if message, err := (exercise{messages: 1, replicas: 1}).run(t.Context(), plain); err == nil {
+		t.Errorf("a client that does not know the servers' CA was content: %s", message)
+	}
 }
 
 // once calls f before message n of the stream on files.

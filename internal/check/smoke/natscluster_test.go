@@ -2,9 +2,17 @@ package smoke
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,7 +63,8 @@ type natsCluster struct {
 	target  natsTarget
 }
 
-func startNATS(t *testing.T) *natsCluster {
+// startNATS starts the configuration of an overlay; prod's has TLS.
+func startNATS(t *testing.T, overlay string) *natsCluster {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs three real NATS servers; not with -short")
@@ -64,7 +73,7 @@ func startNATS(t *testing.T) *natsCluster {
 	if err != nil {
 		t.Skipf("no nats-server: %v", err)
 	}
-	objects, err := renderNATS(t, "local", nil)
+	objects, err := renderNATS(t, overlay, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,8 +107,12 @@ func startNATS(t *testing.T) *natsCluster {
 		options: []nats.Option{nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)},
 	}
 	dir := t.TempDir()
+	if overlay == "prod" {
+		roots := writeCertificate(t, dir, c.addr)
+		c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
+	}
 	for i := range 3 {
-		text := strings.NewReplacer("0.0.0.0:", c.addr[i]+":", `"/data"`, fmt.Sprintf("%q", filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
+		text := strings.NewReplacer("/etc/nats-tls", dir, "0.0.0.0:", c.addr[i]+":", `"/data"`, fmt.Sprintf("%q", filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
 		if err := os.WriteFile(c.file(dir, i), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -190,6 +203,46 @@ func (c *natsCluster) connect() *nats.Conn {
 	}
 	c.t.Cleanup(connection.Close)
 	return connection
+}
+
+// writeCertificate puts what cert-manager makes of the chart's Certificate into dir: its
+// names, and the test's addresses in place of the pods'.
+func writeCertificate(t *testing.T, dir string, addresses []string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		DNSNames:    []string{"nats.messaging.svc"},
+	}
+	for _, a := range addresses {
+		template.IPAddresses = append(template.IPAddresses, net.ParseIP(a))
+	}
+	der, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for name, text := range map[string][]byte{
+		"tls.crt": certificate, "ca.crt": certificate,
+		"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certificate)
+	return roots
 }
 
 func tail(s string, n int) string {
