@@ -203,6 +203,7 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 	if bin.CPUSeconds <= smallBuild {
 		lane = &b.small
 	}
+	b.progress(bin.Name, ui.Event{Message: fmt.Sprintf("%s %s: waiting for its turn", bin.Name, bin.Version)})
 	leave, err := lane.enter(ctx, bin.CPUSeconds)
 	if err != nil {
 		return err

@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/dirhash"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/proc"
 )
 
 // withDependency is a program that imports example.org/dep v1.0.0, which proxy serves as
@@ -186,6 +189,51 @@ func TestMissingHeader(t *testing.T) {
 	}
 }
 
+// What compilers and pkg-config say on machines that lack something, word for word.
+func TestExplain(t *testing.T) {
+	b, _ := newBuilder(t, t.TempDir())
+	bin := hello(t)
+	bin.CGO, bin.CHeaders = true, []string{"libseccomp-dev"}
+	src, err := b.source(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.toolchain(t.Context(), src); err != nil {
+		t.Fatal(err)
+	}
+	for said, want := range map[string]error{
+		`# runtime/cgo
+cgo: C compiler "gcc" not found: exec: "gcc": executable file not found in $PATH`: &HeaderError{},
+		`# github.com/seccomp/libseccomp-golang
+# [pkg-config --cflags  -- libseccomp]
+pkg-config: exec: "pkg-config": executable file not found in $PATH`: &HeaderError{},
+		`# [pkg-config --cflags  -- libseccomp]
+Package libseccomp was not found in the pkg-config search path.
+Perhaps you should add the directory containing 'libseccomp.pc'`: &HeaderError{},
+		`/usr/bin/ld: cannot find -lseccomp: No such file or directory
+collect2: error: ld returned 1 exit status`: &HeaderError{},
+		`./x.go:10:10: fatal error: seccomp.h: No such file or directory
+   10 | #include <seccomp.h>`: &HeaderError{},
+		`go: writing stat cache: write /c/x: no space left on device`:                              &SpaceError{},
+		`go: go.mod requires go >= 1.99 (running go 1.26.8; GOTOOLCHAIN=local)`:                    &GoError{},
+		`main.go:4:2: github.com/a/b@v1.0.0: Get "https://p/x": dial tcp: lookup p: no such host`:  &ModuleError{},
+		`go: k8s.io/api@v0.37.2: reading https://p/@v/v0.37.2.mod: 503 Service Unavailable`:        &ModuleError{},
+		"go: a.b/c@v1.0.0-20250101000000-abcdefabcdef: reading file:///p/@v/x.zip: no such file\n": &ModuleError{},
+		`/root/go/pkg/mod/a.b/c@v1.0.0/x.go:3:1: undefined: y`:                                     nil,
+		"# a.b/c\nflag provided but not defined":                                                   nil,
+	} {
+		failed := &proc.Error{Command: "go build", Code: 1, Stderr: said, Err: &exec.ExitError{}}
+		got := b.explain(bin, src, newMeter(bin, "main", func() {}), failed)
+		if want == nil {
+			if got != error(failed) {
+				t.Errorf("%s\nbecame %v", said, got)
+			}
+		} else if reflect.TypeOf(got) != reflect.TypeOf(want) {
+			t.Errorf("%s\nbecame a %T: %v; want a %T", said, got, got, want)
+		}
+	}
+}
+
 func TestSourceErrors(t *testing.T) {
 	b, _ := newBuilder(t, t.TempDir())
 	good := hello(t)
@@ -223,6 +271,9 @@ func TestSourceErrors(t *testing.T) {
 }
 
 func TestDiskFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the runtime without a cache")
+	}
 	if os.Getuid() != 0 {
 		t.Skip("mounting a small file system needs root")
 	}

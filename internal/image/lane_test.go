@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,13 +153,15 @@ func TestReportIsThrottled(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		n := 0
-		go func() {
+		var busy sync.WaitGroup
+		busy.Go(func() {
 			for ctx.Err() == nil {
 				m.line("p")
 				time.Sleep(time.Millisecond)
 			}
-		}()
+		})
 		m.report(ctx, func(progress) { n++ })
+		busy.Wait()
 		if n < 30 || n > 42 {
 			t.Errorf("%d events in 10 s, want about 4 a second", n)
 		}

@@ -48,8 +48,8 @@ func (l layout) lookup(key string) (Built, bool) {
 		return Built{}, false
 	}
 	var r record
-	if err := json.Unmarshal(data, &r); err != nil || r.Digest == "" {
-		return Built{}, false
+	if err := json.Unmarshal(data, &r); err != nil || len(r.Blobs) == 0 || r.Blobs[0].Digest.String() != r.Digest {
+		return Built{}, false // the manifest comes first
 	}
 	for _, b := range r.Blobs {
 		if !exists(l.blob(b.Digest), b.Size) {
