@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -31,6 +32,7 @@ type platform struct {
 	components []catalog.Component
 	builder    *image.Builder
 	runner     *engine.Runner
+	prune      bool // components that were not selected leave the cluster
 	binaries   map[string]catalog.Binary
 	images     map[string]catalog.Image
 
@@ -115,10 +117,10 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 			})
 		}
 		g.Go(func() error {
-			current, ready := p.current(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			in.Current, in.NodesReady = current, ready
+			in.Current, in.NodesReady, in.Installed = p.current(ctx)
+			if !p.prune {
+				in.Installed = nil
+			}
 			return nil
 		})
 	}
@@ -146,13 +148,13 @@ func (p *platform) learnImages(ctx context.Context) error {
 }
 
 // current tells which components are deployed just as the catalogue has them, and
-// ready, and whether all nodes are Ready. What cannot be told is not current:
-// deploying again is harmless.
-func (p *platform) current(ctx context.Context) (current map[string]bool, nodesReady bool) {
+// ready, whether all nodes are Ready, and what is installed at all. What cannot be told
+// is not current: deploying again is harmless.
+func (p *platform) current(ctx context.Context) (current map[string]bool, nodesReady bool, installed []string) {
 	current = map[string]bool{}
 	client, err := p.client()
 	if err != nil {
-		return current, false
+		return current, false, nil
 	}
 	var mu sync.Mutex
 	var g errgroup.Group
@@ -184,7 +186,7 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 		})
 	}
 	_ = g.Wait()
-	return current, nodesReady
+	return current, nodesReady, slices.Sorted(maps.Keys(inventories))
 }
 
 // actions binds the kinds of steps to what does them.
@@ -196,6 +198,7 @@ func (p *platform) actions() map[plan.Kind]engine.Action {
 		plan.KindCluster: p.cluster,
 		plan.KindNodes:   p.drive(driver.Driver.Ready),
 		plan.KindDeploy:  p.deploy,
+		plan.KindRemove:  p.undeploy,
 		plan.KindVerify:  p.verify,
 	}
 }
@@ -305,6 +308,17 @@ func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, 
 	}
 	if applied.Created+applied.Changed+applied.Pruned == 0 {
 		return ui.StateCached, nil
+	}
+	return ui.StateDone, nil
+}
+
+func (p *platform) undeploy(ctx context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
+	client, err := p.client()
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	if err := client.Remove(ctx, s.Subject); err != nil {
+		return ui.StateFailed, err
 	}
 	return ui.StateDone, nil
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -146,11 +145,6 @@ func (o *options) renderer() (ui.Renderer, error) {
 		return nil, err
 	}
 	return ui.Choose(o.out, o.plain || o.verbose, asJSON), nil // a log would break into the live view
-}
-
-func (o *options) colour() bool {
-	f, ok := o.out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && !o.plain
 }
 
 // stateRoot and cacheRoot can be moved, so that tests do not touch a real platform.

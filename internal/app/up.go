@@ -160,6 +160,7 @@ func (u *upOptions) plan(ctx context.Context, s *session) (*platform, driver.Obs
 	if u.clusterOnly {
 		p.components = nil
 	}
+	p.prune = !u.clusterOnly
 	obs, err := s.observe(ctx)
 	if err != nil {
 		return nil, obs, plan.Plan{}, err

@@ -74,19 +74,21 @@ func Await(ctx context.Context, c Condition, report func(Result)) Result {
 	defer cancel()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	last := Wait("not probed yet")
+	var last Result // that was not disturbed by the end of ctx
 	for {
 		r := c.Probe(ctx)
+		if ctx.Err() == nil || last.Message == "" {
+			last = r
+		}
 		if r.State != Running {
 			if r.State == Failed && ctx.Err() != nil {
-				return expired(ctx, c, timeout, r)
+				return expired(ctx, c, timeout, last)
 			}
 			if report != nil {
 				report(r)
 			}
 			return r
 		}
-		last = r
 		if report != nil {
 			report(r)
 		}

@@ -21,6 +21,7 @@ const (
 	KindCluster Kind = "cluster" // the Kubernetes API answers
 	KindNodes   Kind = "nodes"   // every node is Ready
 	KindDeploy  Kind = "deploy"  // a component is applied and ready
+	KindRemove  Kind = "remove"  // a component that is no longer wanted leaves the cluster
 	KindVerify  Kind = "verify"  // a component's smoke checks
 )
 
@@ -136,6 +137,8 @@ type Input struct {
 	NodesReady bool
 	// Current: component name → its rendered hash is in the cluster and it is ready.
 	Current map[string]bool
+	// Installed components of the cluster; those that were not selected are removed.
+	Installed []string
 	// SkipVerify leaves the verify steps out.
 	SkipVerify bool
 }
@@ -194,6 +197,11 @@ func (b *builder) components() {
 	names := map[string]bool{}
 	for _, c := range b.in.Components {
 		names[c.Name] = true
+	}
+	for _, name := range b.in.Installed {
+		if !names[name] {
+			b.add(Step{ID: "remove/" + name, Kind: KindRemove, Subject: name, Phase: PhaseDeploy, Title: "Remove " + name, Needs: []string{"cluster"}})
+		}
 	}
 	for _, c := range b.in.Components {
 		needs := []string{"cluster"}

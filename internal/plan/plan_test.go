@@ -224,3 +224,25 @@ func TestValidate(t *testing.T) {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
 }
+
+// What leaves the catalogue, or the list of components, leaves the cluster.
+func TestUpRemovesWhatIsNotSelected(t *testing.T) {
+	in := seed()
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := p.Step("remove/metrics-server"); ok {
+		t.Error("removes a component that is not installed")
+	}
+	in.Installed = []string{"metrics-server", "nats"}
+	if p, err = Up(in); err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := p.Step("remove/metrics-server"); !ok || s.Kind != KindRemove || s.Done {
+		t.Errorf("remove/metrics-server: %+v %v", s, ok)
+	}
+	if _, ok := p.Step("remove/nats"); ok {
+		t.Error("removes a component that is wanted")
+	}
+}
