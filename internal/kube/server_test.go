@@ -136,7 +136,7 @@ current-context: test
 		t.run(binary, "etcd", "--data-dir="+filepath.Join(t.dir, "etcd"), "--unsafe-no-fsync", "--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 			"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer),
 		t.run(binary, "kube-apiserver", "--etcd-servers="+etcd, "--bind-address=127.0.0.1", "--secure-port="+ports[2], "--cert-dir="+filepath.Join(t.dir, "certs"),
-			"--service-cluster-ip-range=10.0.0.0/24", "--token-auth-file="+tokens, "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
+			"--service-cluster-ip-range="+testFacts.ServiceCIDR, "--token-auth-file="+tokens, "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
 			"--service-account-issuer=https://test", "--service-account-key-file="+sa, "--service-account-signing-key-file="+sa))
 	if err != nil {
 		return err

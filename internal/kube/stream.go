@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
@@ -24,24 +25,30 @@ func (c *Client) PortForward(ctx context.Context, namespace, pod string, port in
 	fail := func(err error) (string, func(), error) {
 		return "", nil, fmt.Errorf("forward to port %d of pod %s/%s: %w", port, namespace, pod, err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
 	u := c.podURL(namespace, pod, "portforward", nil)
-	transport, upgrader, err := spdy.RoundTripperFor(c.config)
+	config := rest.CopyConfig(c.config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return inContext{ctx, next} })
+	transport, upgrader, err := spdy.RoundTripperFor(config)
 	if err != nil {
 		return fail(err)
 	}
 	overSPDY := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
-	overWebsocket, err := portforward.NewSPDYOverWebsocketDialer(u, c.config)
+	overWebsocket, err := portforward.NewSPDYOverWebsocketDialer(u, config)
 	if err != nil {
 		return fail(err)
 	}
 	dialer := portforward.NewFallbackDialer(overWebsocket, overSPDY, wantsSPDY)
 
-	ctx, cancel := context.WithCancel(ctx)
 	ready := make(chan struct{})
 	// Errors of single connections go nowhere: the caller sees its own connection fail.
 	forwarder, err := portforward.NewOnAddressesWithContext(ctx, dialer, []string{"127.0.0.1"}, []string{"0:" + strconv.Itoa(port)}, ready, io.Discard, io.Discard)
 	if err != nil {
-		cancel()
 		return fail(err)
 	}
 	ended := make(chan error, 1)
@@ -66,6 +73,17 @@ func (c *Client) PortForward(ctx context.Context, namespace, pod string, port in
 		return fail(err)
 	}
 	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), stop, nil
+}
+
+// inContext binds the requests of dialers that take no context: without it a silent
+// server would hold them for ever.
+type inContext struct {
+	ctx  context.Context
+	next http.RoundTripper
+}
+
+func (i inContext) RoundTrip(r *http.Request) (*http.Response, error) {
+	return i.next.RoundTrip(r.WithContext(i.ctx))
 }
 
 // Exec runs a command in a container; an empty container means the pod's default one.

@@ -1,0 +1,135 @@
+package kube
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// TestShippedCatalogue applies what this repository ships for the local overlay to a
+// real API server: a second apply and a diff find nothing to do (which a manifest with
+// defaults or units that the server rewrites could break), and removing leaves nothing.
+func TestShippedCatalogue(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute, most of it the deletion of namespaces")
+	}
+	root, err := catalog.FindRoot(".")
+	if err != nil {
+		t.Skip("the repository holds no catalogue here: ", err)
+	}
+	c := connect(t)
+	withControllers(t)
+	cat, err := catalog.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	components, err := cat.Select("local", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rendered := map[string][]*unstructured.Unstructured{}
+	for _, component := range components {
+		objs, err := Render(RenderInput{Component: component, Overlay: cat.Overlays["local"], Facts: testFacts})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rendered[component.Name] = objs
+		if err := c.EnsureSecrets(t.Context(), component); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Apply(t.Context(), component.Name, objs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, component := range components {
+		objs := rendered[component.Name]
+		applied, err := c.Apply(t.Context(), component.Name, objs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := len(objs) - len(applied.Deferred); applied.Unchanged != want {
+			t.Errorf("%s: applied again: %+v, want %d unchanged", component.Name, applied, want)
+		}
+		changes, err := c.Diff(t.Context(), component.Name, objs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ch := range changes {
+			t.Errorf("%s: %s %s right after the apply:\n%s", component.Name, ch.Action, ch.Object, ch.Diff)
+		}
+	}
+	slices.Reverse(components)
+	for _, component := range components {
+		if err := c.Remove(t.Context(), component.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, kind := range []struct{ apiVersion, kind string }{
+		{"v1", "Namespace"}, {"v1", "Service"}, {"v1", "ConfigMap"}, {"v1", "Secret"}, {"apps/v1", "Deployment"}, {"apps/v1", "StatefulSet"},
+		{"rbac.authorization.k8s.io/v1", "ClusterRole"}, {"apiregistration.k8s.io/v1", "APIService"}, {"storage.k8s.io/v1", "StorageClass"},
+	} {
+		for _, component := range components {
+			left, err := c.List(t.Context(), kind.apiVersion, kind.kind, "", LabelComponent+"="+component.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range left {
+				t.Errorf("left after the removal: %s", refOf(&o))
+			}
+		}
+	}
+}
+
+func TestStreamsToNowhere(t *testing.T) {
+	c := connect(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for name, f := range map[string]func(c *Client) error{
+		"forward to port 80 of pod default/none": func(c *Client) error {
+			_, _, err := c.PortForward(ctx, "default", "none", 80)
+			return err
+		},
+		`run "true" in pod default/none`: func(c *Client) error {
+			return c.Exec(ctx, "default", "none", "", []string{"true"}, nil, nil, nil)
+		},
+		"logs of pod default/none": func(c *Client) error {
+			_, err := c.Logs(ctx, "default", "none", "", 1)
+			return err
+		},
+	} {
+		if err := f(c); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "not found") {
+			t.Errorf("%s: error = %v", name, err)
+		}
+	}
+	// A server that accepts and says nothing must not hold a caller beyond its context.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	config := *c.config
+	config.Host = "http://" + silent.Addr().String()
+	d, err := newClient(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if _, err := d.RawGet(short, "/readyz"); err == nil {
+		t.Error("a silent server answered")
+	}
+	if _, _, err := d.PortForward(short, "default", "none", 80); err == nil {
+		t.Error("a silent server forwarded")
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("held for %s", took)
+	}
+}
