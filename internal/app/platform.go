@@ -402,6 +402,7 @@ func (p *platform) facts() kube.Facts {
 		Environment: p.spec.Name, ClusterDomain: "cluster.local", ClusterDNS: p.spec.ClusterDNS().String(),
 		PodCIDR: p.spec.Network.Pods, ServiceCIDR: p.spec.Network.Services, Durability: string(p.spec.Durability),
 		Servers: p.spec.Servers, Nodes: len(topology), Zones: len(zones),
+		Egress: p.spec.Network.Egress,
 	}
 }
 

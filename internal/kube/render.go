@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -44,12 +45,14 @@ type Facts struct {
 	Servers       int
 	Nodes         int // servers and agents
 	Zones         int
+	Egress        bool // pods have a route out of the cluster; "true" or "false" in text
 }
 
 func (f Facts) text() map[string]string {
 	return map[string]string{
 		"environment": f.Environment, "clusterDomain": f.ClusterDomain, "clusterDNS": f.ClusterDNS,
 		"podCIDR": f.PodCIDR, "serviceCIDR": f.ServiceCIDR, "durability": f.Durability,
+		"egress": strconv.FormatBool(f.Egress),
 	}
 }
 

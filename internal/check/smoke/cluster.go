@@ -24,8 +24,14 @@ const (
 	apiPort = 6443
 )
 
-// nodes: exactly the nodes of the spec are registered, and every one is Ready.
+// nodes: exactly the nodes of the spec are registered, every one is Ready, and the driver
+// sees it run. Kubernetes takes most of a minute to notice that a node is gone.
 func nodes(ctx context.Context, env Env) check.Result {
+	if stopped, dead := absentNodes(ctx, env); stopped != nil {
+		return check.Fail(fmt.Errorf("stopped by a person: %s; `orrery node start %s` brings it back", strings.Join(stopped, ", "), stopped[0]))
+	} else if dead != nil {
+		return check.Wait("not running: %s", strings.Join(dead, ", "))
+	}
 	found, err := nodesByName(ctx, env)
 	if err != nil {
 		return check.Wait("list nodes: %v", err)
@@ -56,26 +62,27 @@ func nodes(ctx context.Context, env Env) check.Result {
 	if problems == nil {
 		return check.OK("%d of %d nodes are Ready", len(expected), len(expected))
 	}
-	if stopped := stoppedNodes(ctx, env); stopped != nil {
-		return check.Fail(fmt.Errorf("%s; stopped by a person: %s (`orrery node start` brings one back)", strings.Join(problems, "; "), strings.Join(stopped, ", ")))
-	}
 	return check.Wait("%s", strings.Join(problems, "; "))
 }
 
-func stoppedNodes(ctx context.Context, env Env) (names []string) {
+// absentNodes are those that the driver does not see running.
+func absentNodes(ctx context.Context, env Env) (stopped, dead []string) {
 	if env.Observe == nil {
-		return nil
+		return nil, nil
 	}
 	seen, err := env.Observe(ctx)
 	if err != nil {
-		return nil
+		return nil, nil // the cluster itself has more to say
 	}
 	for _, n := range seen.Nodes {
-		if n.Stopped {
-			names = append(names, n.Name)
+		switch {
+		case n.Stopped:
+			stopped = append(stopped, n.Name)
+		case !n.Running:
+			dead = append(dead, n.Name)
 		}
 	}
-	return names
+	return stopped, dead
 }
 
 // topology: every node carries the zone, the rack and the role that the spec gives it,
@@ -139,7 +146,7 @@ func servers(env Env) (servers []spec.Node) {
 // and the Service would hide a dead one.
 func apiServers(ctx context.Context, env Env) check.Result {
 	return inSandbox(ctx, env, "apiservers", func(s *sandbox) (string, error) {
-		if _, err := env.Client.RawGet(ctx, "/readyz"); err != nil {
+		if err := until(ctx, 20*time.Second, func() error { _, err := env.Client.RawGet(ctx, "/readyz"); return err }); err != nil {
 			return "", fmt.Errorf("through the balancer: %w", err)
 		}
 		expected := map[string]bool{}
@@ -198,7 +205,12 @@ func (s *sandbox) readyz(ctx context.Context) (map[string]string, error) {
 	reports := map[string]string{}
 	var errs []error
 	for _, n := range servers(s.env) {
-		body, err := s.exec(ctx, name, "get", fmt.Sprintf("https://%s:%d/readyz?verbose", n.Address, apiPort))
+		// One that was just restarted says for some seconds that it is not ready yet.
+		var body string
+		err := until(ctx, 20*time.Second, func() (err error) {
+			body, err = s.exec(ctx, name, "get", fmt.Sprintf("https://%s:%d/readyz?verbose", n.Address, apiPort))
+			return err
+		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("API server of %s: %w", n.Name, err))
 			continue

@@ -52,13 +52,13 @@ type probe struct {
 var registry = map[string][]probe{
 	"nodes":      {{"nodes", 60 * time.Second, nodes}},
 	"topology":   {{"topology", 60 * time.Second, topology}},
-	"apiservers": {{"apiservers", 60 * time.Second, apiServers}},
-	"etcd":       {{"etcd", 60 * time.Second, etcd}},
-	"service":    {{"service", 60 * time.Second, service}},
+	"apiservers": {{"apiservers", 90 * time.Second, apiServers}},
+	"etcd":       {{"etcd", 90 * time.Second, etcd}},
+	"service":    {{"service", 90 * time.Second, service}},
 
 	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},
-	"dns":        {{"dns", 60 * time.Second, dns}},
-	"storage":    {{"storage", 90 * time.Second, storage}},
+	"dns":        {{"dns", 90 * time.Second, dns}},
+	"storage":    {{"storage", 2 * time.Minute, storage}},
 	"metrics":    {{"metrics", 60 * time.Second, metrics}},
 	"nats": {
 		{"nats-spread", 30 * time.Second, natsSpread},
