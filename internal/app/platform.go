@@ -329,6 +329,9 @@ func (p *platform) verify(ctx context.Context, s plan.Step, report func(string, 
 	if err != nil {
 		return ui.StateFailed, err
 	}
+	if ctx.Err() != nil { // what the checks say now is about the interruption
+		return ui.StateFailed, ctx.Err()
+	}
 	p.tally.add(results...)
 	state, err := results.state()
 	if state == ui.StateSkipped {
