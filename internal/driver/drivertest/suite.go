@@ -20,6 +20,8 @@ type Subject struct {
 	New func() (driver.Driver, error)
 	// Prepared runs after Prepare: the images that Ready needs are pushed here.
 	Prepared func(ctx context.Context, o driver.Observation) error
+	// Running, when not nil, looks at the running cluster: what only this driver promises.
+	Running func(t *testing.T, o driver.Observation)
 	// Put and Get write and read something that has to survive a stop.
 	Put func(ctx context.Context, kubeconfig, key string) error
 	Get func(ctx context.Context, kubeconfig, key string) error
@@ -153,6 +155,9 @@ func (r *run) ensure(t *testing.T, d driver.Driver) {
 		}
 	}
 	must(t, "write", func() error { return r.Put(t.Context(), r.first.Kubeconfig, "first") })
+	if r.Running != nil {
+		r.Running(t, r.first)
+	}
 }
 
 // up is everything from nothing, or from anything, to Ready.

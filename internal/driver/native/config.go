@@ -30,7 +30,10 @@ anonymous:
 `
 
 // kubeletConfig: eviction by disk is nearly off and images are never collected, since the
-// disk is the host's and its fill level says nothing about this node.
+// disk is the host's and its fill level says nothing about this node. Status is looked at
+// more often than by default, though not sent more often: after a restart the API remembers
+// the node as Ready, so the kubelet's quick first update does not happen, and nobody could
+// tell for 10 s whether it is back.
 func kubeletConfig(c cluster) []byte {
 	return []byte(fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -58,6 +61,8 @@ evictionHard: {memory.available: 50Mi, nodefs.available: "1%%", nodefs.inodesFre
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 volumePluginDir: /var/lib/kubelet/volumeplugins
+nodeStatusUpdateFrequency: 2s
+nodeStatusReportFrequency: 5m
 serializeImagePulls: false
 containerLogMaxSize: 5Mi
 containerLogMaxFiles: 2

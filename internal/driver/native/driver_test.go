@@ -2,15 +2,20 @@ package native
 
 import (
 	"context"
+	"crypto/tls"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
@@ -155,8 +160,9 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, drivertest.Subject{
 		New: newDriver,
 		Prepared: func(ctx context.Context, o driver.Observation) error {
-			return drivertest.PushImage(ctx, t.TempDir(), o.Endpoints["registry"], "pause:1")
+			return drivertest.PushImage(ctx, t.TempDir(), o.Endpoints["registry"], "pause:1", "web:1")
 		},
+		Running: func(t *testing.T, o driver.Observation) { lookInside(t, dist, o) },
 		Put: func(ctx context.Context, kubeconfig, key string) error {
 			return kubectl(ctx, kubeconfig, "create", "configmap", key, "--from-literal=is=here")
 		},
@@ -168,6 +174,70 @@ func TestConformance(t *testing.T) {
 	if live := journal.Live(); len(live) > 0 {
 		t.Errorf("journal still has %+v", live)
 	}
+}
+
+// lookInside checks what the driver promises beyond a cluster that answers.
+func lookInside(t *testing.T, dist string, o driver.Observation) {
+	try := func(args ...string) (string, error) {
+		var out strings.Builder
+		err := proc.Run(t.Context(), &proc.Cmd{Path: filepath.Join(dist, "kubernetes"), Stdout: &out,
+			Args: append([]string{"kubectl", "--kubeconfig", o.Kubeconfig}, args...)})
+		return strings.TrimSpace(out.String()), err
+	}
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := try(args...)
+		if err != nil {
+			t.Error(err)
+		}
+		return out
+	}
+	last := o.Nodes[len(o.Nodes)-1]
+	if got := kubectl("get", "node", last.Name, "-o", "jsonpath={.status.capacity.memory}"); got != "3Gi" {
+		t.Errorf("%s reports %s of memory, want 3Gi", last.Name, got)
+	}
+	if got := kubectl("get", "nodes", "-l", "node-role.kubernetes.io/control-plane,topology.kubernetes.io/zone=a,rack=a-1", "-o", "name"); got != "node/server1" {
+		t.Errorf("server1's labels: %q", got)
+	}
+	anonymous := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}} //nolint:gosec // the server is not what is tested
+	for path, want := range map[string]int{"/readyz": http.StatusOK, "/version": http.StatusUnauthorized} {
+		r, err := anonymous.Get(o.Endpoints["api"] + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != want {
+			t.Errorf("anonymous %s: %s, want %d", path, r.Status, want)
+		}
+	}
+	// A person pushes an image to a port of the host and runs it under that name; logs and
+	// exec go through the kubelet, the answer through the network between nodes.
+	for range 50 { // until the controller has made it
+		if kubectl("get", "serviceaccounts", "-o", "name") != "" {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	image := o.Endpoints["registry"] + "/web:1"
+	for i, n := range []driver.Node{o.Nodes[0], last} {
+		kubectl("run", fmt.Sprintf("web%d", i), "--image="+image, "--overrides", `{"spec":{"nodeName":"`+n.Name+`"}}`, "--", "serve", ":8080", n.Name)
+	}
+	kubectl("wait", "--for=condition=Ready", "pod/web0", "pod/web1", "--timeout=60s")
+	kubectl("expose", "pod/web1", "--port=80", "--target-port=8080")
+	for _, host := range []string{kubectl("get", "pod", "web1", "-o", "jsonpath={.status.podIP}") + ":8080", kubectl("get", "service", "web1", "-o", "jsonpath={.spec.clusterIP}")} {
+		var got string
+		var err error
+		for range 20 { // a new Service is programmed within a second or so
+			if got, err = try("exec", "web0", "--", "/program", "get", "http://"+host+"/"); err == nil {
+				break
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		if got != last.Name {
+			t.Errorf("%s answers %q, want %q: %v", host, got, last.Name, err)
+		}
+	}
+	kubectl("delete", "service/web1", "pod/web0", "pod/web1", "--wait=false")
 }
 
 // distributing brings the distribution back before a driver needs it, as the engine does.

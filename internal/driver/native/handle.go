@@ -120,4 +120,3 @@ func installExecutable(from, to string) error {
 	}
 	return nil
 }
-

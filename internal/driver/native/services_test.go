@@ -1,0 +1,66 @@
+package native
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func flagsOf(c cluster, n node, name string) string {
+	for _, s := range nodeServices(c, n, networks[c.Plugin]) {
+		if s.Name == name {
+			return strings.Join(s.Args, " ")
+		}
+	}
+	return ""
+}
+
+func TestDurability(t *testing.T) {
+	for _, fast := range []bool{true, false} {
+		c := testCluster(t)
+		c.Fast = fast
+		if got := strings.Contains(flagsOf(c, c.Nodes[0], "etcd"), "--unsafe-no-fsync"); got != fast {
+			t.Errorf("fast %t: etcd without fsync %t", fast, got)
+		}
+		if got := strings.Contains(string(containerdConfig(c)), "no_sync = true"); got != fast {
+			t.Errorf("fast %t: containerd without fsync %t", fast, got)
+		}
+	}
+}
+
+func TestServices(t *testing.T) {
+	c := testCluster(t)
+	names := func(n node) []string {
+		var s []string
+		for _, svc := range nodeServices(c, n, networks[c.Plugin]) {
+			s = append(s, svc.Name)
+			if !strings.HasPrefix(svc.Args[0], nodeBin) {
+				t.Errorf("%s runs %s, which is not of the distribution", svc.Name, svc.Args[0])
+			}
+		}
+		return s
+	}
+	agent := []string{"containerd", "kubelet", "kube-proxy"}
+	if got := names(c.Nodes[4]); !slices.Equal(got, agent) {
+		t.Errorf("an agent runs %v, want %v", got, agent)
+	}
+	server := append([]string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}, agent...)
+	if got := names(c.Nodes[0]); !slices.Equal(got, server) {
+		t.Errorf("a server runs %v, want %v", got, server)
+	}
+	for name, flags := range map[string][]string{
+		"kube-apiserver":          {"--authorization-mode=Node,RBAC", "NodeRestriction", "--encryption-provider-config=", "--profiling=false", "--advertise-address=10.89.0.11"},
+		"etcd":                    {"--client-cert-auth", "--peer-client-cert-auth", "server3=https://10.89.0.13:2380"},
+		"kubelet":                 {"topology.kubernetes.io/zone=a,rack=a-1"},
+		"kube-controller-manager": {"--use-service-account-credentials", "--kube-api-qps=300"},
+	} {
+		for _, f := range flags {
+			if got := flagsOf(c, c.Nodes[0], name); !strings.Contains(got, f) {
+				t.Errorf("%s lacks %s: %s", name, f, got)
+			}
+		}
+	}
+	if r := networks["ptp"].routes(c, c.Nodes[0]); len(r) != 4 || slices.ContainsFunc(r, func(r route) bool { return r.To == c.Nodes[0].PodCIDR }) {
+		t.Errorf("routes %v", r)
+	}
+}
