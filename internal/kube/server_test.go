@@ -164,12 +164,19 @@ current-context: test
 }
 
 func (t *testCluster) run(binary string, args ...string) error {
-	cmd := exec.CommandContext(t.ctx, binary, args...)
+	// The server ends with its standard input, so also when the test binary is killed.
+	const leash = `exec 3<&0; "$@" & pid=$!; (read _ <&3; kill -9 $pid) 2>/dev/null & wait $pid`
+	cmd := exec.CommandContext(t.ctx, "sh", append([]string{"-c", leash, "sh", binary}, args...)...)
 	log, err := os.Create(filepath.Join(t.dir, args[0]+".log"))
 	if err != nil {
 		return err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+	cmd.Cancel, cmd.WaitDelay = stdin.Close, 10*time.Second
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, log.Close())
 	}
