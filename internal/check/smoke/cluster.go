@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -146,14 +145,14 @@ func servers(env Env) (servers []spec.Node) {
 // and the Service would hide a dead one.
 func apiServers(ctx context.Context, env Env) check.Result {
 	return inSandbox(ctx, env, "apiservers", func(s *sandbox) (string, error) {
-		if err := until(ctx, 20*time.Second, func() error { _, err := env.Client.RawGet(ctx, "/readyz"); return err }); err != nil {
+		if err := until(ctx, settle, func() error { _, err := env.Client.RawGet(ctx, "/readyz"); return err }); err != nil {
 			return "", fmt.Errorf("through the balancer: %w", err)
 		}
 		expected := map[string]bool{}
 		for _, n := range servers(env) {
 			expected[n.Address.String()] = true
 		}
-		if err := until(ctx, 20*time.Second, func() error { return kubernetesEndpoints(ctx, env, expected) }); err != nil {
+		if err := until(ctx, settle, func() error { return kubernetesEndpoints(ctx, env, expected) }); err != nil {
 			return "", err
 		}
 		ready, err := s.readyz(ctx)
@@ -207,7 +206,7 @@ func (s *sandbox) readyz(ctx context.Context) (map[string]string, error) {
 	for _, n := range servers(s.env) {
 		// One that was just restarted says for some seconds that it is not ready yet.
 		var body string
-		err := until(ctx, 20*time.Second, func() (err error) {
+		err := until(ctx, settle, func() (err error) {
 			body, err = s.exec(ctx, name, "get", fmt.Sprintf("https://%s:%d/readyz?verbose", n.Address, apiPort))
 			return err
 		})
@@ -230,7 +229,7 @@ func etcd(ctx context.Context, env Env) check.Result {
 		members := servers(env)
 		running := "members not seen: there is no driver to ask"
 		if env.Observe != nil {
-			err := until(ctx, 20*time.Second, func() error {
+			err := until(ctx, settle, func() error {
 				seen, err := env.Observe(ctx)
 				if err != nil {
 					return err
@@ -312,7 +311,7 @@ func service(ctx context.Context, env Env) check.Result {
 		}
 		host := fmt.Sprintf("%s.%s.svc.%s", serviceName, namespace, env.ClusterDomain)
 		for _, url := range []string{"http://" + host + "/", "http://" + serviceName + "/"} {
-			err = until(ctx, 15*time.Second, func() error {
+			err = until(ctx, settle, func() error {
 				body, err := s.exec(ctx, from, "get", url)
 				if err != nil {
 					return fmt.Errorf("from %s to %s on %s: %w", clientNode, url, serverNode, err)

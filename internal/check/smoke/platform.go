@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -99,7 +98,7 @@ func dns(ctx context.Context, env Env) check.Result {
 			{api, env.Spec.APIServiceIP().String()},
 			{own, text(p, "status", "podIP")},
 		} {
-			err := until(ctx, 15*time.Second, func() error {
+			err := until(ctx, settle, func() error {
 				got, err := s.exec(ctx, name, "lookup", q.host)
 				if err != nil {
 					return fmt.Errorf("look up %s: %w", q.host, err)

@@ -25,6 +25,8 @@ const (
 	namespace = "apps"
 	// cleanupTime bounds the cleanup, which runs also after a cancel.
 	cleanupTime = 15 * time.Second
+	// settle bounds the wait for what lags behind after a start: endpoints, names, members.
+	settle = 40 * time.Second
 	// abandoned is the age at which an object of another run has no owner any more.
 	abandoned = 5 * time.Minute
 )

@@ -59,10 +59,10 @@ var registry = map[string][]probe{
 	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},
 	"dns":        {{"dns", 90 * time.Second, dns}},
 	"storage":    {{"storage", 2 * time.Minute, storage}},
-	"metrics":    {{"metrics", 60 * time.Second, metrics}},
+	"metrics":    {{"metrics", 90 * time.Second, metrics}},
 	"nats": {
-		{"nats-spread", 30 * time.Second, natsSpread},
-		{"nats-anonymous", 30 * time.Second, natsAnonymous},
+		{"nats-spread", 2 * time.Minute, natsSpread},
+		{"nats-anonymous", time.Minute, natsAnonymous},
 		{"nats-jetstream", 2 * time.Minute, natsJetStream},
 	},
 }
