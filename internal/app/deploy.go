@@ -95,7 +95,8 @@ func deployNamed(ctx context.Context, o *options, names []string) error {
 		sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: "deploy", Message: "deployed already: nothing to do"})
 		return nil
 	}
-	return p.run(ctx, pl)
+	_, err = p.run(ctx, pl)
+	return err
 }
 
 func newRender(o *options) *cobra.Command {

@@ -159,8 +159,7 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.Go(func() error {
-		ready := readyNodes(ctx, client)
-		nodesReady = !slices.ContainsFunc(p.nodeNames(), func(n string) bool { return !ready[n] })
+		nodesReady = p.joined(ctx, client)
 		return nil
 	})
 	inventories, err := client.Inventories(ctx)
@@ -187,6 +186,15 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 	}
 	_ = g.Wait()
 	return current, nodesReady, slices.Sorted(maps.Keys(inventories))
+}
+
+// joined says whether every node is Ready and carries its role, which the driver gives
+// it last.
+func (p *platform) joined(ctx context.Context, client *kube.Client) bool {
+	ready := readyNodes(ctx, client)
+	servers, err := client.List(ctx, "v1", "Node", "", "node-role.kubernetes.io/control-plane")
+	return err == nil && len(servers) == p.spec.Servers &&
+		!slices.ContainsFunc(p.nodeNames(), func(n string) bool { return !ready[n] })
 }
 
 // actions binds the kinds of steps to what does them.
@@ -482,10 +490,15 @@ func (p *platform) preflight(ctx context.Context) error {
 	return nil
 }
 
-// run executes the plan.
-func (p *platform) run(ctx context.Context, pl plan.Plan) error {
-	_, err := p.runner.Run(ctx, pl)
-	return err
+// run executes the plan. deployed: all but verification came to its end.
+func (p *platform) run(ctx context.Context, pl plan.Plan) (deployed bool, err error) {
+	result, err := p.runner.Run(ctx, pl)
+	for _, s := range pl.Steps {
+		if state := result.Steps[s.ID].State; !s.Done && s.Kind != plan.KindVerify && state != ui.StateDone && state != ui.StateCached {
+			return false, err
+		}
+	}
+	return true, err
 }
 
 // save keeps what the environment is made with.

@@ -85,8 +85,8 @@ func (u *upOptions) run(ctx context.Context) error {
 	}
 	// Nothing of this environment exists outside its state folder until here.
 	fresh := obs.Phase == driver.PhaseAbsent
-	if err := u.apply(ctx, p, pl, obs); err != nil {
-		err = u.failed(p, sink, fresh, err)
+	if stands, err := u.apply(ctx, p, pl, obs); err != nil {
+		err = u.failed(p, sink, fresh && !stands, err)
 		sink.Close()
 		if u.output == "json" {
 			_ = printJSON(u.out, map[string]any{"type": ui.TypeSummary, "error": err.Error(), "seconds": clock.seconds()})
@@ -97,24 +97,25 @@ func (u *upOptions) run(ctx context.Context) error {
 	return u.summarize(ctx, p, clock, false)
 }
 
-// apply checks the host, keeps the state and runs the plan.
-func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs driver.Observation) error {
+// apply checks the host, keeps the state and runs the plan. stands: the platform is
+// deployed, whatever its verification says.
+func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs driver.Observation) (stands bool, err error) {
 	if err := installPackages(ctx, missingPackages(ctx, p.toBuild(pl)), !u.noInstall, p.sink); err != nil {
-		return err
+		return false, err
 	}
 	if obs.Phase != driver.PhaseRunning {
 		if err := p.preflight(ctx); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := p.journal.Begin(driver.Effect{Kind: "directory", ID: p.stateDir}); err != nil {
-		return err
+		return false, err
 	}
 	if err := p.save(); err != nil {
-		return err
+		return false, err
 	}
-	if err := p.run(ctx, pl); err != nil {
-		return err
+	if stands, err = p.run(ctx, pl); err != nil {
+		return stands, err
 	}
 	if len(p.toBuild(pl)) > 0 {
 		// Gigabytes of compiler output that only helped to get here. Another build that
@@ -123,16 +124,15 @@ func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs dr
 			p.log.Info("the build cache stays", "reason", err)
 		}
 	}
-	return nil
+	return true, nil
 }
 
-// failed says what can be done, and removes a half-made new environment.
-func (u *upOptions) failed(p *platform, sink ui.Sink, fresh bool, cause error) error {
-	if _, ok := errors.AsType[refusedError](cause); ok && fresh {
+// failed says what can be done, and undoes what was only half made.
+func (u *upOptions) failed(p *platform, sink ui.Sink, undo bool, cause error) error {
+	if _, ok := errors.AsType[refusedError](cause); ok && undo {
 		return errors.Join(cause, p.discard())
 	}
-	platformStands := p.tally.any()
-	if !fresh || u.retain || platformStands {
+	if !undo || u.retain {
 		return fmt.Errorf("%w\nlook at it: orrery status%s · orrery support%s · try again: orrery up%s", cause, p.envFlag(), p.envFlag(), p.envFlag())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
