@@ -21,6 +21,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -40,6 +41,8 @@ type platform struct {
 	built map[string]image.Built // image name → what the mirror has
 	cube  *kube.Client           // connected once, by the first step that needs it
 	tally tally
+	// stands: everything is deployed and ready, whatever its verification says.
+	stands bool
 }
 
 // platform adds the catalogue and the builder. names, when given, replace the
@@ -195,6 +198,25 @@ func (p *platform) joined(ctx context.Context, client *kube.Client) bool {
 	servers, err := client.List(ctx, "v1", "Node", "", "node-role.kubernetes.io/control-plane")
 	return err == nil && len(servers) == p.spec.Servers &&
 		!slices.ContainsFunc(p.nodeNames(), func(n string) bool { return !ready[n] })
+}
+
+// nodesAsWanted tells whether every node is Ready and says where it is and what it is: a
+// command line that was killed may have left labels undone.
+func (p *platform) nodesAsWanted(ctx context.Context, client *kube.Client) bool {
+	nodes, err := client.List(ctx, "v1", "Node", "", "")
+	if err != nil {
+		return false
+	}
+	ready := readyOf(nodes)
+	labels := map[string]map[string]string{}
+	for _, n := range nodes {
+		labels[n.GetName()] = n.GetLabels()
+	}
+	return !slices.ContainsFunc(p.spec.Topology(), func(n spec.Node) bool {
+		has := labels[n.Name]
+		_, server := has["node-role.kubernetes.io/control-plane"]
+		return !ready[n.Name] || has["topology.kubernetes.io/zone"] != n.Zone || has["rack"] != n.Rack || server != (n.Role == spec.RoleServer)
+	})
 }
 
 // actions binds the kinds of steps to what does them.

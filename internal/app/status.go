@@ -147,11 +147,15 @@ func (s *session) status(ctx context.Context) (status, error) {
 }
 
 func readyNodes(ctx context.Context, c *kube.Client) map[string]bool {
-	ready := map[string]bool{}
 	nodes, err := c.List(ctx, "v1", "Node", "", "")
 	if err != nil {
-		return ready
+		return map[string]bool{}
 	}
+	return readyOf(nodes)
+}
+
+func readyOf(nodes []unstructured.Unstructured) map[string]bool {
+	ready := map[string]bool{}
 	for _, n := range nodes {
 		conditions, _, _ := unstructured.NestedSlice(n.Object, "status", "conditions")
 		for _, c := range conditions {

@@ -64,17 +64,46 @@ func lookAtHost() (host, error) {
 	return h, nil
 }
 
+// egress is what an environment that has a way out moves on the host.
+var egress = regexp.MustCompile(`/net/ipv4/(ip_forward|conf/.*/(forwarding|accept_redirects))$`)
+
+// others lists environments of other people, who may make and remove egress meanwhile.
+func others() []string {
+	var found []string
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*/orrery/*")
+	unified, _ := filepath.Glob("/sys/fs/cgroup/orrery/*")
+	for _, d := range append(dirs, unified...) {
+		if name := filepath.Base(d); !strings.HasPrefix(name, "e2e-") && !slices.Contains(found, name) && isDir(d) {
+			found = append(found, name)
+		}
+	}
+	return found
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
+}
+
 // unchanged compares the machine with what it was before the first test.
 func unchanged(t *testing.T) {
 	t.Helper()
+	crowd := append(others(), neighboursBefore...)
 	now, err := lookAtHost()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range slices.Sorted(maps.Keys(before.sysctls)) {
 		if v, ok := now.sysctls[path]; !ok || v != before.sysctls[path] {
+			if len(crowd) > 0 && egress.MatchString(path) {
+				t.Logf("the host's %s was %q, is %q: not counted, since %v are on this machine too", path, before.sysctls[path], v, crowd)
+				continue
+			}
 			t.Errorf("the host's %s was %q, is %q", path, before.sysctls[path], v)
 		}
+	}
+	if len(crowd) > 0 {
+		return // links, routes and rules may be theirs
 	}
 	if !slices.Equal(before.links, now.links) {
 		t.Errorf("the host's links were %v, are %v", before.links, now.links)

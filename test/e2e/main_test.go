@@ -21,6 +21,8 @@ var (
 	logDir   string // of failed tests
 	skipped  string // why nothing runs
 	before   host   // what the machine was like before the first test
+
+	neighboursBefore []string // environments of others, then
 )
 
 func TestMain(m *testing.M) {
@@ -79,6 +81,7 @@ func runAll(m *testing.M) (code int, err error) {
 	if before, err = lookAtHost(); err != nil {
 		return 1, err
 	}
+	neighboursBefore = others()
 	code = m.Run()
 	if code == 0 {
 		return 0, os.RemoveAll(dir)
