@@ -147,8 +147,9 @@ func storage(ctx context.Context, env Env) check.Result {
 		if _, err := s.started(ctx, writer); err != nil {
 			return "", fmt.Errorf("write to the claim: %w%s", err, s.claimTrouble(ctx, claim))
 		}
-		if err := s.remove(ctx, "v1", "Pod", writer); err != nil {
-			return "", err
+		// It has ended, so the next pod need not wait until its object is gone.
+		if err := env.Client.Delete(ctx, "v1", "Pod", namespace, writer, -1); err != nil {
+			return "", fmt.Errorf("delete the first pod: %w", err)
 		}
 		reader, err := s.pod(ctx, pod{part: "reader", command: []string{"serve"}, claim: claim})
 		if err != nil {

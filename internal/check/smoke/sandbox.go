@@ -102,23 +102,6 @@ func (s *sandbox) sweep(ctx context.Context, apiVersion, kind string) {
 	}
 }
 
-// remove deletes an object of this run and waits until it is gone.
-func (s *sandbox) remove(ctx context.Context, apiVersion, kind, name string) error {
-	if err := s.env.Client.Delete(ctx, apiVersion, kind, namespace, name, -1); err != nil {
-		return err
-	}
-	return until(ctx, 30*time.Second, func() error {
-		_, err := s.env.Client.Get(ctx, apiVersion, kind, namespace, name)
-		switch {
-		case apierrors.IsNotFound(err):
-			return nil
-		case err != nil:
-			return err
-		}
-		return fmt.Errorf("%s %s is still there", kind, name)
-	})
-}
-
 func (s *sandbox) cleanup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
