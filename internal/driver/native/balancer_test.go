@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // apiServer is a TLS server that says whether it is ready.
@@ -38,6 +40,8 @@ func newAPIServer(t *testing.T, name string) *apiServer {
 func (s *apiServer) address() string { return strings.TrimPrefix(s.URL, "https://") }
 
 func TestBalancer(t *testing.T) {
+	current := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, current) }) // registered first, so it runs last
 	a, b := newAPIServer(t, "a"), newAPIServer(t, "b")
 	roots := x509.NewCertPool()
 	roots.AddCert(a.Certificate())

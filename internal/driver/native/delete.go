@@ -22,7 +22,8 @@ import (
 )
 
 // Delete implements [driver.Driver]. It needs nobody's help: what exists follows from the
-// environment's name and state directory, and what the journal knows besides is undone too.
+// environment's name and state directory; only a way out needs the journal, which knows how
+// the host was before.
 func (d *Driver) Delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -41,29 +42,22 @@ func (d *Driver) Delete(ctx context.Context) error {
 		// Files stay: they are what a second try needs.
 		return err
 	}
-	for _, e := range d.liveEffects() {
+	if err := os.RemoveAll(string(d.paths)); err != nil {
+		return fmt.Errorf("remove %s: %w", d.paths, err)
+	}
+	for _, e := range d.effects() {
 		if err := d.options.Journal.Undone(e); err != nil {
 			errs = append(errs, fmt.Errorf("journal: %w", err))
 		}
-	}
-	if err := os.RemoveAll(string(d.paths)); err != nil {
-		errs = append(errs, fmt.Errorf("remove %s: %w", d.paths, err))
 	}
 	// The folder of all environments, when this was the last one.
 	_ = os.Remove(filepath.Dir(string(d.paths)))
 	return errors.Join(errs...)
 }
 
-// liveEffects are the journal's, newest first, as far as they are this driver's.
-func (d *Driver) liveEffects() []driver.Effect {
-	live := []driver.Effect{d.directoryEffect(), d.cgroupEffect(), d.supervisorEffect()}
-	if j, ok := d.options.Journal.(interface{ Live() []driver.Effect }); ok {
-		live = slices.DeleteFunc(slices.Clone(j.Live()), func(e driver.Effect) bool {
-			return !slices.Contains([]string{"directory", "cgroup", "process", "egress"}, e.Kind)
-		})
-	}
-	slices.Reverse(live)
-	return live
+// effects that the driver makes, newest first; a way out is undone where it is removed.
+func (d *Driver) effects() []driver.Effect {
+	return []driver.Effect{d.supervisorEffect(), d.cgroupEffect(), d.directoryEffect()}
 }
 
 // unmountAll removes mounts of the host below the state directory. There should be none:

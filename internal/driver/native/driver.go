@@ -32,7 +32,8 @@ type Options struct {
 	CacheDir string
 	// Executable is this program; it is copied, and must call [Reexec] first.
 	Executable string
-	// Journal is told of every effect first. With a method Live, Delete uses it.
+	// Journal is told of every effect first. Its method Live() []driver.Effect, when there
+	// is one, tells Delete how the host was before egress.
 	Journal driver.Journal
 	Sink    ui.Sink
 	Log     *slog.Logger

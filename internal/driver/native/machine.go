@@ -48,8 +48,14 @@ func (m *machine) start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.cancel, m.finished = cancel, make(chan struct{})
-	go m.run(ctx, m.finished)
+	before, finished := m.finished, make(chan struct{})
+	m.cancel, m.finished = cancel, finished
+	go func() {
+		if before != nil {
+			<-before // a stop may still be at work
+		}
+		m.run(ctx, finished)
+	}()
 }
 
 // stop ends the node, gracefully within stopTime, and returns when nothing of it is left.
