@@ -87,6 +87,9 @@ func deployNamed(ctx context.Context, o *options, names []string) error {
 	if obs.Phase != driver.PhaseRunning {
 		return fmt.Errorf("environment %q is %s: 'orrery start%s' first", s.spec.Name, obs.Phase, s.envFlag())
 	}
+	if err := p.refuseAllDrift(ctx); err != nil {
+		return err
+	}
 	pl, err := p.plan(ctx, obs, true)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -32,6 +33,7 @@ type platform struct {
 	overlay    catalog.Overlay
 	components []catalog.Component
 	builder    *image.Builder
+	locked     *lock.Platform // nil when there is no lock: nothing is compared
 	runner     *engine.Runner
 	prune      bool // components that were not selected leave the cluster
 	binaries   map[string]catalog.Binary
@@ -41,8 +43,6 @@ type platform struct {
 	built map[string]image.Built // image name → what the mirror has
 	cube  *kube.Client           // connected once, by the first step that needs it
 	tally tally
-	// stands: everything is deployed and ready, whatever its verification says.
-	stands bool
 }
 
 // platform adds the catalogue and the builder. names, when given, replace the
@@ -65,8 +65,12 @@ func (s *session) platform(names []string) (*platform, error) {
 	if err != nil {
 		return nil, err
 	}
+	locked, err := loadLocked(cat.Root)
+	if err != nil {
+		return nil, err
+	}
 	p := &platform{
-		session: s, catalog: cat, overlay: cat.Overlays[s.spec.Overlay], components: components, builder: b, runner: runner,
+		session: s, catalog: cat, locked: locked, overlay: cat.Overlays[s.spec.Overlay], components: components, builder: b, runner: runner,
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
 	}
 	runner.Actions = p.actions()
@@ -162,7 +166,7 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.Go(func() error {
-		nodesReady = p.joined(ctx, client)
+		nodesReady = p.nodesAsWanted(ctx, client)
 		return nil
 	})
 	inventories, err := client.Inventories(ctx)
@@ -189,15 +193,6 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 	}
 	_ = g.Wait()
 	return current, nodesReady, slices.Sorted(maps.Keys(inventories))
-}
-
-// joined says whether every node is Ready and carries its role, which the driver gives
-// it last.
-func (p *platform) joined(ctx context.Context, client *kube.Client) bool {
-	ready := readyNodes(ctx, client)
-	servers, err := client.List(ctx, "v1", "Node", "", "node-role.kubernetes.io/control-plane")
-	return err == nil && len(servers) == p.spec.Servers &&
-		!slices.ContainsFunc(p.nodeNames(), func(n string) bool { return !ready[n] })
 }
 
 // nodesAsWanted tells whether every node is Ready and says where it is and what it is: a
@@ -245,8 +240,11 @@ func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float6
 	if _, err := p.builder.Binary(ctx, bin); err != nil {
 		return ui.StateFailed, err
 	}
-	if cached {
+	if cached { // compared before the first step
 		return ui.StateCached, nil
+	}
+	if err := p.refuseDrift(ctx, map[string]catalog.Binary{bin.Name: bin}, nil); err != nil {
+		return ui.StateFailed, err
 	}
 	return ui.StateDone, nil
 }
@@ -289,6 +287,13 @@ func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float6
 	}
 	built, err := p.builder.Image(ctx, img)
 	if err != nil {
+		return ui.StateFailed, err
+	}
+	parts := map[string]catalog.Binary{}
+	for _, bin := range img.Binaries {
+		parts[bin.Name] = bin
+	}
+	if err := p.refuseDrift(ctx, parts, map[string]catalog.Image{img.Name: img}); err != nil {
 		return ui.StateFailed, err
 	}
 	if err := image.Push(ctx, p.registry(), built); err != nil {

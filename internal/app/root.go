@@ -67,6 +67,7 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
 	root.AddGroup(
 		&cobra.Group{ID: "main", Title: "The main job:"},
 		&cobra.Group{ID: "steps", Title: "Single steps:"},
+		&cobra.Group{ID: "supply", Title: "Where it all comes from:"},
 		&cobra.Group{ID: "look", Title: "Look around:"})
 	add := func(group string, cs ...*cobra.Command) {
 		for _, c := range cs {
@@ -76,6 +77,7 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
 	}
 	add("main", newUp(o), newDown(o), newVerify(o), newStop(o), newStart(o))
 	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o))
+	add("supply", newLock(o))
 	add("look", newStatus(o), newList(o), newNode(o), newLogs(o), newKubeconfig(o), newKubectl(o), newSupport(o))
 	root.AddCommand(newVersion(o))
 	finish(root)

@@ -80,6 +80,9 @@ func (u *upOptions) run(ctx context.Context) error {
 		return err
 	}
 	if obs.Phase == driver.PhaseRunning && toDo(pl) == 0 {
+		if err := p.refuseAllDrift(ctx); err != nil {
+			return err
+		}
 		sink.Close()
 		return u.summarize(ctx, p, clock, true)
 	}
