@@ -147,42 +147,49 @@ func (b *Builder) key(ctx context.Context, bin catalog.Binary, s source) (string
 // foreign only the directives count, so that a tool of the main module is not built again
 // for every dependency that the rest of the module changes.
 func (s source) addTo(h *hasher) error {
-	foreign := s.own == ""
+	_, _, err := s.split(h, h)
+	return err
+}
+
+// split hashes the source in two parts: what go.mod and go.sum pin, and what is ours. It
+// reports which of them has a say in the binary.
+func (s source) split(pins, tree *hasher) (pinned, owned bool, err error) {
+	pinned = s.own == ""
 	if s.own != "" {
-		seen := map[string]bool{}
-		var err error
-		if foreign, err = s.addPackage(h, s.own, seen); err != nil {
-			return err
+		owned = true
+		if pinned, err = s.addPackage(tree, s.own, map[string]bool{}); err != nil {
+			return false, false, err
+		}
+		if !pinned {
+			tree.add("module", s.mod.Module.Mod.Path, s.goVersion())
+			for _, g := range s.mod.Godebug {
+				tree.add("godebug", g.Key, g.Value)
+			}
+			return false, true, nil
 		}
 	}
-	if !foreign {
-		h.add("module", s.mod.Module.Mod.Path, s.goVersion())
-		for _, g := range s.mod.Godebug {
-			h.add("godebug", g.Key, g.Value)
-		}
-		return nil
-	}
-	h.add("go.mod", string(s.modData))
+	pins.add("go.mod", string(s.modData))
 	sum, err := os.ReadFile(filepath.Join(s.dir, "go.sum"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return false, false, err
 	}
-	h.add("go.sum", string(sum))
+	pins.add("go.sum", string(sum))
 	for _, r := range s.mod.Replace {
 		if r.New.Version != "" {
 			continue
 		}
+		owned = true
 		// A folder beside ours, which no checksum covers.
 		dir := r.New.Path
 		if !filepath.IsAbs(dir) {
 			dir = filepath.Join(s.dir, dir)
 		}
-		h.add("replace", r.Old.String())
-		if err := addTree(h, dir); err != nil {
-			return err
+		tree.add("replace", r.Old.String())
+		if err := addTree(tree, dir); err != nil {
+			return false, false, err
 		}
 	}
-	return nil
+	return pinned, owned, nil
 }
 
 // sourceExt are the endings of files that `go build` may take from a package's folder.

@@ -1,0 +1,67 @@
+package lock
+
+// FileName is where the lock is, at the root of the repository.
+const FileName = "orrery.lock"
+
+// APIVersion and Kind begin the file.
+const (
+	APIVersion = "orrery.dev/v1alpha1"
+	Kind       = "Lock"
+)
+
+// Lock is the whole file.
+type Lock struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	// Platforms by "linux/amd64", "linux/arm64".
+	Platforms map[string]Platform `json:"platforms"`
+}
+
+// Platform is what one operating system and processor gets.
+type Platform struct {
+	// Binaries by name: those of the node distribution and those of images.
+	Binaries map[string]Binary `json:"binaries"`
+	// Images by name.
+	Images map[string]Image `json:"images"`
+}
+
+// Binary is one program. All fields but SHA256 and CPUSeconds are inputs.
+type Binary struct {
+	// Module is PATH@VERSION, or the path alone for a module of this repository.
+	Module string `json:"module"`
+	// Sum is the module's line of go.sum ("h1:…"); empty for a module of this repository.
+	Sum string `json:"sum,omitempty"`
+	// Package is the main package.
+	Package string `json:"package"`
+	// Go is the toolchain, such as "go1.26.8".
+	Go string `json:"go"`
+	// Flags are those of go build and the settings that decide bytes.
+	Flags []string `json:"flags"`
+	// Links are further names of the program, which images hold too.
+	Links []string `json:"links,omitempty"`
+	// Pins hashes go.mod and go.sum, which fix every module that is linked in; empty when
+	// none is ("sha256:…").
+	Pins string `json:"pins,omitempty"`
+	// Tree hashes the source of this repository that is compiled in ("sha256:…").
+	Tree string `json:"tree,omitempty"`
+	// CTools are the compiler, linker and packages of a binary that has C in it. They come
+	// from the machine's distribution and cannot be pinned.
+	CTools []string `json:"cTools,omitempty"`
+	// SHA256 of the file, in hexadecimal.
+	SHA256 string `json:"sha256"`
+	// CPUSeconds (user + system) that a build with an empty cache takes.
+	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
+}
+
+// Image is one OCI image.
+type Image struct {
+	Version     string   `json:"version"`
+	Binaries    []string `json:"binaries"` // names, in the order of layers
+	User        string   `json:"user,omitempty"`
+	Entrypoint  []string `json:"entrypoint,omitempty"`
+	Directories []string `json:"directories,omitempty"`
+	// Digest of the manifest ("sha256:…").
+	Digest string `json:"digest"`
+	// SBOM is the digest of the bill of materials ("sha256:…").
+	SBOM string `json:"sbom,omitempty"`
+}
