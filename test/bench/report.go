@@ -69,12 +69,12 @@ func (r *report) print(w io.Writer) error {
 	for _, f := range r.Figures {
 		target, ratio, runs := "-", "-", ""
 		if f.Target > 0 {
-			target, ratio = number(f.Target)+" "+f.Unit, fmt.Sprintf("%.2f", f.Ratio)
+			target, ratio = "≤ "+number(f.Target)+" "+f.Unit, fmt.Sprintf("%.2f", f.Ratio)
 		}
 		for _, v := range f.Values {
 			runs += number(v) + " "
 		}
-		fmt.Fprintf(tw, "%s\t%s %s\t≤ %s\t%s\t%s\t%s\n", f.Name, number(f.Median), f.Unit, target, ratio, runs, f.Note)
+		fmt.Fprintf(tw, "%s\t%s %s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Median), f.Unit, target, ratio, runs, f.Note)
 	}
 	if len(r.Idle) > 0 {
 		fmt.Fprintln(tw, "\nIDLE PROCESSES, 3+2\tCOUNT\tRSS MiB\tPSS MiB\tCORES\t")

@@ -120,11 +120,13 @@ func kill(t *testing.T, pid int) {
 	}
 }
 
-// powerLoss kills nodes, all at the same moment, and waits until every one of them is
-// another than before.
+// powerLoss kills nodes, all at the same moment, and waits until every one of them has
+// other processes than before and has told the cluster that it is back: its Ready
+// condition alone stays true for most of a minute after its death.
 func (e *environment) powerLoss(t *testing.T, names ...string) {
 	t.Helper()
 	before := e.nodes(t)
+	killed := time.Now()
 	var wg sync.WaitGroup
 	for _, name := range names {
 		wg.Go(func() {
@@ -134,11 +136,15 @@ func (e *environment) powerLoss(t *testing.T, names ...string) {
 		})
 	}
 	wg.Wait()
-	took := eventually(t, fmt.Sprintf("%v run again", names), restored, func(context.Context) error {
+	took := eventually(t, fmt.Sprintf("%v run again", names), restored, func(ctx context.Context) error {
 		now := e.nodes(t)
 		for _, name := range names {
 			if pid := now[name].pid("kubelet"); pid == 0 || pid == before[name].pid("kubelet") {
 				return fmt.Errorf("kubelet of %s has PID %d, had %d", name, pid, before[name].pid("kubelet"))
+			}
+			r := e.invoke(ctx, nil, "kubectl", "-n", "kube-node-lease", "get", "lease", name, "-o", "jsonpath={.spec.renewTime}")
+			if at, err := time.Parse(time.RFC3339Nano, r.stdout); err != nil || at.Before(killed) {
+				return fmt.Errorf("the lease of %s was renewed at %q, before it was killed at %s", name, r.stdout, killed.UTC().Format(time.RFC3339))
 			}
 		}
 		return nil
