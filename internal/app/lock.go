@@ -106,8 +106,8 @@ func checkLock(ctx context.Context, o *options) error {
 	if asJSON {
 		err = printJSON(o.out, r)
 	} else {
-		for _, d := range r.Drift {
-			fmt.Fprintln(o.out, d.Error())
+		if len(r.Drift) > 0 {
+			fmt.Fprintln(o.out, lock.Explain(r.Drift))
 		}
 		for _, n := range r.Notes {
 			fmt.Fprintln(o.out, "note: "+n)
@@ -183,14 +183,7 @@ func writeLock(ctx context.Context, o *options) error {
 		return printJSON(o.out, r)
 	}
 	for _, d := range r.Drift {
-		what := d.Problem
-		for i, diff := range d.Differences {
-			if i > 0 || what != "" {
-				what += "; "
-			}
-			what += fmt.Sprintf("%s: %s → %s", diff.Field, diff.Locked, diff.Have)
-		}
-		fmt.Fprintf(o.out, "%s %s: %s\n", d.Kind, d.Name, what)
+		fmt.Fprintf(o.out, "changed: %s %s: %s\n", d.Kind, d.Name, d.Reason())
 	}
 	if !r.Written {
 		_, err = fmt.Fprintf(o.out, "%s: %d entries, nothing changed\n", r.File, r.Entries)

@@ -100,9 +100,12 @@ func (u *upOptions) run(ctx context.Context) error {
 	return u.summarize(ctx, p, clock, false)
 }
 
-// apply checks the host, keeps the state and runs the plan. stands: the platform is
+// apply checks the lock and the host, keeps the state and runs the plan. stands: the platform is
 // deployed, whatever its verification says.
 func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs driver.Observation) (stands bool, err error) {
+	if err := p.refuseAllDrift(ctx); err != nil {
+		return false, err
+	}
 	if err := installPackages(ctx, missingPackages(ctx, p.toBuild(pl)), !u.noInstall, p.sink); err != nil {
 		return false, err
 	}

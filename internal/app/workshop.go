@@ -130,11 +130,7 @@ func (p *platform) refuseDrift(ctx context.Context, binaries map[string]catalog.
 	if len(drift) == 0 {
 		return nil
 	}
-	errs := make([]error, len(drift))
-	for i, d := range drift {
-		errs[i] = d
-	}
-	return refusedError{fmt.Errorf("%s does not allow it:\n%w", filepath.Join(p.catalog.Root, lock.FileName), errors.Join(errs...))}
+	return refusedError{fmt.Errorf("%s does not allow it:\n%s", filepath.Join(p.catalog.Root, lock.FileName), lock.Explain(drift))}
 }
 
 // refuseAllDrift is refuseDrift for everything that the environment is made of.

@@ -24,19 +24,42 @@ type Drift struct {
 
 // Error says what differs and how to get what is right.
 func (d Drift) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: ", d.Kind, d.Name)
+	return fmt.Sprintf("%s %s: %s\n  %s", d.Kind, d.Name, d.Reason(), d.remedy())
+}
+
+// Reason says what differs.
+func (d Drift) Reason() string {
+	var parts []string
 	if d.Problem != "" {
-		b.WriteString(d.Problem)
+		parts = append(parts, d.Problem)
 	}
-	for i, diff := range d.Differences {
-		if i > 0 {
-			b.WriteString("; ")
+	for _, diff := range d.Differences {
+		parts = append(parts, fmt.Sprintf("%s is %s, locked is %s", diff.Field, diff.Have, diff.Locked))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Explain is what a person reads about all drift: what is the same is said once.
+func Explain(drift []Drift) string {
+	var b strings.Builder
+	for len(drift) > 0 {
+		first := drift[0]
+		var names []string
+		var rest []Drift
+		for _, d := range drift {
+			if d.Kind == first.Kind && d.Reason() == first.Reason() {
+				names = append(names, d.Name)
+			} else {
+				rest = append(rest, d)
+			}
 		}
-		fmt.Fprintf(&b, "%s is %s, locked is %s", diff.Field, diff.Have, diff.Locked)
+		fmt.Fprintf(&b, "%s %s: %s\n", first.Kind, strings.Join(names, ", "), first.Reason())
+		drift = rest
+		if len(rest) == 0 || rest[0].remedy() != first.remedy() {
+			fmt.Fprintf(&b, "  %s\n", first.remedy())
+		}
 	}
-	b.WriteString("\n  " + d.remedy())
-	return b.String()
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 func (d Drift) remedy() string {

@@ -183,6 +183,21 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestExplain(t *testing.T) {
+	have := sample().Platforms[linx]
+	for name := range have.Binaries {
+		edit(&have, name, func(b *Binary) { b.Go = "go1.27.0" })
+	}
+	have.Images["other"] = have.Images["server"]
+	drift, _ := Check(sample().Platforms[linx], have, true)
+	want := "binary c, own, server: go is go1.27.0, locked is go1.26.8\n" +
+		"  use that Go: PATH=\"$(GOTOOLCHAIN=go1.26.8 go env GOROOT)/bin:$PATH\" orrery …; or lock what yours makes: orrery lock\n" +
+		"image other: is not in the lock\n  'orrery lock' brings the lock up to date"
+	if got := Explain(drift); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func edit(p *Platform, name string, f func(*Binary)) {
 	b := p.Binaries[name]
 	f(&b)
