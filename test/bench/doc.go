@@ -3,7 +3,8 @@
 // busy or small machine are not failures.
 //
 //	go run ./test/bench                  all figures with warm caches, median of 3 runs
-//	go run ./test/bench -cold            also a build with an empty cache (half an hour)
+//	go run ./test/bench -cold            also a build with an empty cache
+//	go run ./test/bench -cold -idle=false -runs 0    only that
 //	go run ./test/bench -idle=false      without the minutes of idling
 //	go run ./test/bench -o json
 //

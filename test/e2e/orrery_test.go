@@ -14,14 +14,33 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// verbTimeout bounds every invocation. A cold cache needs more: builds are not what is
-// tested here, and -timeout of go test bounds them.
+// verbTimeout bounds every invocation. Builds do not count: they come before, see warm.
 const verbTimeout = 3 * time.Minute
+
+// warm compiles what is not in the cache yet, by an up that is not tested and that only
+// the -timeout of go test bounds.
+var warm = sync.OnceFunc(func() {
+	e := &environment{name: "e2e-warm-" + strings.ToLower(rand.Text()[:5])}
+	var doctor struct{ Builds int }
+	// Its exit status may tell that up would refuse; up says that better.
+	r := e.invoke(context.Background(), nil, "doctor", "-o", "json")
+	if json.Unmarshal([]byte(r.stdout), &doctor) != nil || doctor.Builds == 0 {
+		return
+	}
+	fmt.Printf("e2e: %d programs are compiled first\n", doctor.Builds)
+	for _, verb := range []string{"up", "down"} {
+		cmd, _ := e.command(context.Background(), []string{verb, "-o", "json"})
+		if out, err := cmd.CombinedOutput(); err != nil {
+			fmt.Printf("e2e: %s before the tests: %v\n%s\n", verb, err, last(string(out), 4000))
+		}
+	}
+})
 
 // environment is a platform as a person has it: a name, perhaps a file, and the CLI.
 type environment struct {
@@ -39,6 +58,7 @@ func newEnvironment(t *testing.T, prefix, yaml string) *environment {
 	if skipped != "" {
 		t.Skip(skipped)
 	}
+	warm()
 	e := &environment{name: "e2e-" + prefix + "-" + strings.ToLower(rand.Text()[:5])}
 	if yaml != "" {
 		e.file = filepath.Join(t.TempDir(), "orrery.yaml")
