@@ -35,6 +35,9 @@ type Options struct {
 	// MaxMemoryMiB bounds the builds that run at a time; 0 means three quarters of what
 	// is free when the first build starts.
 	MaxMemoryMiB int
+	// Env is added to what compilers run in, as NAME=VALUE. It must not decide bytes:
+	// it is no part of any key.
+	Env []string
 }
 
 // Builder turns pinned modules into binaries and images. It is safe for concurrent use,

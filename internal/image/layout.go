@@ -114,11 +114,7 @@ func (l layout) commit(key string, built Built, d v1.Descriptor, m v1.Manifest) 
 	if err := l.writeFile(filepath.Join(l.dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(index, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := l.writeFile(l.index(), data); err != nil {
+	if err := l.writeIndex(index); err != nil {
 		return err
 	}
 	if err := l.collect(index); err != nil {
@@ -128,10 +124,19 @@ func (l layout) commit(key string, built Built, d v1.Descriptor, m v1.Manifest) 
 	for _, layer := range m.Layers {
 		r.Blobs = append(r.Blobs, blobSize{layer.Digest, layer.Size})
 	}
-	if data, err = json.MarshalIndent(r, "", "  "); err != nil {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
 		return err
 	}
 	return l.writeFile(l.record(key), data)
+}
+
+func (l layout) writeIndex(index v1.IndexManifest) error {
+	data, err := json.MarshalIndent(index, "", "  ")
+	if err != nil {
+		return err
+	}
+	return l.writeFile(l.index(), data)
 }
 
 func (l layout) readIndex() (v1.IndexManifest, error) {

@@ -94,6 +94,7 @@ func (b *Builder) environment(tc *toolchain, cgo bool, extra ...string) []string
 	if cgo {
 		enabled = "1"
 	}
+	env = append(env, b.opts.Env...)
 	env = append(env, "LC_ALL=C", // errors are read below, and compilers translate theirs
 		"GOENV=off", "GOFLAGS=", "GOTOOLCHAIN=local", "GOWORK=off", "GOOS=linux",
 		"GOCACHE="+b.goCache(), "CGO_ENABLED="+enabled)

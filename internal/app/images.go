@@ -1,0 +1,424 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+func newImages(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "images",
+		Short: "What the platform runs: list, look inside, build again and compare, load, clean up",
+	}
+	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o))
+	return c
+}
+
+// imageRow is one entry of `images list -o json`; its form is a contract.
+type imageRow struct {
+	Name      string `json:"name"`
+	Version   string `json:"version"`
+	Component string `json:"component"`
+	// Source of the first binary: MODULE@VERSION, or a module of the repository.
+	Source string `json:"source"`
+	Digest string `json:"digest"` // empty when it is not built here
+	Size   int64  `json:"size"`   // bytes to transfer
+	// Locked is yes, no (not in the lock), differs, or unknown (not built).
+	Locked string `json:"locked"`
+	SBOM   string `json:"sbom,omitempty"` // digest
+	// UsedOn are the nodes with pods of it; null when no cluster answers.
+	UsedOn []string `json:"usedOn"`
+}
+
+func newImagesList(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "Every image: version, source, digest, size, whether it is as locked, and where it runs",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			rows, err := listImages(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(o.out, rows)
+			}
+			return printImages(o.out, rows)
+		},
+	}
+}
+
+func listImages(ctx context.Context, o *options) ([]imageRow, error) {
+	w, err := o.workshop(ui.Discard)
+	if err != nil {
+		return nil, err
+	}
+	locked, err := loadLocked(w.catalog.Root)
+	if err != nil {
+		return nil, err
+	}
+	have, err := describe(ctx, w.builder, w.binaries, w.images)
+	if err != nil {
+		return nil, err
+	}
+	used := o.imagesInUse(ctx)
+	drifted := map[string]bool{}
+	if locked != nil {
+		drift, _ := lock.Check(*locked, have, false)
+		for _, d := range drift {
+			drifted[d.Kind+" "+d.Name] = true
+		}
+	}
+	rows := []imageRow{}
+	for _, name := range slices.Sorted(maps.Keys(w.images)) {
+		img := w.images[name]
+		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Source: have.Binaries[img.Binaries[0].Name].Module}
+		if built, ok, err := w.builder.CachedImage(ctx, img); err != nil {
+			return nil, err
+		} else if ok {
+			row.Digest, row.Size = built.Digest, built.Size
+		}
+		differs := drifted["image "+name] || slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return drifted["binary "+b.Name] })
+		inLock := false
+		if locked != nil {
+			l, ok := locked.Images[name]
+			inLock, row.SBOM = ok, l.SBOM
+		}
+		switch {
+		case !inLock:
+			row.Locked = "no"
+		case differs:
+			row.Locked = "differs"
+		case row.Digest == "":
+			row.Locked = "unknown"
+		default:
+			row.Locked = "yes"
+		}
+		if used != nil {
+			row.UsedOn = append([]string{}, used[name]...)
+			if name == w.catalog.Distribution.Sandbox.Name { // every pod has one
+				row.UsedOn = append(row.UsedOn, used[""]...)
+			}
+			slices.Sort(row.UsedOn)
+			row.UsedOn = slices.Compact(row.UsedOn)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// imagesInUse maps image names to the nodes that have pods of them; "" maps to all nodes
+// with pods. It is nil when no cluster answers.
+func (o *options) imagesInUse(ctx context.Context) map[string][]string {
+	s, err := o.attach(ui.Discard)
+	if err != nil || !s.exists {
+		return nil
+	}
+	client, err := s.kube()
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	pods, err := client.List(ctx, "v1", "Pod", "", "")
+	if err != nil {
+		return nil
+	}
+	used := map[string][]string{}
+	for _, pod := range pods {
+		node, _, _ := unstructured.NestedString(pod.Object, "spec", "nodeName")
+		phase, _, _ := unstructured.NestedString(pod.Object, "status", "phase")
+		if node == "" || phase == "Succeeded" || phase == "Failed" {
+			continue
+		}
+		used[""] = append(used[""], node)
+		for _, list := range []string{"containers", "initContainers"} {
+			containers, _, _ := unstructured.NestedSlice(pod.Object, "spec", list)
+			for _, c := range containers {
+				m, _ := c.(map[string]any)
+				ref, _ := m["image"].(string)
+				rest, ok := strings.CutPrefix(ref, image.RegistryHost+"/")
+				if !ok {
+					continue
+				}
+				name, _, _ := strings.Cut(rest, "@")
+				name, _, _ = strings.Cut(name, ":")
+				used[name] = append(used[name], node)
+			}
+		}
+	}
+	return used
+}
+
+func printImages(out io.Writer, rows []imageRow) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tVERSION\tSOURCE\tDIGEST\tSIZE\tLOCKED\tSBOM\tIN USE ON")
+	for _, r := range rows {
+		digest, size, sbom, used := "not built", "-", "-", "-"
+		if r.Digest != "" {
+			digest, size = strings.TrimPrefix(r.Digest, "sha256:")[:12], megabytes(r.Size)
+		}
+		if r.SBOM != "" {
+			sbom = "yes"
+		}
+		if r.UsedOn != nil {
+			used = cmp.Or(strings.Join(r.UsedOn, " "), "nothing")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Source, digest, size, r.Locked, sbom, used)
+	}
+	return w.Flush()
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+func newImagesInspect(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:               "inspect IMAGE",
+		Short:             "Layers, files, build settings and modules of an image",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: o.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			w, img, err := o.builtImage(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			in, err := w.builder.Inspect(c.Context(), img)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(o.out, in)
+			}
+			return printInspection(o.out, in)
+		},
+	}
+}
+
+// builtImage finds an image, and builds it if it is not built, showing progress on
+// standard error: standard output is for what was asked.
+func (o *options) builtImage(ctx context.Context, name string) (*workshop, catalog.Image, error) {
+	sink := ui.Choose(o.err, true, false)
+	defer sink.Close()
+	w, err := o.workshop(sink)
+	if err != nil {
+		return nil, catalog.Image{}, err
+	}
+	img, err := w.image(name)
+	if err != nil {
+		return nil, img, err
+	}
+	if _, ok, err := w.builder.CachedImage(ctx, img); ok || err != nil {
+		return w, img, err
+	}
+	_, err = w.builder.Image(ctx, img)
+	return w, img, err
+}
+
+func printInspection(out io.Writer, in image.Inspection) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%s\n", in.Name, in.Version)
+	fmt.Fprintf(&b, "  digest      %s\n  platform    %s\n  size        %s\n  user        %s\n  entrypoint  %s\n",
+		in.Digest, in.Platform, megabytes(in.Size), in.User, strings.Join(in.Entrypoint, " "))
+	for i, l := range in.Layers {
+		fmt.Fprintf(&b, "\nlayer %d  %s  %s\n", i, l.Digest, megabytes(l.Size))
+		for _, f := range l.Files {
+			name := f.Path
+			if f.Link != "" {
+				name += " -> " + f.Link
+			}
+			fmt.Fprintf(&b, "  %04o  %-11s  %11d  %s\n", f.Mode, f.Owner, f.Size, name)
+		}
+	}
+	for _, p := range in.Programs {
+		fmt.Fprintf(&b, "\n%s  %s, %s\n", p.Path, p.Package, p.Go)
+		for _, s := range p.Settings {
+			fmt.Fprintf(&b, "  %s\n", s)
+		}
+		fmt.Fprintf(&b, "  %d modules\n", len(p.Modules))
+		for _, m := range p.Modules {
+			fmt.Fprintf(&b, "    %s %s %s", m.Path, m.Version, m.Sum)
+			if m.Replaces != "" {
+				fmt.Fprintf(&b, " (replaces %s)", m.Replaces)
+			}
+			fmt.Fprintln(&b)
+		}
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func newImagesBuild(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:               "build [IMAGE...]",
+		Short:             "Build images, all of the catalogue when none is named; what is built already stays",
+		ValidArgsFunction: o.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			sink, err := o.renderer()
+			if err != nil {
+				return err
+			}
+			defer sink.Close()
+			w, err := o.workshop(sink)
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				args = slices.Sorted(maps.Keys(w.images))
+			}
+			built := make([]image.Built, len(args))
+			g, ctx := errgroup.WithContext(c.Context())
+			for i, name := range args {
+				img, err := w.image(name)
+				if err != nil {
+					return err
+				}
+				g.Go(func() error {
+					var err error
+					built[i], err = w.builder.Image(ctx, img)
+					return err
+				})
+			}
+			if err := g.Wait(); err != nil {
+				return err
+			}
+			sink.Close()
+			if o.output == "json" {
+				return printJSON(o.out, built)
+			}
+			for _, b := range built {
+				fmt.Fprintln(o.out, b.Reference())
+			}
+			return nil
+		},
+	}
+}
+
+func newImagesPrune(o *options) *cobra.Command {
+	var dryRun bool
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove cached binaries and images that the catalogue no longer has",
+		Long: `Remove from the cache what is not of the catalogue as it is now: old versions, other
+branches. Running environments keep what they run. Everything can be built again.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			w, err := o.workshop(ui.Discard)
+			if err != nil {
+				return err
+			}
+			p, err := w.builder.Prune(c.Context(), slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(o.out, p)
+			}
+			verb := "removed"
+			if dryRun {
+				verb = "would remove"
+			}
+			for _, name := range slices.Concat(p.Binaries, p.Images) {
+				fmt.Fprintln(o.out, verb, name)
+			}
+			_, err = fmt.Fprintf(o.out, "%s %d binaries and %d images, %s\n", verb, len(p.Binaries), len(p.Images), megabytes(p.Bytes))
+			return err
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be removed")
+	return c
+}
+
+func newImagesLoad(o *options) *cobra.Command {
+	var as string
+	c := &cobra.Command{
+		Use:   "load FILE",
+		Short: "Put an image of your own into the environment's mirror",
+		Long: `Push an image to the mirror registry of a running environment: an OCI layout, as a
+folder or a tarball, or what docker save writes; compressed or not. It prints the
+reference for manifests. The image is not part of the lock.`,
+		Example: `  docker save my/tool:v1 | gzip > tool.tar.gz
+  orrery images load tool.tar.gz
+  orrery images load layout/ --name tool:v1`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return loadImage(c.Context(), o, args[0], as) },
+	}
+	c.Flags().StringVar(&as, "name", "", "NAME:TAG in the mirror (default: what the archive calls it)")
+	return c
+}
+
+func loadImage(ctx context.Context, o *options, file, as string) error {
+	asJSON, err := o.wantJSON()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(file); err != nil {
+		return usageError{err}
+	}
+	s, err := o.attachExisting()
+	if err != nil {
+		return err
+	}
+	a, err := image.OpenArchive(ctx, file)
+	if err != nil {
+		return usageError{err}
+	}
+	defer a.Close()
+	name, tag := a.Name, a.Tag
+	if as != "" {
+		name, tag, _ = strings.Cut(as, ":")
+	}
+	if name == "" {
+		return usagef("%s does not say what the image is called: give it a name with --name NAME:TAG", file)
+	}
+	if w, err := o.workshop(ui.Discard); err == nil {
+		if _, taken := w.images[name]; taken {
+			return usagef("%q is an image of the catalogue: load yours under another name with --name NAME:TAG", name)
+		}
+	}
+	ref, err := a.Push(ctx, fmt.Sprintf("127.0.0.1:%d", s.spec.Ports.Registry), name, cmp.Or(tag, "latest"))
+	if err != nil {
+		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, s.envFlag())
+	}
+	if asJSON {
+		return printJSON(o.out, map[string]string{"reference": ref})
+	}
+	_, err = fmt.Fprintln(o.out, ref)
+	return err
+}
+
+func (o *options) completeImages(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	w, err := o.workshop(ui.Discard)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return slices.Sorted(maps.Keys(w.images)), cobra.ShellCompDirectiveNoFileComp
+}

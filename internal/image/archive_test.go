@@ -1,0 +1,198 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"io"
+	"io/fs"
+	"log"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	ggcrlayout "github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+func randomImage(t testing.TB, os, arch string) v1.Image {
+	t.Helper()
+	img, err := random.Image(2000, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.OS, c.Architecture = os, arch
+	if img, err = mutate.ConfigFile(img, c); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// archives writes img in every form that is understood.
+func archives(t testing.TB, img v1.Image) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "folder")
+	l, err := ggcrlayout.Write(folder, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AppendImage(img, ggcrlayout.WithAnnotations(map[string]string{refName: "example.org/team/tool:v3"})); err != nil {
+		t.Fatal(err)
+	}
+	var plain bytes.Buffer
+	w := tar.NewWriter(&plain)
+	if err := w.AddFS(os.DirFS(folder)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	z.Write(plain.Bytes())
+	z.Close()
+	out := map[string]string{"folder": folder}
+	for form, data := range map[string][]byte{"oci.tar": plain.Bytes(), "oci.tar.gz": packed.Bytes()} {
+		out[form] = filepath.Join(dir, form)
+		if err := os.WriteFile(out[form], data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tag, err := name.NewTag("example.org/team/tool:v3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out["docker.tar"] = filepath.Join(dir, "docker.tar")
+	if err := tarball.WriteToFile(out["docker.tar"], tag, img); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestLoadArchives(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	for form, file := range archives(t, randomImage(t, "linux", runtime.GOARCH)) {
+		t.Run(form, func(t *testing.T) {
+			a, err := OpenArchive(t.Context(), file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			if a.Name != "team/tool" || a.Tag != "v3" {
+				t.Errorf("it is called %s:%s", a.Name, a.Tag)
+			}
+			ref, err := a.Push(t.Context(), host, a.Name, a.Tag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(ref, RegistryHost+"/team/tool:v3@sha256:") {
+				t.Errorf("reference %s", ref)
+			}
+		})
+	}
+}
+
+func TestBadArchives(t *testing.T) {
+	other := archives(t, randomImage(t, "linux", "s390x"))
+	damaged := archives(t, randomImage(t, "linux", runtime.GOARCH))["folder"]
+	blobs, err := filepath.Glob(filepath.Join(damaged, "blobs", "sha256", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(err)
+	}
+	largest := blobs[0]
+	for _, b := range blobs {
+		if fileSize(t, b) > fileSize(t, largest) {
+			largest = b
+		}
+	}
+	if err := os.Chmod(largest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := flip(largest, false); err != nil {
+		t.Fatal(err)
+	}
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct{ file, want string }{
+		"platform":        {other["folder"], "s390x"},
+		"docker platform": {other["docker.tar"], "s390x"},
+		"flipped byte":    {damaged, filepath.Base(largest)},
+		"text":            {text, text},
+		"absent":          {text + "x", "no such file"},
+		"empty folder":    {t.TempDir(), "neither"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, err := OpenArchive(t.Context(), tc.file)
+			if err == nil {
+				a.Close()
+				t.Fatal("it was opened")
+			}
+			if !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v does not name %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func fileSize(t *testing.T, file string) int64 {
+	t.Helper()
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// Whatever the archive says, nothing is written outside of the temporary folder, and it
+// is gone afterwards.
+func FuzzArchive(f *testing.F) {
+	for _, file := range archives(f, randomImage(f, "linux", runtime.GOARCH)) {
+		if data, err := os.ReadFile(file); err == nil {
+			f.Add(data)
+		}
+	}
+	var evil bytes.Buffer
+	w := tar.NewWriter(&evil)
+	for _, n := range []string{"oci-layout", "../escaped", "blobs/sha256/../../../escaped", "index.json"} {
+		_ = w.WriteHeader(&tar.Header{Name: n, Mode: 0o644, Size: 2})
+		_, _ = w.Write([]byte("{}"))
+	}
+	w.Close()
+	f.Add(evil.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		t.Setenv("TMPDIR", filepath.Join(dir, "tmp"))
+		if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, "image.tar")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := OpenArchive(t.Context(), file); err == nil {
+			a.Close()
+		}
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && path != file {
+				t.Errorf("left behind: %s", path)
+			}
+			return nil
+		})
+	})
+}

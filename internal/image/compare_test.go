@@ -1,0 +1,111 @@
+package image
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+)
+
+// The first difference of two images is named down to the byte.
+func TestCompare(t *testing.T) {
+	dir := t.TempDir()
+	b, _ := newBuilder(t, dir)
+	make := func(change func(*catalog.Image)) Built {
+		img := helloImage(t)
+		change(&img)
+		built, err := b.Image(t.Context(), img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return built
+	}
+	first := make(func(*catalog.Image) {})
+	for name, tc := range map[string]struct {
+		change func(*catalog.Image)
+		want   []string
+	}{
+		"program":   {func(i *catalog.Image) { i.Name = "a"; i.Binaries[0].LDFlags = "-X main.who=there" }, []string{"layer 1", "/hello", "offset", "0x"}},
+		"user":      {func(i *catalog.Image) { i.Name = "b"; i.User = "0" }, []string{"layer 0", "owner 65532:65532", "owner 0:0"}},
+		"directory": {func(i *catalog.Image) { i.Name = "c"; i.Directories = nil }, []string{"layer 0", "/var/", "only the first"}},
+		"link":      {func(i *catalog.Image) { i.Name = "d"; i.Binaries[0].Links = []string{"ho"} }, []string{"layer 1", "/hi", "ho"}},
+		"label":     {func(i *catalog.Image) { i.Name = "e" }, []string{"configuration", "offset"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := make(tc.change)
+			m, err := Compare(first, other)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range tc.want {
+				if m == nil || !strings.Contains(m.String(), want) {
+					t.Errorf("%v does not name %q", m, want)
+				}
+			}
+		})
+	}
+	if m, err := Compare(first, first); m != nil || err != nil {
+		t.Errorf("an image differs from itself: %v, %v", m, err)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	b, _ := newBuilder(t, t.TempDir())
+	in, err := b.Inspect(t.Context(), helloImage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.User != "65532:65532" || len(in.Layers) != 2 || len(in.Programs) != 1 {
+		t.Fatalf("%+v", in)
+	}
+	i := slices.IndexFunc(in.Layers[1].Files, func(f FileInfo) bool { return f.Path == "/hello" })
+	if i < 0 || len(in.Layers[1].Files[i].SHA256) != 64 || in.Layers[1].Files[i].Mode != 0o755 {
+		t.Errorf("files %+v", in.Layers[1].Files)
+	}
+	if p := in.Programs[0]; p.Main.Path != "example.org/hello" || !slices.Contains(p.Settings, "-trimpath=true") {
+		t.Errorf("program %+v", p)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	b, _ := newBuilder(t, t.TempDir())
+	img := helloImage(t)
+	old := helloImage(t)
+	old.Name, old.Binaries[0].Name = "old", "old"
+	for _, i := range []catalog.Image{img, old} {
+		if _, err := b.Image(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := func(ctx context.Context, i catalog.Image) bool {
+		_, image, err := b.CachedImage(ctx, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		binary, err := b.Cached(ctx, i.Binaries[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if image != binary {
+			t.Fatalf("%s: image there %v, binary there %v", i.Name, image, binary)
+		}
+		return image
+	}
+	for _, dryRun := range []bool{true, false} {
+		p, err := b.Prune(t.Context(), img.Binaries, []catalog.Image{img}, dryRun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Binaries) != 1 || !strings.HasPrefix(p.Binaries[0], "old ") || !slices.Equal(p.Images, []string{"old:v1.2.3"}) || p.Bytes < 1000 {
+			t.Errorf("pruned %+v", p)
+		}
+		if kept(t.Context(), old) != dryRun || !kept(t.Context(), img) {
+			t.Errorf("dry run %v: kept old %v, current %v", dryRun, kept(t.Context(), old), kept(t.Context(), img))
+		}
+	}
+	if p, err := b.Prune(t.Context(), img.Binaries, []catalog.Image{img}, false); err != nil || p.Bytes != 0 || len(p.Binaries)+len(p.Images) != 0 {
+		t.Errorf("a second time: %+v, %v", p, err)
+	}
+}

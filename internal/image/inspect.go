@@ -1,0 +1,188 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+)
+
+// Inspection is everything in an image.
+type Inspection struct {
+	Built
+	Platform   string        `json:"platform"`
+	User       string        `json:"user"`
+	Entrypoint []string      `json:"entrypoint"`
+	Layers     []LayerInfo   `json:"layers"`
+	Programs   []ProgramInfo `json:"programs"`
+}
+
+// LayerInfo is one layer.
+type LayerInfo struct {
+	Digest string     `json:"digest"`
+	Size   int64      `json:"size"` // bytes, compressed
+	Files  []FileInfo `json:"files"`
+}
+
+// FileInfo is one entry of a layer.
+type FileInfo struct {
+	Path   string `json:"path"`
+	Type   string `json:"type"` // file | directory | link
+	Mode   int64  `json:"mode"`
+	Owner  string `json:"owner"` // UID:GID
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256,omitempty"`
+	Link   string `json:"link,omitempty"`
+}
+
+// ProgramInfo is what Go wrote into a program about itself.
+type ProgramInfo struct {
+	Path    string   `json:"path"` // in the image
+	Package string   `json:"package"`
+	Go      string   `json:"go"`
+	Main    Module   `json:"main"`
+	Modules []Module `json:"modules"`
+	// Settings are the build settings, as NAME=VALUE.
+	Settings []string `json:"settings"`
+}
+
+// Module is a module that is linked into a program, after replacement.
+type Module struct {
+	Path    string `json:"path"`
+	Version string `json:"version,omitempty"`
+	Sum     string `json:"sum,omitempty"` // "h1:…"; empty for folders of this repository
+	// Replaces is the module that this one stands for.
+	Replaces string `json:"replaces,omitempty"`
+}
+
+// Inspect reads an image. Every file is hashed.
+func (b *Builder) Inspect(ctx context.Context, img catalog.Image) (Inspection, error) {
+	built, err := b.Image(ctx, img)
+	if err != nil {
+		return Inspection{}, err
+	}
+	in := Inspection{Built: built, Platform: Platform()}
+	fail := func(err error) (Inspection, error) {
+		return Inspection{}, fmt.Errorf("inspect image %s: %w", img.Name, err)
+	}
+	unlock, err := b.layout.lock(ctx, lockShared)
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	opened, err := built.open()
+	if err != nil {
+		return fail(err)
+	}
+	config, err := opened.ConfigFile()
+	if err != nil {
+		return fail(err)
+	}
+	in.User, in.Entrypoint = config.Config.User, config.Config.Entrypoint
+	layers, err := opened.Layers()
+	if err != nil {
+		return fail(err)
+	}
+	for _, l := range layers {
+		info, err := inspectLayer(ctx, l)
+		if err != nil {
+			return fail(err)
+		}
+		in.Layers = append(in.Layers, info)
+	}
+	for _, bin := range img.Binaries {
+		p, err := b.Program(ctx, bin)
+		if err != nil {
+			return fail(err)
+		}
+		p.Path = "/" + bin.Name
+		in.Programs = append(in.Programs, p)
+	}
+	return in, nil
+}
+
+func inspectLayer(ctx context.Context, l v1.Layer) (LayerInfo, error) {
+	digest, err := l.Digest()
+	if err != nil {
+		return LayerInfo{}, err
+	}
+	info := LayerInfo{Digest: digest.String()}
+	if info.Size, err = l.Size(); err != nil {
+		return info, err
+	}
+	r, err := openLayer(l)
+	if err != nil {
+		return info, err
+	}
+	defer r.Close()
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return info, nil
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return info, err
+		}
+		f := FileInfo{
+			Path: "/" + strings.TrimSuffix(h.Name, "/"), Type: "file", Mode: h.Mode, Link: h.Linkname,
+			Owner: fmt.Sprintf("%d:%d", h.Uid, h.Gid), Size: h.Size,
+		}
+		switch {
+		case h.Linkname != "":
+			f.Type = "link"
+		case h.FileInfo().IsDir():
+			f.Type = "directory"
+		default:
+			sum := sha256.New()
+			if _, err := io.Copy(sum, r); err != nil {
+				return info, err
+			}
+			f.SHA256 = hex.EncodeToString(sum.Sum(nil))
+		}
+		info.Files = append(info.Files, f)
+	}
+}
+
+// Program reads what Go wrote into a binary, building it if it is not cached.
+func (b *Builder) Program(ctx context.Context, bin catalog.Binary) (ProgramInfo, error) {
+	path, err := b.Binary(ctx, bin)
+	if err != nil {
+		return ProgramInfo{}, err
+	}
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return ProgramInfo{}, fmt.Errorf("read the build information of %s: %w", bin.Name, err)
+	}
+	p := ProgramInfo{Package: info.Path, Go: info.GoVersion, Main: moduleOf(&info.Main)}
+	for _, d := range info.Deps {
+		p.Modules = append(p.Modules, moduleOf(d))
+	}
+	for _, s := range info.Settings {
+		p.Settings = append(p.Settings, s.Key+"="+s.Value)
+	}
+	return p, nil
+}
+
+func moduleOf(m *debug.Module) Module {
+	if m.Replace == nil {
+		return Module{Path: m.Path, Version: strings.TrimPrefix(m.Version, "(devel)"), Sum: m.Sum}
+	}
+	r := moduleOf(m.Replace)
+	r.Replaces = m.Path
+	if m.Version != "" {
+		r.Replaces += "@" + m.Version
+	}
+	return r
+}

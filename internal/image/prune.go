@@ -1,0 +1,141 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+)
+
+// Pruned is what [Builder.Prune] removed, or would remove.
+type Pruned struct {
+	Binaries []string `json:"binaries"` // "NAME VERSION KEY"
+	Images   []string `json:"images"`   // "NAME:VERSION"
+	// Bytes of the removed entries. A binary that a node holds a link to stays on the disk
+	// until that node is gone.
+	Bytes int64 `json:"bytes"`
+}
+
+// Prune removes every cached binary and image that is not one of those given, unless
+// somebody is making it right now. With dryRun it only says what it would remove.
+func (b *Builder) Prune(ctx context.Context, binaries []catalog.Binary, images []catalog.Image, dryRun bool) (Pruned, error) {
+	p := Pruned{Binaries: []string{}, Images: []string{}}
+	keepBinaries, keepImages := map[string]bool{}, map[string]bool{}
+	for _, bin := range binaries {
+		key, err := b.Key(ctx, bin)
+		if err != nil {
+			return p, err // without all keys, what is needed would go
+		}
+		keepBinaries[key] = true
+	}
+	for _, img := range images {
+		key, err := b.imageKey(ctx, img)
+		if err != nil {
+			return p, err
+		}
+		keepImages[key] = true
+	}
+	if err := b.pruneBinaries(&p, keepBinaries, dryRun); err != nil {
+		return p, fmt.Errorf("prune binaries: %w", err)
+	}
+	if err := b.layout.prune(ctx, &p, keepImages, dryRun); err != nil {
+		return p, fmt.Errorf("prune images: %w", err)
+	}
+	return p, nil
+}
+
+func (b *Builder) pruneBinaries(p *Pruned, keep map[string]bool, dryRun bool) error {
+	entries, err := os.ReadDir(b.store.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		key := e.Name()
+		if keep[key] || !e.IsDir() || len(key) != 64 {
+			continue
+		}
+		label := key[:12]
+		if m, _, err := b.store.read(key); err == nil {
+			label = fmt.Sprintf("%s %s %s", m.Name, m.Version, key[:12])
+		}
+		if !dryRun {
+			lock, err := lockFile(b.store.lockPath(key), lockExclusive)
+			if err != nil {
+				continue // being made
+			}
+			size := treeSize(filepath.Join(b.store.dir, key))
+			err = b.store.drop(key)
+			os.Remove(b.store.lockPath(key))
+			lock.Close()
+			if err != nil {
+				return err
+			}
+			p.Bytes += size
+		} else {
+			p.Bytes += treeSize(filepath.Join(b.store.dir, key))
+		}
+		p.Binaries = append(p.Binaries, label)
+	}
+	slices.Sort(p.Binaries)
+	return nil
+}
+
+// prune removes the images whose key is not in keep.
+func (l layout) prune(ctx context.Context, p *Pruned, keep map[string]bool, dryRun bool) error {
+	unlock, err := l.lock(ctx, lockExclusive)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	index, err := l.readIndex()
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for key := range keep {
+		if built, ok := l.lookup(key); ok {
+			wanted[built.Digest] = true
+		}
+	}
+	before := treeSize(filepath.Join(l.dir, "blobs"))
+	var kept []v1.Descriptor
+	for _, d := range index.Manifests {
+		if wanted[d.Digest.String()] {
+			kept = append(kept, d)
+			continue
+		}
+		p.Images = append(p.Images, d.Annotations[refName])
+	}
+	if len(kept) == len(index.Manifests) || dryRun {
+		return nil
+	}
+	index.Manifests = kept
+	if err := l.writeIndex(index); err != nil {
+		return err
+	}
+	if err := l.collect(index); err != nil {
+		return err
+	}
+	p.Bytes += before - treeSize(filepath.Join(l.dir, "blobs"))
+	return nil
+}
+
+// treeSize is the bytes of all files below dir, as far as they can be read.
+func treeSize(dir string) (total int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			total += info.Size()
+		}
+		return nil
+	})
+	return total
+}
