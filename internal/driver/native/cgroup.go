@@ -143,11 +143,11 @@ func createV1(h hierarchy, group string) error {
 			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(filepath.Join(at, f), b, 0o644); err != nil {
+			if err := put(filepath.Join(at, f), string(b)); err != nil {
 				return err
 			}
 		}
-		if err := os.WriteFile(filepath.Join(at, "cgroup.clone_children"), []byte("1"), 0o644); err != nil {
+		if err := put(filepath.Join(at, "cgroup.clone_children"), "1"); err != nil {
 			return err
 		}
 	}
@@ -162,15 +162,25 @@ func delegate(dir string) {
 		return
 	}
 	for _, ctrl := range strings.Fields(string(b)) {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+ctrl), 0o644)
+		_ = put(filepath.Join(dir, "cgroup.subtree_control"), "+"+ctrl)
 	}
+}
+
+// put writes to a file of a control group, which it never creates.
+func put(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // join moves a process into the group everywhere.
 func (c cgroups) join(group string, pid int) error {
 	for _, m := range c.mounts() {
 		p := filepath.Join(m, group, "cgroup.procs")
-		if err := os.WriteFile(p, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		if err := put(p, strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("join cgroup %s: %w", p, err)
 		}
 	}
@@ -225,7 +235,7 @@ func subgroups(dir string) []string {
 func (c cgroups) kill(ctx context.Context, group string) error {
 	if c.Unified != "" {
 		// Atomic where the kernel has it (5.14); the loop below covers the rest.
-		_ = os.WriteFile(filepath.Join(c.Unified, group, "cgroup.kill"), []byte("1"), 0o644)
+		_ = put(filepath.Join(c.Unified, group, "cgroup.kill"), "1")
 	}
 	self := os.Getpid()
 	return poll(ctx, 5*time.Millisecond, func() error {

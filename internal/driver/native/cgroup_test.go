@@ -1,9 +1,13 @@
 package native
 
 import (
+	"context"
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseCgroups(t *testing.T) {
@@ -71,5 +75,50 @@ func TestInnerPID(t *testing.T) {
 		if got, ok := innerPID(status); got != want || ok != (want != 0) {
 			t.Errorf("%q: %d %t", status, got, ok)
 		}
+	}
+}
+
+func TestCreateAndRemove(t *testing.T) {
+	c := cgroups{Unified: t.TempDir(), V1: []hierarchy{{t.TempDir(), "memory"}, {t.TempDir(), "none,name=systemd"}}}
+	for range 2 { // idempotent
+		if err := c.create("/orrery/a/server1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.create("/orrery/ab"); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(c.existing("/orrery/a")); got != 6 {
+		t.Errorf("%d groups, want 2 in each of 3 hierarchies", got)
+	}
+	if err := c.kill(t.Context(), "/orrery/a"); err != nil {
+		t.Error(err)
+	}
+	if err := c.remove(t.Context(), "/orrery/a"); err != nil {
+		t.Error(err)
+	}
+	c.removeEmptyParent("/orrery/a")
+	if len(c.existing("/orrery/a")) != 0 || len(c.existing("/orrery/ab")) != 3 {
+		t.Errorf("left: %v; of the other: %v", c.existing("/orrery/a"), c.existing("/orrery/ab"))
+	}
+}
+
+func TestRemoveSaysWhatIsBusy(t *testing.T) {
+	c := cgroups{Unified: t.TempDir()}
+	busy := c.Unified + "/orrery/a/server1"
+	if err := os.MkdirAll(busy+"/kubepods", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(busy+"/in-the-way", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := c.remove(ctx, "/orrery/a")
+	if err == nil || !strings.Contains(err.Error(), "/orrery/a") || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if exists(busy + "/kubepods") {
+		t.Error("one that is busy kept another from being removed")
 	}
 }

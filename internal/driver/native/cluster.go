@@ -94,6 +94,15 @@ func (c cluster) servers() []node {
 	return s
 }
 
+func (c cluster) role(name string) driver.Role {
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n.Role
+		}
+	}
+	return ""
+}
+
 // cgroupRoot of everything in the environment, relative to a hierarchy's mount.
 func cgroupRoot(env string) string { return "/orrery/" + env }
 

@@ -176,12 +176,34 @@ func (d *Driver) Ensure(ctx context.Context) error {
 }
 
 func (d *Driver) apiReady(a *api) check.Condition {
+	probes := 0
 	return check.Condition{Component: "cluster", Name: "api", Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
 		if _, err := a.get(ctx, "/readyz"); err != nil {
+			if probes++; probes%20 == 0 {
+				if err := d.hopeless(ctx); err != nil {
+					return check.Fail(err)
+				}
+			}
 			return check.Wait("the API at https://127.0.0.1:%d is not ready: %v", d.cluster.API, err)
 		}
 		return check.OK("the API answers at https://127.0.0.1:%d", d.cluster.API)
 	}}
+}
+
+// hopeless is an error when no server comes up at all: the same thing fails again and
+// again before any service runs, and waiting longer will not help.
+func (d *Driver) hopeless(ctx context.Context) error {
+	st, err := newClient(d.paths).status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range st.Nodes {
+		server := d.cluster.role(n.Name) == driver.RoleServer
+		if server && n.Wanted && (n.Running || n.Problem == "" || n.Starts < 5) {
+			return nil
+		}
+	}
+	return errors.New("no server starts")
 }
 
 // distribution checks that the node's programs are there.
@@ -272,7 +294,10 @@ func (d *Driver) explain(ctx context.Context) string {
 	}
 	var b strings.Builder
 	for _, n := range st.Nodes {
-		if !n.Running {
+		switch {
+		case !n.Wanted:
+			fmt.Fprintf(&b, "\n  %s was stopped by a person: 'orrery node start %s'", n.Name, n.Name)
+		case !n.Running:
 			fmt.Fprintf(&b, "\n  %s does not run: %s", n.Name, n.Problem)
 		}
 		for _, s := range n.Services {

@@ -57,7 +57,6 @@ func newFabric(c cluster) (*fabric, error) {
 	if err := h.LinkSetUp(link); err != nil {
 		return nil, err
 	}
-	// Frames of a bridge must not run through the host's filters, if those see bridges at all.
 	return f, nil
 }
 
