@@ -30,11 +30,15 @@ type machine struct {
 	Kernel    string  `json:"kernel"`
 	Go        string  `json:"go"`
 	Load      float64 `json:"load"` // average of one minute before the first figure
+	// Others are environments that run meanwhile. They share programs with ours, and so
+	// make our part of their memory (PSS) look smaller.
+	Others []string `json:"others,omitempty"`
 	Time      string  `json:"time"`
 }
 
 func lookAtMachine(ctx context.Context) machine {
 	m := machine{Cores: runtime.NumCPU(), Time: time.Now().UTC().Format(time.RFC3339)}
+	m.Others = environments()
 	m.CPU = field("/proc/cpuinfo", "model name")
 	kib, _ := strconv.Atoi(strings.Fields(field("/proc/meminfo", "MemTotal") + " 0")[0])
 	m.MemoryMiB = kib / 1024
@@ -51,10 +55,27 @@ func (m machine) print(w io.Writer) error {
 	if err == nil && m.Load > float64(m.Cores)/4 {
 		_, err = fmt.Fprintln(w, "This machine is busy: times are those of a busy machine.")
 	}
+	if err == nil && len(m.Others) > 0 {
+		_, err = fmt.Fprintf(w, "Other environments run here (%s): PSS is lower than it would be alone.\n", strings.Join(m.Others, ", "))
+	}
 	if err == nil {
 		_, err = fmt.Fprintln(w)
 	}
 	return err
+}
+
+// environments that have a control group, whoever made them.
+func environments() []string {
+	var names []string
+	for _, pattern := range []string{"/sys/fs/cgroup/orrery/*/cgroup.procs", "/sys/fs/cgroup/*/orrery/*/cgroup.procs"} {
+		found, _ := filepath.Glob(pattern)
+		for _, f := range found {
+			if name := filepath.Base(filepath.Dir(f)); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 func read(path string) string {

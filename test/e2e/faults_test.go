@@ -64,15 +64,22 @@ func faults(t *testing.T, e *environment) {
 	}
 	fault("kill-node", func(t *testing.T) { e.powerLoss(t, "server1") })
 	fault("stop-node", func(t *testing.T) {
-		e.run(t, "node", "stop", "agent1")
+		stop := e.try(t, "node", "stop", "agent1")
+		if stop.code != 0 {
+			t.Fatal(stop)
+		}
 		if n := e.nodes(t)["agent1"]; n.Running || !n.Stopped {
 			t.Errorf("after node stop: %+v", n)
 		}
 		if err := e.ready(t.Context(), "agent1"); err != nil {
 			t.Errorf("the others: %v", err)
 		}
-		l.more(t, 20, time.Minute) // the stream goes on with the node away
-		e.run(t, "node", "start", "agent1")
+		goesOn := l.more(t, 20, time.Minute) // the stream, with the node away
+		start := e.try(t, "node", "start", "agent1")
+		if start.code != 0 {
+			t.Fatal(start)
+		}
+		t.Logf("node stop %.1f s, publishing again after %.1f s, node start %.1f s", stop.took.Seconds(), goesOn.Seconds(), start.took.Seconds())
 	})
 	fault("kill-supervisor", func(t *testing.T) {
 		kill(t, e.supervisor(t))

@@ -91,7 +91,12 @@ func (l *ledger) withStream(ctx context.Context, f func(context.Context, jetstre
 		if !podReady(pod) {
 			continue
 		}
-		addr, stop, err := l.client.PortForward(ctx, "messaging", pod.GetName(), 4222)
+		// A node that has just died keeps its pods Ready for a while, and connections to it
+		// hang: the next one gets its turn soon.
+		forward, cancel := context.WithCancel(ctx)
+		defer cancel()
+		tooLate := time.AfterFunc(5*time.Second, cancel)
+		addr, stop, err := l.client.PortForward(forward, "messaging", pod.GetName(), 4222)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -102,6 +107,7 @@ func (l *ledger) withStream(ctx context.Context, f func(context.Context, jetstre
 			errs = append(errs, fmt.Errorf("%s: %w", pod.GetName(), err))
 			continue
 		}
+		tooLate.Stop()
 		defer conn.Close()
 		js, err := jetstream.New(conn)
 		if err != nil {
