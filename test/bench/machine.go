@@ -33,7 +33,7 @@ type machine struct {
 	// Others are environments that run meanwhile. They share programs with ours, and so
 	// make our part of their memory (PSS) look smaller.
 	Others []string `json:"others,omitempty"`
-	Time      string  `json:"time"`
+	Time   string   `json:"time"`
 }
 
 func lookAtMachine(ctx context.Context) machine {
