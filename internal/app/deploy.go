@@ -12,9 +12,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
-// bootstrapComponents are the base that others stand on: seed, section 4.2.
-var bootstrapComponents = []string{"namespaces", "coredns", "local-path"}
-
 func newCluster(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cluster",
@@ -43,7 +40,7 @@ func newBootstrap(o *options) *cobra.Command {
 		Use:   "bootstrap",
 		Short: "Deploy the base: namespaces, DNS, storage class",
 		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return deployNamed(c.Context(), o, bootstrapComponents) },
+		RunE:  func(c *cobra.Command, _ []string) error { return deployNamed(c.Context(), o, nil) },
 	}
 }
 
@@ -58,7 +55,8 @@ func newDeploy(o *options) *cobra.Command {
 	}
 }
 
-// deployNamed builds, pushes and deploys the named components on a running cluster.
+// deployNamed builds, pushes and deploys components on a running cluster: the named
+// ones, or those that the overlay calls its bootstrap.
 func deployNamed(ctx context.Context, o *options, names []string) error {
 	sink, err := o.renderer()
 	if err != nil {
@@ -76,6 +74,11 @@ func deployNamed(ctx context.Context, o *options, names []string) error {
 		return err
 	}
 	defer s.close()
+	if names == nil {
+		if names, err = o.bootstrapOf(s.spec.Overlay); err != nil {
+			return err
+		}
+	}
 	p, err := s.platform(names)
 	if err != nil {
 		return err
@@ -100,6 +103,18 @@ func deployNamed(ctx context.Context, o *options, names []string) error {
 	}
 	_, err = p.run(ctx, pl)
 	return err
+}
+
+func (o *options) bootstrapOf(overlay string) ([]string, error) {
+	c, err := o.loadCatalog()
+	if err != nil {
+		return nil, err
+	}
+	names := c.Overlays[overlay].Bootstrap
+	if len(names) == 0 {
+		return nil, usagef("overlay %q names no bootstrap components: 'orrery deploy COMPONENT...' deploys some", overlay)
+	}
+	return names, nil
 }
 
 func newRender(o *options) *cobra.Command {

@@ -145,6 +145,7 @@ func TestLoadErrors(t *testing.T) {
 		{"no description", web, "description: Pages.", "description:", []string{"description: is missing"}},
 		{"bad namespace", web, "namespace: apps", "namespace: Apps", []string{`namespace: is "Apps"; must be lower-case`}},
 		{"several mistakes at once", web, "namespace: apps\nneeds: [dns]", "namespace: Apps\nneeds: [dns, dns, web]", []string{"namespace: is", "needs[1]: \"dns\" is listed already", "needs[2]: a component cannot need itself"}},
+		{"bootstrap outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\nbootstrap: [web]", []string{`bootstrap[0]: is "web", which is not among components`}},
 		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
 		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},
 		{"both renders", web, "{chart: chart}", "{chart: chart, kustomize: k}", []string{"render: names both"}},

@@ -196,6 +196,12 @@ func checkOverlay(o Overlay, folder string) []string {
 		p.add("components", "is empty; name at least one component")
 	}
 	p.unique("components", o.Components)
+	p.unique("bootstrap", o.Bootstrap)
+	for i, c := range o.Bootstrap {
+		if !slices.Contains(o.Components, c) {
+			p.add(fmt.Sprintf("bootstrap[%d]", i), "is %q, which is not among components; name it there too", c)
+		}
+	}
 	return p
 }
 

@@ -104,6 +104,9 @@ type Overlay struct {
 	Kind       string   `json:"kind"` // Overlay
 	Name       string   `json:"name"`
 	Components []string `json:"components"`
+	// Bootstrap are those of Components that the others stand on; `orrery bootstrap`
+	// deploys just these.
+	Bootstrap []string `json:"bootstrap,omitempty"`
 
 	Dir string `json:"-"`
 }
