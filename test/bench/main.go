@@ -69,13 +69,12 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 			return err
 		}
 	}
-	if err := b.measure(ctx, &r); err != nil {
-		return err
-	}
+	// What was measured before a failure took minutes: it is shown too.
+	err = b.measure(ctx, &r)
 	if o.output == "json" {
-		return r.json(out)
+		return errors.Join(err, r.json(out))
 	}
-	return r.print(out)
+	return errors.Join(err, r.print(out))
 }
 
 // root is the folder of the main module.
