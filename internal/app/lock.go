@@ -101,6 +101,7 @@ func checkLock(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	w.noteSBOMs(have)
 	r := newLockReport(w.lockFile(), locked, have)
 	sink.Close()
 	if asJSON {
@@ -152,6 +153,12 @@ func writeLock(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	for _, img := range w.images {
+		if _, err := w.sbom(ctx, img); err != nil {
+			return err
+		}
+	}
+	w.noteSBOMs(have)
 	locked := old.Platforms[image.Platform()]
 	for name, b := range have.Binaries {
 		// A build beside others, or with compiler output at hand, measures less than a cold

@@ -8,12 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	modpath "golang.org/x/mod/module"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/proc"
 )
 
 // Inspection is everything in an image.
@@ -185,4 +189,43 @@ func moduleOf(m *debug.Module) Module {
 		r.Replaces += "@" + m.Version
 	}
 	return r
+}
+
+// ModuleDirs returns the folder in the module cache of every module that has one, by
+// path. What is not there is downloaded.
+func (b *Builder) ModuleDirs(ctx context.Context, bin catalog.Binary, modules []Module) (map[string]string, error) {
+	src, err := b.source(bin)
+	if err != nil {
+		return nil, err
+	}
+	tc, err := b.toolchain(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	dirs := map[string]string{}
+	args := []string{"mod", "download"}
+	for _, m := range modules {
+		if m.Version == "" || m.Path == "" {
+			continue
+		}
+		path, err := modpath.EscapePath(m.Path)
+		if err != nil {
+			return nil, err
+		}
+		version, err := modpath.EscapeVersion(m.Version)
+		if err != nil {
+			return nil, err
+		}
+		dirs[m.Path] = filepath.Join(tc.env["GOMODCACHE"], filepath.FromSlash(path)+"@"+version)
+		if _, err := os.Stat(dirs[m.Path]); err != nil {
+			args = append(args, m.Path+"@"+m.Version)
+		}
+	}
+	if len(args) > 2 {
+		cmd := &proc.Cmd{Path: tc.path, Args: args, Dir: src.dir, Env: b.environment(tc, false), Tail: maxDiagnostics}
+		if err := proc.Run(ctx, cmd); err != nil {
+			return nil, fmt.Errorf("download the modules of %s: %w", bin.Name, err)
+		}
+	}
+	return dirs, nil
 }

@@ -1,0 +1,139 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/licence"
+	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/sbom"
+)
+
+// policyFile is the one list of licences, below the catalogue's root.
+const policyFile = "infra/licences.yaml"
+
+func newImagesSBOM(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "sbom IMAGE",
+		Short: "Print the bill of materials of an image: CycloneDX 1.6 JSON",
+		Long: `Print what an image consists of, as CycloneDX 1.6 JSON: its programs, their Go modules
+with hash and licence, and every other file. It comes from what the programs say of
+themselves, and is the same whenever the image is. A licence that is not recognised, or
+that infra/licences.yaml does not allow, is an error.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: o.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			w, img, err := o.builtImage(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			doc, err := w.sbom(c.Context(), img)
+			if err != nil {
+				return err
+			}
+			_, err = o.out.Write(doc)
+			return err
+		},
+	}
+}
+
+// sbom makes the bill of materials of an image, and keeps it, so that comparing it with
+// the lock later takes no time.
+func (w *workshop) sbom(ctx context.Context, img catalog.Image) ([]byte, error) {
+	in, err := w.builder.Inspect(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	licences, err := w.licences(ctx, img, in)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := sbom.CycloneDX(in, licences)
+	if err != nil {
+		return nil, err
+	}
+	file := w.sbomFile(in.Digest)
+	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, doc) {
+		return doc, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, err
+	}
+	return doc, writeWhole(file, doc)
+}
+
+func (w *workshop) sbomFile(digest string) string {
+	return filepath.Join(cacheRoot(), "sbom", strings.TrimPrefix(digest, "sha256:")+"-"+sbom.Format+".json")
+}
+
+// noteSBOMs fills in the digests of the bills of materials that were made here.
+func (w *workshop) noteSBOMs(have lock.Platform) {
+	for name, i := range have.Images {
+		if i.Digest == "" {
+			continue
+		}
+		if doc, err := os.ReadFile(w.sbomFile(i.Digest)); err == nil {
+			sum := sha256.Sum256(doc)
+			i.SBOM = "sha256:" + hex.EncodeToString(sum[:])
+			have.Images[name] = i
+		}
+	}
+}
+
+// licences finds the licence of every module of an image and holds it to the policy. All
+// that is not allowed is named at once.
+func (w *workshop) licences(ctx context.Context, img catalog.Image, in image.Inspection) (map[string]string, error) {
+	policy, err := licence.LoadPolicy(filepath.Join(w.catalog.Root, policyFile))
+	if err != nil {
+		return nil, usageError{err}
+	}
+	known := licence.OpenCache(filepath.Join(cacheRoot(), "licences.json"))
+	defer known.Save() // it only saves time
+	text, _ := os.ReadFile(filepath.Join(w.catalog.Root, "LICENSE"))
+	ours, err := known.Of(fmt.Sprintf("%x", sha256.Sum256(text)), w.catalog.Root)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{"std": "BSD-3-Clause"}
+	var bad []error
+	for i, p := range in.Programs {
+		modules := append([]image.Module{p.Main}, p.Modules...)
+		dirs, err := w.builder.ModuleDirs(ctx, img.Binaries[i], modules)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range modules {
+			if _, done := found[m.Path]; done {
+				continue
+			}
+			detected := ours // a module or folder of this repository
+			if dir, foreign := dirs[m.Path]; foreign {
+				if detected, err = known.Of(m.Path+"@"+m.Version+" "+m.Sum, dir); err != nil {
+					return nil, err
+				}
+			}
+			decided, err := policy.Decide(m.Path, detected)
+			if err != nil {
+				bad = append(bad, err)
+			}
+			found[m.Path] = decided
+		}
+	}
+	if len(bad) > 0 {
+		slices.SortFunc(bad, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		return nil, fmt.Errorf("licences of image %s:\n%w\nwhen it is right, say so in %s, with the reason", img.Name, errors.Join(bad...), policyFile)
+	}
+	return found, nil
+}

@@ -1,0 +1,192 @@
+package sbom
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/orrery-dev/orrery/internal/image"
+)
+
+// Format is part of the name under which documents are kept. Raise it when the same
+// image is to get another document.
+const Format = "1"
+
+// The types are the part of CycloneDX 1.6 that is used; the standard describes them:
+// https://cyclonedx.org/docs/1.6/json/.
+type bom struct {
+	Schema       string       `json:"$schema"`
+	BOMFormat    string       `json:"bomFormat"`
+	SpecVersion  string       `json:"specVersion"`
+	SerialNumber string       `json:"serialNumber"`
+	Version      int          `json:"version"`
+	Metadata     metadata     `json:"metadata"`
+	Components   []component  `json:"components"`
+	Dependencies []dependency `json:"dependencies"`
+}
+
+type metadata struct {
+	Component component `json:"component"`
+}
+
+type component struct {
+	Type       string     `json:"type"`
+	Ref        string     `json:"bom-ref"`
+	Name       string     `json:"name"`
+	Version    string     `json:"version,omitempty"`
+	Hashes     []digest   `json:"hashes,omitempty"`
+	Licenses   []licence  `json:"licenses,omitempty"`
+	PURL       string     `json:"purl,omitempty"`
+	Properties []property `json:"properties,omitempty"`
+}
+
+type digest struct {
+	Alg     string `json:"alg"`
+	Content string `json:"content"`
+}
+
+type licence struct {
+	Expression string `json:"expression,omitempty"`
+}
+
+type property struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+type dependency struct {
+	Ref       string   `json:"ref"`
+	DependsOn []string `json:"dependsOn,omitempty"`
+}
+
+// CycloneDX describes an image: its programs, their modules with hash and licence, the
+// Go standard library, and every other file. licences maps module paths to SPDX
+// expressions; a module that it does not have gets none.
+func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) {
+	hexDigest := strings.TrimPrefix(in.Digest, "sha256:")
+	if len(hexDigest) != 64 {
+		return nil, fmt.Errorf("bill of materials of %s: %q is no SHA-256 digest", in.Name, in.Digest)
+	}
+	root := component{
+		Type: "container", Ref: "image:" + in.Name, Name: in.Name, Version: in.Version,
+		Hashes: []digest{{"SHA-256", hexDigest}},
+		PURL: fmt.Sprintf("pkg:oci/%s@%s?arch=%s&repository_url=%s", in.Name, url.QueryEscape(in.Digest),
+			strings.TrimPrefix(in.Platform, "linux/"), url.QueryEscape(image.RegistryHost+"/"+in.Name)),
+	}
+	components := map[string]component{}
+	needs := map[string]map[string]bool{root.Ref: {}}
+	need := func(from, to string) {
+		if needs[from] == nil {
+			needs[from] = map[string]bool{}
+		}
+		needs[from][to] = true
+	}
+	programs := map[string]string{} // path → reference
+	for _, p := range in.Programs {
+		ref := "program:" + p.Path
+		programs[p.Path] = ref
+		need(root.Ref, ref)
+		c := component{Type: "application", Ref: ref, Name: strings.TrimPrefix(p.Path, "/"), Version: p.Main.Version, Licenses: expression(licences[p.Main.Path])}
+		if p.Main.Version != "" {
+			c.PURL = purl(p.Main, strings.TrimPrefix(strings.TrimPrefix(p.Package, p.Main.Path), "/"))
+		}
+		c.Properties = []property{{"go:module", p.Main.Path}, {"go:package", p.Package}}
+		if p.Main.Sum != "" {
+			c.Properties = append(c.Properties, property{"go:sum", p.Main.Sum})
+		}
+		for _, s := range p.Settings {
+			c.Properties = append(c.Properties, property{"go:build", s})
+		}
+		components[ref] = c
+		std := image.Module{Path: "std", Version: strings.TrimPrefix(p.Go, "go")}
+		for _, m := range append([]image.Module{std}, p.Modules...) {
+			lib := library(m, licences)
+			components[lib.Ref] = lib
+			need(ref, lib.Ref)
+		}
+	}
+	for _, l := range in.Layers {
+		for _, f := range l.Files {
+			ref, isProgram := programs[f.Path]
+			switch {
+			case f.Type != "file":
+			case isProgram:
+				c := components[ref]
+				c.Hashes = []digest{{"SHA-256", f.SHA256}}
+				components[ref] = c
+			default:
+				ref := "file:" + f.Path
+				components[ref] = component{Type: "file", Ref: ref, Name: f.Path, Hashes: []digest{{"SHA-256", f.SHA256}}}
+				need(root.Ref, ref)
+			}
+		}
+	}
+	b := bom{
+		Schema: "http://cyclonedx.org/schema/bom-1.6.schema.json", BOMFormat: "CycloneDX", SpecVersion: "1.6",
+		SerialNumber: serial(in.Digest), Version: 1, Metadata: metadata{root},
+	}
+	b.Components = slices.SortedFunc(maps.Values(components), func(x, y component) int {
+		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.Ref, y.Ref))
+	})
+	for _, ref := range slices.Sorted(maps.Keys(needs)) {
+		b.Dependencies = append(b.Dependencies, dependency{ref, slices.Sorted(maps.Keys(needs[ref]))})
+	}
+	return marshal(b)
+}
+
+func library(m image.Module, licences map[string]string) component {
+	c := component{Type: "library", Name: m.Path, Version: m.Version, Licenses: expression(licences[m.Path]), PURL: purl(m, "")}
+	c.Ref = c.PURL
+	if m.Version == "" { // a folder of this repository stands for a module
+		c.PURL, c.Ref = "", "folder:"+m.Path
+	}
+	if m.Sum != "" {
+		c.Properties = append(c.Properties, property{"go:sum", m.Sum})
+	}
+	if m.Replaces != "" {
+		c.Properties = append(c.Properties, property{"go:replaces", m.Replaces})
+	}
+	return c
+}
+
+func expression(spdx string) []licence {
+	if spdx == "" || spdx == "NOASSERTION" { // which CycloneDX says by saying nothing
+		return nil
+	}
+	return []licence{{spdx}}
+}
+
+// purl is the package URL of a module, https://github.com/package-url/purl-spec, with
+// upper case kept: Go's paths are case-sensitive.
+func purl(m image.Module, subpath string) string {
+	s := "pkg:golang/" + m.Path + "@" + url.QueryEscape(m.Version)
+	if subpath != "" {
+		s += "#" + subpath
+	}
+	return s
+}
+
+// serial is a UUID of version 8 (RFC 9562: of one's own making) out of what it describes.
+func serial(of string) string {
+	sum := sha256.Sum256([]byte("cyclonedx " + Format + " " + of))
+	u := sum[:16]
+	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80
+	h := hex.EncodeToString(u)
+	return fmt.Sprintf("urn:uuid:%s-%s-%s-%s-%s", h[:8], h[8:12], h[12:16], h[16:20], h[20:])
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	err := enc.Encode(v)
+	return b.Bytes(), err
+}
