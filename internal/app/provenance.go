@@ -1,0 +1,58 @@
+package app
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/sbom"
+)
+
+func newImagesProvenance(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "provenance IMAGE",
+		Short: "Print how an image was made: SLSA provenance v1 in an in-toto statement",
+		Long: `Print how an image was made: an in-toto statement with SLSA provenance v1. It names the
+entry of the catalogue, every module that is linked in and the Go toolchain, each with its
+hash. What is built on this machine is SLSA build level 1, and the statement says so; it
+is not signed.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: o.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			w, img, err := o.builtImage(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			doc, err := w.provenance(c.Context(), img)
+			if err != nil {
+				return err
+			}
+			_, err = o.out.Write(doc)
+			return err
+		},
+	}
+}
+
+func (w *workshop) provenance(ctx context.Context, img catalog.Image) ([]byte, error) {
+	in, err := w.builder.Inspect(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	binaries := map[string]catalog.Binary{}
+	for _, bin := range img.Binaries {
+		binaries[bin.Name] = bin
+	}
+	have, err := describe(ctx, w.builder, binaries, map[string]catalog.Image{img.Name: img})
+	if err != nil {
+		return nil, err
+	}
+	tc, err := w.builder.Toolchain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return sbom.Provenance(sbom.Source{
+		Image: in, Entry: have.Images[img.Name], Binaries: have.Binaries,
+		ToolchainVersion: tc.Version, ToolchainSum: tc.Sum,
+	})
+}

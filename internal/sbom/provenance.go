@@ -1,0 +1,182 @@
+package sbom
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/lock"
+)
+
+// BuildType says how to read the parameters of a provenance; docs/reference/build-type.md
+// describes it.
+const BuildType = "https://orrery.dev/build-type/image/v1"
+
+// LocalBuilder is the builder of everything that is made on a person's machine. Nothing
+// keeps that person from changing what the provenance says, so it stands for SLSA build
+// level 1 and never more.
+const LocalBuilder = "https://orrery.dev/builder/local"
+
+// Types of documents, as in-toto names them.
+const (
+	StatementType = "https://in-toto.io/Statement/v1"
+	PredicateType = "https://slsa.dev/provenance/v1"
+)
+
+// The types are the part of the in-toto Statement v1 and of SLSA provenance v1 that is used:
+// https://slsa.dev/spec/v1.2/build-provenance.
+type statement struct {
+	Type          string     `json:"_type"`
+	Subject       []resource `json:"subject"`
+	PredicateType string     `json:"predicateType"`
+	Predicate     predicate  `json:"predicate"`
+}
+
+type resource struct {
+	Name        string            `json:"name,omitempty"`
+	URI         string            `json:"uri,omitempty"`
+	Digest      map[string]string `json:"digest,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+type predicate struct {
+	BuildDefinition buildDefinition `json:"buildDefinition"`
+	RunDetails      runDetails      `json:"runDetails"`
+}
+
+type buildDefinition struct {
+	BuildType            string             `json:"buildType"`
+	ExternalParameters   externalParameters `json:"externalParameters"`
+	InternalParameters   internalParameters `json:"internalParameters"`
+	ResolvedDependencies []resource         `json:"resolvedDependencies"`
+}
+
+// externalParameters are what whoever wants the image decides: the catalogue's entry.
+type externalParameters struct {
+	Image       string            `json:"image"`
+	Version     string            `json:"version"`
+	Platform    string            `json:"platform"`
+	User        string            `json:"user,omitempty"`
+	Entrypoint  []string          `json:"entrypoint,omitempty"`
+	Directories []string          `json:"directories,omitempty"`
+	Binaries    []binaryParameter `json:"binaries"`
+}
+
+type binaryParameter struct {
+	Name    string   `json:"name"`
+	Module  string   `json:"module"`
+	Package string   `json:"package"`
+	Flags   []string `json:"flags"`
+	Links   []string `json:"links,omitempty"`
+	// Pins hashes the go.mod and go.sum that fix all modules.
+	Pins string `json:"pins,omitempty"`
+}
+
+// internalParameters are what the builder decides.
+type internalParameters struct {
+	Go        string `json:"go"`
+	SLSALevel int    `json:"slsaBuildLevel"`
+}
+
+type runDetails struct {
+	Builder builder `json:"builder"`
+}
+
+type builder struct {
+	ID string `json:"id"`
+}
+
+// Source is what [Provenance] is made of.
+type Source struct {
+	Image    image.Inspection
+	Entry    lock.Image             // what was asked for
+	Binaries map[string]lock.Binary // by name: what each was made from
+	// Toolchain is Go's, with the "h1:" hash over its files.
+	ToolchainVersion, ToolchainSum string
+}
+
+// Provenance says how an image was made: SLSA provenance v1 in an in-toto statement about
+// its digest, not signed. It has no times, so that the same image has the same statement.
+func Provenance(s Source) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		return nil, fmt.Errorf("provenance of %s: %w", s.Image.Name, err)
+	}
+	algorithm, hexDigest, _ := strings.Cut(s.Image.Digest, ":")
+	if algorithm != "sha256" || len(hexDigest) != 64 {
+		return fail(fmt.Errorf("%q is no SHA-256 digest", s.Image.Digest))
+	}
+	external := externalParameters{
+		Image: s.Image.Name, Version: s.Image.Version, Platform: s.Image.Platform,
+		User: s.Entry.User, Entrypoint: s.Entry.Entrypoint, Directories: s.Entry.Directories,
+	}
+	dependencies := map[string]resource{}
+	toolchain, err := dirHash(s.ToolchainSum)
+	if err != nil {
+		return fail(fmt.Errorf("Go toolchain: %w", err))
+	}
+	os, arch, _ := strings.Cut(s.Image.Platform, "/")
+	uri := fmt.Sprintf("pkg:generic/go@%s?os=%s&arch=%s", strings.TrimPrefix(s.ToolchainVersion, "go"), os, arch)
+	dependencies[uri] = resource{Name: s.ToolchainVersion, URI: uri, Digest: toolchain}
+	for i, name := range s.Entry.Binaries {
+		b, ok := s.Binaries[name]
+		if !ok || i >= len(s.Image.Programs) {
+			return fail(fmt.Errorf("nothing is known of binary %s", name))
+		}
+		if b.Go != s.Image.Programs[i].Go {
+			return fail(fmt.Errorf("binary %s says that %s made it, and not %s", name, s.Image.Programs[i].Go, b.Go))
+		}
+		external.Binaries = append(external.Binaries, binaryParameter{Name: name, Module: b.Module, Package: b.Package, Flags: b.Flags, Links: b.Links, Pins: b.Pins})
+		if b.Tree != "" {
+			uri := "tree:" + name
+			dependencies[uri] = resource{
+				Name: "source of " + name + " in this repository", URI: uri,
+				Digest: map[string]string{"orreryTree": strings.TrimPrefix(b.Tree, "sha256:")},
+			}
+		}
+		p := s.Image.Programs[i]
+		for _, m := range append([]image.Module{p.Main}, p.Modules...) {
+			if m.Version == "" { // a folder of this repository, which is part of the tree
+				continue
+			}
+			digest, err := dirHash(m.Sum)
+			if err != nil {
+				return fail(fmt.Errorf("module %s@%s in %s: %w", m.Path, m.Version, name, err))
+			}
+			r := resource{Name: m.Path, URI: purl(m, ""), Digest: digest}
+			if m.Replaces != "" {
+				r.Annotations = map[string]string{"replaces": m.Replaces}
+			}
+			dependencies[r.URI] = r
+		}
+	}
+	return marshal(statement{
+		Type:          StatementType,
+		Subject:       []resource{{Name: image.RegistryHost + "/" + s.Image.Name, Digest: map[string]string{"sha256": hexDigest}}},
+		PredicateType: PredicateType,
+		Predicate: predicate{
+			BuildDefinition: buildDefinition{
+				BuildType: BuildType, ExternalParameters: external,
+				InternalParameters: internalParameters{Go: s.ToolchainVersion, SLSALevel: 1},
+				ResolvedDependencies: slices.SortedFunc(maps.Values(dependencies), func(a, b resource) int {
+					return cmp.Compare(a.URI, b.URI)
+				}),
+			},
+			RunDetails: runDetails{Builder: builder{ID: LocalBuilder}},
+		},
+	})
+}
+
+// dirHash is a hash of go.sum as an in-toto digest set has it: hexadecimal, not base64.
+func dirHash(sum string) (map[string]string, error) {
+	text, ok := strings.CutPrefix(sum, "h1:")
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if !ok || err != nil || len(raw) != 32 {
+		return nil, fmt.Errorf("%q is no h1: hash", sum)
+	}
+	return map[string]string{"dirHash1": hex.EncodeToString(raw)}, nil
+}
