@@ -19,7 +19,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1   // the verb ran and failed, or a check did
 	exitUsage       = 2   // the command line or a file given by the person is wrong
-	exitRefused     = 3   // preflight refused: the host lacks something
+	exitRefused     = 3   // the host lacks something, or the lock does not allow what would run
 	exitInterrupted = 130 // Ctrl-C
 )
 
@@ -30,7 +30,8 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
 
-// refusedError is a host that cannot run the platform as it is.
+// refusedError is a host that cannot run the platform as it is, or a platform that is not
+// the locked one.
 type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }

@@ -290,13 +290,15 @@ func newImagesBuild(o *options) *cobra.Command {
 			if len(args) == 0 {
 				args = slices.Sorted(maps.Keys(w.images))
 			}
-			built := make([]image.Built, len(args))
-			g, ctx := errgroup.WithContext(c.Context())
+			images := make([]catalog.Image, len(args))
 			for i, name := range args {
-				img, err := w.image(name)
-				if err != nil {
+				if images[i], err = w.image(name); err != nil {
 					return err
 				}
+			}
+			built := make([]image.Built, len(args))
+			g, ctx := errgroup.WithContext(c.Context())
+			for i, img := range images {
 				g.Go(func() error {
 					var err error
 					built[i], err = w.builder.Image(ctx, img)

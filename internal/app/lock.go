@@ -141,6 +141,9 @@ func writeLock(ctx context.Context, o *options) error {
 		return err
 	}
 	old, err := lock.Load(w.lockFile())
+	if errors.Is(err, lock.ErrVersion) {
+		return usageError{err}
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		// It is about to be replaced, but only its entries for this platform are ours to make.
 		fmt.Fprintln(o.err, "orrery: the lock cannot be read and is written anew:", err)

@@ -16,6 +16,10 @@ import (
 // maxSize is far beyond what a catalogue can need, in bytes.
 const maxSize = 16 << 20
 
+// ErrVersion is wrapped by the error about a lock of another version. Such a lock must not
+// be overwritten.
+var ErrVersion = errors.New("a lock of another version")
+
 // Load reads a lock. A file that is not there is an error that wraps fs.ErrNotExist.
 func Load(path string) (Lock, error) {
 	data, err := os.ReadFile(path)
@@ -44,7 +48,11 @@ func Parse(data []byte, file string) (Lock, error) {
 		return bad(err)
 	}
 	if head.APIVersion != APIVersion {
-		return Lock{}, fmt.Errorf("%s: apiVersion: is %q; this program reads %s: use the program that belongs to this repository", file, head.APIVersion, APIVersion)
+		err := fmt.Errorf("%s: apiVersion: is %q; this program reads %s: use the program that belongs to this repository", file, head.APIVersion, APIVersion)
+		if head.APIVersion != "" {
+			err = fmt.Errorf("%w (%w)", err, ErrVersion)
+		}
+		return Lock{}, err
 	}
 	if head.Kind != Kind {
 		return bad(fmt.Errorf("kind: is %q; must be %s", head.Kind, Kind))

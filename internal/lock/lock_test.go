@@ -55,6 +55,14 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+func TestOtherVersion(t *testing.T) {
+	for text, want := range map[string]bool{"apiVersion: orrery.dev/v9\nkind: Lock\n": true, "": false, "kind: Lock\n": false} {
+		if _, err := Parse([]byte(text), FileName); err == nil || errors.Is(err, ErrVersion) != want {
+			t.Errorf("%q: error %v; is ErrVersion should be %v", text, err, want)
+		}
+	}
+}
+
 func TestBadFiles(t *testing.T) {
 	good, err := sample().Format()
 	if err != nil {
