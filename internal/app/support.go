@@ -137,8 +137,8 @@ func writeSupport(ctx context.Context, s *session, file string) (err error) {
 	return errors.Join(append(errs, tw.Close(), zw.Close())...)
 }
 
-// putPodLogs adds the end of the logs of what Orrery deployed, as far as it can be had:
-// pods of a person are theirs.
+// putPodLogs adds the end of the logs of every pod in the namespaces that Orrery runs
+// workloads in, as far as it can be had. Other namespaces are the person's own.
 func putPodLogs(ctx context.Context, client *kube.Client, put func(string, []byte) error) error {
 	var errs []error
 	inventories, err := client.Inventories(ctx)
