@@ -125,6 +125,8 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 		}
 		g.Go(func() error {
 			in.Current, in.NodesReady, in.Installed = p.current(ctx)
+			// The cluster believes in a node for a while after its death; the driver does not.
+			in.NodesReady = in.NodesReady && !slices.ContainsFunc(obs.Nodes, func(n driver.Node) bool { return !n.Running && !n.Stopped })
 			if !p.prune {
 				in.Installed = nil
 			}
