@@ -63,14 +63,8 @@ func deployNamed(ctx context.Context, o *options, names []string) error {
 		return err
 	}
 	defer sink.Close()
-	s, err := o.attach(sink)
+	s, err := o.attachLocked("deploy", sink)
 	if err != nil {
-		return err
-	}
-	if !s.exists {
-		return fmt.Errorf("there is no environment %q: make it with 'orrery cluster create%s'", s.spec.Name, s.envFlag())
-	}
-	if err := s.lock("deploy"); err != nil {
 		return err
 	}
 	defer s.close()

@@ -25,28 +25,33 @@ import (
 const policyFile = "infra/licences.yaml"
 
 func newImagesSBOM(o *options) *cobra.Command {
-	return &cobra.Command{
+	return o.document(&cobra.Command{
 		Use:   "sbom IMAGE",
 		Short: "Print the bill of materials of an image: CycloneDX 1.6 JSON",
 		Long: `Print what an image consists of, as CycloneDX 1.6 JSON: its programs, their Go modules
 with hash and licence, and every other file. It comes from what the programs say of
 themselves, and is the same whenever the image is. A licence that is not recognised, or
 that infra/licences.yaml does not allow, is an error.`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: o.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			w, img, err := o.builtImage(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			doc, err := w.sbom(c.Context(), img)
-			if err != nil {
-				return err
-			}
-			_, err = o.out.Write(doc)
+	}, (*workshop).sbom)
+}
+
+// document completes a command that prints one document about one image.
+func (o *options) document(c *cobra.Command, of func(*workshop, context.Context, catalog.Image) ([]byte, error)) *cobra.Command {
+	c.Args = cobra.ExactArgs(1)
+	c.ValidArgsFunction = o.completeImages
+	c.RunE = func(c *cobra.Command, args []string) error {
+		w, img, err := o.builtImage(c.Context(), args[0])
+		if err != nil {
 			return err
-		},
+		}
+		doc, err := of(w, c.Context(), img)
+		if err != nil {
+			return err
+		}
+		_, err = o.out.Write(doc)
+		return err
 	}
+	return c
 }
 
 // sbom makes the bill of materials of an image, and keeps it, so that comparing it with

@@ -152,14 +152,8 @@ func (o *options) lifecycle(ctx context.Context, verb string, do func(driver.Dri
 		return err
 	}
 	defer sink.Close()
-	s, err := o.attach(sink)
+	s, err := o.attachLocked(verb, sink)
 	if err != nil {
-		return err
-	}
-	if !s.exists {
-		return fmt.Errorf("there is no environment %q: make it with 'orrery up%s'", s.spec.Name, s.envFlag())
-	}
-	if err := s.lock(verb); err != nil {
 		return err
 	}
 	defer s.close()

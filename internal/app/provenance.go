@@ -10,28 +10,14 @@ import (
 )
 
 func newImagesProvenance(o *options) *cobra.Command {
-	return &cobra.Command{
+	return o.document(&cobra.Command{
 		Use:   "provenance IMAGE",
 		Short: "Print how an image was made: SLSA provenance v1 in an in-toto statement",
 		Long: `Print how an image was made: an in-toto statement with SLSA provenance v1. It names the
 entry of the catalogue, every module that is linked in and the Go toolchain, each with its
 hash. What is built on this machine is SLSA build level 1, and the statement says so; it
 is not signed.`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: o.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			w, img, err := o.builtImage(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			doc, err := w.provenance(c.Context(), img)
-			if err != nil {
-				return err
-			}
-			_, err = o.out.Write(doc)
-			return err
-		},
-	}
+	}, (*workshop).provenance)
 }
 
 func (w *workshop) provenance(ctx context.Context, img catalog.Image) ([]byte, error) {

@@ -87,9 +87,26 @@ func (o *options) attachExisting() (*session, error) {
 		return nil, err
 	}
 	if !s.exists {
-		return nil, fmt.Errorf("there is no environment %q under %s: make it with 'orrery up%s'", s.spec.Name, stateRoot(), s.envFlag())
+		return nil, s.missing()
 	}
 	return s, s.connect()
+}
+
+// attachLocked is attachExisting for verbs that change the environment; the caller
+// closes the session.
+func (o *options) attachLocked(verb string, sink ui.Sink) (*session, error) {
+	s, err := o.attach(sink)
+	if err != nil {
+		return nil, err
+	}
+	if !s.exists {
+		return nil, s.missing()
+	}
+	return s, s.lock(verb)
+}
+
+func (s *session) missing() error {
+	return fmt.Errorf("there is no environment %q under %s: make it with 'orrery up%s'", s.spec.Name, stateRoot(), s.envFlag())
 }
 
 // connect makes the driver. The journal is opened only by verbs that lock.
