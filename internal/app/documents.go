@@ -105,7 +105,7 @@ func (w *workshop) licences(ctx context.Context, img catalog.Image, in image.Ins
 		return nil, usageError{err}
 	}
 	known := licence.OpenCache(filepath.Join(cacheRoot(), "licences.json"))
-	defer known.Save() // it only saves time
+	defer func() { _ = known.Save() }() // it only saves time
 	text, _ := os.ReadFile(filepath.Join(w.catalog.Root, "LICENSE"))
 	ours, err := known.Of(fmt.Sprintf("%x", sha256.Sum256(text)), w.catalog.Root)
 	if err != nil {

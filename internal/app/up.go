@@ -237,7 +237,7 @@ func printSummary(w io.Writer, p *platform, sum summary) error {
 		return err
 	}
 	fmt.Fprintln(b)
-	printStatus(b, st)
+	_ = printStatus(b, st) // a builder takes all
 	if v := sum.Verify; v != nil {
 		fmt.Fprintf(b, "\nVerified: %d passed, %d failed, %d skipped\n", v.Passed, v.Failed, v.Skipped)
 		for _, c := range v.Checks {

@@ -113,12 +113,12 @@ func compareLayers(where string, a, b v1.Layer) (*Mismatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ra.Close()
+	defer func() { _ = ra.Close() }()
 	rb, err := openLayer(b)
 	if err != nil {
 		return nil, err
 	}
-	defer rb.Close()
+	defer func() { _ = rb.Close() }()
 	for {
 		ha, ea := ra.Next()
 		hb, eb := rb.Next()

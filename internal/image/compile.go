@@ -136,7 +136,7 @@ func (r *goRun) build(ctx context.Context, out string, m *meter) (proc.Usage, er
 		},
 	}
 	err := proc.Run(ctx, cmd)
-	writer.Close()
+	_ = writer.Close()
 	reading.Wait()
 	var failed *proc.Error
 	if errors.As(err, &failed) && ctx.Err() == nil {

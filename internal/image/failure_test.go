@@ -225,7 +225,7 @@ collect2: error: ld returned 1 exit status`: &HeaderError{},
 		failed := &proc.Error{Command: "go build", Code: 1, Stderr: said, Err: &exec.ExitError{}}
 		got := b.explain(bin, src, newMeter(bin, "main", func() {}), failed)
 		if want == nil {
-			if got != error(failed) {
+			if got != error(failed) { //nolint:errorlint // the very same error, not one that wraps it
 				t.Errorf("%s\nbecame %v", said, got)
 			}
 		} else if reflect.TypeOf(got) != reflect.TypeOf(want) {

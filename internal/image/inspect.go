@@ -127,7 +127,7 @@ func inspectLayer(ctx context.Context, l v1.Layer) (LayerInfo, error) {
 	if err != nil {
 		return info, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Inventories live in the cluster, so that a process that did not apply a component can
@@ -105,8 +104,3 @@ func (c *Client) serverSideApply(ctx context.Context, obj *unstructured.Unstruct
 }
 
 func isNoMatch(err error) bool { return meta.IsNoMatchError(err) }
-
-func groupVersion(apiVersion string) schema.GroupVersion {
-	gv, _ := schema.ParseGroupVersion(apiVersion) // was parsed when the kind was looked up
-	return gv
-}

@@ -10,11 +10,12 @@ import (
 	"strings"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/util/httpstream"
+	oldstream "k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // deprecated, and in use by client-go
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // PortForward listens on a free port of 127.0.0.1 and forwards it to a port of a pod. It
@@ -123,7 +124,9 @@ func (c *Client) Exec(ctx context.Context, namespace, pod, container string, cmd
 
 // wantsSPDY says whether the server, or a proxy before it, speaks no websockets.
 func wantsSPDY(err error) bool {
-	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	// remotecommand returns one type of error, the dialers of portforward still the other.
+	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err) ||
+		oldstream.IsUpgradeFailure(err)
 }
 
 // Logs reads the last lines of a container; an empty container means the pod's default

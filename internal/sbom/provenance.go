@@ -117,7 +117,7 @@ func Provenance(s Source) ([]byte, error) {
 	dependencies := map[string]resource{}
 	toolchain, err := dirHash(s.ToolchainSum)
 	if err != nil {
-		return fail(fmt.Errorf("Go toolchain: %w", err))
+		return fail(fmt.Errorf("toolchain of Go: %w", err))
 	}
 	os, arch, _ := strings.Cut(s.Image.Platform, "/")
 	uri := fmt.Sprintf("pkg:generic/go@%s?os=%s&arch=%s", strings.TrimPrefix(s.ToolchainVersion, "go"), os, arch)

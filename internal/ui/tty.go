@@ -111,7 +111,7 @@ func Restore() {
 	done := make(chan struct{}, len(views))
 	for _, v := range views {
 		go func() {
-			v.Close()
+			_ = v.Close()
 			done <- struct{}{}
 		}()
 	}

@@ -120,8 +120,11 @@ func (l *ledger) withStream(ctx context.Context, f func(context.Context, jetstre
 
 func secretValue(secret *unstructured.Unstructured, key string) ([]byte, error) {
 	value, ok, err := unstructured.NestedString(secret.Object, "data", key)
-	if err != nil || !ok {
-		return nil, fmt.Errorf("secret %s has no %s (%v)", secret.GetName(), key, err)
+	if err != nil {
+		return nil, fmt.Errorf("secret %s: %w", secret.GetName(), err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("secret %s has no %s", secret.GetName(), key)
 	}
 	return base64.StdEncoding.DecodeString(value)
 }
@@ -190,7 +193,7 @@ func (l *ledger) more(t *testing.T, n int, timeout time.Duration) time.Duration 
 	from, _ := l.count()
 	return eventually(t, fmt.Sprintf("%d further messages acknowledged", n), timeout, func(context.Context) error {
 		if now, err := l.count(); now < from+n {
-			return fmt.Errorf("%d were; the publisher says: %v", now-from, err)
+			return errors.Join(fmt.Errorf("%d were", now-from), err)
 		}
 		return nil
 	})

@@ -256,7 +256,7 @@ func acceptAll(l net.Listener, handle func(net.Conn)) {
 			return
 		}
 		if err != nil { // out of descriptors, most likely: others will free some
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(50 * time.Millisecond) //nolint:forbidigo // nothing tells when one is free
 			continue
 		}
 		go handle(c)

@@ -187,7 +187,7 @@ func (f *fabric) connectOut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer hostNS.Close()
+	defer func() { _ = hostNS.Close() }()
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.link, PeerNamespace: netlink.NsFd(int(hostNS))}
 	if err := f.handle.LinkAdd(veth); err != nil {
 		return fmt.Errorf("link %s to the host: %w", e.link, err)

@@ -132,7 +132,7 @@ func (m *machine) once(ctx context.Context) (err error) {
 	go func() { ended <- cmd.Wait() }()
 	if err := m.connect(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
-		<-ended
+		<-ended //nolint:errcheck // it was killed
 		status.Close()
 		return err
 	}

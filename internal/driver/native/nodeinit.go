@@ -122,7 +122,7 @@ func runNode(c initConfig, status io.Writer) error {
 	go in.reap()
 	go func() {
 		// After the start nothing here needs memory.
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) //nolint:forbidigo // a moment to tidy up, not a condition
 		debug.FreeOSMemory()
 	}()
 	select {
