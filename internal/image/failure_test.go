@@ -219,7 +219,7 @@ collect2: error: ld returned 1 exit status`: &HeaderError{},
 		`main.go:4:2: github.com/a/b@v1.0.0: Get "https://p/x": dial tcp: lookup p: no such host`:  &ModuleError{},
 		`go: k8s.io/api@v0.37.2: reading https://p/@v/v0.37.2.mod: 503 Service Unavailable`:        &ModuleError{},
 		"go: a.b/c@v1.0.0-20250101000000-abcdefabcdef: reading file:///p/@v/x.zip: no such file\n": &ModuleError{},
-		`/home/me/go/pkg/mod/a.b/c@v1.0.0/x.go:3:1: undefined: y`:                                     nil,
+		`/home/me/go/pkg/mod/a.b/c@v1.0.0/x.go:3:1: undefined: y`:                                  nil,
 		"# a.b/c\nflag provided but not defined":                                                   nil,
 	} {
 		failed := &proc.Error{Command: "go build", Code: 1, Stderr: said, Err: &exec.ExitError{}}
