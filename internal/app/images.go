@@ -278,15 +278,11 @@ func newImagesBuild(o *options) *cobra.Command {
 		Short:             "Build images, all of the catalogue when none is named; what is built already stays",
 		ValidArgsFunction: o.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			sink, err := o.renderer()
+			w, sink, err := o.watchedWorkshop()
 			if err != nil {
 				return err
 			}
 			defer sink.Close()
-			w, err := o.workshop(sink)
-			if err != nil {
-				return err
-			}
 			if len(args) == 0 {
 				args = slices.Sorted(maps.Keys(w.images))
 			}

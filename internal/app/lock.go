@@ -77,15 +77,11 @@ func checkLock(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	sink, err := o.renderer()
+	w, sink, err := o.watchedWorkshop()
 	if err != nil {
 		return err
 	}
 	defer sink.Close()
-	w, err := o.workshop(sink)
-	if err != nil {
-		return err
-	}
 	l, err := lock.Load(w.lockFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return usageError{fmt.Errorf("%w\n'orrery lock' writes it", err)}
@@ -131,15 +127,11 @@ func writeLock(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	sink, err := o.renderer()
+	w, sink, err := o.watchedWorkshop()
 	if err != nil {
 		return err
 	}
 	defer sink.Close()
-	w, err := o.workshop(sink)
-	if err != nil {
-		return err
-	}
 	old, err := lock.Load(w.lockFile())
 	if errors.Is(err, lock.ErrVersion) {
 		return usageError{err}

@@ -27,6 +27,20 @@ type workshop struct {
 	source   map[string]string // image name → component, or "distribution"
 }
 
+// watchedWorkshop is a workshop whose builds the person watches; the caller closes the
+// renderer.
+func (o *options) watchedWorkshop() (*workshop, ui.Renderer, error) {
+	sink, err := o.renderer()
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := o.workshop(sink)
+	if err != nil {
+		return nil, nil, errors.Join(err, sink.Close())
+	}
+	return w, sink, nil
+}
+
 func (o *options) workshop(sink ui.Sink) (*workshop, error) {
 	cat, err := o.loadCatalog()
 	if err != nil {
