@@ -38,11 +38,11 @@ func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float6
 	if !ok {
 		return ui.StateFailed, fmt.Errorf("no binary %q in the catalogue", s.Subject)
 	}
-	cached, err := p.builder.Cached(ctx, bin)
+	cached, err := p.supply.Cached(ctx, bin)
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	if _, err := p.builder.Binary(ctx, bin); err != nil {
+	if _, err := p.supply.Binary(ctx, bin); err != nil {
 		return ui.StateFailed, err
 	}
 	if cached { // compared before the first step
@@ -59,7 +59,7 @@ func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float6
 func (p *platform) prepare(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
 	isRegistry := func(b catalog.Binary) bool { return b.Name == "registry" }
 	if i := slices.IndexFunc(p.catalog.Distribution.Binaries, isRegistry); i >= 0 {
-		if err := p.builder.Link(ctx, p.dist(), p.catalog.Distribution.Binaries[i]); err != nil {
+		if err := p.supply.Link(ctx, p.dist(), p.catalog.Distribution.Binaries[i]); err != nil {
 			return ui.StateFailed, err
 		}
 	}
@@ -70,10 +70,10 @@ func (p *platform) prepare(ctx context.Context, s plan.Step, r func(string, floa
 func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
 	var g errgroup.Group
 	for _, b := range p.catalog.Distribution.Binaries {
-		g.Go(func() error { return p.builder.Link(ctx, p.dist(), b) })
+		g.Go(func() error { return p.supply.Link(ctx, p.dist(), b) })
 	}
 	for _, b := range p.catalog.Distribution.CNI {
-		g.Go(func() error { return p.builder.Link(ctx, filepath.Join(p.dist(), "cni"), b) })
+		g.Go(func() error { return p.supply.Link(ctx, filepath.Join(p.dist(), "cni"), b) })
 	}
 	if err := g.Wait(); err != nil {
 		return ui.StateFailed, err
@@ -90,7 +90,7 @@ func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float6
 	if !ok {
 		return ui.StateFailed, fmt.Errorf("no image %q in the catalogue", s.Subject)
 	}
-	built, err := p.builder.Image(ctx, img)
+	built, err := p.supply.Image(ctx, img)
 	if err != nil {
 		return ui.StateFailed, err
 	}

@@ -30,7 +30,8 @@ type platform struct {
 	catalog    *catalog.Catalog
 	overlay    catalog.Overlay
 	components []catalog.Component
-	builder    *image.Builder
+	supply     supplier
+	builder    *image.Builder // what supply builds with; nil when nothing is built here
 	locked     *lock.Platform // nil when there is no lock: nothing is compared
 	runner     *engine.Runner
 	prune      bool // components that were not selected leave the cluster
@@ -68,7 +69,7 @@ func (s *session) platform(names []string) (*platform, error) {
 		return nil, err
 	}
 	p := &platform{
-		session: s, catalog: cat, locked: locked, overlay: cat.Overlays[s.spec.Overlay], components: components, builder: b, runner: runner,
+		session: s, catalog: cat, locked: locked, overlay: cat.Overlays[s.spec.Overlay], components: components, supply: b, builder: b, runner: runner,
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
 	}
 	runner.Actions = p.actions()
@@ -104,7 +105,7 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 	var g errgroup.Group
 	for name, bin := range p.binaries {
 		g.Go(func() error {
-			ok, err := p.builder.Cached(ctx, bin)
+			ok, err := p.supply.Cached(ctx, bin)
 			mu.Lock()
 			defer mu.Unlock()
 			in.Cached[name] = ok
@@ -142,7 +143,7 @@ func (p *platform) learnImages(ctx context.Context) error {
 	var g errgroup.Group
 	for name, img := range p.images {
 		g.Go(func() error {
-			built, ok, err := p.builder.CachedImage(ctx, img)
+			built, ok, err := p.supply.CachedImage(ctx, img)
 			if ok {
 				p.mu.Lock()
 				p.built[name] = built

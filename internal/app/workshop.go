@@ -130,7 +130,7 @@ func loadLocked(root string) (*lock.Platform, error) {
 // refuseDrift refuses to use binaries and images that are not the locked ones. Those not
 // built yet are judged by what they will be made from, before hours of compiling.
 func (p *platform) refuseDrift(ctx context.Context, binaries map[string]catalog.Binary, images map[string]catalog.Image) error {
-	if p.locked == nil {
+	if p.locked == nil || p.builder == nil { // what is not built here was found by its digest
 		return nil
 	}
 	have, err := describe(ctx, p.builder, binaries, images)
@@ -149,7 +149,7 @@ func (p *platform) refuseDrift(ctx context.Context, binaries map[string]catalog.
 
 // refuseAllDrift is refuseDrift for everything that the environment is made of.
 func (p *platform) refuseAllDrift(ctx context.Context) error {
-	if p.locked == nil {
+	if p.locked == nil && p.builder != nil {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: "build", Message: fmt.Sprintf(
 			"%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", filepath.Join(p.catalog.Root, lock.FileName), image.Platform())})
 	}
