@@ -24,7 +24,7 @@ import (
 
 var (
 	cacheFlag = flag.String("cache", "", "build everything of the catalogue into this cache folder (minutes; several GiB)")
-	onlyFlag  = flag.String("only", "", "comma-separated names of binaries and images to build")
+	onlyFlag  = flag.String("only", "", "comma-separated names of binaries and images to build; \"distribution\" stands for all of the node's")
 	linkFlag  = flag.String("link", "", "link the node distribution into this folder")
 )
 
@@ -44,8 +44,13 @@ func TestDistribution(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	node := map[string]bool{c.Distribution.Sandbox.Name: true}
+	for _, bin := range slices.Concat(c.Distribution.Binaries, c.Distribution.CNI, c.Distribution.Sandbox.Binaries) {
+		node[bin.Name] = true
+	}
+	only := strings.Split(*onlyFlag, ",")
 	wanted := func(name string) bool {
-		return *onlyFlag == "" || slices.Contains(strings.Split(*onlyFlag, ","), name)
+		return *onlyFlag == "" || slices.Contains(only, name) || node[name] && slices.Contains(only, "distribution")
 	}
 	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: root, Sink: ui.SinkFunc(func(e ui.Event) {
 		t.Logf("%s: %s %.0f/%.0f %s, ETA %.0f s %s", e.Step, e.Message, e.Done, e.Total, e.Unit, e.ETA, e.Error)

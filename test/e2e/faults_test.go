@@ -39,7 +39,7 @@ func faults(t *testing.T, e *environment) {
 			e.becomesReady(t, restored)
 			t.Logf("publishing again after %.1f s", l.more(t, 20, restored).Seconds())
 			l.check(t)
-			e.verify(t)
+			e.verify(t, "cluster", "coredns", "local-path", "nats")
 		})
 	}
 	for i, service := range services {
@@ -117,6 +117,11 @@ func faults(t *testing.T, e *environment) {
 		if after := addresses(); after != before {
 			t.Errorf("addresses were %s, are %s", before, after)
 		}
+	})
+	// What stands on the rest is proven once, after everything has died under it.
+	t.Run("after", func(t *testing.T) {
+		t.Cleanup(func() { e.keepSupport(t) })
+		e.verify(t)
 	})
 }
 

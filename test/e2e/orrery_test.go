@@ -27,6 +27,12 @@ const verbTimeout = 3 * time.Minute
 // the -timeout of go test bounds.
 var warm = sync.OnceFunc(func() {
 	e := &environment{name: "e2e-warm-" + strings.ToLower(rand.Text()[:5])}
+	if limit := limits(); limit != "" {
+		if err := e.write(stateDir, limit); err != nil {
+			fmt.Println("e2e:", err)
+			return
+		}
+	}
 	var doctor struct{ Builds int }
 	// Its exit status may tell that up would refuse; up says that better.
 	r := e.invoke(context.Background(), nil, "doctor", "-o", "json")
@@ -61,9 +67,7 @@ func newEnvironment(t *testing.T, prefix, yaml string) *environment {
 	warm()
 	e := &environment{name: "e2e-" + prefix + "-" + strings.ToLower(rand.Text()[:5])}
 	if yaml != "" {
-		e.file = filepath.Join(t.TempDir(), "orrery.yaml")
-		head := "apiVersion: orrery.dev/v1alpha1\nkind: Environment\nname: " + e.name + "\n"
-		if err := os.WriteFile(e.file, []byte(head+yaml), 0o600); err != nil {
+		if err := e.write(t.TempDir(), yaml); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -79,6 +83,21 @@ func newEnvironment(t *testing.T, prefix, yaml string) *environment {
 		e.audit(t)
 	})
 	return e
+}
+
+// write makes the environment's orrery.yaml in dir.
+func (e *environment) write(dir, rest string) error {
+	e.file = filepath.Join(dir, e.name+".yaml")
+	head := "apiVersion: orrery.dev/v1alpha1\nkind: Environment\nname: " + e.name + "\n"
+	return os.WriteFile(e.file, []byte(head+rest), 0o600)
+}
+
+// limits is what the orrery.yaml of the big tests adds; "" is the whole platform.
+func limits() string {
+	if os.Getenv("ORRERY_E2E_CORE") == "1" {
+		return core
+	}
+	return ""
 }
 
 func (e *environment) state(elem ...string) string {

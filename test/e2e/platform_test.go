@@ -22,11 +22,15 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// core is the part of the platform that every test here needs. ORRERY_E2E_CORE=1 limits
+// TestPlatform to it, for a machine that would take an hour to compile the rest.
+const core = "components: [metrics-server, nats]\n"
+
 // TestPlatform is one day of the default platform, three servers and two agents with all
 // components: what a person does with it, then everything that can be killed, then down.
 // The subtests after "up" do not need each other.
 func TestPlatform(t *testing.T) {
-	e := newEnvironment(t, "day", "")
+	e := newEnvironment(t, "day", limits())
 	journey := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { e.keepSupport(t) })
@@ -318,7 +322,7 @@ func drift(t *testing.T, e *environment) {
 
 // neighbour makes a second environment beside the first and removes it again.
 func neighbour(t *testing.T, e *environment) {
-	second := newEnvironment(t, "two", "servers: 1\nagents: 0\n")
+	second := newEnvironment(t, "two", "servers: 1\nagents: 0\n"+core)
 	_, sum := second.up(t, "cluster", "create")
 	t.Logf("cluster create, one node, beside five: %v", sum.Seconds)
 	if len(second.status(t).Nodes) != 1 {

@@ -184,7 +184,10 @@ func (e *environment) verify(t *testing.T, names ...string) verification {
 	r := e.try(t, append(append([]string{"verify"}, names...), "-o", "json")...)
 	v := decode[verification](t, r.stdout)
 	for _, c := range v.Checks {
-		if c.State != "succeeded" {
+		switch {
+		case c.State == "skipped" && c.Detail != "": // what cannot be had on this machine says why
+			t.Logf("verify: %s/%s skipped: %s", c.Component, c.Name, c.Detail)
+		case c.State != "succeeded":
 			t.Errorf("verify: %s/%s %s: %s", c.Component, c.Name, c.State, c.Detail)
 		}
 	}
