@@ -112,11 +112,25 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestLoadPulledImage(t *testing.T) {
+	files := tree()
+	digest := "sha256:" + strings.Repeat("0a", 32)
+	files["infra/k8s/base/dns/component.yaml"] = strings.Replace(dnsYAML, "  binaries: [{name: coredns, module: source, package: ./cmd, cpuSeconds: 247.5, memoryMiB: 800}]\n", "  registry: docker.io/coredns/coredns:1@"+digest+"\n", 1)
+	c, err := Load(write(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Components["dns"].Images[0]; got.RegistryDigest() != digest || len(got.Binaries) != 0 {
+		t.Errorf("image = %+v", got)
+	}
+}
+
 func TestLoadErrors(t *testing.T) {
 	const (
 		dns, web     = "infra/k8s/base/dns/component.yaml", "infra/k8s/base/web/component.yaml"
 		overlay      = "infra/k8s/overlays/local/overlay.yaml"
 		distribution = "infra/native/distribution.yaml"
+		coredns      = "binaries: [{name: coredns, module: source, package: ./cmd, cpuSeconds: 247.5, memoryMiB: 800}]"
 	)
 	tests := []struct {
 		name, file, old, new string // file: replace old with new; all of it when old is "", remove it when both are
@@ -155,7 +169,12 @@ func TestLoadErrors(t *testing.T) {
 		{"no module", dns, "module: source", "module: src", []string{`images[0].binaries[0].module: "src" is no module: there is no infra/k8s/base/dns/src/go.mod`}},
 		{"module outside", dns, "module: source", "module: ../../../../..", []string{"leaves the repository"}},
 		{"image name", dns, "name: coredns\n", "name: CoreDNS\n", []string{`images[0].name: is "CoreDNS"; must be a repository name`}},
-		{"no binaries", dns, "binaries: [{name: coredns, module: source, package: ./cmd, cpuSeconds: 247.5, memoryMiB: 800}]", "binaries: []", []string{"images[0].binaries: is empty"}},
+		{"no binaries", dns, coredns, "binaries: []", []string{"images[0].binaries: is empty"}},
+		{"pulled by tag", dns, coredns, "registry: docker.io/x/y:1", []string{`images[0].registry: image reference "docker.io/x/y:1" has no digest; add @sha256:`}},
+		{"pulled from nowhere", dns, coredns, "registry: x/y@sha256:" + strings.Repeat("0", 64), []string{`images[0].registry: is "x/y@sha256:`, "must begin with the registry's host"}},
+		{"pulled, short digest", dns, coredns, "registry: docker.io/x/y@sha256:12", []string{"images[0].registry: image reference", "64 hexadecimal digits"}},
+		{"built and pulled", dns, coredns, coredns + "\n  user: '1'\n  registry: docker.io/x/y@sha256:" + strings.Repeat("0", 64), []string{"images[0].binaries: is given beside registry", "images[0].user: is given beside registry"}},
+		{"sandbox pulled", distribution, "binaries: [{name: pause, module: //infra/native/pause, package: .}]", "registry: docker.io/x/y@sha256:" + strings.Repeat("0", 64), []string{"sandbox.registry: the sandbox is part of every node"}},
 		{"user by name", web, `"10:10"`, `nobody`, []string{`images[0].user: is "nobody"; must be UID`}},
 		{"relative directory", web, "[/data]", "[data]", []string{"images[0].directories[0]"}},
 		{"links collide", distribution, "cgo: true", "links: [runc]", []string{`binaries: two programs or links are called "runc"`}},
@@ -309,7 +328,7 @@ func TestImports(t *testing.T) {
 		"bytes": true, "cmp": true, "errors": true, "fmt": true, "io": true, "io/fs": true, "maps": true,
 		"os":            true, // to read files; exec and net live elsewhere
 		"path/filepath": true, "reflect": true, "regexp": true, "slices": true, "strconv": true, "strings": true,
-		"go.yaml.in/yaml/v3": true,
+		"go.yaml.in/yaml/v3": true, "github.com/orrery-dev/orrery/internal/reference": true,
 	}
 	files, err := filepath.Glob("*.go")
 	if err != nil || len(files) == 0 {

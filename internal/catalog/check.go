@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/orrery-dev/orrery/internal/reference"
 )
 
 var (
@@ -110,8 +112,12 @@ func (c Component) secretNamespace(s Secret) string {
 func (p *problems) image(path string, image Image) {
 	p.want(path+".name", image.Name, imageForm, "a repository name: lower-case letters and digits, parted by \".\", \"_\", \"-\" or \"/\"")
 	p.want(path+".version", image.Version, tagForm, tagRule)
-	if len(image.Binaries) == 0 {
-		p.add(path+".binaries", "is empty; an image holds at least one program")
+	switch {
+	case image.Registry != "":
+		p.registry(path, image)
+		return
+	case len(image.Binaries) == 0:
+		p.add(path+".binaries", "is empty; an image holds at least one program, or names where it is pulled from (registry)")
 	}
 	p.binaries(path+".binaries", image.Binaries)
 	for i, d := range image.Directories {
@@ -121,6 +127,28 @@ func (p *problems) image(path string, image Image) {
 	}
 	if image.User != "" && !userForm.MatchString(image.User) {
 		p.add(path+".user", "is %q; must be UID or UID:GID in digits, such as 65532:65532 (there is no /etc/passwd)", image.User)
+	}
+}
+
+// registry checks an image that is pulled: what only a build could use is refused.
+func (p *problems) registry(path string, image Image) {
+	host, _, _ := strings.Cut(image.Registry, "/")
+	switch _, err := reference.ParsePinned(image.Registry); {
+	case err != nil:
+		p.add(path+".registry", "%v", err)
+	case !strings.ContainsAny(host, ".:") && host != "localhost":
+		p.add(path+".registry", "is %q; must begin with the registry's host, such as docker.io/", image.Registry)
+	}
+	for _, f := range []struct {
+		field string
+		set   bool
+	}{
+		{"binaries", len(image.Binaries) > 0}, {"directories", len(image.Directories) > 0},
+		{"entrypoint", len(image.Entrypoint) > 0}, {"user", image.User != ""},
+	} {
+		if f.set {
+			p.add(path+"."+f.field, "is given beside registry; an image is built or pulled, so remove one of them")
+		}
 	}
 }
 
@@ -215,6 +243,9 @@ func checkDistribution(d Distribution) []string {
 	p.binaries("binaries", d.Binaries)
 	p.binaries("cni", d.CNI)
 	p.image("sandbox", d.Sandbox)
+	if d.Sandbox.Registry != "" {
+		p.add("sandbox.registry", "the sandbox is part of every node and is built here; name its binaries")
+	}
 	return p
 }
 

@@ -1,5 +1,7 @@
 package catalog
 
+import "strings"
+
 // Binary is one program compiled from a pinned Go module folder.
 type Binary struct {
 	// Name of the resulting file.
@@ -28,19 +30,30 @@ type Binary struct {
 	Dir string `json:"-"`
 }
 
-// Image is an OCI image made from scratch out of binaries.
+// Image is an OCI image: made from scratch out of binaries, or pulled from a registry.
+// Exactly one of Binaries and Registry is set.
 type Image struct {
 	// Name is the repository in the mirror: manifests say registry.orrery.internal/NAME.
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	// Binaries are put at /NAME of the image, their links beside them.
-	Binaries []Binary `json:"binaries"`
+	Binaries []Binary `json:"binaries,omitempty"`
+	// Registry is the full reference by digest of an image that is not built here, such as
+	// docker.io/grafana/grafana@sha256:…, of an image or of an index of several platforms.
+	// The mirror gets a copy as NAME under the same digest.
+	Registry string `json:"registry,omitempty"`
 	// Directories to make, with mode 0755 and the image's user as owner.
 	Directories []string `json:"directories,omitempty"`
 	// Entrypoint defaults to the first binary.
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	// User is UID[:GID]; default 65532:65532.
 	User string `json:"user,omitempty"`
+}
+
+// RegistryDigest is the digest that Registry names; "" for an image that is built here.
+func (i Image) RegistryDigest() string {
+	_, digest, _ := strings.Cut(i.Registry, "@")
+	return digest
 }
 
 // Distribution is what a native node is made of (infra/native/distribution.yaml).

@@ -58,6 +58,9 @@ func LoadState(stateDir string) (State, error) {
 	if err := strict(data, &s); err != nil {
 		return State{}, corrupt(path, err)
 	}
+	if s.Spec.Images.Verify == "" { // written before there was the choice
+		s.Spec.Images.Verify = spec.Default().Images.Verify
+	}
 	if err := s.Spec.Validate(); err != nil {
 		return State{}, corrupt(path, err)
 	}

@@ -33,7 +33,7 @@ func Named(name string) Environment {
 		},
 		Durability: DurabilityFull,
 		Overlay:    "local",
-		Images:     Images{Sources: []string{"source"}},
+		Images:     Images{Sources: []string{SourceBundle, SourceRegistry, SourceSource}, Verify: VerifyEnforce},
 	}
 	if name == DefaultName {
 		e.Ports = Ports{API: defaultAPIPort, Registry: defaultRegistryPort}

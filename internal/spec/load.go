@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -17,7 +18,8 @@ import (
 const maxFile = 1 << 20
 
 // Load reads path. An absent file is [Default]; anything else that is wrong with it is
-// an error that joins one [FieldError] for each finding.
+// an error that joins one [FieldError] for each finding. Files that it names relative to
+// itself come back as absolute paths.
 func Load(path string) (Environment, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -31,7 +33,33 @@ func Load(path string) (Environment, error) {
 	if err != nil {
 		return Environment{}, fmt.Errorf("reading the environment: %w", err)
 	}
-	return Parse(data, path)
+	e, err := Parse(data, path)
+	if err != nil {
+		return e, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return Environment{}, fmt.Errorf("reading the environment: %w", err)
+	}
+	e.Images.resolve(dir)
+	return e, nil
+}
+
+// resolve makes the names of files absolute; they are relative to dir.
+func (i *Images) resolve(dir string) {
+	abs := func(file string) string {
+		if file == "" || filepath.IsAbs(file) {
+			return file
+		}
+		return filepath.Join(dir, file)
+	}
+	i.CABundle = abs(i.CABundle)
+	for n, file := range i.TrustedKeys {
+		i.TrustedKeys[n] = abs(file)
+	}
+	if i.Password != nil {
+		i.Password.SOPS = abs(i.Password.SOPS)
+	}
 }
 
 // Parse reads one YAML document strictly: unknown and repeated fields, wrong types,
@@ -182,7 +210,9 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 	case reflect.Pointer:
 		p := reflect.New(v.Type().Elem())
 		d.decode(n, p.Elem(), path)
-		v.Set(p)
+		if !d.bad[path] {
+			v.Set(p)
+		}
 	case reflect.Struct:
 		d.mapping(n, v, path)
 	case reflect.Slice:

@@ -15,8 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "write the schema and the golden files")
 
-// reference is where people and editors look for the schema.
-const reference = "../../docs/reference/orrery.schema.json"
+// schemaReference is where people and editors look for the schema.
+const schemaReference = "../../docs/reference/orrery.schema.json"
 
 // generate makes the schema from the types, with their comments as descriptions.
 func generate(t *testing.T) []byte {
@@ -40,7 +40,7 @@ func generate(t *testing.T) []byte {
 
 func TestSchemaIsCurrent(t *testing.T) {
 	want := generate(t)
-	for _, path := range []string{"orrery.schema.json", reference} {
+	for _, path := range []string{"orrery.schema.json", schemaReference} {
 		if *update {
 			if err := os.MkdirAll("../../docs/reference", 0o755); err != nil {
 				t.Fatal(err)
@@ -110,7 +110,11 @@ func TestSchemaAgreesWithTheLoader(t *testing.T) {
 		{`{` + head + `,"nodes":3}`, false},
 		{`{` + head + `,"network":{"pod":"10.0.0.0/16"}}`, false},
 		{`{` + head + `,"durability":"none"}`, false},
-		{`{` + head + `,"images":{"sources":["registry"]}}`, false},
+		{`{` + head + `,"images":{"sources":["registry","bundle"],"verify":"warn","password":{"sops":"a","key":"b"}}}`, true},
+		{`{` + head + `,"images":{"sources":["docker"]}}`, false},
+		{`{` + head + `,"images":{"sources":["source","source"]}}`, false},
+		{`{` + head + `,"images":{"verify":"off"}}`, false},
+		{`{` + head + `,"images":{"password":{"sops":"a"}}}`, false},
 	} {
 		v, err := validator.UnmarshalJSON(strings.NewReader(c.doc))
 		if err != nil {

@@ -51,6 +51,28 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// Files are found whatever folder a later verb is run in.
+func TestLoadResolvesFiles(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "orrery.yaml")
+	text := head + "images: {caBundle: ca.pem, trustedKeys: [keys/a.pub, /etc/b.pub], password: {sops: ../secrets.yaml, key: k}}\n"
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	got, err := Load("orrery.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default().Images
+	want.CABundle = filepath.Join(dir, "ca.pem")
+	want.TrustedKeys = []string{filepath.Join(dir, "keys/a.pub"), "/etc/b.pub"}
+	want.Password = &Password{SOPS: filepath.Join(dir, "../secrets.yaml"), Key: "k"}
+	if d := cmp.Diff(want, got.Images); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestParse(t *testing.T) {
 	got, err := Parse([]byte(head+`
 name: rehearsal
@@ -173,8 +195,17 @@ func TestMistakes(t *testing.T) {
 		{"high port", head + "ports: {registry: 70000}\n", "orrery.yaml:3: spec path `ports.registry`: want 1024 to 65535, or 0 for a free one, got 70000"},
 		{"same port", head + "ports: {api: 5000, registry: 5000}\n", "orrery.yaml:3: spec path `ports.registry`: 5000 is ports.api too; want another, or 0 for a free one"},
 		{"overlay", head + "overlay: production\n", "orrery.yaml:3: spec path `overlay`: want \"local\" or \"prod\", got \"production\""},
-		{"sources", head + "images: {sources: [registry]}\n", "orrery.yaml:3: spec path `images.sources[0]`: want \"source\", got \"registry\""},
-		{"no sources", head + "images: {sources: []}\n", "orrery.yaml:3: spec path `images.sources`: want at least one of source; leave the field out for the default"},
+		{"sources", head + "images: {sources: [registri]}\n", "orrery.yaml:3: spec path `images.sources[0]`: want \"bundle\", \"registry\" or \"source\", got \"registri\"; did you mean \"registry\"?"},
+		{"no sources", head + "images: {sources: []}\n", "orrery.yaml:3: spec path `images.sources`: want at least one of bundle, registry and source; leave the field out for the default"},
+		{"source twice", head + "images: {sources: [source, source]}\n", "orrery.yaml:3: spec path `images.sources[1]`: \"source\" is already at images.sources[0]; name it once"},
+		{"registry", head + "images: {registry: 'https://ghcr.io/x'}\n", "orrery.yaml:3: spec path `images.registry`: must be a host and a path, such as ghcr.io/acme/orrery: image reference \"https://ghcr.io/x/x\": must not name a scheme; begin with the registry's host"},
+		{"registry without a host", head + "images: {registry: acme/orrery}\n", "orrery.yaml:3: spec path `images.registry`: must begin with a registry's host, such as ghcr.io/acme/orrery; got \"acme/orrery\""},
+		{"verify", head + "images: {verify: 'off'}\n", "orrery.yaml:3: spec path `images.verify`: want \"enforce\" or \"warn\", got \"off\""},
+		{"allowed by tag", head + "images:\n  allow:\n  - ghcr.io/x:1\n", "orrery.yaml:5: spec path `images.allow[0]`: image reference \"ghcr.io/x:1\" has no digest; add @sha256:… and 64 hexadecimal digits, so that it always means the same content"},
+		{"allow", head + "images:\n  allow: [ghcr.io/x@sha256:1]\n", "orrery.yaml:4: spec path `images.allow[0]`: image reference \"ghcr.io/x@sha256:1\": what follows @ must be sha256: and 64 hexadecimal digits in lower case"},
+		{"no key file", head + "images: {trustedKeys: ['']}\n", "orrery.yaml:3: spec path `images.trustedKeys[0]`: want a PEM file with a public key, got nothing"},
+		{"password", head + "images: {password: {sops: a}}\n", "orrery.yaml:3: spec path `images.password.key`: want the name of the value in images.password.sops, got nothing"},
+		{"password in clear", head + "images: {password: hunter2}\n", "orrery.yaml:3: spec path `images.password`: want a mapping, got \"hunter2\""},
 		{"component", head + "components: [nats, Nats]\n", "orrery.yaml:3: spec path `components[1]`: want a component such as nats: lower case letters, digits and \"-\", at most 63; got \"Nats\""},
 		{"key", head + "[a]: b\n", "orrery.yaml:3: want field names, got a list as a key"},
 	} {

@@ -82,8 +82,51 @@ type Ports struct {
 	Registry int `json:"registry,omitempty" jsonschema:"minimum=0,maximum=65535"`
 }
 
+// Verification says what becomes of an image whose signature, provenance or digest is
+// not right.
+type Verification string
+
+const (
+	VerifyEnforce Verification = "enforce" // it is not deployed
+	VerifyWarn    Verification = "warn"    // a warning, and it is deployed
+)
+
+// Sources of images, as images.sources names them.
+const (
+	SourceBundle   = "bundle"   // a file made by `orrery bundle create`
+	SourceRegistry = "registry" // pulled by digest
+	SourceSource   = "source"   // built here from pinned modules
+)
+
 // Images is the image source policy.
 type Images struct {
-	// Sources in order of preference. Default [source].
-	Sources []string `json:"sources,omitempty" jsonschema:"minItems=1,uniqueItems=true,enum=source"`
+	// Sources in order of preference. Default bundle, registry, source. One that is not
+	// named is not used.
+	Sources []string `json:"sources,omitempty" jsonschema:"minItems=1,uniqueItems=true,enum=bundle,enum=registry,enum=source"`
+	// Registry is HOST[:PORT][/PATH] where first-party images and their signatures are
+	// found as HOST/PATH/NAME@DIGEST. Default none: only images with a registry reference
+	// of their own are pulled.
+	Registry string `json:"registry,omitempty"`
+	// CABundle is a PEM file with certificate authorities that registries are trusted by,
+	// besides the system's. Relative to orrery.yaml.
+	CABundle string `json:"caBundle,omitempty"`
+	// Verify says whether an image that is not signed, or not what it says it is, may be
+	// deployed. Default "enforce".
+	Verify Verification `json:"verify,omitempty" jsonschema:"enum=enforce,enum=warn"`
+	// TrustedKeys are PEM files with public keys whose signatures count, relative to
+	// orrery.yaml. The environment's own key always does.
+	TrustedKeys []string `json:"trustedKeys,omitempty" jsonschema:"uniqueItems=true"`
+	// Allow lists further images, by digest (HOST/PATH@sha256:…), that pods in guarded
+	// namespaces may run.
+	Allow []string `json:"allow,omitempty" jsonschema:"uniqueItems=true"`
+	// Password of the environment's signing key. Default: kept in the kernel's keyring.
+	Password *Password `json:"password,omitempty"`
+}
+
+// Password is one value of a file that SOPS encrypted.
+type Password struct {
+	// SOPS is the encrypted file, relative to orrery.yaml.
+	SOPS string `json:"sops"`
+	// Key is the name of the value in it.
+	Key string `json:"key"`
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/orrery-dev/orrery/internal/reference"
 )
 
 // Limits of an environment.
@@ -83,13 +85,7 @@ func (e *Environment) validate(c *collector) {
 	e.validatePorts(c)
 	c.oneOf("overlay", e.Overlay, "local", "prod")
 	unique(c, "components", e.Components, "a component such as nats")
-	if len(e.Images.Sources) == 0 {
-		c.add("images.sources", "want at least one of source; leave the field out for the default")
-	}
-	for i, s := range e.Images.Sources {
-		c.oneOf(fmt.Sprintf("images.sources[%d]", i), s, "source")
-	}
-	duplicates(c, "images.sources", e.Images.Sources)
+	e.validateImages(c)
 }
 
 func (e *Environment) validateHeader(c *collector) {
@@ -202,6 +198,43 @@ func (e *Environment) validatePorts(c *collector) {
 	}
 	if e.Ports.API != 0 && e.Ports.API == e.Ports.Registry {
 		c.add("ports.registry", "%d is ports.api too; want another, or 0 for a free one", e.Ports.API)
+	}
+}
+
+func (e *Environment) validateImages(c *collector) {
+	i := &e.Images
+	if len(i.Sources) == 0 {
+		c.add("images.sources", "want at least one of bundle, registry and source; leave the field out for the default")
+	}
+	for n, s := range i.Sources {
+		c.oneOf(fmt.Sprintf("images.sources[%d]", n), s, SourceBundle, SourceRegistry, SourceSource)
+	}
+	duplicates(c, "images.sources", i.Sources)
+	if i.Registry != "" {
+		if err := reference.ParsePrefix(i.Registry); err != nil {
+			c.add("images.registry", "%v", err)
+		}
+	}
+	c.oneOf("images.verify", string(i.Verify), string(VerifyEnforce), string(VerifyWarn))
+	for n, file := range i.TrustedKeys {
+		if file == "" {
+			c.add(fmt.Sprintf("images.trustedKeys[%d]", n), "want a PEM file with a public key, got nothing")
+		}
+	}
+	duplicates(c, "images.trustedKeys", i.TrustedKeys)
+	for n, ref := range i.Allow {
+		if _, err := reference.ParsePinned(ref); err != nil {
+			c.add(fmt.Sprintf("images.allow[%d]", n), "%v", err)
+		}
+	}
+	duplicates(c, "images.allow", i.Allow)
+	if p := i.Password; p != nil {
+		if p.SOPS == "" {
+			c.add("images.password.sops", "want the file that SOPS encrypted, got nothing; leave images.password out for a password in the kernel's keyring")
+		}
+		if p.Key == "" {
+			c.add("images.password.key", "want the name of the value in images.password.sops, got nothing")
+		}
 	}
 }
 
