@@ -16,11 +16,11 @@ import (
 )
 
 // platformNamespaces are those that every component relies on.
-var platformNamespaces = []string{"platform", "data", "messaging", "observability", "apps"}
+var platformNamespaces = []string{"platform", "data", "messaging", "observability", "observability-agents", "apps"}
 
 const enforceLabel = "pod-security.kubernetes.io/enforce"
 
-// namespaces: the five exist, each with a pod-security level that is enforced.
+// namespaces: all of them exist, each with a pod-security level that is enforced.
 func namespaces(ctx context.Context, env Env) check.Result {
 	levels := map[string][]string{}
 	for _, name := range platformNamespaces {
