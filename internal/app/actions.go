@@ -209,7 +209,11 @@ func (p *platform) checks(names []string) ([]check.Condition, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe})
+	boards, err := p.dashboards()
+	if err != nil {
+		return nil, err
+	}
+	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe, Dashboards: boards})
 	var conditions []check.Condition
 	for _, name := range names {
 		wanted := smoke.ClusterChecks

@@ -14,6 +14,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -259,6 +260,18 @@ func (p *platform) client() (*kube.Client, error) {
 		p.cube = c
 	}
 	return p.cube, nil
+}
+
+// dashboards are those of the components of this environment.
+func (p *platform) dashboards() ([]dashboard.Dashboard, error) {
+	all, err := dashboard.LoadAll(p.catalog.Root)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return slices.DeleteFunc(all, func(d dashboard.Dashboard) bool {
+		_, here := p.component(d.Component)
+		return !here
+	}), nil
 }
 
 func (p *platform) component(name string) (catalog.Component, bool) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/engine"
@@ -233,6 +234,10 @@ func (o *options) loadCatalog() (*catalog.Catalog, error) {
 	}
 	c, err := catalog.Load(root)
 	if err != nil {
+		return nil, usageError{err}
+	}
+	// A bad dashboard is refused here, not met in a browser.
+	if _, err := dashboard.LoadAll(root); err != nil {
 		return nil, usageError{err}
 	}
 	return c, nil

@@ -13,6 +13,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// Decode reads one YAML document strictly into the struct that v points to, for files that
+// stand in the catalogue's folders and belong to other packages. Fields are named by json
+// tags; unknown and repeated ones, wrong types, aliases and further documents are errors,
+// one for each mistake, "LINE: field.path: what is wrong".
+func Decode(data []byte, v any) []error { return decode(data, v) }
+
 // decode reads one YAML document into the struct that v points to. Unlike a plain
 // unmarshal it knows only the fields of v, tells text from numbers, goes on after a
 // mistake, and says for each one the line, the field's path and what would be right.

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -33,6 +34,8 @@ type Env struct {
 	Images map[string]string
 	// Observe looks at the nodes as the driver sees them. Nil when there is no driver to ask.
 	Observe func(context.Context) (driver.Observation, error)
+	// Dashboards of the components of this environment.
+	Dashboards []dashboard.Dashboard
 	// ClusterDomain of DNS names. Default "cluster.local".
 	ClusterDomain string
 }
@@ -59,6 +62,7 @@ var registry = map[string][]probe{
 	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},
 	"dns":        {{"dns", 90 * time.Second, dns}},
 	"storage":    {{"storage", 2 * time.Minute, storage}},
+	"dashboards": {{"dashboards", 3 * time.Minute, dashboards}},
 	"metrics":    {{"metrics", 90 * time.Second, metrics}},
 	"nats": {
 		{"nats-spread", 2 * time.Minute, natsSpread},

@@ -88,9 +88,9 @@ func TestChecks(t *testing.T) {
 			f.put(map[string]any{"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"name": "stranger"}})
 		}, check.Running, "not in the spec: stranger"},
 		{"nodes", "not Ready", notReady, check.Running, "not Ready: agent1 runtime is down"},
-		{"nodes", "stopped by a person", observe(driver.Node{Name: "agent1", Stopped: true}), check.Failed, "orrery node start agent1"},
-		{"nodes", "died just now", observe(driver.Node{Name: "agent1"}), check.Running, "not running: agent1"},
-		{"nodes", "driver sees it run", observe(driver.Node{Name: "agent1", Running: true}), check.Succeeded, "5 of 5"},
+		{"nodes", "stopped by a person", observed(driver.Node{Name: "agent1", Stopped: true}), check.Failed, "orrery node start agent1"},
+		{"nodes", "died just now", observed(driver.Node{Name: "agent1"}), check.Running, "not running: agent1"},
+		{"nodes", "driver sees it run", observed(driver.Node{Name: "agent1", Running: true}), check.Succeeded, "5 of 5"},
 
 		{"topology", "well", nil, check.Succeeded, "3 zones"},
 		{"topology", "wrong zone", relabel("server2", zoneLabel, "z"), check.Running, `server2 has topology.kubernetes.io/zone="z", want "b"`},
@@ -171,7 +171,7 @@ func notReady(f *fakeAPI, _ *Env) {
 	f.objects["Node//agent1"].Object["status"].(map[string]any)["conditions"] = []any{map[string]any{"type": "Ready", "status": "False", "message": "runtime is down"}}
 }
 
-func observe(n driver.Node) func(*fakeAPI, *Env) {
+func observed(n driver.Node) func(*fakeAPI, *Env) {
 	return func(_ *fakeAPI, env *Env) {
 		env.Observe = func(context.Context) (driver.Observation, error) {
 			return driver.Observation{Nodes: []driver.Node{n}}, nil
