@@ -1,0 +1,233 @@
+package sign
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Documents are what is said of an image besides its signature. One that is nil is not
+// attached.
+type Documents struct {
+	SBOM       []byte // CycloneDX JSON
+	Provenance []byte // an in-toto statement with SLSA provenance v1
+}
+
+// Attach signs the image NAME@DIGEST in the mirror and attaches its documents, signed too,
+// as OCI referrers that cosign finds. What is there already, says the same and is by the
+// same key stays as it is. What the environment's former keys signed is taken away; what
+// others signed is not touched.
+func Attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
+	repo := openRepository(registry, name)
+	if err := repo.attach(ctx, digest, key, docs); err != nil {
+		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, registry, err)
+	}
+	return nil
+}
+
+// wanted is a statement that is to be attached.
+type wanted struct {
+	predicateType string
+	payload       []byte
+	there         bool
+}
+
+func statements(digest string, docs Documents) ([]*wanted, error) {
+	signature, err := makeStatement(digest, SignaturePredicate, []byte("{}"))
+	if err != nil {
+		return nil, err
+	}
+	all := []*wanted{{predicateType: SignaturePredicate, payload: signature}}
+	if docs.SBOM != nil {
+		sbom, err := makeStatement(digest, SBOMPredicate, docs.SBOM)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, &wanted{predicateType: SBOMPredicate, payload: sbom})
+	}
+	if docs.Provenance != nil {
+		var s statement
+		if err := json.Unmarshal(docs.Provenance, &s); err != nil {
+			return nil, fmt.Errorf("the provenance: %w", err)
+		}
+		if s.Type != statementType || s.PredicateType != ProvenancePredicate || !s.about(digest) {
+			return nil, fmt.Errorf("the provenance is not an in-toto statement with SLSA provenance v1 about %s", digest)
+		}
+		all = append(all, &wanted{predicateType: ProvenancePredicate, payload: docs.Provenance})
+	}
+	return all, nil
+}
+
+func (r repository) attach(ctx context.Context, digest string, key *Key, docs Documents) error {
+	want, err := statements(digest, docs)
+	if err != nil {
+		return err
+	}
+	raw, err := r.manifest(ctx, digest)
+	if err != nil {
+		return err
+	}
+	var image manifest
+	if err := json.Unmarshal(raw, &image); err != nil {
+		return fmt.Errorf("the image's manifest: %w", err)
+	}
+	list, byTag, err := r.referrers(ctx, digest)
+	if err != nil {
+		return err
+	}
+	ours := append([]string{key.public.hint()}, key.retired...)
+	var keep, stale []descriptor
+	for _, a := range r.attached(ctx, list) {
+		switch w := a.answers(want, key.public); {
+		case a.err != nil && ctx.Err() != nil:
+			return ctx.Err()
+		case w != nil && !w.there:
+			w.there = true
+			keep = append(keep, a.descriptor)
+		case w != nil, a.damaged(), a.err == nil && slices.Contains(ours, a.bundle.Verification.PublicKey.Hint):
+			stale = append(stale, a.descriptor)
+		default:
+			keep = append(keep, a.descriptor)
+		}
+	}
+	subject := &descriptor{MediaType: image.MediaType, Digest: digest, Size: int64(len(raw))}
+	var made []descriptor
+	for _, w := range want {
+		if w.there {
+			continue
+		}
+		d, err := r.put(ctx, key, w, subject)
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", w.predicateType, err)
+		}
+		made = append(made, d)
+	}
+	if len(made)+len(stale) == 0 {
+		return nil
+	}
+	if byTag {
+		data, err := json.Marshal(index{SchemaVersion: 2, MediaType: ociIndex, Manifests: append(keep, made...)})
+		if err != nil {
+			return err
+		}
+		if err := r.putManifest(ctx, referrersTag(digest), ociIndex, data); err != nil {
+			return fmt.Errorf("list the referrers: %w", err)
+		}
+	}
+	for _, d := range stale {
+		if err := r.deleteManifest(ctx, d.Digest); err != nil {
+			return fmt.Errorf("remove what a former key signed: %w", err)
+		}
+	}
+	return nil
+}
+
+// put signs a statement and uploads it as a referrer of the image.
+func (r repository) put(ctx context.Context, key *Key, w *wanted, subject *descriptor) (descriptor, error) {
+	b, err := key.signStatement(w.payload)
+	if err != nil {
+		return descriptor{}, err
+	}
+	config, err := r.putBlob(ctx, []byte("{}"))
+	if err != nil {
+		return descriptor{}, err
+	}
+	blob, err := r.putBlob(ctx, b)
+	if err != nil {
+		return descriptor{}, err
+	}
+	m := manifest{
+		SchemaVersion: 2, MediaType: ociManifest, ArtifactType: bundleType,
+		Config:  descriptor{MediaType: emptyConfig, Digest: config, Size: 2},
+		Layers:  []descriptor{{MediaType: bundleType, Digest: blob, Size: int64(len(b))}},
+		Subject: subject,
+		Annotations: map[string]string{
+			"dev.sigstore.bundle.content":       "dsse-envelope",
+			"dev.sigstore.bundle.predicateType": w.predicateType,
+		},
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return descriptor{}, err
+	}
+	digest := digestOf(data)
+	if err := r.putManifest(ctx, digest, ociManifest, data); err != nil {
+		return descriptor{}, err
+	}
+	return descriptor{MediaType: ociManifest, ArtifactType: bundleType, Digest: digest, Size: int64(len(data)), Annotations: m.Annotations}, nil
+}
+
+// attachment is a referrer of an image, read and hashed but not believed.
+type attachment struct {
+	descriptor descriptor
+	bundle     bundle
+	foreign    bool // no sigstore bundle: somebody else's
+	err        error
+}
+
+// damaged: it is not what its digest says, no bundle though it says so, or not there.
+func (a attachment) damaged() bool {
+	return absent(a.err) || errors.Is(a.err, ErrTampered) || errors.Is(a.err, ErrSwapped)
+}
+
+// answers returns the wanted statement that a is, signed by the key; nil when it is none.
+func (a attachment) answers(want []*wanted, key PublicKey) *wanted {
+	if a.err != nil || a.foreign {
+		return nil
+	}
+	for _, w := range want {
+		if string(a.bundle.Envelope.Payload) != string(w.payload) {
+			continue
+		}
+		if _, _, err := a.bundle.verify([]PublicKey{key}); err == nil {
+			return w
+		}
+	}
+	return nil
+}
+
+// attached reads the bundles among the referrers.
+func (r repository) attached(ctx context.Context, list []descriptor) []attachment {
+	all := make([]attachment, len(list))
+	var g errgroup.Group
+	g.SetLimit(4)
+	for i, d := range list {
+		g.Go(func() error {
+			all[i] = r.attachment(ctx, d)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return all
+}
+
+func (r repository) attachment(ctx context.Context, d descriptor) attachment {
+	a := attachment{descriptor: d}
+	if d.MediaType != ociManifest { // registries differ in what they call an artifact's type
+		a.foreign = true
+		return a
+	}
+	raw, err := r.manifest(ctx, d.Digest)
+	if err != nil {
+		a.err = err
+		return a
+	}
+	var m manifest
+	if err := json.Unmarshal(raw, &m); err != nil || len(m.Layers) != 1 || m.Layers[0].MediaType != bundleType {
+		a.foreign = true
+		return a
+	}
+	data, err := r.blob(ctx, m.Layers[0].Digest)
+	if err != nil {
+		a.err = err
+		return a
+	}
+	if a.bundle, err = parseBundle(data); err != nil {
+		a.err = mistake(ErrTampered, "%s: %w", d.Digest, err)
+	}
+	return a
+}
