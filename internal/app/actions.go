@@ -146,6 +146,15 @@ func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, 
 	if r.State != check.Succeeded {
 		return ui.StateFailed, r.Err
 	}
+	conditions, err := p.conditions(c.Name, c.Ready)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	for _, condition := range conditions {
+		if r := check.Await(ctx, condition, func(r check.Result) { report(r.Message, 0, 0) }); r.State == check.Failed {
+			return ui.StateFailed, r.Err
+		}
+	}
 	if applied.Created+applied.Changed+applied.Pruned == 0 {
 		return ui.StateCached, nil
 	}
@@ -205,6 +214,30 @@ func (p *platform) runChecks(ctx context.Context, names []string, report func(st
 
 // checks collects the conditions of the named components.
 func (p *platform) checks(names []string) ([]check.Condition, error) {
+	var all []check.Condition
+	for _, name := range names {
+		wanted := smoke.ClusterChecks
+		if name != "cluster" {
+			c, ok := p.component(name)
+			if !ok {
+				return nil, usagef("component %q is not part of this environment: want cluster or one of %v", name, p.componentNames())
+			}
+			wanted = c.Smoke
+		}
+		conditions, err := p.conditions(name, wanted)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, conditions...)
+	}
+	return all, nil
+}
+
+// conditions are those that a component names, as its checks or as what makes it ready.
+func (p *platform) conditions(component string, names []string) ([]check.Condition, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
 	client, err := p.client()
 	if err != nil {
 		return nil, err
@@ -216,21 +249,11 @@ func (p *platform) checks(names []string) ([]check.Condition, error) {
 	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe, Dashboards: boards})
 	var conditions []check.Condition
 	for _, name := range names {
-		wanted := smoke.ClusterChecks
-		if name != "cluster" {
-			c, ok := p.component(name)
-			if !ok {
-				return nil, usagef("component %q is not part of this environment: want cluster or one of %v", name, p.componentNames())
-			}
-			wanted = c.Smoke
+		conditionsOf, ok := known[name]
+		if !ok {
+			return nil, fmt.Errorf("component %q names the unknown check %q", component, name)
 		}
-		for _, w := range wanted {
-			conditionsOf, ok := known[w]
-			if !ok {
-				return nil, fmt.Errorf("component %q names the unknown check %q", name, w)
-			}
-			conditions = append(conditions, conditionsOf(name)...)
-		}
+		conditions = append(conditions, conditionsOf(component)...)
 	}
 	return conditions, nil
 }

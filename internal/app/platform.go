@@ -230,8 +230,40 @@ func (p *platform) facts() kube.Facts {
 		Environment: p.spec.Name, ClusterDomain: "cluster.local", ClusterDNS: p.spec.ClusterDNS().String(),
 		PodCIDR: p.spec.Network.Pods, ServiceCIDR: p.spec.Network.Services, Durability: string(p.spec.Durability),
 		Servers: p.spec.Servers, Nodes: len(topology), Zones: len(zones),
-		Egress: p.spec.Network.Egress,
+		Egress:        p.spec.Network.Egress,
+		AllowedImages: p.allowedImages(), ImageAction: p.imageAction(),
 	}
+}
+
+// allowedImages are the references by digest that pods of guarded namespaces may run: all
+// of the lock for this platform, whatever is selected, those that the catalogue pulls, and
+// what orrery.yaml allows besides.
+func (p *platform) allowedImages() []string {
+	var refs []string
+	if p.locked != nil {
+		for name, img := range p.locked.Images {
+			refs = append(refs, image.Built{Name: name, Version: img.Version, Digest: img.Digest}.Reference())
+		}
+	}
+	for _, c := range p.catalog.Components {
+		for _, img := range c.Images {
+			if img.Registry != "" {
+				refs = append(refs, image.Built{Name: img.Name, Version: img.Version, Digest: img.RegistryDigest()}.Reference())
+			}
+		}
+	}
+	refs = append(refs, p.spec.Images.Allow...)
+	slices.Sort(refs)
+	return slices.Compact(refs)
+}
+
+// imageAction is what becomes of a pod with another image. Without a lock nothing is known
+// that could be enforced.
+func (p *platform) imageAction() string {
+	if p.locked == nil || p.spec.Images.Verify == spec.VerifyWarn {
+		return "Warn"
+	}
+	return "Deny"
 }
 
 // references maps image names to what the mirror holds by digest; images that are not

@@ -160,6 +160,7 @@ func TestLoadErrors(t *testing.T) {
 		{"bad namespace", web, "namespace: apps", "namespace: Apps", []string{`namespace: is "Apps"; must be lower-case`}},
 		{"several mistakes at once", web, "namespace: apps\nneeds: [dns]", "namespace: Apps\nneeds: [dns, dns, web]", []string{"namespace: is", "needs[1]: \"dns\" is listed already", "needs[2]: a component cannot need itself"}},
 		{"bootstrap outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\nbootstrap: [web]", []string{`bootstrap[0]: is "web", which is not among components`}},
+		{"gate outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\ngate: web", []string{`gate: is "web", which is not among components`}},
 		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
 		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},
 		{"both renders", web, "{chart: chart}", "{chart: chart, kustomize: k}", []string{"render: names both"}},
@@ -260,6 +261,31 @@ func TestSelect(t *testing.T) {
 		if err != nil || !slices.Equal(names(got), tt.want) {
 			t.Errorf("Select(%q, %q) = %q, %v; want %q", tt.overlay, tt.components, names(got), err, tt.want)
 		}
+	}
+}
+
+// Whatever is selected, the gate and its needs come first.
+func TestSelectGate(t *testing.T) {
+	c := &Catalog{
+		Components: map[string]Component{
+			"base": {Name: "base"}, "gate": {Name: "gate", Needs: []string{"base"}},
+			"a": {Name: "a"}, "dns": {Name: "dns"}, "z": {Name: "z", Needs: []string{"a", "dns", "gate"}},
+		},
+		Overlays: map[string]Overlay{"local": {Name: "local", Components: []string{"a", "base", "dns", "gate", "z"}, Bootstrap: []string{"dns"}, Gate: "gate"}},
+	}
+	got, err := c.Select("local", []string{"z"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, c := range got {
+		lines = append(lines, c.Name+": "+strings.Join(c.Needs, " "))
+	}
+	if want := []string{"base: ", "dns: ", "gate: base", "a: gate", "z: a dns gate"}; !slices.Equal(lines, want) {
+		t.Errorf("selected %q, want %q", lines, want)
+	}
+	if needs := c.Components["a"].Needs; needs != nil {
+		t.Errorf("the catalogue was changed: a needs %q", needs)
 	}
 }
 

@@ -230,6 +230,9 @@ func checkOverlay(o Overlay, folder string) []string {
 			p.add(fmt.Sprintf("bootstrap[%d]", i), "is %q, which is not among components; name it there too", c)
 		}
 	}
+	if o.Gate != "" && !slices.Contains(o.Components, o.Gate) {
+		p.add("gate", "is %q, which is not among components; name it there too", o.Gate)
+	}
 	return p
 }
 

@@ -7,8 +7,9 @@ import (
 )
 
 // Select yields the named components of the catalogue, or all of the overlay when none
-// is named, together with what they need, in dependency order (by name within a wave).
-// A named component need not be listed in the overlay.
+// is named, together with what they need and the overlay's gate, in dependency order (by
+// name within a wave). A named component need not be listed in the overlay. What stands
+// behind the gate comes back with it among its needs.
 func (c *Catalog) Select(overlay string, components []string) ([]Component, error) {
 	o, ok := c.Overlays[overlay]
 	if !ok {
@@ -22,9 +23,18 @@ func (c *Catalog) Select(overlay string, components []string) ([]Component, erro
 			return nil, fmt.Errorf("there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
 		}
 	}
+	var gate, before []string // before: the gate, what it needs, and what is not behind it
+	if o.Gate != "" {
+		gate = []string{o.Gate}
+		before = c.closure(slices.Concat(gate, o.Bootstrap))
+	}
 	var selected []Component
-	for _, name := range c.closure(components) {
-		selected = append(selected, c.Components[name])
+	for _, name := range c.closure(slices.Concat(gate, components)) {
+		component := c.Components[name]
+		if o.Gate != "" && !slices.Contains(before, name) && !slices.Contains(component.Needs, o.Gate) {
+			component.Needs = append(slices.Clone(component.Needs), o.Gate)
+		}
+		selected = append(selected, component)
 	}
 	return slices.Concat(Waves(selected)...), nil
 }

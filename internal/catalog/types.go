@@ -120,6 +120,9 @@ type Overlay struct {
 	// Bootstrap are those of Components that the others stand on; `orrery bootstrap`
 	// deploys just these.
 	Bootstrap []string `json:"bootstrap,omitempty"`
+	// Gate is the one of Components that every other needs, but for those of Bootstrap and
+	// those that it needs itself. It is selected with whatever is selected.
+	Gate string `json:"gate,omitempty"`
 
 	Dir string `json:"-"`
 }

@@ -131,6 +131,19 @@ func (c *Client) Create(ctx context.Context, obj *unstructured.Unstructured) err
 	return nil
 }
 
+// DryRun asks the server what it would say to [Client.Create]: admission is gone through,
+// nothing is made.
+func (c *Client) DryRun(ctx context.Context, obj *unstructured.Unstructured) error {
+	r, err := c.resource(ctx, obj.GetAPIVersion(), obj.GetKind(), obj.GetNamespace())
+	if err != nil {
+		return err
+	}
+	if _, err := r.Create(ctx, obj, metav1.CreateOptions{FieldManager: FieldManager, DryRun: []string{metav1.DryRunAll}}); err != nil {
+		return fmt.Errorf("try %s: %w", refOf(obj), err)
+	}
+	return nil
+}
+
 // Delete removes one object; what it owns is removed in the background. A negative
 // graceSeconds means the object's own grace period. An object that does not exist is
 // not an error. Delete does not wait until the object is gone.

@@ -3,6 +3,7 @@ package kube
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -46,13 +47,21 @@ type Facts struct {
 	Nodes         int // servers and agents
 	Zones         int
 	Egress        bool // pods have a route out of the cluster; "true" or "false" in text
+	// AllowedImages are the references by digest that pods of guarded namespaces may run; a
+	// line each in text.
+	AllowedImages []string
+	// ImageAction is what becomes of other ones: Deny (the default) or Warn, as in
+	// validationActions of a ValidatingAdmissionPolicyBinding.
+	ImageAction string
 }
 
 func (f Facts) text() map[string]string {
 	return map[string]string{
 		"environment": f.Environment, "clusterDomain": f.ClusterDomain, "clusterDNS": f.ClusterDNS,
 		"podCIDR": f.PodCIDR, "serviceCIDR": f.ServiceCIDR, "durability": f.Durability,
-		"egress": strconv.FormatBool(f.Egress),
+		"egress":        strconv.FormatBool(f.Egress),
+		"allowedImages": strings.Join(f.AllowedImages, "\n"),
+		"imageAction":   cmp.Or(f.ImageAction, "Deny"),
 	}
 }
 
@@ -147,6 +156,9 @@ func finish(in RenderInput, o *unstructured.Unstructured, custom map[schema.Grou
 	}
 	labels[LabelManagedBy], labels[LabelComponent] = FieldManager, in.Component.Name
 	o.SetLabels(labels)
+	if err := pinned(in, o); err != nil {
+		return err
+	}
 	s := substitution{images: imageReferences(in)}
 	if o.GetAnnotations()[AnnotationSubstitute] != "false" {
 		s.facts = in.Facts.text()

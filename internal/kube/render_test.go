@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -102,13 +103,16 @@ func TestRender(t *testing.T) {
 
 func TestRenderErrors(t *testing.T) {
 	const head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
+	pod := func(image string) string {
+		return "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  containers: [{name: a, image: '" + image + "'}]"
+	}
 	for _, tt := range []struct {
 		name, component, file, text string
 		change                      func(*RenderInput)
 		want                        []string
 	}{
 		{"unknown fact", "plain", "base/plain/k/objects.yaml", head + "data: {a: 'b ${clusterDns}'}", nil,
-			[]string{"component plain: ConfigMap space/x: unknown fact ${clusterDns}", "known: clusterDNS, clusterDomain", "$${clusterDns}"}},
+			[]string{"component plain: ConfigMap space/x: unknown fact ${clusterDns}", "known: allowedImages, clusterDNS, clusterDomain", "$${clusterDns}"}},
 		{"undeclared image", "plain", "base/plain/k/objects.yaml", head + "data: {a: registry.orrery.internal/hepler:v1}", nil,
 			[]string{"ConfigMap space/x: image hepler is not one of this component", "declared: helper, tools/server"}},
 		{"image not built", "plain", "", "", func(in *RenderInput) { in.Images = map[string]string{"helper": "x"} },
@@ -130,6 +134,14 @@ func TestRenderErrors(t *testing.T) {
 		{"value of another shape", "charted", "overlays/local/charted/values.yaml", "resources: small", nil,
 			[]string{"overlays/local/charted/values.yaml: resources: is a plain value, but in the chart's values.yaml a mapping"}},
 		{"value that is ours", "charted", "overlays/local/charted/values.yaml", "orrery: {nodes: 1}", nil, []string{"orrery: is set by the environment"}},
+		{"image by tag", "plain", "base/plain/k/objects.yaml", pod("nginx:1"), nil,
+			[]string{`Pod space/x: base/plain/k/objects.yaml: spec.containers[0].image: image reference "nginx:1" has no digest`, "registry.orrery.internal/NAME"}},
+		{"image by half a digest", "plain", "base/plain/k/objects.yaml", pod("nginx@sha256:12"), nil, []string{"spec.containers[0].image", "64 hexadecimal digits"}},
+		{"image by tag in a chart", "charted", "base/charted/chart/templates/b.yaml", strings.Replace(pod("ghcr.io/x:1"), "containers", "initContainers", 1), nil,
+			[]string{"Pod space/x: base/charted/chart/templates/b.yaml: spec.initContainers[0].image"}},
+		{"image volume by tag", "plain", "base/plain/k/objects.yaml", pod("registry.orrery.internal/helper") + "\n  volumes: [{name: v, image: {reference: ghcr.io/x:1}}]", nil, []string{"spec.volumes[0].image.reference"}},
+		{"image by tag, deep", "plain", "base/plain/k/objects.yaml", "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\nspec: {jobTemplate: {spec: {template: {spec: {containers: [{name: a, image: a:b:c}]}}}}}", nil,
+			[]string{"spec.jobTemplate.spec.template.spec.containers[0].image"}},
 		{"nothing", "plain", "base/plain/k/kustomization.yaml", "namePrefix: x", nil, []string{"renders no object"}},
 		{"no render", "plain", "", "", func(in *RenderInput) { in.Component.Render = catalog.Render{} }, []string{"names neither kustomize nor chart"}},
 	} {
@@ -178,6 +190,7 @@ func TestRepository(t *testing.T) {
 			t.Fatal(err)
 		}
 		var owner = map[id]string{}
+		guarded := map[string]string{}
 		for _, component := range components {
 			objs, err := Render(RenderInput{Component: component, Overlay: overlay, Facts: testFacts})
 			if err != nil {
@@ -188,7 +201,19 @@ func TestRepository(t *testing.T) {
 					t.Errorf("overlay %s: %s is rendered by %s and by %s", name, refOf(o), first, component.Name)
 				}
 				owner[refOf(o).id()] = component.Name
+				if o.GetKind() == "Namespace" && o.GetLabels()["orrery.dev/images"] == "enforced" {
+					guarded[o.GetName()] = component.Name
+				}
 			}
+		}
+		// What does not wait for the gate has no pods that the gate is there for.
+		for i, component := range owner {
+			if rankOf(schema.GroupKind{Group: i.group, Kind: i.kind}) == rankWorkload && guarded[i.namespace] != "" && slices.Contains(overlay.Bootstrap, component) {
+				t.Errorf("overlay %s: %s of %s is deployed to the guarded namespace %s without waiting for %s", name, i.kind, component, i.namespace, overlay.Gate)
+			}
+		}
+		if overlay.Gate == "" || len(guarded) == 0 {
+			t.Errorf("overlay %s: gate %q, guarded namespaces %v", name, overlay.Gate, guarded)
 		}
 	}
 }

@@ -43,11 +43,12 @@ func (s *substitution) value(v any) any {
 }
 
 func (s *substitution) text(in string) string {
-	if s.facts != nil && strings.Contains(in, "${") {
-		in = factPlaceholder.ReplaceAllStringFunc(in, s.fact)
-	}
 	if strings.Contains(in, ImageHost+"/") {
 		in = imagePlaceholder.ReplaceAllStringFunc(in, s.image)
+	}
+	// Facts last: what they hold, such as the references of other components, is no placeholder.
+	if s.facts != nil && strings.Contains(in, "${") {
+		in = factPlaceholder.ReplaceAllStringFunc(in, s.fact)
 	}
 	return in
 }

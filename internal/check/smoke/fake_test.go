@@ -60,6 +60,17 @@ func newFake(t *testing.T) (*fakeAPI, Env) {
 			"status":   map[string]any{"phase": "Active"},
 		})
 	}
+	f.objects["Namespace//platform"].SetLabels(map[string]string{enforceLabel: "restricted", imageLabel: "enforced"})
+	f.put(map[string]any{
+		"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+		"metadata": map[string]any{"name": "orrery-images"},
+		"spec":     map[string]any{"validationActions": []any{"Deny", "Audit"}},
+	})
+	f.put(map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"name": "image-policy", "namespace": "platform"},
+		"data":     map[string]any{"images": "registry.orrery.internal/probe:v1@sha256:1\nregistry.orrery.internal/x:v1@sha256:2"},
+	})
 	f.put(map[string]any{
 		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
 		"metadata":  map[string]any{"name": "kubernetes", "namespace": "default", "labels": map[string]any{"kubernetes.io/service-name": "kubernetes"}},
@@ -136,6 +147,15 @@ func (f *fakeAPI) Create(ctx context.Context, o *unstructured.Unstructured) erro
 	f.ever = append(f.ever, o.GetKind()+"/"+o.GetName())
 	f.put(o.Object)
 	return nil
+}
+
+func (f *fakeAPI) DryRun(ctx context.Context, o *unstructured.Unstructured) error {
+	if f.admit != nil {
+		if err := f.admit(o); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 func (f *fakeAPI) Delete(ctx context.Context, _, kind, namespace, name string, _ int64) error {

@@ -18,6 +18,7 @@ type API interface {
 	Get(ctx context.Context, apiVersion, kind, namespace, name string) (*unstructured.Unstructured, error)
 	List(ctx context.Context, apiVersion, kind, namespace, labelSelector string) ([]unstructured.Unstructured, error)
 	Create(ctx context.Context, obj *unstructured.Unstructured) error
+	DryRun(ctx context.Context, obj *unstructured.Unstructured) error
 	Delete(ctx context.Context, apiVersion, kind, namespace, name string, graceSeconds int64) error
 	PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error)
 	Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error
@@ -64,6 +65,9 @@ var registry = map[string][]probe{
 	"storage":    {{"storage", 2 * time.Minute, storage}},
 	"dashboards": {{"dashboards", 3 * time.Minute, dashboards}},
 	"metrics":    {{"metrics", 90 * time.Second, metrics}},
+
+	"image-policy": {{"image-policy", 30 * time.Second, imagePolicy}},
+
 	"nats": {
 		{"nats-spread", 2 * time.Minute, natsSpread},
 		{"nats-anonymous", time.Minute, natsAnonymous},

@@ -128,6 +128,18 @@ func TestChecks(t *testing.T) {
 			}
 		}, check.Failed, "exceeded quota"},
 
+		{"image-policy", "well", func(f *fakeAPI, _ *Env) { f.admit = unlisted("probe:v1@sha256:1") }, check.Succeeded, "one of 2 listed images was not"},
+		{"image-policy", "not in force", nil, check.Running, "was let into namespace platform"},
+		{"image-policy", "refuses all", func(f *fakeAPI, _ *Env) { f.admit = unlisted("nothing") }, check.Running, "is listed: "},
+		{"image-policy", "refused by chance", func(f *fakeAPI, _ *Env) { f.admit = refuse }, check.Running, "PodSecurity"},
+		{"image-policy", "tags let in", func(f *fakeAPI, _ *Env) { f.admit = unlisted("probe") }, check.Running, "probe:latest was let into"},
+		{"image-policy", "not guarded", func(f *fakeAPI, _ *Env) { f.objects["Namespace//platform"].SetLabels(nil) }, check.Failed, "not guarded"},
+		{"image-policy", "warns", func(f *fakeAPI, _ *Env) {
+			f.objects["ValidatingAdmissionPolicyBinding//orrery-images"].Object["spec"] = map[string]any{"validationActions": []any{"Warn"}}
+		}, check.Skipped, "only warns"},
+		{"image-policy", "no list", func(f *fakeAPI, _ *Env) { delete(f.objects, "ConfigMap/platform/image-policy") }, check.Running, "allowed images"},
+		{"image-policy", "empty list", func(f *fakeAPI, _ *Env) { f.objects["ConfigMap/platform/image-policy"].Object["data"] = nil }, check.Failed, "no image is allowed"},
+
 		{"dns", "well", nil, check.Succeeded, "resolves the API's name"},
 		{"dns", "wrong address", instead("lookup kubernetes", "10.0.0.1", nil), check.Failed, "want 10.96.0.1"},
 		{"dns", "no DNS", instead("lookup kubernetes", "", errors.New("i/o timeout")), check.Failed, "i/o timeout"},
@@ -164,6 +176,17 @@ func TestChecks(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+// unlisted refuses pods whose image does not hold part, as the image policy does.
+func unlisted(part string) func(*unstructured.Unstructured) error {
+	return func(o *unstructured.Unstructured) error {
+		containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "containers")
+		if strings.Contains(containers[0].(map[string]any)["image"].(string), part) {
+			return nil
+		}
+		return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, o.GetName(), errors.New("ValidatingAdmissionPolicy 'orrery-images' denied request"))
 	}
 }
 
