@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -112,17 +113,24 @@ type paths string
 func (p paths) join(elem ...string) string {
 	return filepath.Join(append([]string{string(p)}, elem...)...)
 }
-func (p paths) cluster() string          { return p.join("cluster.json") }
-func (p paths) kubeconfig() string       { return p.join("kubeconfig") }
-func (p paths) executable() string       { return p.join("bin", "orrery") }
-func (p paths) distribution() string     { return p.join("dist", "bin") }
-func (p paths) lock() string             { return p.join("supervisor.lock") }
-func (p paths) socket() string           { return p.join("supervisor.sock") }
-func (p paths) stopped() string          { return p.join("stopped") }
-func (p paths) pki(name string) string   { return p.join("pki", name) }
-func (p paths) log(name string) string   { return p.join("log", name+".log") }
+func (p paths) cluster() string        { return p.join("cluster.json") }
+func (p paths) kubeconfig() string     { return p.join("kubeconfig") }
+func (p paths) executable() string     { return p.join("bin", "orrery") }
+func (p paths) distribution() string   { return p.join("dist", "bin") }
+func (p paths) lock() string           { return p.join("supervisor.lock") }
+func (p paths) socket() string         { return p.join("supervisor.sock") }
+func (p paths) stopped() string        { return p.join("stopped") }
+func (p paths) pki(name string) string { return p.join("pki", name) }
+func (p paths) log(name string) string { return p.join("log", name+".log") }
+func (p paths) layers() string         { return p.join("layers") }
+func (p paths) layer(chain string) string {
+	return p.join("layers", strings.TrimPrefix(chain, "sha256:"))
+}
 func (p paths) node(n string) string     { return p.join("nodes", n) }
 func (p paths) nodeStop(n string) string { return p.join("nodes", n, "stopped") }
+func (p paths) layerSocket(n string) string {
+	return p.join("nodes", n, "layers.sock")
+}
 func (p paths) nodeInit(n string) string { return p.join("nodes", n, "init.json") }
 func (p paths) nodeLog(n, service string) string {
 	return p.join("nodes", n, "log", service+".log")

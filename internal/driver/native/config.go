@@ -74,19 +74,15 @@ func containerdConfig(c cluster) []byte {
 	return []byte(fmt.Sprintf(`version = 3
 root = '/var/lib/containerd'
 state = '/run/containerd'
-disabled_plugins = [
-  'io.containerd.nri.v1.nri',
-  'io.containerd.snapshotter.v1.erofs',
-  'io.containerd.snapshotter.v1.blockfile',
-  'io.containerd.snapshotter.v1.btrfs',
-  'io.containerd.snapshotter.v1.devmapper',
-  'io.containerd.snapshotter.v1.zfs',
-  'io.containerd.tracing.processor.v1.otlp',
-  'io.containerd.internal.v1.tracing',
-]
+disabled_plugins = ['io.containerd.nri.v1.nri']
+
+[plugins.'io.containerd.snapshotter.v1.overlayfs']
+  store = '%s'
+  socket = '%s'
 
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = 'overlayfs'
+  discard_unpacked_layers = true
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = '%s'
   [plugins.'io.containerd.cri.v1.images'.registry]
@@ -106,7 +102,7 @@ disabled_plugins = [
 
 [plugins.'io.containerd.metadata.v1.bolt']
   no_sync = %t
-`, SandboxImage, nodeBin, nodeBin, c.Fast))
+`, nodeLayers, nodeLayerSocket, SandboxImage, nodeBin, nodeBin, c.Fast))
 }
 
 // mirrorConfig sends every image name to the mirror and nowhere else.
@@ -147,6 +143,7 @@ type initConfig struct {
 	Address      string    `json:"address"`
 	State        string    `json:"state"`        // nodes/NAME on the host
 	Distribution string    `json:"distribution"` // dist/bin on the host
+	Layers       string    `json:"layers"`       // shared layers on the host
 	MachineID    string    `json:"machineID"`
 	Memory       int64     `json:"memory,omitempty"` // bytes that /proc/meminfo shows; 0 = the host's
 	Resolv       string    `json:"resolv"`
@@ -200,7 +197,7 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 		}
 		did, err := writeJSON(p.nodeInit(n.Name), initConfig{
 			Hostname: n.Name, Address: n.Address.String(), State: p.node(n.Name),
-			Distribution: p.distribution(), MachineID: machineID(c.Environment, n.Name),
+			Distribution: p.distribution(), Layers: p.layers(), MachineID: machineID(c.Environment, n.Name),
 			Memory: c.Memory, Resolv: resolvConf(c), Services: nodeServices(c, n, net),
 		})
 		if err != nil {

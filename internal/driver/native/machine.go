@@ -25,6 +25,7 @@ type machine struct {
 	fabric  *fabric
 	spawner *spawner
 	cgroups cgroups
+	layers  *layerStore
 	log     *slog.Logger
 	down    func() // told when the node has gone
 
@@ -171,6 +172,9 @@ func (m *machine) spawn() (cmd *exec.Cmd, wake, status *os.File, err error) {
 		if err := os.MkdirAll(m.paths.join("nodes", m.node.Name, d), 0o755); err != nil {
 			return nil, nil, nil, err
 		}
+	}
+	if err := m.layers.listen(m.node.Name); err != nil {
+		return nil, nil, nil, err
 	}
 	log, err := os.OpenFile(m.paths.nodeLog(m.node.Name, "init"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

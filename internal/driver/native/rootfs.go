@@ -122,12 +122,14 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.dir("/var/log")
 	b.bind(filepath.Join(c.State, "log"), "/var/log/orrery", false)
 	b.bind(c.Distribution, strings.TrimSuffix(nodeBin, "/"), true)
+	b.bind(c.Layers, nodeLayers, true)
 	for _, d := range []string{"kubernetes", "containerd", "cni"} {
 		b.bind(filepath.Join(c.State, "etc", d), "/etc/"+d, true)
 	}
 	b.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+	b.bind(filepath.Join(c.State, "layers.sock"), nodeLayerSocket, false)
 	b.mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
 	b.link("/run", "/var/run")
 	deviceFiles(b)

@@ -33,6 +33,7 @@ type supervisor struct {
 	fabric  *fabric
 	mirror  *mirror
 	spawner *spawner
+	layers  *layerStore
 	local   net.Listener // of the API on 127.0.0.1
 
 	mu       sync.Mutex
@@ -140,6 +141,12 @@ func (s *supervisor) open() error {
 	if s.spawner, err = newSpawner(nil); err != nil {
 		return err
 	}
+	if s.layers, err = newLayerStore(s.paths, s.log); err != nil {
+		return err
+	}
+	if err := s.layers.recover(context.Background()); err != nil {
+		return err
+	}
 	if s.fabric, err = newFabric(s.cluster); err != nil {
 		return err
 	}
@@ -207,7 +214,7 @@ func backendOf(n node) string { return fmt.Sprintf("%s:%d", n.Address, apiPort) 
 func (s *supervisor) machine(n node) *machine {
 	m := s.machines[n.Name]
 	if m == nil {
-		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, log: s.log}
+		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers, log: s.log}
 		b := s.balancer
 		m.down = func() { b.down(backendOf(n)) }
 		s.machines[n.Name] = m
@@ -264,6 +271,7 @@ func (s *supervisor) stop() {
 	}
 	wg.Go(s.mirror.stop)
 	wg.Wait()
+	s.layers.close()
 	s.fabric.close()
 	if err := os.WriteFile(s.paths.stopped(), nil, 0o600); err != nil {
 		s.log.Warn("note the stop", "error", err)
