@@ -51,13 +51,18 @@ func (b *bench) measure(ctx context.Context, r *report) error {
 			return err
 		}
 	}
-	if err := b.cluster(ctx, main, r); err != nil {
-		return err
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context, env, *report) error
+	}{{"cluster", b.cluster}, {"platform", b.platform}, {"images", b.images}} {
+		if b.runs == 0 || b.only != "" && b.only != part.name {
+			continue
+		}
+		if err := part.measure(ctx, main, r); err != nil {
+			return err
+		}
 	}
-	if err := b.platform(ctx, main, r); err != nil {
-		return err
-	}
-	if b.idle {
+	if b.idle && b.only == "" {
 		if err := b.idling(ctx, r); err != nil {
 			return err
 		}
@@ -172,6 +177,7 @@ func (b *bench) onDisk(e env) map[string]float64 {
 	for _, n := range nodes {
 		disk["node "+filepath.Base(n)] = allocated(n, seen)
 	}
+	disk["layers that all nodes share"] = allocated(filepath.Join(state, "layers"), seen)
 	disk["registry mirror"] = allocated(filepath.Join(state, "registry"), seen)
 	disk["node distribution, once (links into the cache)"] = allocated(filepath.Join(state, "dist"), seen)
 	disk["rest of the state"] = allocated(state, seen)

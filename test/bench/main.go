@@ -10,12 +10,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
 
 type options struct {
 	cold, idle bool
+	only       string
 	env        string
 	runs       int
 	output     string
@@ -28,6 +30,7 @@ func main() {
 	var o options
 	flag.BoolVar(&o.cold, "cold", false, "also build everything with an empty cache")
 	flag.BoolVar(&o.idle, "idle", true, "also measure idle memory and CPU, and what one more agent costs")
+	flag.StringVar(&o.only, "only", "", "one part of the warm figures: cluster, platform or images")
 	flag.StringVar(&o.env, "env", "bench", "name of the environment")
 	flag.IntVar(&o.runs, "runs", 3, "runs of each timed figure, of which the median is shown; 0 leaves those out")
 	flag.StringVar(&o.output, "o", "text", "text or json")
@@ -35,7 +38,8 @@ func main() {
 	flag.DurationVar(&o.settle, "settle", 2*time.Minute, "idle time before the window of the idle figures")
 	flag.DurationVar(&o.window, "window", time.Minute, "window over which idle cores are averaged")
 	flag.Parse()
-	if flag.NArg() > 0 || o.runs < 0 || (o.output != "text" && o.output != "json") {
+	if flag.NArg() > 0 || o.runs < 0 || (o.output != "text" && o.output != "json") ||
+		!slices.Contains([]string{"", "cluster", "platform", "images"}, o.only) {
 		flag.Usage()
 		os.Exit(2)
 	}
