@@ -122,7 +122,7 @@ func writeSupport(ctx context.Context, s *session, file string) (err error) {
 		if err != nil || relErr != nil {
 			return nil
 		}
-		if d.IsDir() && (strings.HasSuffix(path, "/var") || rel == "registry" || rel == "dist" || rel == "pki") {
+		if d.IsDir() && (strings.HasSuffix(path, "/var") || rel == "registry" || rel == "layers" || rel == "dist" || rel == "pki") {
 			return fs.SkipDir // data of nodes, images and keys
 		}
 		if d.Type().IsRegular() && (strings.HasSuffix(path, ".log") || rel == "journal.jsonl") {

@@ -58,57 +58,50 @@ func (s *layerStore) measure(chain string) error {
 	return s.note(filepath.Join("layers", filepath.Base(dir)), layerRecord{layerVersion, chain, bootID(), tree, stamp})
 }
 
-// trust is nil when the layer is what it was when it came. It reads content only when
-// something hints at a change.
-func (s *layerStore) trust(chain string) error {
-	dir := s.paths.layer(chain)
-	b, err := os.ReadFile(filepath.Join(dir, "layer.json"))
-	if err != nil {
-		return err
-	}
-	var r layerRecord
-	if err := json.Unmarshal(b, &r); err != nil || r.Chain != chain || r.Version != layerVersion {
-		return errors.Join(fmt.Errorf("layer.json is not that of %s", chain), err)
-	}
-	if r.Tree == "" {
-		if r.Boot == "" || r.Boot != bootID() {
-			return errors.New("the machine went down before it was on the disk")
-		}
-		return s.measure(chain)
-	}
-	_, stamp, err := layerSums(filepath.Join(dir, "fs"), false)
-	if err == nil && stamp == r.Stamp {
-		return nil
-	}
-	return s.check(chain)
-}
+var errUnmeasured = errors.New("the machine went down before it was on the disk")
 
-// check is trust that always reads the content, and notes a new stamp if it is right.
-func (s *layerStore) check(chain string) error {
-	dir := s.paths.layer(chain)
-	var r layerRecord
-	b, err := os.ReadFile(filepath.Join(dir, "layer.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
-	if err != nil {
+// trust is nil when the layer is what it was when it came. It reads content only when
+// something hints at a change, and puts the record right when there was none.
+func (s *layerStore) trust(chain string) error {
+	r, stamp, err := s.paths.checkLayer(chain)
+	switch {
+	case err != nil:
 		return err
-	}
-	if r.Tree == "" {
-		return nil // being measured
-	}
-	tree, stamp, err := layerSums(filepath.Join(dir, "fs"), true)
-	if err != nil {
-		return err
-	}
-	if tree != r.Tree {
-		return errors.New("its content is not what it was")
-	}
-	if stamp == r.Stamp {
+	case r.Tree == "":
+		return s.measure(chain)
+	case stamp == r.Stamp:
 		return nil
 	}
 	r.Stamp = stamp
-	return s.note(filepath.Join("layers", filepath.Base(dir)), r)
+	return s.note(filepath.Join("layers", filepath.Base(s.paths.layer(chain))), r)
+}
+
+// checkLayer looks at a stored layer and changes nothing. The stamp is today's; it may
+// differ from the record's although the content is right.
+func (p paths) checkLayer(chain string) (r layerRecord, stamp string, err error) {
+	dir := p.layer(chain)
+	b, err := os.ReadFile(filepath.Join(dir, "layer.json"))
+	if err != nil {
+		return r, "", err
+	}
+	if err := json.Unmarshal(b, &r); err != nil || r.Chain != chain || r.Version != layerVersion {
+		return r, "", errors.Join(fmt.Errorf("layer.json is not that of %s", chain), err)
+	}
+	if r.Tree == "" {
+		if r.Boot == "" || r.Boot != bootID() {
+			return r, "", errUnmeasured
+		}
+		return r, "", nil
+	}
+	_, stamp, err = layerSums(filepath.Join(dir, "fs"), false)
+	if err != nil || stamp == r.Stamp {
+		return r, stamp, err
+	}
+	tree, stamp, err := layerSums(filepath.Join(dir, "fs"), true)
+	if err == nil && tree != r.Tree {
+		err = errors.New("its content is not what it was")
+	}
+	return r, stamp, err
 }
 
 // layerSums hashes a layer, see [layerRecord]; tree is empty unless content is asked for,

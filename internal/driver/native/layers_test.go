@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 const (
@@ -346,4 +348,23 @@ func FuzzLayerConversation(f *testing.F) {
 			t.Errorf("the state directory holds %v, %v", entries, err)
 		}
 	})
+}
+
+func TestDoctorSeesDamagedLayer(t *testing.T) {
+	s := testStore(t)
+	d := &Driver{paths: s.paths}
+	unpacked(t, s, "agent1", "3", "text")
+	if err := s.adopt("agent1", "3", testChain); err != nil {
+		t.Fatal(err)
+	}
+	s.recording.Wait()
+	if r := d.checkLayers(context.Background()); r.State != check.Succeeded || !strings.HasPrefix(r.Message, "1 layers") {
+		t.Errorf("of a good layer it says %+v", r)
+	}
+	if err := os.WriteFile(filepath.Join(s.paths.layer(testChain), "fs", "program"), []byte("tExt"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.checkLayers(context.Background()); r.State != check.Skipped || !strings.Contains(r.Message, "content is not what it was") {
+		t.Errorf("of a damaged layer it says %+v", r)
+	}
 }

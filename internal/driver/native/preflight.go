@@ -42,6 +42,7 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 		{"inotify", func(context.Context) check.Result { return d.checkInotify(running) }},
 		{"memory", func(context.Context) check.Result { return d.checkMemory(running) }},
 		{"disk", d.checkDisk},
+		{"layers", d.checkLayers},
 		{"ports", func(context.Context) check.Result { return d.checkPorts(running) }},
 		{"networks", d.checkNetworks},
 		{"quorum", d.checkQuorum},
