@@ -135,16 +135,13 @@ func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, 
 	if err := client.EnsureSecrets(ctx, c); err != nil {
 		return ui.StateFailed, err
 	}
-	applied, err := client.Apply(ctx, c.Name, objs)
+	applied, err := p.apply(ctx, client, c.Name, objs)
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	for _, d := range applied.Deferred {
-		p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: s.ID, Phase: "deploy", Message: c.Name + ": " + d + " waits for its CRD"})
-	}
-	r := check.Await(ctx, client.Ready(c.Name, objs), func(r check.Result) { report(r.Message, 0, 0) })
-	if r.State != check.Succeeded {
-		return ui.StateFailed, r.Err
+	later, err := p.await(ctx, client, c.Name, objs, func(r check.Result) { report(r.Message, 0, 0) })
+	if err != nil {
+		return ui.StateFailed, err
 	}
 	conditions, err := p.conditions(c.Name, c.Ready)
 	if err != nil {
@@ -155,7 +152,7 @@ func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, 
 			return ui.StateFailed, r.Err
 		}
 	}
-	if applied.Created+applied.Changed+applied.Pruned == 0 {
+	if later+applied.Created+applied.Changed+applied.Pruned == 0 {
 		return ui.StateCached, nil
 	}
 	return ui.StateDone, nil

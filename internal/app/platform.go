@@ -42,6 +42,7 @@ type platform struct {
 	mu    sync.Mutex
 	built map[string]image.Built // image name → what the mirror has
 	cube  *kube.Client           // connected once, by the first step that needs it
+	late  late
 	tally tally
 }
 
@@ -354,6 +355,7 @@ func (p *platform) preflight(ctx context.Context) error {
 // run executes the plan. deployed: all but verification came to its end.
 func (p *platform) run(ctx context.Context, pl plan.Plan) (deployed bool, err error) {
 	result, err := p.runner.Run(ctx, pl)
+	p.tellLate()
 	for _, s := range pl.Steps {
 		if state := result.Steps[s.ID].State; !s.Done && s.Kind != plan.KindVerify && state != ui.StateDone && state != ui.StateCached {
 			return false, err

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +17,10 @@ import (
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 )
 
+// ErrDeferred is wrapped by the failure of [Client.Ready] when optional objects were left out
+// because the cluster did not know their kind, and it does now: apply the component again.
+var ErrDeferred = errors.New("was deferred, and its kind exists now: deploy the component again")
+
 // readyInterval is between probes: fast enough to feel instant, and light, since a
 // probe asks only for kinds that were not ready before.
 const readyInterval = 200 * time.Millisecond
@@ -25,7 +30,7 @@ const readyInterval = 200 * time.Millisecond
 // message says which object is in the way and why: image, scheduling, crash, event.
 // It fails only for what waiting cannot mend. The timeout is 5 minutes; callers may
 // change it. Optional objects count only once the cluster knows their kind: a set whose
-// deferred objects can be made now is not ready until it is applied again.
+// deferred objects can be made now fails with [ErrDeferred] until it is applied again.
 func (c *Client) Ready(component string, objs []*unstructured.Unstructured) check.Condition {
 	objs = slices.Clone(objs)
 	sortObjects(objs) // so that what others wait for is named first
@@ -51,6 +56,7 @@ type verdict struct {
 	ref     Ref
 	state   check.State // Running, Succeeded or Failed
 	message string
+	err     error // why it failed, when somebody may want to know
 	live    *unstructured.Unstructured
 }
 
@@ -106,7 +112,11 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 			v = p.explain(ctx, v)
 		}
 		if v.state == check.Failed {
-			r := check.Fail(fmt.Errorf("%s: %s", v.ref, v.message))
+			err := v.err
+			if err == nil {
+				err = errors.New(v.message)
+			}
+			r := check.Fail(fmt.Errorf("%s: %w", v.ref, err))
 			return waiting, &r
 		}
 		if i < 2 {
@@ -190,13 +200,23 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 		case optional && unserved:
 			v.state = check.Succeeded
 		case optional:
-			v.message = "was deferred, and its kind exists now: deploy the component again"
+			v.state, v.err, v.message = check.Failed, ErrDeferred, ErrDeferred.Error()
 		}
 		return v
 	}
 	if live.GetDeletionTimestamp() != nil {
 		v.message = "is being deleted"
 		return v
+	}
+	if wanted := o.GetAnnotations()[AnnotationReady]; wanted != "" {
+		switch current, message := condition(live, wanted); {
+		case current != "True":
+			v.message = fmt.Sprintf("not %s: %s", wanted, message)
+			return v
+		case observed(live, wanted) < live.GetGeneration():
+			v.message = "its controller has not seen the last change yet"
+			return v
+		}
 	}
 	switch o.GroupVersionKind().GroupKind() {
 	case schema.GroupKind{Group: "batch", Kind: "Job"}:
@@ -229,6 +249,19 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 		v.message = result.Message
 	}
 	return v
+}
+
+// observed is the generation that a condition speaks of; the current one when it does not say.
+func observed(o *unstructured.Unstructured, kind string) int64 {
+	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+	for _, c := range conditions {
+		if c, ok := c.(map[string]any); ok && c["type"] == kind {
+			if n, found, _ := unstructured.NestedInt64(c, "observedGeneration"); found {
+				return n
+			}
+		}
+	}
+	return o.GetGeneration()
 }
 
 // storage lets a claim count as ready that nobody has asked for yet, when its class

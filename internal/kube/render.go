@@ -30,6 +30,9 @@ const (
 	LabelComponent = "orrery.dev/component"
 	// AnnotationOptional, "true", defers an object while its kind does not exist.
 	AnnotationOptional = "orrery.dev/optional"
+	// AnnotationReady names a condition that must be True before an object counts as ready:
+	// for kinds whose controller says so in another way than kstatus knows.
+	AnnotationReady = "orrery.dev/ready"
 	// AnnotationSubstitute, "false", leaves ${…} in an object alone.
 	AnnotationSubstitute = "orrery.dev/substitute"
 )

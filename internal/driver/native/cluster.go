@@ -19,7 +19,10 @@ const clusterVersion = 1
 const (
 	apiPort      = 6443 // of every API server and of the balancer on the fabric
 	registryPort = 5000 // of the mirror on the fabric
-	domain       = "cluster.local"
+	// Where monitoring asks on each node, beside the usual ports of kubelet and controllers.
+	etcdMetricsPort  = 2381
+	proxyMetricsPort = 10249
+	domain           = "cluster.local"
 )
 
 // SandboxImage is what every pod's sandbox runs. It is pulled from the mirror; its

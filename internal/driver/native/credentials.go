@@ -68,8 +68,9 @@ func credentials(i *issuer, p paths, c cluster) error {
 				// No system:masters: the driver binds this user to system:kubelet-api-admin.
 				entry{ca, "apiserver-kubelet-client", leaf{cn: kubeletClient, client: true}},
 				entry{front, "front-proxy-client", leaf{cn: "front-proxy-client", client: true}},
-				entry{ca, "kube-controller-manager", leaf{cn: "system:kube-controller-manager", client: true}},
-				entry{ca, "kube-scheduler", leaf{cn: "system:kube-scheduler", client: true}},
+				// Like the kubelet's: who they are, and what they serve their metrics with.
+				entry{ca, "kube-controller-manager", leaf{cn: "system:kube-controller-manager", names: local, server: true, client: true}},
+				entry{ca, "kube-scheduler", leaf{cn: "system:kube-scheduler", names: local, server: true, client: true}},
 			)
 			files["etcd-ca.crt"], files["front-proxy-ca.crt"] = etcd.pem, front.pem
 			files["sa.key"], files["sa.pub"] = saKey, saPub

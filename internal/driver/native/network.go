@@ -91,7 +91,8 @@ conntrack:
   min: 0
   tcpEstablishedTimeout: 0s
   tcpCloseWaitTimeout: 0s
-metricsBindAddress: 127.0.0.1:10249
+# It asks nobody who they are, and tells no secret.
+metricsBindAddress: %s:%d
 healthzBindAddress: 127.0.0.1:10256
-`, c.Pods, n.Name))
+`, c.Pods, n.Name, n.Address, proxyMetricsPort))
 }

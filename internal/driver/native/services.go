@@ -72,6 +72,9 @@ func etcdService(c cluster, n node) service {
 	args := []string{
 		nodeBin + "etcd", "--name=" + n.Name, "--data-dir=/var/lib/etcd",
 		"--listen-client-urls=https://127.0.0.1:2379," + client, "--advertise-client-urls=" + client,
+		// Numbers and health without TLS: monitoring has no certificate of etcd's authority, and
+		// with one it could read every secret.
+		fmt.Sprintf("--listen-metrics-urls=http://%s:%d", n.Address, etcdMetricsPort),
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
 		"--initial-cluster=" + strings.Join(members, ","), "--initial-cluster-state=new",
 		"--initial-cluster-token=orrery-" + c.Environment,
@@ -117,7 +120,7 @@ func controllerManagerService(c cluster, n node, net network) service {
 	p, conf := nodePKI, "/etc/kubernetes/kube-controller-manager.conf"
 	args := []string{
 		nodeBin + "kube-controller-manager", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
-		"--bind-address=127.0.0.1", "--leader-elect", "--use-service-account-credentials",
+		"--leader-elect", "--use-service-account-credentials",
 		"--service-account-private-key-file=" + p + "sa.key", "--root-ca-file=" + p + "ca.crt",
 		"--client-ca-file=" + p + "ca.crt", "--requestheader-client-ca-file=" + p + "front-proxy-ca.crt",
 		"--service-cluster-ip-range=" + c.Services.String(),
@@ -125,13 +128,24 @@ func controllerManagerService(c cluster, n node, net network) service {
 		"--kube-api-qps=300", "--kube-api-burst=600",
 		"--flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
 	}
+	args = append(args, serving(n, "kube-controller-manager")...)
 	return service{Name: "kube-controller-manager", Args: append(args, net.controllerFlags(c)...), Wait: waitAPI(n)}
 }
 
 func schedulerService(n node) service {
 	conf := "/etc/kubernetes/kube-scheduler.conf"
-	return service{Name: "kube-scheduler", Wait: waitAPI(n), Args: []string{
+	args := []string{
 		nodeBin + "kube-scheduler", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
-		"--bind-address=127.0.0.1", "--leader-elect", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
-	}}
+		"--leader-elect", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
+	}
+	return service{Name: "kube-scheduler", Wait: waitAPI(n), Args: append(args, serving(n, "kube-scheduler")...)}
+}
+
+// serving lets a controller be asked for its metrics over the fabric, under a certificate of
+// the cluster's authority. Whoever asks needs a token that may get /metrics.
+func serving(n node, pair string) []string {
+	return []string{
+		"--bind-address=" + n.Address.String(),
+		"--tls-cert-file=" + nodePKI + pair + ".crt", "--tls-private-key-file=" + nodePKI + pair + ".key",
+	}
 }

@@ -50,9 +50,10 @@ func TestServices(t *testing.T) {
 	}
 	for name, flags := range map[string][]string{
 		"kube-apiserver":          {"--authorization-mode=Node,RBAC", "NodeRestriction", "--encryption-provider-config=", "--profiling=false", "--advertise-address=10.89.0.11"},
-		"etcd":                    {"--client-cert-auth", "--peer-client-cert-auth", "server3=https://10.89.0.13:2380"},
+		"etcd":                    {"--client-cert-auth", "--peer-client-cert-auth", "server3=https://10.89.0.13:2380", "--listen-metrics-urls=http://10.89.0.11:2381"},
+		"kube-scheduler":          {"--bind-address=10.89.0.11", "--tls-cert-file=/etc/kubernetes/pki/kube-scheduler.crt"},
 		"kubelet":                 {"topology.kubernetes.io/zone=a,rack=a-1"},
-		"kube-controller-manager": {"--use-service-account-credentials", "--kube-api-qps=300"},
+		"kube-controller-manager": {"--use-service-account-credentials", "--kube-api-qps=300", "--bind-address=10.89.0.11"},
 	} {
 		for _, f := range flags {
 			if got := flagsOf(c, c.Nodes[0], name); !strings.Contains(got, f) {
