@@ -42,7 +42,7 @@ type platform struct {
 	mu    sync.Mutex
 	built map[string]image.Built // image name → what the mirror has
 	cube  *kube.Client           // connected once, by the first step that needs it
-	late  late
+	late  deferrals
 	tally tally
 }
 

@@ -16,9 +16,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
-// late keeps what is left to do for components that were applied while the cluster did not
+// deferrals keep what is left to do for components that were applied while the cluster did not
 // know the kinds of all their objects. Another component brings those kinds, at any moment.
-type late struct {
+type deferrals struct {
 	mu      sync.Mutex
 	one     map[string]*sync.Mutex // component → held while it is applied
 	waiting map[string]lateComponent
@@ -29,7 +29,7 @@ type lateComponent struct {
 	missing []string // deferred objects
 }
 
-func (l *late) lock(component string) *sync.Mutex {
+func (l *deferrals) lock(component string) *sync.Mutex {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.one == nil {
@@ -41,7 +41,7 @@ func (l *late) lock(component string) *sync.Mutex {
 	return l.one[component]
 }
 
-func (l *late) note(component string, objs []*unstructured.Unstructured, missing []string) {
+func (l *deferrals) note(component string, objs []*unstructured.Unstructured, missing []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(missing) == 0 {
@@ -51,7 +51,7 @@ func (l *late) note(component string, objs []*unstructured.Unstructured, missing
 	}
 }
 
-func (l *late) all() map[string]lateComponent {
+func (l *deferrals) all() map[string]lateComponent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.waiting)
