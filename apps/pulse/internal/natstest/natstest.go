@@ -1,0 +1,109 @@
+// Package natstest runs a real NATS server inside a test, which can be killed and come
+// back with what it had on its disk.
+package natstest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
+)
+
+// Server of a test.
+type Server struct {
+	// SeedFile of the user that pulse is on the platform, with its permissions.
+	SeedFile string
+
+	t       testing.TB
+	options server.Options
+	running *server.Server
+}
+
+// Start a server with JetStream. It ends with the test.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := pair.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s := &Server{t: t, SeedFile: filepath.Join(dir, "pulse.seed")}
+	if err := os.WriteFile(s.SeedFile, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.options = server.Options{
+		Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
+		JetStream: true, StoreDir: filepath.Join(dir, "jetstream"),
+		Nkeys: []*server.NkeyUser{{Nkey: public, Permissions: permissions()}},
+	}
+	t.Cleanup(s.Kill)
+	s.Restart()
+	return s
+}
+
+// permissions are those of the user pulse in infra/k8s/base/nats; TestPermissions of
+// internal/check/smoke compares them.
+func permissions() *server.Permissions {
+	var publish []string
+	for _, stream := range []string{"pulse", "KV_pulse-events", "KV_pulse-ledger"} {
+		publish = append(publish, "$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.CREATE."+stream, "$JS.API.STREAM.MSG.GET."+stream)
+	}
+	return &server.Permissions{
+		Publish: &server.SubjectPermission{Allow: append(publish,
+			"pulse.events.*", "pulse.alerts", "$KV.pulse-events.>", "$KV.pulse-ledger.>",
+			"$JS.API.CONSUMER.INFO.pulse.worker", "$JS.API.CONSUMER.DURABLE.CREATE.pulse.worker", "$JS.API.CONSUMER.CREATE.pulse.worker", "$JS.API.CONSUMER.MSG.NEXT.pulse.worker",
+			"$JS.API.CONSUMER.*.KV_pulse-ledger.>", "$JS.API.CONSUMER.MSG.NEXT.KV_pulse-ledger.>", "$JS.ACK.pulse.worker.>")},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_pulse.>", "pulse.alerts"}},
+	}
+}
+
+// URL of the server; it stays the same over restarts.
+func (s *Server) URL() string {
+	return fmt.Sprintf("nats://127.0.0.1:%d", s.options.Port)
+}
+
+// Kill the server. Without Restart it is gone.
+func (s *Server) Kill() {
+	if s.running != nil {
+		s.running.Shutdown()
+		s.running.WaitForShutdown()
+		s.running = nil
+	}
+}
+
+// Restart a server that was killed.
+func (s *Server) Restart() {
+	s.t.Helper()
+	options := s.options
+	running, err := server.NewServer(&options)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	running.Start()
+	if !running.ReadyForConnections(10 * time.Second) {
+		s.t.Fatal("the NATS server does not answer")
+	}
+	s.running = running
+}
+
+func freePort(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
