@@ -161,15 +161,16 @@ func (c config) run(ctx context.Context, out io.Writer) (err error) {
 	book := ledger.New(js, messaging.LedgerBucket, c.deadline)
 	mux := http.NewServeMux()
 	book.Routes(mux)
+	ensured := make(chan struct{})
 	options := service.Options{
 		Listen: c.listen, Admin: c.admin, Handler: mux, Metrics: t.Metrics(), Ready: topology.Check,
 		Delay: c.delay, Grace: c.grace, Listening: c.listening, Log: log,
-		Work: []func(ctx, last context.Context){func(ctx, _ context.Context) { topology.Keep(ctx, log) }},
+		Work: []func(ctx, last context.Context){func(ctx, _ context.Context) { topology.Keep(ctx, log, func() { close(ensured) }) }},
 	}
 	if c.role == "ingest" {
 		err = c.ingest(&options, mux, js, book, connection, log)
 	} else {
-		err = c.worker(&options, topology, js, book, log)
+		err = c.worker(&options, topology, ensured, js, book, log)
 	}
 	if err != nil {
 		return err
@@ -217,7 +218,7 @@ func (c config) ingest(o *service.Options, mux *http.ServeMux, js jetstream.JetS
 	return nil
 }
 
-func (c config) worker(o *service.Options, topology messaging.Topology, js jetstream.JetStream, book *ledger.Ledger, log *slog.Logger) error {
+func (c config) worker(o *service.Options, topology messaging.Topology, ensured <-chan struct{}, js jetstream.JetStream, book *ledger.Ledger, log *slog.Logger) error {
 	w, err := worker.New(worker.Options{JS: js, Store: store.NewKeyValue(js, messaging.EventBucket), Ledger: book, Log: log})
 	if err != nil {
 		return err
@@ -228,7 +229,13 @@ func (c config) worker(o *service.Options, topology messaging.Topology, js jetst
 		}
 		return w.Check()
 	}
-	o.Work = append(o.Work, w.Run)
+	o.Work = append(o.Work, func(ctx, last context.Context) {
+		select {
+		case <-ensured:
+			w.Run(ctx, last)
+		case <-ctx.Done():
+		}
+	})
 	return nil
 }
 

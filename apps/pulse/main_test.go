@@ -70,7 +70,7 @@ func start(t testing.TB, server *natstest.Server, role string, edit func(*config
 		if err := p.stop(); err != nil {
 			t.Errorf("pulse %s ended with %v", role, err)
 		}
-		if t.Failed() {
+		if t.Failed() || testing.Verbose() {
 			t.Logf("log of pulse %s:\n%s", role, p.log)
 		}
 	})

@@ -85,6 +85,8 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	public, _ := user.PublicKey()
 	system, _ := nkeys.CreateUser()
 	systemPublic, _ := system.PublicKey()
+	pulse, _ := nkeys.CreateUser()
+	pulsePublic, _ := pulse.PublicKey()
 	auth, err := nkeyOption(seed)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +95,7 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	// Any 127/8 address is the host's own; a random network keeps test runs apart.
 	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
 	password := `"12e4-a/b"` // would be a number and a comment, were it not quoted
-	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "ROUTES_PASSWORD=" + password}
+	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic, "ROUTES_PASSWORD=" + password}
 	var urls []string
 	for i := range 3 {
 		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))

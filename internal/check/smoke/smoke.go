@@ -68,6 +68,7 @@ var registry = map[string][]probe{
 
 	"image-policy": {{"image-policy", 30 * time.Second, imagePolicy}},
 
+	"pulse": {{"pulse-ready", 3 * time.Minute, pulseReady}, {"pulse-delivery", 2 * time.Minute, pulseDelivery}},
 	"nats": {
 		{"nats-spread", 2 * time.Minute, natsSpread},
 		{"nats-anonymous", time.Minute, natsAnonymous},

@@ -51,6 +51,7 @@ type Options struct {
 // made in the background, for ever. What is published meanwhile fails at once instead of
 // waiting in memory.
 func Connect(o Options) (*nats.Conn, error) {
+	connected := func(c *nats.Conn) { o.Log.Info("connected to NATS", "server", c.ConnectedServerName()) }
 	options := []nats.Option{
 		nats.Name(o.Name),
 		nats.CustomInboxPrefix(InboxPrefix),
@@ -64,12 +65,13 @@ func Connect(o Options) (*nats.Conn, error) {
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.DrainTimeout(5 * time.Second),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			o.Log.Warn("disconnected from NATS", "error", err)
+		nats.DisconnectErrHandler(func(c *nats.Conn, err error) {
+			if !c.IsClosed() && err != nil {
+				o.Log.Warn("disconnected from NATS", "error", err)
+			}
 		}),
-		nats.ReconnectHandler(func(c *nats.Conn) {
-			o.Log.Info("connected to NATS", "server", c.ConnectedServerName())
-		}),
+		nats.ConnectHandler(connected),
+		nats.ReconnectHandler(connected),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			o.Log.Warn("NATS reports an error", "error", err)
 		}),
@@ -245,8 +247,9 @@ func bounded(ctx context.Context, f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// Keep ensures what is needed, and again when it goes missing, until ctx ends.
-func (t Topology) Keep(ctx context.Context, log *slog.Logger) {
+// Keep ensures what is needed, and again when it goes missing, until ctx ends. It calls
+// ensured the first time that all of it is there.
+func (t Topology) Keep(ctx context.Context, log *slog.Logger, ensured func()) {
 	const often, seldom = time.Second, 30 * time.Second
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -268,6 +271,10 @@ func (t Topology) Keep(ctx context.Context, log *slog.Logger) {
 			}
 		} else {
 			said = ""
+			if ensured != nil {
+				ensured()
+				ensured = nil
+			}
 		}
 		timer.Reset(wait)
 	}

@@ -7,11 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
+	"go.yaml.in/yaml/v3"
 )
 
 // Server of a test.
@@ -47,27 +49,39 @@ func Start(t testing.TB) *Server {
 	s.options = server.Options{
 		Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: filepath.Join(dir, "jetstream"),
-		Nkeys: []*server.NkeyUser{{Nkey: public, Permissions: permissions()}},
+		Nkeys: []*server.NkeyUser{{Nkey: public, Permissions: permissions(t)}},
 	}
 	t.Cleanup(s.Kill)
 	s.Restart()
 	return s
 }
 
-// permissions are those of the user pulse in infra/k8s/base/nats; TestPermissions of
-// internal/check/smoke compares them.
-func permissions() *server.Permissions {
-	var publish []string
-	for _, stream := range []string{"pulse", "KV_pulse-events", "KV_pulse-ledger"} {
-		publish = append(publish, "$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.CREATE."+stream, "$JS.API.STREAM.MSG.GET."+stream)
+// permissions are those of the user pulse on the platform, from the values of the chart.
+func permissions(t testing.TB) *server.Permissions {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../../../infra/k8s/base/nats/chart/values.yaml"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return &server.Permissions{
-		Publish: &server.SubjectPermission{Allow: append(publish,
-			"pulse.events.*", "pulse.alerts", "$KV.pulse-events.>", "$KV.pulse-ledger.>",
-			"$JS.API.CONSUMER.INFO.pulse.worker", "$JS.API.CONSUMER.DURABLE.CREATE.pulse.worker", "$JS.API.CONSUMER.CREATE.pulse.worker", "$JS.API.CONSUMER.MSG.NEXT.pulse.worker",
-			"$JS.API.CONSUMER.*.KV_pulse-ledger.>", "$JS.API.CONSUMER.MSG.NEXT.KV_pulse-ledger.>", "$JS.ACK.pulse.worker.>")},
-		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_pulse.>", "pulse.alerts"}},
+	var values struct {
+		Clients struct {
+			Users []struct {
+				Name               string
+				Publish, Subscribe []string
+			}
+		}
 	}
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range values.Clients.Users {
+		if u.Name == "pulse" {
+			return &server.Permissions{Publish: &server.SubjectPermission{Allow: u.Publish}, Subscribe: &server.SubjectPermission{Allow: u.Subscribe}}
+		}
+	}
+	t.Fatal("the chart of nats has no user pulse")
+	return nil
 }
 
 // URL of the server; it stays the same over restarts.

@@ -91,7 +91,18 @@ accounts {
   }
   APP {
     jetstream: enabled
-    users: [{nkey: $APP_PUBLIC}]
+    users: [
+      {nkey: $APP_PUBLIC}
+{{- range .Values.clients.users }}
+      {
+        nkey: ${{ upper .name }}_PUBLIC
+        permissions {
+          publish: {allow: {{ toRawJson .publish }}}
+          subscribe: {allow: {{ toRawJson .subscribe }}}
+        }
+      }
+{{- end }}
+    ]
   }
 }
 system_account: SYS
