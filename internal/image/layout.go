@@ -34,6 +34,8 @@ func (l layout) index() string            { return filepath.Join(l.dir, "index.j
 type record struct {
 	Built
 	Blobs []blobSize `json:"blobs"`
+	// Referrers are attached to an image that was pulled; their blobs are among Blobs.
+	Referrers []v1.Descriptor `json:"referrers,omitempty"`
 }
 
 type blobSize struct {
@@ -101,9 +103,48 @@ func (l layout) addBlob(write func(io.Writer) error) (v1.Descriptor, error) {
 // of the same name and version that it replaces is removed, with the blobs that nothing
 // else needs. The caller holds the lock.
 func (l layout) commit(key string, built Built, d v1.Descriptor, m v1.Manifest) error {
-	index, err := l.readIndex()
+	r := record{Built: built, Blobs: []blobSize{{d.Digest, d.Size}, {m.Config.Digest, m.Config.Size}}}
+	for _, layer := range m.Layers {
+		r.Blobs = append(r.Blobs, blobSize{layer.Digest, layer.Size})
+	}
+	index, err := l.enter(built, d)
 	if err != nil {
 		return err
+	}
+	if err := l.collect(index); err != nil {
+		return err
+	}
+	return l.note(key, r)
+}
+
+// keep makes a pulled image findable, as commit does. What it replaces stays until prune:
+// somebody may be pulling. The caller holds the lock.
+func (l layout) keep(key string, built Built, c content) error {
+	for _, b := range c.blobs {
+		if !exists(l.blob(b.Digest), b.Size) {
+			return fmt.Errorf("image %s: blob %s is gone again from %s; is something else cleaning up there?", built.Name, b.Digest, l.dir)
+		}
+	}
+	if _, err := l.enter(built, c.top); err != nil {
+		return err
+	}
+	return l.note(key, record{Built: built, Blobs: c.blobs, Referrers: c.referrers})
+}
+
+// note writes which image a key became.
+func (l layout) note(key string, r record) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return l.writeFile(l.record(key), data)
+}
+
+// enter names an image in the layout's index, in place of another one of its name and version.
+func (l layout) enter(built Built, d v1.Descriptor) (v1.IndexManifest, error) {
+	index, err := l.readIndex()
+	if err != nil {
+		return index, err
 	}
 	ref := built.Name + ":" + built.Version
 	d.Annotations = map[string]string{refName: ref}
@@ -112,23 +153,9 @@ func (l layout) commit(key string, built Built, d v1.Descriptor, m v1.Manifest) 
 	index.Manifests = append(index.Manifests, d)
 	slices.SortFunc(index.Manifests, func(a, b v1.Descriptor) int { return strings.Compare(a.Annotations[refName], b.Annotations[refName]) })
 	if err := l.writeFile(filepath.Join(l.dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
-		return err
+		return index, err
 	}
-	if err := l.writeIndex(index); err != nil {
-		return err
-	}
-	if err := l.collect(index); err != nil {
-		return err
-	}
-	r := record{Built: built, Blobs: []blobSize{{d.Digest, d.Size}, {m.Config.Digest, m.Config.Size}}}
-	for _, layer := range m.Layers {
-		r.Blobs = append(r.Blobs, blobSize{layer.Digest, layer.Size})
-	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return l.writeFile(l.record(key), data)
+	return index, l.writeIndex(index)
 }
 
 func (l layout) writeIndex(index v1.IndexManifest) error {
@@ -158,6 +185,18 @@ func (l layout) readIndex() (v1.IndexManifest, error) {
 // collect removes blobs, records and temporary files that no image of the index needs.
 func (l layout) collect(index v1.IndexManifest) error {
 	needed := map[string]bool{}
+	keys, _ := filepath.Glob(l.record("*"))
+	for _, k := range keys { // what was pulled: indexes, and what is attached
+		var r record
+		if data, err := os.ReadFile(k); err != nil || json.Unmarshal(data, &r) != nil {
+			continue
+		}
+		if slices.ContainsFunc(index.Manifests, func(d v1.Descriptor) bool { return d.Digest.String() == r.Digest }) {
+			for _, b := range r.Blobs {
+				needed[b.Digest.Hex] = true
+			}
+		}
+	}
 	for _, d := range index.Manifests {
 		needed[d.Digest.Hex] = true
 		data, err := os.ReadFile(l.blob(d.Digest))
@@ -194,7 +233,6 @@ func (l layout) collect(index v1.IndexManifest) error {
 			os.Remove(filepath.Join(l.dir, e.Name()))
 		}
 	}
-	keys, _ := filepath.Glob(l.record("*"))
 	for _, k := range keys {
 		if _, ok := l.lookup(strings.TrimSuffix(filepath.Base(k), ".json")); !ok {
 			os.Remove(k)

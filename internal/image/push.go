@@ -16,7 +16,7 @@ import (
 
 // Push uploads an image to a registry that speaks plain HTTP at HOST:PORT, layers in
 // parallel, leaving out those that it has. When NAME:VERSION is that image already,
-// nothing is sent.
+// nothing is sent. Of an index that was pulled, it gets the index and this platform's image.
 func Push(ctx context.Context, registry string, built Built) error {
 	fail := func(err error) error {
 		return fmt.Errorf("push %s:%s to %s: %w", built.Name, built.Version, registry, err)
@@ -43,6 +43,12 @@ func Push(ctx context.Context, registry string, built Built) error {
 		return fail(err)
 	}
 	defer unlock()
+	if r, ok := store.pulled(built); ok {
+		if err := store.pushPulled(tag, r, options); err != nil {
+			return fail(err)
+		}
+		return nil
+	}
 	img, err := ggcrlayout.Path(built.Layout).Image(digest)
 	if err != nil {
 		return fail(err)

@@ -3,6 +3,7 @@ package native
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -134,7 +135,16 @@ storage:
 http:
   addr: %s:%d
   draintimeout: 500ms
-`, p.join("registry"), c.Gateway, registryPort))
+validation:
+  manifests:
+    indexes:
+      # Of an image for several platforms it has the index, under whose digest the image is
+      # known, and this machine's platform.
+      platforms: list
+      platformlist:
+        - architecture: %s
+          os: linux
+`, p.join("registry"), c.Gateway, registryPort, runtime.GOARCH))
 }
 
 // initConfig is what PID 1 of a node is told: nodes/NAME/init.json.

@@ -1,0 +1,454 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
+)
+
+// Limits of what a registry may send, in bytes and in number.
+const (
+	maxManifest  = 4 << 20
+	maxBlob      = 32 << 30
+	maxLayers    = 512
+	maxReferrers = 64
+	maxDocument  = 64 << 20 // a blob of a referrer
+)
+
+var manifestTypes = []string{
+	string(types.OCIManifestSchema1), string(types.OCIImageIndex), string(types.DockerManifestSchema2), string(types.DockerManifestList),
+}
+
+// Pull is an image to be had from a registry.
+type Pull struct {
+	Name, Version string // as the mirror is to know it
+	Reference     string // HOST/PATH[:TAG]@DIGEST; the digest is of an image, or of an index of several platforms
+}
+
+func (p Pull) digest() (name.Digest, error) {
+	d, err := name.NewDigest(p.Reference, name.StrictValidation)
+	if err != nil {
+		return d, notReachable(p.Reference, err)
+	}
+	return d, nil
+}
+
+// Cached returns what [Registries.Fetch] would return at once.
+func (r *Registries) Cached(p Pull) (Built, bool) {
+	digest, err := p.digest()
+	if err != nil {
+		return Built{}, false
+	}
+	built, ok := r.layout.lookup(r.key(digest))
+	// One digest may be wanted under two names.
+	built.Name, built.Version = p.Name, p.Version
+	return built, ok
+}
+
+func (r *Registries) key(d name.Digest) string { return strings.TrimPrefix(d.DigestStr(), "sha256:") }
+
+// Fetch has the image in the layout: of an index, what this platform needs of it, and
+// whatever is attached to the image (signatures and documents). Blobs are streamed to the
+// disk and hashed on the way; whole ones stay when a pull is interrupted. report is told
+// bytes.
+func (r *Registries) Fetch(ctx context.Context, p Pull, report func(done, total float64)) (Built, error) {
+	digest, err := p.digest()
+	if err != nil {
+		return Built{}, err
+	}
+	if built, ok := r.Cached(p); ok {
+		return built, nil
+	}
+	if err := os.MkdirAll(r.layout.dir, 0o755); err != nil {
+		return Built{}, fmt.Errorf("%w: %w", errHere, err)
+	}
+	unlock, err := r.layout.lock(ctx, lockShared) // against prune
+	if err != nil {
+		return Built{}, err
+	}
+	f := &fetch{Registries: r, repo: digest.Context(), report: report}
+	content, err := f.image(ctx, digest.DigestStr())
+	unlock()
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return Built{}, context.Cause(ctx)
+	case errors.Is(err, ErrWrongContent), errors.Is(err, errHere):
+		return Built{}, fmt.Errorf("image %s: %w", p.Reference, err)
+	default:
+		return Built{}, notReachable(p.Reference, err)
+	}
+	built := Built{Name: p.Name, Version: p.Version, Digest: digest.DigestStr(), Layout: r.layout.dir}
+	for _, b := range content.blobs {
+		built.Size += b.Size
+	}
+	if unlock, err = r.layout.lock(ctx, lockExclusive); err != nil {
+		return Built{}, err
+	}
+	defer unlock()
+	return built, r.layout.keep(r.key(digest), built, content)
+}
+
+// errHere marks what is wrong with this machine, not with the registry.
+var errHere = errors.New("write to the image store")
+
+// fetch is one pull.
+type fetch struct {
+	*Registries
+	repo    name.Repository
+	report  func(done, total float64)
+	traffic traffic
+}
+
+// content is what a pulled image consists of.
+type content struct {
+	top       v1.Descriptor
+	blobs     []blobSize // the top comes first
+	referrers []v1.Descriptor
+}
+
+// tree is what is read of a manifest or index.
+type tree struct {
+	SchemaVersion int64           `json:"schemaVersion"`
+	MediaType     types.MediaType `json:"mediaType"`
+	Config        *v1.Descriptor  `json:"config"`
+	Layers        []v1.Descriptor `json:"layers"`
+	Manifests     []v1.Descriptor `json:"manifests"`
+}
+
+func (t tree) index() bool { return len(t.Manifests) > 0 || t.MediaType.IsIndex() }
+
+// mediaType may be left out of an OCI manifest.
+func (t tree) mediaType() types.MediaType {
+	switch {
+	case t.MediaType != "":
+		return t.MediaType
+	case t.index():
+		return types.OCIImageIndex
+	}
+	return types.OCIManifestSchema1
+}
+
+// parts are the blobs that a manifest names.
+func (t tree) parts() []v1.Descriptor {
+	if t.Config == nil {
+		return t.Layers
+	}
+	return append([]v1.Descriptor{*t.Config}, t.Layers...)
+}
+
+// parseTree reads a manifest or index of whoever made it.
+func parseTree(data []byte) (tree, error) {
+	var t tree
+	if err := json.Unmarshal(data, &t); err != nil {
+		return t, fmt.Errorf("%w: the manifest is not JSON: %w", ErrWrongContent, err)
+	}
+	all := slices.Concat(t.parts(), t.Manifests)
+	if len(all) > maxLayers {
+		return t, fmt.Errorf("%w: the manifest names %d parts, more than %d", ErrWrongContent, len(all), maxLayers)
+	}
+	for _, d := range all {
+		if d.Digest.Algorithm != "sha256" || len(d.Digest.Hex) != 64 || d.Size < 0 || d.Size > maxBlob {
+			return t, fmt.Errorf("%w: the manifest names %q with %d bytes", ErrWrongContent, d.Digest, d.Size)
+		}
+	}
+	if !t.index() && t.Config == nil {
+		return t, fmt.Errorf("%w: neither a manifest nor an index of manifests", ErrWrongContent)
+	}
+	return t, nil
+}
+
+// choose picks the manifest for a platform.
+func (t tree) choose(arch string) (v1.Descriptor, error) {
+	var have []string
+	for _, d := range t.Manifests {
+		if d.Platform == nil {
+			continue
+		}
+		if d.Platform.OS == "linux" && d.Platform.Architecture == arch && !d.MediaType.IsIndex() {
+			return d, nil
+		}
+		have = append(have, d.Platform.String())
+	}
+	return v1.Descriptor{}, fmt.Errorf("it has nothing for linux/%s, only for %s", arch, strings.Join(have, ", "))
+}
+
+func (f *fetch) image(ctx context.Context, digest string) (content, error) {
+	var c content
+	data, err := f.manifest(ctx, digest)
+	if err != nil {
+		return c, err
+	}
+	t, err := parseTree(data)
+	if err != nil {
+		return c, err
+	}
+	add := func(digest string, data []byte) error {
+		h, err := v1.NewHash(digest)
+		if err != nil {
+			return err
+		}
+		c.blobs = append(c.blobs, blobSize{h, int64(len(data))})
+		return f.put(h, data)
+	}
+	if err := add(digest, data); err != nil {
+		return c, err
+	}
+	c.top = v1.Descriptor{MediaType: t.mediaType(), Digest: c.blobs[0].Digest, Size: int64(len(data))}
+	if t.index() {
+		child, err := t.choose(f.arch)
+		if err != nil {
+			return c, err
+		}
+		if data, err = f.manifest(ctx, child.Digest.String()); err != nil {
+			return c, err
+		}
+		if t, err = parseTree(data); err != nil {
+			return c, err
+		}
+		if t.index() {
+			return c, fmt.Errorf("%w: an index within an index", ErrWrongContent)
+		}
+		if err := add(child.Digest.String(), data); err != nil {
+			return c, err
+		}
+	}
+	for _, d := range t.parts() {
+		f.traffic.total += float64(d.Size)
+		c.blobs = append(c.blobs, blobSize{d.Digest, d.Size})
+	}
+	if err := f.blobs(ctx, t.parts(), maxBlob); err != nil {
+		return c, err
+	}
+	if err := f.referrers(ctx, digest, &c); err != nil {
+		return c, err
+	}
+	return c, nil
+}
+
+// manifest reads a manifest by digest and holds it to that.
+func (f *fetch) manifest(ctx context.Context, digest string) ([]byte, error) {
+	var data []byte
+	err := f.retry(ctx, func() error {
+		resp, err := f.request(ctx, http.MethodGet, f.repo, "manifests/"+digest, manifestTypes...)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if data, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1)); err != nil {
+			return err
+		}
+		if len(data) > maxManifest {
+			return fmt.Errorf("%w: manifest %s has more than %d bytes", ErrWrongContent, digest, maxManifest)
+		}
+		if got := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); got != digest {
+			return fmt.Errorf("%w: manifest %s came as %s", ErrWrongContent, digest, got)
+		}
+		return nil
+	})
+	return data, err
+}
+
+func (f *fetch) put(h v1.Hash, data []byte) error {
+	if exists(f.layout.blob(h), int64(len(data))) {
+		return nil
+	}
+	_, err := f.layout.addBlob(func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errHere, err)
+	}
+	return nil
+}
+
+// blobs downloads, a few at a time, what is not there yet.
+func (f *fetch) blobs(ctx context.Context, parts []v1.Descriptor, most int64) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	seen := map[v1.Hash]bool{}
+	for _, d := range parts {
+		if seen[d.Digest] {
+			continue
+		}
+		seen[d.Digest] = true
+		g.Go(func() error {
+			if d.Size > most {
+				return fmt.Errorf("%w: blob %s has %d bytes, more than %d", ErrWrongContent, d.Digest, d.Size, most)
+			}
+			if sum, err := hashFile(f.layout.blob(d.Digest)); err == nil && sum == d.Digest.Hex {
+				f.traffic.add(float64(d.Size), f.report)
+				return nil
+			}
+			return f.retry(ctx, func() error { return f.blob(ctx, d) })
+		})
+	}
+	return g.Wait()
+}
+
+func (f *fetch) blob(ctx context.Context, d v1.Descriptor) error {
+	resp, err := f.request(ctx, http.MethodGet, f.repo, "blobs/"+d.Digest.String())
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var failed error // of the registry, not of our disk
+	hash := sha256.New()
+	counted := 0.0
+	err = f.layout.addNamed(d.Digest, func(w io.Writer) error {
+		n, err := io.Copy(io.MultiWriter(w, hash), upstream{io.LimitReader(resp.Body, d.Size+1), &failed, func(n int) {
+			counted += float64(n)
+			f.traffic.add(float64(n), f.report)
+		}})
+		if err != nil {
+			return err
+		}
+		if got := hex.EncodeToString(hash.Sum(nil)); n != d.Size || got != d.Digest.Hex {
+			failed = fmt.Errorf("%w: blob %s came as sha256:%s with %d bytes, not %d", ErrWrongContent, d.Digest, got, n, d.Size)
+			return failed
+		}
+		return nil
+	})
+	if err != nil {
+		f.traffic.add(-counted, f.report)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case failed != nil:
+		return failed
+	default:
+		return fmt.Errorf("%w: %w", errHere, err)
+	}
+}
+
+// upstream tells the errors of reading from those of writing.
+type upstream struct {
+	io.Reader
+	failed *error
+	read   func(int)
+}
+
+func (s upstream) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	s.read(n)
+	if err != nil && err != io.EOF {
+		*s.failed = err
+	}
+	return n, err
+}
+
+// referrers pulls what is attached to the image. A registry without the referrers API has
+// a tag for them (distribution specification, "referrers tag schema").
+func (f *fetch) referrers(ctx context.Context, digest string, c *content) error {
+	data, err := f.list(ctx, "referrers/"+digest)
+	if err == nil && data == nil {
+		data, err = f.list(ctx, "manifests/"+strings.Replace(digest, ":", "-", 1))
+	}
+	if err != nil || data == nil {
+		return err
+	}
+	t, err := parseTree(data)
+	if err != nil || !t.index() {
+		return nil //nolint:nilerr // a list that cannot be read is no list; what must be attached is looked for later
+	}
+	if len(t.Manifests) > maxReferrers {
+		t.Manifests = t.Manifests[:maxReferrers]
+	}
+	for _, d := range t.Manifests {
+		data, err := f.manifest(ctx, d.Digest.String())
+		if err != nil {
+			return err
+		}
+		attached, err := parseTree(data)
+		if err != nil || attached.index() {
+			continue
+		}
+		if err := f.blobs(ctx, attached.parts(), maxDocument); err != nil {
+			return err
+		}
+		if err := f.put(d.Digest, data); err != nil {
+			return err
+		}
+		c.referrers = append(c.referrers, d)
+		c.blobs = append(c.blobs, blobSize{d.Digest, int64(len(data))})
+		for _, part := range attached.parts() {
+			c.blobs = append(c.blobs, blobSize{part.Digest, part.Size})
+		}
+	}
+	return nil
+}
+
+// list reads a list of referrers; nil when there is none.
+func (f *fetch) list(ctx context.Context, path string) ([]byte, error) {
+	resp, err := f.request(ctx, http.MethodGet, f.repo, path, string(types.OCIImageIndex))
+	if answer, ok := errors.AsType[*transport.Error](err); ok && answer.StatusCode/100 == 4 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+	if err != nil || len(data) > maxManifest || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		return nil, err
+	}
+	return data, nil
+}
+
+// retry goes on after what passes: a server in trouble, a connection that broke. One that
+// stalls is not tried again, it has cost enough.
+func (f *fetch) retry(ctx context.Context, do func() error) error {
+	const most = 3
+	for try := 1; ; try++ {
+		err := do()
+		if err == nil || try == most || ctx.Err() != nil || !passing(err) {
+			return err
+		}
+		f.opts.Log.InfoContext(ctx, "a pull is tried again", "repository", f.repo.Name(), "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Duration(try) * 500 * time.Millisecond):
+		}
+	}
+}
+
+func passing(err error) bool {
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
+		return answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return false
+	}
+	_, op := errors.AsType[*net.OpError](err)
+	return op || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
+
+// addNamed is addBlob of content whose digest write has held it to.
+func (l layout) addNamed(want v1.Hash, write func(io.Writer) error) error {
+	d, err := l.addBlob(write)
+	if err == nil && d.Digest != want {
+		err = fmt.Errorf("stored as %s, not as %s in %s", d.Digest, want, filepath.Base(l.dir))
+	}
+	return err
+}

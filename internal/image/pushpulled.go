@@ -1,0 +1,130 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// pulled is the record of an image that came from a registry: those are kept by digest.
+func (l layout) pulled(built Built) (record, bool) {
+	var r record
+	data, err := os.ReadFile(l.record(strings.TrimPrefix(built.Digest, "sha256:")))
+	if err != nil || json.Unmarshal(data, &r) != nil || r.Digest != built.Digest {
+		return r, false
+	}
+	return r, true
+}
+
+// pushPulled sends a pulled image with what is attached to it. The tag comes last, so that
+// what has it is whole. The caller holds the lock.
+func (l layout) pushPulled(tag name.Tag, r record, options []remote.Option) error {
+	for _, b := range r.Blobs {
+		if sum, err := hashFile(l.blob(b.Digest)); err != nil {
+			return err
+		} else if sum != b.Digest.Hex {
+			os.Remove(l.blob(b.Digest))
+			return fmt.Errorf("%w: blob %s; it was removed: pull the image again", errCorrupt, b.Digest)
+		}
+	}
+	top, err := l.stored(r.Blobs[0].Digest)
+	if err != nil {
+		return err
+	}
+	at := func(d v1.Hash) name.Digest { return tag.Context().Digest(d.String()) }
+	for _, d := range r.Referrers {
+		attached, err := l.stored(d.Digest)
+		if err != nil {
+			return err
+		}
+		if err := attached.write(at(d.Digest), options); err != nil {
+			return fmt.Errorf("attachment %s: %w", d.Digest, err)
+		}
+	}
+	if !top.tree.index() {
+		return top.write(tag, options)
+	}
+	child, err := top.tree.choose(runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	img, err := l.stored(child.Digest)
+	if err != nil {
+		return err
+	}
+	if err := img.write(at(child.Digest), options); err != nil {
+		return err
+	}
+	return remote.Put(tag, top, options...)
+}
+
+// stored is a manifest of a layout with its blobs: a partial.CompressedImageCore.
+type stored struct {
+	layout layout
+	raw    []byte
+	tree   tree
+}
+
+func (l layout) stored(d v1.Hash) (stored, error) {
+	raw, err := os.ReadFile(l.blob(d))
+	if err != nil {
+		return stored{}, err
+	}
+	t, err := parseTree(raw)
+	return stored{l, raw, t}, err
+}
+
+func (s stored) write(ref name.Reference, options []remote.Option) error {
+	img, err := partial.CompressedToImage(s)
+	if err != nil {
+		return err
+	}
+	return remote.Write(ref, img, options...)
+}
+
+// RawManifest is the manifest as it came.
+func (s stored) RawManifest() ([]byte, error) { return s.raw, nil }
+
+// MediaType of the manifest.
+func (s stored) MediaType() (types.MediaType, error) { return s.tree.mediaType(), nil }
+
+// RawConfigFile is the configuration as it came.
+func (s stored) RawConfigFile() ([]byte, error) {
+	if s.tree.Config == nil {
+		return nil, fmt.Errorf("an index has no configuration")
+	}
+	return os.ReadFile(s.layout.blob(s.tree.Config.Digest))
+}
+
+// LayerByDigest finds a layer, or the configuration, by the digest of what is sent.
+func (s stored) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
+	i := slices.IndexFunc(s.tree.parts(), func(d v1.Descriptor) bool { return d.Digest == h })
+	if i < 0 {
+		return nil, fmt.Errorf("no layer %s", h)
+	}
+	return storedLayer{s.layout, s.tree.parts()[i]}, nil
+}
+
+// storedLayer is a blob of a layout: a partial.CompressedLayer.
+type storedLayer struct {
+	layout     layout
+	descriptor v1.Descriptor
+}
+
+// Digest, Compressed, Size and MediaType are those of the blob.
+func (l storedLayer) Digest() (v1.Hash, error) { return l.descriptor.Digest, nil }
+func (l storedLayer) Compressed() (io.ReadCloser, error) {
+	return os.Open(l.layout.blob(l.descriptor.Digest))
+}
+func (l storedLayer) Size() (int64, error)                { return l.descriptor.Size, nil }
+func (l storedLayer) MediaType() (types.MediaType, error) { return l.descriptor.MediaType, nil }
