@@ -104,6 +104,9 @@ func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float6
 	if err := image.Push(ctx, p.registry(), built); err != nil {
 		return ui.StateFailed, err
 	}
+	if err := p.admit(ctx, img, built); err != nil {
+		return ui.StateFailed, err
+	}
 	p.mu.Lock()
 	p.built[img.Name] = built
 	p.mu.Unlock()

@@ -83,6 +83,18 @@ func (w *workshop) sbomFile(digest string) string {
 	return filepath.Join(cacheRoot(), "sbom", strings.TrimPrefix(digest, "sha256:")+"-"+sbom.Format+".json")
 }
 
+// keptSBOM is the bill of materials that was made here before, if it is the wanted one.
+func (w *workshop) keptSBOM(image, want string) ([]byte, error) {
+	doc, err := os.ReadFile(w.sbomFile(image))
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(doc); "sha256:"+hex.EncodeToString(sum[:]) != want {
+		return nil, fmt.Errorf("%s is not %s", w.sbomFile(image), want)
+	}
+	return doc, nil
+}
+
 // noteSBOMs fills in the digests of the bills of materials that were made here.
 func (w *workshop) noteSBOMs(have lock.Platform) {
 	for name, i := range have.Images {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
+	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -87,12 +88,16 @@ func runDown(ctx context.Context, o *options) error {
 func (s *session) remove(ctx context.Context) (leaks []string, err error) {
 	errs := []error{s.unmerge(), s.driver.Delete(ctx), s.discard()}
 	leaks, auditErr := s.driver.Audit(ctx)
+	if sign.Remembered(s.signingDir()) {
+		leaks = append(leaks, "entry of the kernel's keyring for "+s.signingDir())
+	}
 	return leaks, errors.Join(append(errs, auditErr)...)
 }
 
-// discard removes the state folder, and the one above it after the last environment.
+// discard removes the state folder, the password of its key in the kernel's keyring (which
+// a damaged journal may not name), and the folder above it after the last environment.
 func (s *session) discard() error {
-	err := errors.Join(s.close(), os.RemoveAll(s.stateDir))
+	err := errors.Join(s.close(), sign.Forget(s.signingDir()), os.RemoveAll(s.stateDir))
 	_ = os.Remove(stateRoot()) // fails while another environment is there
 	return err
 }

@@ -25,9 +25,9 @@ import (
 func newImages(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "images",
-		Short: "What the platform runs: list, look inside, build again and compare, load, clean up",
+		Short: "What the platform runs: list, look inside, verify, build again and compare, load, clean up",
 	}
-	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o))
+	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o))
 	return c
 }
 
@@ -43,6 +43,8 @@ type imageRow struct {
 	// Locked is yes, no (not in the lock), differs, or unknown (not built).
 	Locked string `json:"locked"`
 	SBOM   string `json:"sbom,omitempty"` // digest
+	// Signed is yes, no, or empty when no environment's mirror has it.
+	Signed string `json:"signed,omitempty"`
 	// UsedOn are the nodes with pods of it; null when no cluster answers.
 	UsedOn []string `json:"usedOn"`
 }
@@ -50,7 +52,7 @@ type imageRow struct {
 func newImagesList(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "Every image: version, source, digest, size, whether it is as locked, and where it runs",
+		Short: "Every image: version, source, digest, size, whether it is as locked and signed, and where it runs",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			asJSON, err := o.wantJSON()
@@ -82,7 +84,7 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	used := o.imagesInUse(ctx)
+	used, signed := o.imagesInUse(ctx), o.signedImages(ctx)
 	drifted := map[string]bool{}
 	if locked != nil {
 		drift, _ := lock.Check(*locked, have, false)
@@ -93,7 +95,7 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 	rows := []imageRow{}
 	for _, name := range slices.Sorted(maps.Keys(w.images)) {
 		img := w.images[name]
-		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Source: have.Binaries[img.Binaries[0].Name].Module}
+		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Signed: signed[name], Source: have.Binaries[img.Binaries[0].Name].Module}
 		if built, ok, err := w.builder.CachedImage(ctx, img); err != nil {
 			return nil, err
 		} else if ok {
@@ -173,7 +175,7 @@ func (o *options) imagesInUse(ctx context.Context) map[string][]string {
 
 func printImages(out io.Writer, rows []imageRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tVERSION\tSOURCE\tDIGEST\tSIZE\tLOCKED\tSBOM\tIN USE ON")
+	fmt.Fprintln(w, "NAME\tVERSION\tSOURCE\tDIGEST\tSIZE\tLOCKED\tSBOM\tSIGNED\tIN USE ON")
 	for _, r := range rows {
 		digest, size, sbom, used := "not built", "-", "-", "-"
 		if r.Digest != "" {
@@ -185,7 +187,7 @@ func printImages(out io.Writer, rows []imageRow) error {
 		if r.UsedOn != nil {
 			used = cmp.Or(strings.Join(r.UsedOn, " "), "nothing")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Source, digest, size, r.Locked, sbom, used)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Source, digest, size, r.Locked, sbom, cmp.Or(r.Signed, "-"), used)
 	}
 	return w.Flush()
 }

@@ -44,6 +44,8 @@ type platform struct {
 	cube  *kube.Client           // connected once, by the first step that needs it
 	late  deferrals
 	tally tally
+
+	signing signing
 }
 
 // platform adds the catalogue and the builder. names, when given, replace the
@@ -101,7 +103,7 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 	}
 	in := plan.Input{
 		Spec: p.spec, Components: p.components, Distribution: p.catalog.Distribution, SkipVerify: skipVerify,
-		Phase: string(obs.Phase), Cached: map[string]bool{}, Pushed: map[string]bool{}, Current: map[string]bool{},
+		Phase: string(obs.Phase), Cached: map[string]bool{}, Pushed: map[string]bool{}, Unsigned: map[string]bool{}, Current: map[string]bool{},
 	}
 	var mu sync.Mutex
 	var g errgroup.Group
@@ -115,12 +117,17 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 		})
 	}
 	if obs.Phase == driver.PhaseRunning {
+		policy, err := p.imagePolicy()
+		if err != nil {
+			return plan.Plan{}, err
+		}
 		for name, b := range p.built {
 			g.Go(func() error {
-				ok := image.Pushed(ctx, p.registry(), b)
+				pushed := image.Pushed(ctx, p.registry(), b)
+				signed := pushed && p.signed(ctx, policy, b)
 				mu.Lock()
 				defer mu.Unlock()
-				in.Pushed[name] = ok
+				in.Pushed[name], in.Unsigned[name] = pushed, pushed && !signed
 				return nil
 			})
 		}

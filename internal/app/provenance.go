@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
 
@@ -15,15 +16,25 @@ func newImagesProvenance(o *options) *cobra.Command {
 		Short: "Print how an image was made: SLSA provenance v1 in an in-toto statement",
 		Long: `Print how an image was made: an in-toto statement with SLSA provenance v1. It names the
 entry of the catalogue, every module that is linked in and the Go toolchain, each with its
-hash. What is built on this machine is SLSA build level 1, and the statement says so; it
-is not signed.`,
+hash. What is built on this machine is SLSA build level 1, and the statement says so. In
+the mirror of an environment it is signed by the environment's key.`,
 	}, (*workshop).provenance)
 }
 
 func (w *workshop) provenance(ctx context.Context, img catalog.Image) ([]byte, error) {
-	in, err := w.builder.Inspect(ctx, img)
+	built, err := w.builder.Image(ctx, img)
 	if err != nil {
 		return nil, err
+	}
+	// What Inspect says besides, the layers, is not in it and takes time to read.
+	in := image.Inspection{Built: built, Platform: image.Platform()}
+	for _, bin := range img.Binaries {
+		program, err := w.builder.Program(ctx, bin)
+		if err != nil {
+			return nil, err
+		}
+		program.Path = "/" + bin.Name
+		in.Programs = append(in.Programs, program)
 	}
 	binaries := map[string]catalog.Binary{}
 	for _, bin := range img.Binaries {

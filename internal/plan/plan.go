@@ -130,6 +130,9 @@ type Input struct {
 	Cached map[string]bool
 	// Pushed: image name → the mirror has it.
 	Pushed map[string]bool
+	// Unsigned: image name → the mirror has it, but not with the signature and documents that
+	// are wanted. It is signed again even if nothing that is to be done needs it.
+	Unsigned map[string]bool
 	// Phase of the environment as observed: absent, partial, stopped or running, and
 	// running only with the distribution and the spec that are wanted.
 	Phase string
@@ -158,7 +161,7 @@ func Up(in Input) (Plan, error) {
 	if err := p.sort(); err != nil {
 		return Plan{}, err
 	}
-	p.settle()
+	p.settle(in.Unsigned)
 	return p, p.Validate()
 }
 
@@ -258,7 +261,7 @@ func (b *builder) image(i catalog.Image) string {
 	for _, bin := range i.Binaries {
 		needs = append(needs, b.build(bin))
 	}
-	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Needs: needs, Done: b.running && b.in.Pushed[i.Name]})
+	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Needs: needs, Done: b.running && b.in.Pushed[i.Name] && !b.in.Unsigned[i.Name]})
 	return id
 }
 
@@ -322,12 +325,12 @@ func (p *Plan) sort() error {
 }
 
 // settle marks builds and images Done that nothing pending waits for: what runs already
-// needs no cache, which is safe to delete.
-func (p *Plan) settle() {
+// needs no cache, which is safe to delete. Not so images that are to be signed.
+func (p *Plan) settle(unsigned map[string]bool) {
 	wanted := map[string]bool{}
 	for i := len(p.Steps) - 1; i >= 0; i-- {
 		s := &p.Steps[i]
-		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] {
+		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] && !(s.Kind == KindImage && unsigned[s.Subject]) {
 			s.Done = true
 		}
 		if !s.Done {

@@ -1,0 +1,198 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+func newImagesVerify(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify [IMAGE...]",
+		Short: "Check signature, provenance, bill of materials and bytes of every image in the mirror",
+		Long: `Read every image of the running environment, or those named, back from its mirror, and
+check: every byte against its digest, the signature against the trusted keys, the
+provenance (builder, source, modules) and the bill of materials against the image and
+the lock, and the digest against the lock. Exit status 1 when a check failed.`,
+		Example: `  orrery images verify
+  orrery images verify nats-server -o json`,
+		ValidArgsFunction: o.completeImages,
+		RunE:              func(c *cobra.Command, args []string) error { return verifyImages(c.Context(), o, args) },
+	}
+}
+
+// imageVerification is what `images verify -o json` prints; its form is a contract.
+type imageVerification struct {
+	Environment string            `json:"environment"`
+	Policy      spec.Verification `json:"policy"` // enforce | warn: what up does about it
+	// TrustedKeys are fingerprints, the environment's own first.
+	TrustedKeys []string      `json:"trustedKeys"`
+	OK          bool          `json:"ok"`
+	Images      []sign.Report `json:"images"`
+}
+
+func verifyImages(ctx context.Context, o *options, names []string) error {
+	asJSON, err := o.wantJSON()
+	if err != nil {
+		return err
+	}
+	s, err := o.attachExisting()
+	if err != nil {
+		return err
+	}
+	p, err := s.platform(nil)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		names = slices.Sorted(maps.Keys(p.images))
+	}
+	for _, name := range names {
+		if _, ok := p.images[name]; !ok {
+			return usagef("there is no image %q in environment %q; there are: %v", name, s.spec.Name, slices.Sorted(maps.Keys(p.images)))
+		}
+	}
+	policy, err := p.imagePolicy()
+	if err != nil {
+		return err
+	}
+	policy.Thorough = true
+	v := imageVerification{Environment: s.spec.Name, Policy: s.spec.Images.Verify, TrustedKeys: []string{}, OK: true}
+	for _, k := range policy.Keys {
+		v.TrustedKeys = append(v.TrustedKeys, k.Fingerprint())
+	}
+	errs := p.verifyAll(ctx, names, policy, &v)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if asJSON {
+		err = printJSON(o.out, v)
+	} else {
+		err = printVerification(o.out, v, errs)
+	}
+	if err == nil && !v.OK {
+		return exitError(exitFailed)
+	}
+	return err
+}
+
+// verifyAll fills in the reports, and returns what failed.
+func (p *platform) verifyAll(ctx context.Context, names []string, policy sign.Policy, v *imageVerification) []error {
+	errs := make([]error, len(names))
+	v.Images = make([]sign.Report, len(names))
+	var g errgroup.Group
+	g.SetLimit(4)
+	for i, name := range names {
+		g.Go(func() error {
+			var digest string
+			if digest, errs[i] = p.digest(ctx, name); errs[i] != nil {
+				v.Images[i] = sign.Report{Image: name, Checks: []sign.Result{{Check: sign.CheckContent, State: sign.Failed, Detail: errs[i].Error()}}}
+				return nil
+			}
+			v.Images[i], errs[i] = sign.Verify(ctx, p.registry(), name, digest, policy)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	for _, r := range v.Images {
+		v.OK = v.OK && r.OK()
+	}
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// digest is that of the image as it is made here or locked, which is the one that pods
+// name.
+func (p *platform) digest(ctx context.Context, name string) (string, error) {
+	built, ok, err := p.supply.CachedImage(ctx, p.images[name])
+	if err != nil {
+		return "", err
+	}
+	if ok {
+		return built.Digest, nil
+	}
+	if p.locked != nil && p.locked.Images[name].Digest != "" {
+		return p.locked.Images[name].Digest, nil
+	}
+	return "", fmt.Errorf("image %s is neither built here nor locked, so nobody knows its digest: 'orrery up' builds it", name)
+}
+
+func printVerification(out io.Writer, v imageVerification, errs []error) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tDIGEST\tCONTENT\tSIGNATURE\tPROVENANCE\tSBOM\tLOCK")
+	for _, r := range v.Images {
+		digest := "unknown"
+		if r.Digest != "" {
+			digest = strings.TrimPrefix(r.Digest, "sha256:")[:12]
+		}
+		fmt.Fprintf(w, "%s\t%s", r.Image, digest)
+		said := map[string]sign.State{}
+		for _, c := range r.Checks {
+			said[c.Check] = c.State
+		}
+		for _, check := range []string{sign.CheckContent, sign.CheckSignature, sign.CheckProvenance, sign.CheckSBOM, sign.CheckLock} {
+			if said[check] == "" {
+				said[check] = "-"
+			}
+			fmt.Fprintf(w, "\t%s", said[check])
+		}
+		fmt.Fprintln(w)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	failed := 0
+	for _, r := range v.Images {
+		if !r.OK() {
+			failed++
+		}
+	}
+	for _, err := range errs {
+		fmt.Fprintf(out, "\n%v\n", err)
+	}
+	_, err := fmt.Fprintf(out, "\n%d images: %d as they should be, %d not. Trusted: %s\n", len(v.Images), len(v.Images)-failed, failed, strings.Join(v.TrustedKeys, " "))
+	return err
+}
+
+// signedImages says of every image of the running environment whether its signature
+// counts; nil when none answers.
+func (o *options) signedImages(ctx context.Context) map[string]string {
+	s, err := o.attach(ui.Discard)
+	if err != nil || !s.exists {
+		return nil
+	}
+	if err := s.connect(); err != nil {
+		return nil
+	}
+	p, err := s.platform(nil)
+	if err != nil {
+		return nil
+	}
+	keys, err := s.trusted()
+	if err != nil {
+		return nil
+	}
+	var v imageVerification
+	p.verifyAll(ctx, slices.Sorted(maps.Keys(p.images)), sign.Policy{Keys: keys, Foreign: true}, &v)
+	signed := map[string]string{}
+	for _, r := range v.Images {
+		if len(r.Checks) < 2 || r.Checks[0].State == sign.Failed { // the mirror does not have it
+			continue
+		}
+		signed[r.Image] = "no"
+		if r.OK() {
+			signed[r.Image] = "yes"
+		}
+	}
+	return signed
+}
