@@ -100,11 +100,12 @@ func (p *platform) signed(ctx context.Context, policy sign.Policy, built image.B
 // image is deployed that does not get past here.
 func (p *platform) admit(ctx context.Context, img catalog.Image, built image.Built) error {
 	err := p.signImage(ctx, img, built)
-	if err == nil {
-		var policy sign.Policy
-		if policy, err = p.imagePolicy(); err == nil {
-			_, err = sign.Verify(ctx, p.registry(), built.Name, built.Digest, policy)
-		}
+	policy, trustErr := p.imagePolicy()
+	if trustErr != nil {
+		return errors.Join(err, trustErr)
+	}
+	if err == nil || errors.Is(err, sign.ErrSwapped) { // of which verification tells more
+		_, err = sign.Verify(ctx, p.registry(), built.Name, built.Digest, policy)
 	}
 	if err == nil || ctx.Err() != nil {
 		return err

@@ -86,6 +86,11 @@ func TestUpGolden(t *testing.T) {
 			everything(in)
 			in.Phase, in.NodesReady, in.Cached, in.SkipVerify = "running", true, nil, true
 		}},
+		{"key-lost", func(in *Input) { // the mirror has all images, and one is not signed
+			everything(in)
+			in.Phase, in.NodesReady, in.SkipVerify = "running", true, true
+			in.Unsigned = map[string]bool{"coredns": true}
+		}},
 		{"one-component-changed", func(in *Input) {
 			everything(in)
 			in.Phase, in.NodesReady = "running", true
