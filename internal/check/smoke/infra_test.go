@@ -57,17 +57,6 @@ func workloads(t *testing.T, objs []*unstructured.Unstructured) (found []workloa
 			podLabels, _, _ := unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "labels")
 			spec, _, _ := unstructured.NestedMap(o.Object, "spec", "template", "spec")
 			found = append(found, workload{o.GetKind() + " " + o.GetName(), o.GetNamespace(), replicas, podLabels, spec})
-		case "ConfigMap": // the pod that local-path makes of a template
-			if text, ok, _ := unstructured.NestedString(o.Object, "data", "helperPod.yaml"); ok {
-				var pod struct {
-					Metadata struct{ Labels map[string]string }
-					Spec     map[string]any
-				}
-				if err := yaml.Unmarshal([]byte(text), &pod); err != nil {
-					t.Fatal(err)
-				}
-				found = append(found, workload{"helper pod", o.GetNamespace(), 1, pod.Metadata.Labels, pod.Spec})
-			}
 		}
 	}
 	return found
@@ -79,7 +68,7 @@ func TestHardening(t *testing.T) {
 		_, objs := rendered(t, overlay)
 		for _, w := range workloads(t, objs) {
 			t.Run(overlay+"/"+w.name, func(t *testing.T) {
-				asRoot := w.name == "helper pod" // see its comment
+				asRoot := w.name == "DaemonSet local-path" // see its comment
 				if !asRoot && get(w.spec, "securityContext", "runAsNonRoot") != true {
 					t.Error("may run as root")
 				}
