@@ -24,7 +24,7 @@ type openable struct {
 // openables by name. The console is not among them: it is served by this program.
 var openables = map[string]openable{
 	"grafana":      {observe.Namespace, "grafana", 3000, "http", "/", "user admin, password: orrery kubectl%s get secret -n observability grafana-admin -o go-template='{{.data.password|base64decode}}'"},
-	"prometheus":   {observe.Namespace, "prometheus", 9090, "http", "/", "the API; this build of Prometheus has no pages"},
+	"prometheus":   {observe.Namespace, "prometheus", 9090, "http", "/", "the API; this build of Prometheus has no pages, see 'orrery console%s'"},
 	"alertmanager": {observe.Namespace, "alertmanager", 9093, "http", "/", ""},
 	"nats":         {"messaging", "nats", 4222, "nats", "", "the user's seed: orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.seed\"|base64decode}}'"},
 }
@@ -37,19 +37,23 @@ type opened struct {
 
 func newOpen(o *options) *cobra.Command {
 	var port int
-	names := slices.Sorted(maps.Keys(openables))
+	names := append(slices.Sorted(maps.Keys(openables)), "console")
 	c := &cobra.Command{
 		Use:   "open " + strings.Join(names, "|"),
 		Short: "Make a service reachable on 127.0.0.1 until Ctrl-C",
 		Long: `Listen on 127.0.0.1, and there only, print the address, and bring every connection to a
 ready pod of the service until Ctrl-C. A pod that goes away is replaced by the next one.`,
 		Example: `  orrery open prometheus
-  orrery open nats --port 4222`,
+  orrery open nats --port 4222
+  orrery open console`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: names,
 		RunE: func(c *cobra.Command, args []string) error {
 			if port < 0 || port > 65535 {
 				return usagef("--port must be from 0 to 65535, got %d", port)
+			}
+			if args[0] == "console" {
+				return runConsole(c.Context(), o, consoleOptions{port: port})
 			}
 			return runOpen(c.Context(), o, args[0], port)
 		},

@@ -17,21 +17,41 @@ type watcher struct {
 	at      time.Time // of last; zero before the first
 	failed  error     // of the latest look, nil when it succeeded
 	since   time.Time // of the first of the failures in a row
+	wanted  time.Time // somebody looked at it last
+	wake    chan struct{}
 	changed chan struct{}
 }
 
+// idle is how long nobody may look before the watcher rests.
+const idle = 30 * time.Second
+
 func newWatcher(look func(context.Context) (Snapshot, error), interval time.Duration) *watcher {
-	return &watcher{look: look, interval: interval, changed: make(chan struct{})}
+	return &watcher{look: look, interval: interval, wanted: time.Now(), wake: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
-// run looks until ctx ends.
+// run looks until ctx ends, and rests while nobody is interested.
 func (w *watcher) run(ctx context.Context) {
 	for {
 		w.once(ctx)
+		next := time.After(w.interval)
+		w.mu.Lock()
+		if time.Since(w.wanted) > idle {
+			next = nil
+		}
+		w.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(w.interval):
+		case <-w.wake:
+			if next == nil {
+				continue
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-next:
+			}
+		case <-next:
 		}
 	}
 }
@@ -70,6 +90,13 @@ func (w *watcher) once(ctx context.Context) {
 func (w *watcher) view() (s Snapshot, at time.Time, stale error, since time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if time.Since(w.wanted) > idle {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	w.wanted = time.Now()
 	return w.last, w.at, w.failed, w.since, w.changed
 }
 

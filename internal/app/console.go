@@ -1,0 +1,147 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/console"
+	"github.com/orrery-dev/orrery/internal/dashboard"
+)
+
+func newConsole(o *options) *cobra.Command {
+	var opts consoleOptions
+	c := &cobra.Command{
+		Use:   "console",
+		Short: "A page in the browser: topology, dashboards, logs, traces, checks",
+		Long: `Serve a page on 127.0.0.1 that shows the environment as it is: where every pod runs, the
+components, dashboards, logs, traces and checks. It is live, needs no network beyond this
+machine, and goes on when the cluster goes away and comes back.
+
+The address that is printed carries a token; whoever has it can see everything and run the
+checks. It ends with Ctrl-C.`,
+		Example: `  orrery console
+  orrery console --port 8080 --links`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runConsole(c.Context(), o, opts)
+		},
+	}
+	c.Flags().IntVar(&opts.port, "port", 0, "port of 127.0.0.1 to listen on (default: a free one)")
+	c.Flags().BoolVar(&opts.links, "links", false, "make Grafana, Prometheus, Alertmanager and NATS reachable on 127.0.0.1 too, without a token, and link to them")
+	return c
+}
+
+type consoleOptions struct {
+	port  int
+	links bool
+}
+
+func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
+	asJSON, err := o.wantJSON()
+	if err != nil {
+		return err
+	}
+	if opts.port < 0 || opts.port > 65535 {
+		return usagef("--port must be from 0 to 65535, got %d", opts.port)
+	}
+	s, err := o.attachExisting()
+	if err != nil {
+		return err
+	}
+	boards, verify, missing := s.forConsole()
+	if missing != nil {
+		// Without a catalogue there is still a topology, and logs and traces.
+		fmt.Fprintf(o.err, "orrery: no dashboards and no checks: %v\n", missing)
+	}
+	l, err := listenLocal(opts.port)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	look := newLooker(ctx, s, opts.links)
+	defer look.close()
+	defer cancel() // before look.close
+	c, err := console.New(ctx, console.Options{
+		Environment: s.spec.Name, Look: look.look, API: look, Dashboards: boards, Verify: verify,
+		Token: rand.Text(), Address: l.Addr().String(), Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer cancel() // before c.Close
+	// A cluster that does not answer must not keep the page from opening.
+	ready, done := context.WithTimeout(ctx, 2*time.Second)
+	c.Ready(ready)
+	done()
+	if asJSON {
+		err = printJSON(o.out, opened{"console", c.URL()})
+	} else {
+		_, err = fmt.Fprintf(o.out, "%s\n", c.URL())
+		fmt.Fprintln(o.err, "until Ctrl-C")
+	}
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: c, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-ctx.Done()
+		bounded, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer stop()
+		if server.Shutdown(bounded) != nil {
+			_ = server.Close()
+		}
+	})
+	err = server.Serve(l)
+	cancel()
+	wg.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("console: %w", err)
+}
+
+// forConsole is what the console has from the catalogue.
+func (s *session) forConsole() ([]dashboard.Dashboard, func(context.Context, func(console.Check)) error, error) {
+	p, err := s.platform(nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	boards, err := p.dashboards()
+	if err != nil {
+		return nil, nil, err
+	}
+	return boards, p.verifyForConsole, nil
+}
+
+// verifyForConsole runs all checks, a few at a time, and tells of each.
+func (p *platform) verifyForConsole(ctx context.Context, report func(console.Check)) error {
+	if err := p.learnImages(ctx); err != nil {
+		return err
+	}
+	conditions, err := p.checks(append([]string{"cluster"}, p.componentNames()...))
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	for _, c := range conditions {
+		report(console.Check{Component: c.Component, Name: c.Name, State: string(check.Running)})
+		wg.Go(func() {
+			r := runCheck(ctx, c)
+			report(console.Check{Component: r.Component, Name: r.Name, State: string(r.State), Detail: r.Detail, Seconds: r.Seconds})
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
