@@ -1,6 +1,9 @@
 package sign
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -217,4 +220,18 @@ func testKey(t testing.TB) (k *Key, dir string) {
 		t.Fatal(err)
 	}
 	return k, dir
+}
+
+// anyKey is a key pair without files, which takes no time to make.
+func anyKey(t testing.TB) *Key {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := publicKey(&private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Key{public: public, open: func() (*ecdsa.PrivateKey, error) { return private, nil }}
 }
