@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,9 +38,11 @@ type imageVerification struct {
 	Environment string            `json:"environment"`
 	Policy      spec.Verification `json:"policy"` // enforce | warn: what up does about it
 	// TrustedKeys are fingerprints, the environment's own first.
-	TrustedKeys []string      `json:"trustedKeys"`
-	OK          bool          `json:"ok"`
-	Images      []sign.Report `json:"images"`
+	TrustedKeys []string `json:"trustedKeys"`
+	// Note says that the environment's own key is lost, when it is.
+	Note   string        `json:"note,omitempty"`
+	OK     bool          `json:"ok"`
+	Images []sign.Report `json:"images"`
 }
 
 func verifyImages(ctx context.Context, o *options, names []string) error {
@@ -69,6 +72,9 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 	}
 	policy.Thorough = true
 	v := imageVerification{Environment: s.spec.Name, Policy: s.spec.Images.Verify, TrustedKeys: []string{}, OK: true}
+	if s.passwords().Lost(s.signingDir()) {
+		v.Note = "the environment's own key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery up" + s.envFlag() + "' makes another and signs all images again"
+	}
 	for _, k := range policy.Keys {
 		v.TrustedKeys = append(v.TrustedKeys, k.Fingerprint())
 	}
@@ -160,7 +166,10 @@ func printVerification(out io.Writer, v imageVerification, errs []error) error {
 	for _, err := range errs {
 		fmt.Fprintf(out, "\n%v\n", err)
 	}
-	_, err := fmt.Fprintf(out, "\n%d images: %d as they should be, %d not. Trusted: %s\n", len(v.Images), len(v.Images)-failed, failed, strings.Join(v.TrustedKeys, " "))
+	if v.Note != "" {
+		fmt.Fprintf(out, "\nnote: %s\n", v.Note)
+	}
+	_, err := fmt.Fprintf(out, "\n%d images: %d as they should be, %d not. Trusted: %s\n", len(v.Images), len(v.Images)-failed, failed, cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"))
 	return err
 }
 
