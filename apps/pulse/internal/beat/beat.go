@@ -20,8 +20,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-var tracer = otel.Tracer("github.com/orrery-dev/orrery/apps/pulse/internal/beat")
-
 // Options of Run.
 type Options struct {
 	// Target is the base URL of ingest.
@@ -38,6 +36,7 @@ type Options struct {
 func Run(ctx context.Context, o Options) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	defer transport.CloseIdleConnections()
+	tracer := otel.Tracer("github.com/orrery-dev/orrery/apps/pulse/internal/beat")
 	client := &http.Client{Transport: otelhttp.NewTransport(transport), Timeout: 10 * time.Second}
 	tick := time.NewTicker(time.Duration(float64(time.Second) / o.Rate))
 	defer tick.Stop()
@@ -48,7 +47,7 @@ func Run(ctx context.Context, o Options) {
 				return
 			case <-tick.C:
 			}
-			err := o.beat(ctx, client, sequence)
+			err := o.beat(ctx, tracer, client, sequence)
 			if err == nil {
 				break
 			}
@@ -59,7 +58,7 @@ func Run(ctx context.Context, o Options) {
 	}
 }
 
-func (o Options) beat(ctx context.Context, client *http.Client, sequence uint64) (err error) {
+func (o Options) beat(ctx context.Context, tracer trace.Tracer, client *http.Client, sequence uint64) (err error) {
 	ctx, span := tracer.Start(ctx, "beat", trace.WithNewRoot())
 	defer func() {
 		if err != nil {

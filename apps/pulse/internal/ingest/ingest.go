@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
@@ -64,6 +65,7 @@ type Ingest struct {
 	recorder *recorder
 	sequence atomic.Uint64
 	metrics  metrics
+	tracer   trace.Tracer
 }
 
 // New makes an ingest.
@@ -75,7 +77,7 @@ func New(o Options) (*Ingest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Ingest{Options: o, metrics: m, recorder: newRecorder(o.Ledger, m, o.Log)}, nil
+	return &Ingest{Options: o, metrics: m, tracer: otel.Tracer(scope), recorder: newRecorder(o.Ledger, m, o.Log)}, nil
 }
 
 // Number gives an event without a producer the next number of this ingest.
@@ -140,7 +142,7 @@ func (i *Ingest) publish(ctx context.Context, events []event.Event, results []Re
 		s.Add(e.Sequence)
 		sent[e.Producer] = s
 		var sendCtx context.Context
-		sendCtx, spans[n] = tracer.Start(ctx, "send "+messaging.Stream, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+		sendCtx, spans[n] = i.tracer.Start(ctx, "send "+messaging.Stream, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 			attribute.String("messaging.system", "nats"), attribute.String("messaging.operation.name", "send"),
 			attribute.String("messaging.destination.name", messaging.Stream), attribute.String("messaging.message.id", e.ID()),
 		))
@@ -190,7 +192,7 @@ func (i *Ingest) publish(ctx context.Context, events []event.Event, results []Re
 
 // record writes to the ledger; an event that is not in it is not acknowledged.
 func (i *Ingest) record(ctx context.Context, events []event.Event, sent, acked map[string]ranges.Set, errs []error) {
-	ctx, span := tracer.Start(ctx, "record in the ledger")
+	ctx, span := i.tracer.Start(ctx, "record in the ledger")
 	defer span.End()
 	ctx, cancel := context.WithTimeout(ctx, i.AckTimeout)
 	defer cancel()

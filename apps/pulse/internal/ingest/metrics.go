@@ -15,8 +15,6 @@ import (
 
 const scope = "github.com/orrery-dev/orrery/apps/pulse/internal/ingest"
 
-var tracer = otel.Tracer(scope)
-
 func newMetrics(box *outbox.Outbox) (m metrics, err error) {
 	meter := otel.Meter(scope)
 	var errs [5]error

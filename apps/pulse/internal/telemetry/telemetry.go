@@ -46,17 +46,6 @@ type Options struct {
 	Log         *slog.Logger
 }
 
-// views keep out what a stranger could fill the series of Prometheus with, such as the
-// Host header, and what nobody looks at.
-var views = []metric.View{
-	metric.NewView(metric.Instrument{Name: "http.server.request.duration"}, metric.Stream{
-		AttributeFilter: attribute.NewAllowKeysFilter(semconv.HTTPRequestMethodKey, semconv.HTTPRouteKey, semconv.HTTPResponseStatusCodeKey),
-		Aggregation:     metric.AggregationExplicitBucketHistogram{Boundaries: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}},
-	}),
-	metric.NewView(metric.Instrument{Name: "http.server.*.body.size"}, metric.Stream{Aggregation: metric.AggregationDrop{}}),
-	metric.NewView(metric.Instrument{Name: "http.client.*"}, metric.Stream{Aggregation: metric.AggregationDrop{}}),
-}
-
 // Telemetry of a process.
 type Telemetry struct {
 	traces  *trace.TracerProvider
@@ -74,8 +63,8 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	}
 	// OTEL_RESOURCE_ATTRIBUTES adds pod, namespace and node: see the manifests.
 	described, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(), resource.WithAttributes(
-		semconv.ServiceName(o.Service), semconv.ServiceVersion(o.Version), semconv.ServiceNamespace(o.Service),
-		semconv.ServiceInstanceID(o.Component+"-"+hostname()),
+		semconv.ServiceName(o.Service), semconv.ServiceVersion(o.Version),
+		semconv.ServiceInstanceID(o.Component+"-"+hostname()), attribute.String(o.Service+".component", o.Component),
 	))
 	if err != nil {
 		return nil, fmt.Errorf("describe the service: %w", err)

@@ -14,8 +14,6 @@ import (
 
 const scope = "github.com/orrery-dev/orrery/apps/pulse/internal/worker"
 
-var tracer = otel.Tracer(scope)
-
 // metrics of a worker; names in docs/reference/pulse.md.
 type metrics struct {
 	delivered, duplicates, redelivered, refused metric.Int64Counter

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
@@ -48,6 +49,7 @@ type Options struct {
 type Worker struct {
 	Options
 	metrics metrics
+	tracer  trace.Tracer
 	follow  *ledger.Follower
 	// heard is when the server last gave a sign, in Unix nanoseconds.
 	heard atomic.Int64
@@ -55,7 +57,7 @@ type Worker struct {
 
 // New makes a worker.
 func New(o Options) (*Worker, error) {
-	w := &Worker{Options: o, follow: o.Ledger.Follow()}
+	w := &Worker{Options: o, tracer: otel.Tracer(scope), follow: o.Ledger.Follow()}
 	var err error
 	w.metrics, err = newMetrics(w.follow)
 	return w, err
@@ -207,7 +209,7 @@ func (w *Worker) begin(ctx context.Context, m jetstream.Msg) (*delivery, error) 
 			w.metrics.redelivered.Add(ctx, 1)
 		}
 	}
-	d.ctx, d.span = tracer.Start(messaging.Extract(ctx, m.Headers()), "process "+messaging.Stream, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...))
+	d.ctx, d.span = w.tracer.Start(messaging.Extract(ctx, m.Headers()), "process "+messaging.Stream, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...))
 	return d, nil
 }
 
@@ -226,7 +228,7 @@ func (w *Worker) deliver(ctx context.Context, producer string, ds []*delivery, s
 			if d.duplicate = known.Has(d.event.Sequence); d.duplicate {
 				return
 			}
-			ctx, span := tracer.Start(d.ctx, "put", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("db.system.name", "nats.kv"), attribute.String("db.collection.name", messaging.EventBucket)))
+			ctx, span := w.tracer.Start(d.ctx, "put", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("db.system.name", "nats.kv"), attribute.String("db.collection.name", messaging.EventBucket)))
 			defer span.End()
 			var created bool
 			if created, d.err = w.Store.Put(ctx, d.event); d.err != nil {
