@@ -15,13 +15,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
 
 const usage = `usage: probe COMMAND
 
-  serve [ADDRESS]    answer HTTP on ADDRESS (default :8080) with the hostname; /healthz says ok
+  serve [ADDRESS]    answer HTTP on ADDRESS (default :8080) with the hostname; /healthz says ok;
+                     what is posted to /alerts is kept, and got from there
   get URL            print the body of URL; fails unless the status is 2xx
   lookup NAME        print the addresses of NAME, sorted, one a line
   write FILE TEXT    write TEXT to FILE and flush it to the disk
@@ -83,6 +85,9 @@ func serve(ctx context.Context, address string, out io.Writer) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, hostname) })
+	var posted inbox
+	mux.HandleFunc("POST /alerts", posted.put)
+	mux.HandleFunc("GET /alerts", posted.get)
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
@@ -101,6 +106,37 @@ func serve(ctx context.Context, address string, out io.Writer) error {
 	err = server.Shutdown(last)
 	<-served
 	return err
+}
+
+// inbox keeps what was posted last, a line each.
+type inbox struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+const (
+	inboxLines = 64
+	inboxBytes = 64 << 10 // of one
+)
+
+func (b *inbox) put(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, inboxBytes))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, strings.ReplaceAll(string(body), "\n", " "))
+	b.lines = b.lines[max(0, len(b.lines)-inboxLines):]
+}
+
+func (b *inbox) get(w http.ResponseWriter, _ *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, line := range b.lines {
+		fmt.Fprintln(w, line)
+	}
 }
 
 func get(ctx context.Context, url string, out io.Writer) error {

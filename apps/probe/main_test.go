@@ -91,3 +91,28 @@ func TestUsage(t *testing.T) {
 		}
 	}
 }
+
+func TestInbox(t *testing.T) {
+	var b inbox
+	post := func(body string) int {
+		w := httptest.NewRecorder()
+		b.put(w, httptest.NewRequest(http.MethodPost, "/alerts", strings.NewReader(body)))
+		return w.Code
+	}
+	post("{\n\"a\": 1}")
+	post("two")
+	if code := post(strings.Repeat("x", inboxBytes+1)); code != http.StatusRequestEntityTooLarge {
+		t.Errorf("a large body: status %d", code)
+	}
+	w := httptest.NewRecorder()
+	b.get(w, httptest.NewRequest(http.MethodGet, "/alerts", nil))
+	if got, want := w.Body.String(), "{ \"a\": 1}\ntwo\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for range 2 * inboxLines {
+		post("more")
+	}
+	if len(b.lines) != inboxLines {
+		t.Errorf("%d lines are kept, want %d", len(b.lines), inboxLines)
+	}
+}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,28 +168,41 @@ func (c *Client) Delete(ctx context.Context, apiVersion, kind, namespace, name s
 // 2xx is an error that carries the status (apierrors.IsNotFound and so on work) and
 // the body, which is returned too: /readyz says there what is not ready.
 func (c *Client) RawGet(ctx context.Context, path string) ([]byte, error) {
+	return c.raw(ctx, http.MethodGet, path, "", nil)
+}
+
+// RawPost sends a body to a path of the API server, such as that of a Service's proxy. The
+// answer is as that of [Client.RawGet].
+func (c *Client) RawPost(ctx context.Context, path, contentType string, body []byte) ([]byte, error) {
+	return c.raw(ctx, http.MethodPost, path, contentType, body)
+}
+
+func (c *Client) raw(ctx context.Context, method, path, contentType string, content []byte) ([]byte, error) {
 	ref, err := url.Parse(path)
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", path, err)
 	}
 	u := c.base.JoinPath(ref.Path)
 	u.RawQuery = ref.RawQuery
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(content))
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", path, err)
 	}
 	req.Header.Set("Accept", "application/json, */*")
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: read the answer: %w", path, err)
+		return nil, fmt.Errorf("%s %s: read the answer: %w", method, path, err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return body, fmt.Errorf("GET %s: %w", path, statusError(resp.StatusCode, body))
+		return body, fmt.Errorf("%s %s: %w", method, path, statusError(resp.StatusCode, body))
 	}
 	return body, nil
 }

@@ -27,8 +27,10 @@ type fakeAPI struct {
 	raw     map[string]string
 	exec    func(pod, command string) (string, error)
 	admit   func(*unstructured.Unstructured) error
-	pending bool   // pods stay Pending
-	written string // by a pod whose command is "write"
+	post    func(path string, body []byte) ([]byte, error)
+	get     func(path string) ([]byte, error) // for what raw has not
+	pending bool                              // pods stay Pending
+	written string                            // by a pod whose command is "write"
 }
 
 // newFake is a fake of the default environment's cluster, all well.
@@ -189,7 +191,19 @@ func (f *fakeAPI) RawGet(_ context.Context, path string) ([]byte, error) {
 	if body, ok := f.raw[path]; ok {
 		return []byte(body), nil
 	}
+	if f.get != nil {
+		return f.get(path)
+	}
 	return nil, fmt.Errorf("%s: 503 Service Unavailable", path)
+}
+
+func (f *fakeAPI) RawPost(_ context.Context, path, _ string, body []byte) ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.post == nil {
+		return nil, fmt.Errorf("%s: 503 Service Unavailable", path)
+	}
+	return f.post(path, body)
 }
 
 // left are the objects in the checks' namespace.

@@ -23,6 +23,7 @@ type API interface {
 	PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error)
 	Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error
 	RawGet(ctx context.Context, path string) ([]byte, error)
+	RawPost(ctx context.Context, path, contentType string, body []byte) ([]byte, error)
 }
 
 // Env is what the checks look at.
@@ -65,6 +66,13 @@ var registry = map[string][]probe{
 	"storage":    {{"storage", 2 * time.Minute, storage}},
 	"dashboards": {{"dashboards", 3 * time.Minute, dashboards}},
 	"metrics":    {{"metrics", 90 * time.Second, metrics}},
+
+	"prometheus": {
+		{"prometheus-push", time.Minute, prometheusPush},
+		{"prometheus-rules", 2 * time.Minute, prometheusRules},
+		{"prometheus-targets", 2 * time.Minute, prometheusTargets},
+	},
+	"alerts": {{"alerts", 2 * time.Minute, alerts}},
 
 	"image-policy": {{"image-policy", 30 * time.Second, imagePolicy}},
 
