@@ -20,12 +20,19 @@ func (b *Builder) Link(ctx context.Context, dir string, bin catalog.Binary) erro
 	if err != nil {
 		return err
 	}
+	return Place(dir, bin, path, func() (string, error) { return b.verified(ctx, bin) })
+}
+
+// Place is [Builder.Link] for a program that is at path. Before it is linked, verified
+// hashes it and says where it is then.
+func Place(dir string, bin catalog.Binary, path string, verified func() (string, error)) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("link %s: %w", bin.Name, err)
 	}
 	target := filepath.Join(dir, bin.Name)
 	if !linked(path, target) {
-		if path, err = b.verified(ctx, bin); err != nil {
+		path, err := verified()
+		if err != nil {
 			return err
 		}
 		if err := replace(target, func(tmp string) error { return linkOrCopy(path, tmp) }); err != nil {

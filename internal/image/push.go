@@ -95,7 +95,7 @@ func (l layout) verify(digest v1.Hash, img v1.Image) error {
 	m, err := img.Manifest()
 	if err != nil {
 		os.Remove(l.blob(digest))
-		return fmt.Errorf("%w: manifest %s; it was removed: build the image again: %w", errCorrupt, digest, err)
+		return fmt.Errorf("%w: manifest %s; it was removed: build or import the image again: %w", errCorrupt, digest, err)
 	}
 	blobs := []v1.Hash{digest, m.Config.Digest}
 	for _, layer := range m.Layers {
@@ -108,7 +108,7 @@ func (l layout) verify(digest v1.Hash, img v1.Image) error {
 		}
 		if sum != d.Hex {
 			os.Remove(l.blob(d))
-			return fmt.Errorf("%w: blob %s; it was removed: build the image again", errCorrupt, d)
+			return fmt.Errorf("%w: blob %s; it was removed: build or import the image again", errCorrupt, d)
 		}
 	}
 	return nil

@@ -1,0 +1,449 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// Below the cache folder:
+//
+//	bundles/DIGEST/              an imported bundle, all of it
+//	  index.json, blobs/sha256/  an OCI layout with the images and what is attached to them
+//	  bin/SHA256                 programs of the nodes
+//	  catalog/                   the catalogue and its lock
+//	bundles/.part-DIGEST/        one that is being imported, or was when something stopped it
+//	bundles/.lock/DIGEST         held meanwhile
+const (
+	dirName    = "bundles"
+	partPrefix = ".part-"
+)
+
+// ImportOptions of [File.Import].
+type ImportOptions struct {
+	CacheDir string // required
+	Platform string // a bundle for another one is refused; empty: none is
+	// Have finds a file with this SHA-256 that the machine has already, on the same file
+	// system: it is hashed and linked, so that it is there once. May be nil.
+	Have    func(sha256 string) (path string, ok bool)
+	Sink    ui.Sink // progress; nil drops it
+	Workers int     // 0: one for each core
+}
+
+// Result of an import.
+type Result struct {
+	Digest string `json:"digest"`
+	Dir    string `json:"dir"`
+	// Already: it was imported before, and nothing had to be done.
+	Already bool `json:"already"`
+	// Kept bytes were there, of an import that was interrupted or of other bundles; they
+	// were hashed again. Written bytes were not.
+	Kept    int64   `json:"kept"`
+	Written int64   `json:"written"`
+	Seconds float64 `json:"seconds"`
+}
+
+// importer is one import at work.
+type importer struct {
+	*File
+	opts  ImportOptions
+	dir   string
+	meter *meter
+	syncs *errgroup.Group
+	kept  chan int64
+}
+
+// Import unpacks the bundle into the cache. Every byte is hashed; nobody sees any of it
+// before all of it is on the disk. After an interruption the next import keeps what had
+// been verified. Of two imports of the same bundle one works and the other waits. Memory
+// does not depend on the size of the bundle.
+//
+// It does not look at the signature: see [File.Verify].
+func (f *File) Import(ctx context.Context, o ImportOptions) (Result, error) {
+	start := time.Now()
+	result := Result{Digest: f.Digest(), Dir: Dir(o.CacheDir, f.Digest())}
+	if o.Platform != "" && f.platform != o.Platform {
+		return result, fmt.Errorf("%s is %w: %s, and this machine is %s", f.name, ErrPlatform, f.platform, o.Platform)
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	root := filepath.Join(o.CacheDir, dirName)
+	if err := os.MkdirAll(filepath.Join(root, ".lock"), 0o755); err != nil {
+		return result, fmt.Errorf("import %s: %w", f.name, err)
+	}
+	held, err := filelock.Wait(ctx, lockPath(root, f.digest), filelock.Exclusive, func() {
+		if o.Sink != nil {
+			o.Sink.Emit(ui.Event{Time: time.Now(), Type: ui.TypeNotice, Phase: "build", Message: "another process is importing the same bundle: waiting for it"})
+		}
+	})
+	if err != nil {
+		return result, fmt.Errorf("import %s: %w", f.name, err)
+	}
+	defer held.Close()
+	im := &importer{File: f, opts: o, dir: result.Dir, syncs: &errgroup.Group{}}
+	im.syncs.SetLimit(16)
+	_, err = os.Stat(im.dir)
+	whole := err == nil
+	if whole && im.present() {
+		result.Already, result.Seconds = true, time.Since(start).Seconds()
+		return result, nil
+	}
+	if !whole { // what is missing from a whole one is put back into it
+		im.dir = filepath.Join(root, partPrefix+f.digest)
+	}
+	if result.Kept, err = im.unpack(ctx); err == nil && !whole {
+		if err = os.Rename(im.dir, result.Dir); err == nil {
+			err = syncDir(root)
+		}
+	}
+	if err != nil {
+		if errors.Is(err, unix.ENOSPC) && !whole {
+			err = errors.Join(err, os.RemoveAll(im.dir)) // the room is needed
+		}
+		return result, fmt.Errorf("import %s: %w", f.name, full(err))
+	}
+	for _, e := range f.entries {
+		result.Written += e.unpacked()
+	}
+	result.Written -= result.Kept
+	result.Seconds = time.Since(start).Seconds()
+	return result, nil
+}
+
+// Dir is where an imported bundle is, below a cache folder.
+func Dir(cacheDir, digest string) string { return filepath.Join(cacheDir, dirName, hexOf(digest)) }
+
+func lockPath(root, hex string) string { return filepath.Join(root, ".lock", hex) }
+
+// target is the file that an entry becomes.
+func (e entry) target(dir string) string {
+	switch e.kind {
+	case kindProgram:
+		return filepath.Join(dir, "bin", e.program.SHA256)
+	case kindCatalog:
+		return filepath.Join(dir, "catalog")
+	}
+	return filepath.Join(dir, "blobs", "sha256", e.digest)
+}
+
+// want is the SHA-256 of the target, and its size.
+func (e entry) want() (string, int64) {
+	if e.kind == kindProgram {
+		return e.program.SHA256, e.plain
+	}
+	return e.digest, e.size
+}
+
+// present tells whether every file of an imported bundle is there.
+func (im *importer) present() bool {
+	for _, e := range im.entries {
+		if !e.there(im.dir) {
+			return false
+		}
+	}
+	_, err := os.Stat(filepath.Join(im.dir, indexName))
+	return err == nil
+}
+
+func (e entry) there(dir string) bool {
+	path := e.target(dir)
+	if e.kind == kindCatalog {
+		path = filepath.Join(path, lock.FileName)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	_, size := e.want()
+	return e.kind == kindCatalog || info.Size() == size
+}
+
+// unpack brings all that is missing into the folder, and says how many bytes were there.
+func (im *importer) unpack(ctx context.Context) (kept int64, err error) {
+	for _, d := range []string{"blobs/sha256", "bin"} {
+		if err := os.MkdirAll(filepath.Join(im.dir, filepath.FromSlash(d)), 0o755); err != nil {
+			return 0, err
+		}
+	}
+	var total, need int64
+	for _, e := range im.entries {
+		total += e.size
+		if !e.there(im.dir) {
+			need += e.unpacked()
+		}
+	}
+	if err := room(im.dir, need); err != nil {
+		return 0, err
+	}
+	im.meter = newMeter(im.opts.Sink, "import", total)
+	im.kept = make(chan int64, len(im.entries))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(im.opts.Workers)
+	for _, e := range im.largestFirst() {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return im.entry(gctx, e) })
+	}
+	if err := errors.Join(g.Wait(), im.syncs.Wait()); err != nil {
+		return 0, err
+	}
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	close(im.kept)
+	for n := range im.kept {
+		kept += n
+	}
+	for name, data := range map[string][]byte{layoutName: []byte(layoutContent), signatureName: im.sigRaw, indexName: im.raw} {
+		if err := im.file(filepath.Join(im.dir, name), 0o644, func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		}); err != nil {
+			return 0, err
+		}
+	}
+	if err := im.syncs.Wait(); err != nil {
+		return 0, err
+	}
+	for _, d := range []string{"blobs/sha256", "bin", "."} {
+		if err := syncDir(filepath.Join(im.dir, filepath.FromSlash(d))); err != nil {
+			return 0, err
+		}
+	}
+	im.meter.finish()
+	return kept, nil
+}
+
+// largestFirst is the order in which workers end at about the same time.
+func (im *importer) largestFirst() []entry {
+	return slices.SortedStableFunc(slices.Values(im.sorted()), func(a, b entry) int { return cmp.Compare(b.unpacked(), a.unpacked()) })
+}
+
+// entry has one blob unpacked.
+func (im *importer) entry(ctx context.Context, e entry) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if im.keep(e) {
+		im.meter.add(e.size)
+		im.kept <- e.unpacked()
+		return nil
+	}
+	in := newDigester(false)
+	r := io.TeeReader(cancellable{ctx, im.open(e)}, io.MultiWriter(in, im.meter))
+	err := im.write(e, r)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err // it is our disk, and not what was read
+	}
+	if err != nil && !errors.Is(err, errContent) && !isFormat(err) {
+		return err
+	}
+	// What was not read for its content belongs to the digest all the same.
+	if _, copyErr := io.CopyBuffer(io.Discard, struct{ io.Reader }{r}, make([]byte, copyBuffer)); copyErr != nil {
+		return fmt.Errorf("read %s: %w", im.name, copyErr)
+	}
+	if in.size != e.size || in.hex() != e.digest {
+		return im.locate(e, "its SHA-256 is "+in.hex())
+	}
+	if err != nil {
+		return fmt.Errorf("blob sha256:%s of %s is as the index says, and its content is not: %w; whoever made the bundle made it wrong", e.digest, e.owner, err)
+	}
+	return nil
+}
+
+// errContent is wrapped when what was unpacked is not what the index says.
+var errContent = errors.New("the content is wrong")
+
+// isFormat tells a stream that cannot be decoded from a disk that cannot be written.
+func isFormat(err error) bool {
+	_, errno := errors.AsType[unix.Errno](err)
+	return !errno
+}
+
+// keep hashes what is there already, here or elsewhere on the machine.
+func (im *importer) keep(e entry) bool {
+	if e.kind == kindCatalog {
+		// Many small files: writing them again is as quick as looking at them.
+		return im.dir == Dir(im.opts.CacheDir, im.Digest()) && e.there(im.dir)
+	}
+	target := e.target(im.dir)
+	sum, size := e.want()
+	if e.there(im.dir) {
+		if got, err := hashFile(target); err == nil && got == sum {
+			return true
+		}
+		os.Remove(target)
+		return false
+	}
+	if im.opts.Have == nil {
+		return false
+	}
+	path, ok := im.opts.Have(sum)
+	if !ok {
+		return false
+	}
+	tmp := target + ".link"
+	os.Remove(tmp)
+	if os.Link(path, tmp) != nil {
+		return false
+	}
+	defer os.Remove(tmp)
+	info, err := os.Lstat(tmp)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != size {
+		return false
+	}
+	if got, err := hashFile(tmp); err != nil || got != sum {
+		return false
+	}
+	return os.Rename(tmp, target) == nil
+}
+
+// write unpacks one blob from r.
+func (im *importer) write(e entry, r io.Reader) error {
+	buffer := make([]byte, copyBuffer)
+	switch e.kind {
+	case kindPlain:
+		return im.file(e.target(im.dir), 0o644, func(w io.Writer) error {
+			d := newDigester(false)
+			if _, err := io.CopyBuffer(io.MultiWriter(w, d), struct{ io.Reader }{r}, buffer); err != nil {
+				return err
+			}
+			if d.hex() != e.digest { // before it gets its name
+				return errContent
+			}
+			return nil
+		})
+	case kindProgram:
+		return im.file(e.target(im.dir), 0o555, func(w io.Writer) error {
+			return decode(r, e, func(plain io.Reader) error {
+				_, err := io.CopyBuffer(w, struct{ io.Reader }{plain}, buffer)
+				return err
+			})
+		})
+	}
+	target := e.target(im.dir)
+	tmp := target + ".tmp"
+	if err := errors.Join(os.RemoveAll(tmp), os.RemoveAll(target)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := decode(r, e, func(plain io.Reader) error { return untar(plain, tmp) }); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	if sum, err := hashFile(filepath.Join(tmp, lock.FileName)); err != nil || sum != im.lock {
+		return errors.Join(fmt.Errorf("%w: its %s is not the one that the index names", errContent, lock.FileName), os.RemoveAll(tmp))
+	}
+	if err := syncTree(tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, target)
+}
+
+// decode unpacks a zstd stream, no more of it than the index allows, and checks its hash.
+func decode(r io.Reader, e entry, use func(io.Reader) error) error {
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	plain := sha256.New()
+	limited := &io.LimitedReader{R: z, N: e.plain + 1}
+	if err := use(io.TeeReader(limited, plain)); err != nil {
+		return err
+	}
+	if got := e.plain + 1 - limited.N; got != e.plain {
+		return fmt.Errorf("%w: it unpacks to another size than %d bytes", errContent, e.plain)
+	}
+	if got := hex.EncodeToString(plain.Sum(nil)); got != e.program.SHA256 {
+		return fmt.Errorf("%w: it unpacks to the SHA-256 %s and not %s", errContent, got, e.program.SHA256)
+	}
+	return nil
+}
+
+// file makes a file that has its name only when all of it is written. The disk may be
+// behind: syncs waits for it.
+func (im *importer) file(path string, mode fs.FileMode, fill func(io.Writer) error) error {
+	tmp := path + ".tmp"
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(fill(&flusher{f: f}), f.Chmod(mode))
+	if err != nil {
+		return errors.Join(err, f.Close(), os.Remove(tmp))
+	}
+	im.syncs.Go(func() error {
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return errors.Join(err, os.Remove(tmp))
+		}
+		return os.Rename(tmp, path)
+	})
+	return nil
+}
+
+// room refuses to begin what the disk cannot take.
+func room(dir string, need int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return nil // it will be found out
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < need {
+		return fmt.Errorf("%w: %d MB are needed below %s, and %d MB are free", unix.ENOSPC, need/1e6+1, dir, free/1e6)
+	}
+	return nil
+}
+
+// syncTree has all files and folders below dir on the disk.
+func syncTree(dir string) error {
+	var g errgroup.Group
+	g.SetLimit(16) // together they cost little more than one
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			g.Go(func() error { return syncDir(path) })
+		}
+		return err
+	})
+	return errors.Join(err, g.Wait())
+}
+
+func hashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, copyBuffer)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+

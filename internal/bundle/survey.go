@@ -1,0 +1,356 @@
+package bundle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// kind of a blob says what unpacking does with it.
+type kind int
+
+const (
+	kindPlain   kind = iota // goes into the layout as it is
+	kindProgram             // is unpacked to bin/SHA256
+	kindCatalog             // is unpacked to catalog/
+)
+
+// entry is a blob that the index names, itself or through a manifest.
+type entry struct {
+	digest  string // hexadecimal
+	size    int64
+	owner   string
+	kind    kind
+	program Program
+	plain   int64 // bytes, unpacked; 0 for kindPlain
+	layer   bool  // of an image
+}
+
+// unpacked is the bytes that the entry takes on the disk.
+func (e entry) unpacked() int64 {
+	if e.kind == kindPlain {
+		return e.size
+	}
+	return e.plain
+}
+
+// Image is one of a bundle.
+type Image struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Digest  string `json:"digest"`
+	// Size in bytes of manifest, configuration and layers.
+	Size int64 `json:"size"`
+	// Attached are the types of what is attached to it.
+	Attached []string `json:"attached"`
+
+	descriptor v1.Descriptor
+}
+
+// attachment is a manifest with a subject.
+type attachment struct {
+	descriptor v1.Descriptor
+	manifest   manifest
+}
+
+// survey is what an index says, all of it checked but the content of layers.
+type survey struct {
+	digest     string // of the index, hexadecimal
+	platform   string
+	overlay    string
+	components []string
+	lock       string // SHA-256 of orrery.lock
+	catalog    entry
+	programs   []Program
+	images     []Image
+	attached   []attachment
+	entries    map[string]entry // by digest, in hexadecimal
+	sums       *v1.Descriptor
+}
+
+// parseIndex reads index.json.
+func parseIndex(raw []byte) (index, error) {
+	var idx index
+	if err := json.Unmarshal(raw, &idx); err != nil {
+		return idx, fmt.Errorf("its %s is not JSON: %w", indexName, err)
+	}
+	if idx.ArtifactType != typeBundle {
+		return idx, fmt.Errorf("%w: it is an OCI layout of the type %q; 'orrery images load' takes single images", ErrNotBundle, idx.ArtifactType)
+	}
+	switch format, err := strconv.Atoi(idx.Annotations[noteFormat]); {
+	case err != nil || format < 1:
+		return idx, fmt.Errorf("%s: annotation %s: is %q; must be a number from 1", indexName, noteFormat, idx.Annotations[noteFormat])
+	case format > Format:
+		return idx, fmt.Errorf("%w: it has format %d, this program reads up to %d; use a newer orrery", ErrNewer, format, Format)
+	}
+	if idx.SchemaVersion != 2 || idx.MediaType != types.OCIImageIndex {
+		return idx, fmt.Errorf("%s: is no OCI image index (schemaVersion %d, mediaType %q)", indexName, idx.SchemaVersion, idx.MediaType)
+	}
+	return idx, nil
+}
+
+// look reads the index and, through read, every manifest below it. read returns the whole
+// blob with the digest checked.
+func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*survey, error) {
+	idx, err := parseIndex(raw)
+	if err != nil {
+		return nil, err
+	}
+	s := &survey{
+		digest: hexSum(raw), platform: idx.Annotations[notePlatform], overlay: idx.Annotations[noteOverlay],
+		lock: idx.Annotations[noteLock], entries: map[string]entry{},
+	}
+	if os_, arch, ok := strings.Cut(s.platform, "/"); !ok || !nameForm.MatchString(os_) || !nameForm.MatchString(arch) {
+		return nil, fmt.Errorf("%s: annotation %s: is %q; must be OS/ARCH", indexName, notePlatform, s.platform)
+	}
+	if !hexForm.MatchString(s.lock) {
+		return nil, fmt.Errorf("%s: annotation %s: is %q; must be 64 hexadecimal digits", indexName, noteLock, s.lock)
+	}
+	for name := range strings.SplitSeq(idx.Annotations[noteParts], ",") {
+		if name == "" {
+			continue
+		}
+		if !nameForm.MatchString(name) {
+			return nil, fmt.Errorf("%s: annotation %s: %q is no name of a component", indexName, noteParts, name)
+		}
+		s.components = append(s.components, name)
+	}
+	for i, d := range idx.Manifests {
+		if err := s.top(d, read); err != nil {
+			return nil, fmt.Errorf("%s: manifests[%d]: %w", indexName, i, err)
+		}
+	}
+	if s.catalog.digest == "" {
+		return nil, fmt.Errorf("%s: names no catalogue", indexName)
+	}
+	s.assign()
+	return s, nil
+}
+
+// top takes one entry of the index.
+func (s *survey) top(d v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) error {
+	switch d.ArtifactType {
+	case typeCatalog, typeNodes, typeSums:
+		m, err := s.manifest(d, ownerOf(d.ArtifactType), read)
+		if err != nil {
+			return err
+		}
+		return s.artifact(d.ArtifactType, m)
+	}
+	if ref := d.Annotations[refName]; ref != "" {
+		name, version, _ := strings.Cut(ref, ":")
+		if !nameForm.MatchString(name) || !nameForm.MatchString(version) {
+			return fmt.Errorf("annotation %s: is %q; must be NAME:VERSION", refName, ref)
+		}
+		if slices.ContainsFunc(s.images, func(i Image) bool { return i.Name == name }) {
+			return fmt.Errorf("a second image %s", name)
+		}
+		i := Image{Name: name, Version: version, Digest: d.Digest.String(), Attached: []string{}, descriptor: d}
+		var err error
+		i.Size, err = s.tree(d, "image "+ref, read, 0)
+		s.images = append(s.images, i)
+		return err
+	}
+	m, err := s.manifest(d, "what is attached to an image", read)
+	if err != nil {
+		return err
+	}
+	if m.Subject == nil {
+		return fmt.Errorf("%s is neither an image with a name nor attached to one", d.Digest)
+	}
+	s.attached = append(s.attached, attachment{d, m})
+	return s.leaves(m, "what is attached to "+m.Subject.Digest.String())
+}
+
+func ownerOf(artifact string) string {
+	return map[string]string{typeCatalog: "the catalogue", typeNodes: "the list of programs", typeSums: "the checksums"}[artifact]
+}
+
+// artifact takes one of ours.
+func (s *survey) artifact(which string, m manifest) error {
+	if which != typeNodes && len(m.Layers) != 1 {
+		return fmt.Errorf("%s has %d layers and not one", ownerOf(which), len(m.Layers))
+	}
+	for i, l := range m.Layers {
+		e := entry{digest: l.Digest.Hex, size: l.Size, owner: ownerOf(which)}
+		limit := int64(maxSums)
+		switch which {
+		case typeCatalog:
+			e.kind, limit = kindCatalog, maxCatalog
+		case typeNodes:
+			e.kind, limit = kindProgram, maxProgram
+		}
+		if which != typeSums {
+			var err error
+			e.plain, err = strconv.ParseInt(l.Annotations[noteSize], 10, 64)
+			if err != nil || e.plain < 0 || e.plain > limit {
+				return fmt.Errorf("layers[%d]: annotation %s: is %q; must be a number up to %d", i, noteSize, l.Annotations[noteSize], limit)
+			}
+			e.program = Program{Name: l.Annotations[title], SHA256: l.Annotations[noteSHA256], Size: e.plain}
+			if !hexForm.MatchString(e.program.SHA256) || !nameForm.MatchString(e.program.Name) {
+				return fmt.Errorf("layers[%d]: annotations %s and %s: %q and %q are no name and SHA-256", i, title, noteSHA256, e.program.Name, e.program.SHA256)
+			}
+		} else if l.Size > limit {
+			return fmt.Errorf("layers[%d]: the checksums have %d bytes; at most %d are taken", i, l.Size, limit)
+		}
+		switch which {
+		case typeCatalog:
+			if s.catalog.digest != "" {
+				return errors.New("a second catalogue")
+			}
+			s.catalog = e
+		case typeNodes:
+			if slices.ContainsFunc(s.programs, func(p Program) bool { return p.Name == e.program.Name }) {
+				return fmt.Errorf("layers[%d]: a second program %s", i, e.program.Name)
+			}
+			e.owner = "program " + e.program.Name
+			s.programs = append(s.programs, e.program)
+		case typeSums:
+			if s.sums != nil {
+				return errors.New("a second list of checksums")
+			}
+			s.sums = &l
+		}
+		if err := s.note(l, e); err != nil {
+			return fmt.Errorf("layers[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// tree takes the manifest of an image, or an index of several, and returns its size.
+func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error), depth int) (int64, error) {
+	if depth > maxDepth {
+		return 0, fmt.Errorf("%s: indexes are nested more than %d deep", owner, maxDepth)
+	}
+	m, err := s.manifest(d, owner, read)
+	if err != nil {
+		return 0, err
+	}
+	size := d.Size
+	for _, sub := range m.Manifests {
+		n, err := s.tree(sub, owner, read, depth+1)
+		if err != nil {
+			return 0, err
+		}
+		size += n
+	}
+	for _, l := range m.Layers {
+		size += l.Size
+	}
+	if m.Config != nil {
+		size += m.Config.Size
+	}
+	return size, s.leaves(m, owner)
+}
+
+// leaves notes what a manifest names that names nothing itself.
+func (s *survey) leaves(m manifest, owner string) error {
+	leaves := slices.Clone(m.Layers)
+	if m.Config != nil {
+		leaves = append(leaves, *m.Config)
+	}
+	for i, l := range leaves {
+		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: owner, layer: i < len(m.Layers)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifest reads one.
+func (s *survey) manifest(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error)) (manifest, error) {
+	var m manifest
+	if err := s.note(d, entry{digest: d.Digest.Hex, size: d.Size, owner: owner}); err != nil {
+		return m, err
+	}
+	if d.Size > maxManifest {
+		return m, fmt.Errorf("manifest %s has %d bytes; at most %d are read", d.Digest, d.Size, maxManifest)
+	}
+	data, err := read(d)
+	if err != nil {
+		return m, err
+	}
+	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&m); err != nil {
+		return m, fmt.Errorf("manifest %s of %s is not JSON: %w", d.Digest, owner, err)
+	}
+	return m, nil
+}
+
+// note remembers a blob. One that is named twice must be the same both times.
+func (s *survey) note(d v1.Descriptor, e entry) error {
+	if !digestForm.MatchString(d.Digest.String()) {
+		return fmt.Errorf("%s is no SHA-256 digest", d.Digest)
+	}
+	if d.Size < 0 || d.Size > maxBlob {
+		return fmt.Errorf("%s has %d bytes; must be 0 to %d", d.Digest, d.Size, int64(maxBlob))
+	}
+	old, again := s.entries[e.digest]
+	switch {
+	case !again && len(s.entries) >= maxBlobs:
+		return fmt.Errorf("there are more than %d blobs", maxBlobs)
+	case again && (old.size != e.size || old.kind != e.kind || old.program.SHA256 != e.program.SHA256):
+		return fmt.Errorf("%s is named twice, as different things", d.Digest)
+	case !again:
+		s.entries[e.digest] = e
+	}
+	return nil
+}
+
+// assign tells images what is attached to them, directly or not.
+func (s *survey) assign() {
+	for i := range s.images {
+		for _, a := range s.attachedTo(s.images[i].Digest) {
+			s.images[i].Attached = append(s.images[i].Attached, a.kind())
+		}
+		slices.Sort(s.images[i].Attached)
+	}
+	slices.SortFunc(s.images, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
+	names := map[string]string{}
+	for _, i := range s.images {
+		names[i.Digest] = i.Name + ":" + i.Version
+	}
+	for hex, e := range s.entries {
+		if subject, ok := strings.CutPrefix(e.owner, "what is attached to "); ok && names[subject] != "" {
+			e.owner = "what is attached to image " + names[subject]
+			s.entries[hex] = e
+		}
+	}
+}
+
+func (s *survey) attachedTo(digest string) (out []attachment) {
+	for _, a := range s.attached {
+		if a.manifest.Subject.Digest.String() == digest {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// kind is what an attachment calls itself.
+func (a attachment) kind() string {
+	if a.manifest.ArtifactType != "" {
+		return a.manifest.ArtifactType
+	}
+	if a.manifest.Config != nil {
+		return string(a.manifest.Config.MediaType)
+	}
+	return "unknown"
+}
+
+// sorted are the entries by digest.
+func (s *survey) sorted() []entry {
+	var out []entry
+	for _, hex := range slices.Sorted(maps.Keys(s.entries)) {
+		out = append(out, s.entries[hex])
+	}
+	return out
+}
