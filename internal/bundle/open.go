@@ -65,8 +65,10 @@ func read(r io.ReaderAt, size int64, name string) (*File, error) {
 	if f.sigRaw, err = f.small(signatureName, maxSignature); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(f.sigRaw, &f.sig); err != nil {
-		return nil, f.damage(signatureName, "", "it is not JSON")
+	strict := json.NewDecoder(bytes.NewReader(f.sigRaw))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&f.sig); err != nil || len(bytes.TrimSpace(f.sigRaw[strict.InputOffset():])) > 0 || f.sig.PublicKey == "" {
+		return nil, f.damage(signatureName, "", "it is not what this program writes")
 	}
 	if layout, err := f.small(layoutName, 1024); err != nil {
 		return nil, err
