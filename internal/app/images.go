@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -76,11 +77,11 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	locked, err := loadLocked(w.catalog.Root)
-	if err != nil {
-		return nil, err
+	locked := w.locked
+	if w.lockErr != nil {
+		return nil, w.lockErr
 	}
-	have, err := describe(ctx, w.builder, w.binaries, w.images)
+	have, err := w.describe(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 	for _, name := range slices.Sorted(maps.Keys(w.images)) {
 		img := w.images[name]
 		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Signed: signed[name], Source: have.Binaries[img.Binaries[0].Name].Module}
-		if built, ok, err := w.builder.CachedImage(ctx, img); err != nil {
+		if built, ok, err := w.supply.CachedImage(ctx, img); err != nil {
 			return nil, err
 		} else if ok {
 			row.Digest, row.Size = built.Digest, built.Size
@@ -234,10 +235,13 @@ func (o *options) builtImage(ctx context.Context, name string) (*workshop, catal
 	if err != nil {
 		return nil, img, err
 	}
-	if _, ok, err := w.builder.CachedImage(ctx, img); ok || err != nil {
+	if err := w.needsSource("images"); err != nil {
+		return nil, img, err
+	}
+	if _, ok, err := w.supply.CachedImage(ctx, img); ok || err != nil {
 		return w, img, err
 	}
-	_, err = w.builder.Image(ctx, img)
+	_, err = w.supply.Image(ctx, img)
 	return w, img, err
 }
 
@@ -299,7 +303,7 @@ func newImagesBuild(o *options) *cobra.Command {
 			for i, img := range images {
 				g.Go(func() error {
 					var err error
-					built[i], err = w.builder.Image(ctx, img)
+					built[i], err = w.supply.Image(ctx, img)
 					return err
 				})
 			}
@@ -322,20 +326,17 @@ func newImagesPrune(o *options) *cobra.Command {
 	var dryRun bool
 	c := &cobra.Command{
 		Use:   "prune",
-		Short: "Remove cached binaries and images that the catalogue no longer has",
+		Short: "Remove cached binaries, images and bundles that nothing needs any more",
 		Long: `Remove from the cache what is not of the catalogue as it is now: old versions, other
-branches. Running environments keep what they run. Everything can be built again.`,
+branches; and imported bundles that no environment was made from. Running environments keep
+what they run. Everything can be built, or imported, again.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			asJSON, err := o.wantJSON()
 			if err != nil {
 				return err
 			}
-			w, err := o.workshop(ui.Discard)
-			if err != nil {
-				return err
-			}
-			p, err := w.builder.Prune(c.Context(), slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun)
+			p, err := prune(c.Context(), o, dryRun)
 			if err != nil {
 				return err
 			}
@@ -346,15 +347,38 @@ branches. Running environments keep what they run. Everything can be built again
 			if dryRun {
 				verb = "would remove"
 			}
-			for _, name := range slices.Concat(p.Binaries, p.Images) {
+			for _, name := range slices.Concat(p.Binaries, p.Images, p.Bundles) {
 				fmt.Fprintln(o.out, verb, name)
 			}
-			_, err = fmt.Fprintf(o.out, "%s %d binaries and %d images, %s\n", verb, len(p.Binaries), len(p.Images), megabytes(p.Bytes))
+			_, err = fmt.Fprintf(o.out, "%s %d binaries, %d images and %d bundles, %s\n", verb, len(p.Binaries), len(p.Images), len(p.Bundles), megabytes(p.Bytes))
 			return err
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be removed")
 	return c
+}
+
+// pruned is what `images prune -o json` prints; its form is a contract.
+type pruned struct {
+	image.Pruned
+	Bundles []string `json:"bundles"` // "bundle DIGEST", and rests of imports
+}
+
+// prune cleans the cache up. Without a repository only bundles are looked at: what the
+// catalogue would need is not known then.
+func prune(ctx context.Context, o *options, dryRun bool) (pruned, error) {
+	p := pruned{Pruned: image.Pruned{Binaries: []string{}, Images: []string{}}, Bundles: []string{}}
+	w, err := o.workshop(ui.Discard)
+	if _, noRepository := o.root(); noRepository != nil && o.catalog == "" {
+		err = nil
+	} else if err == nil && w.builder != nil {
+		p.Pruned, err = w.builder.Prune(ctx, slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun)
+	}
+	gone, bundleErr := pruneBundles(dryRun)
+	for _, g := range gone {
+		p.Bundles, p.Bytes = append(p.Bundles, "bundle "+g.Digest), p.Bytes+g.Bytes
+	}
+	return p, errors.Join(err, bundleErr)
 }
 
 func newImagesLoad(o *options) *cobra.Command {

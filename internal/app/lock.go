@@ -82,6 +82,9 @@ func checkLock(ctx context.Context, o *options) error {
 		return err
 	}
 	defer sink.Close()
+	if err := w.needsSource("lock"); err != nil {
+		return err
+	}
 	l, err := lock.Load(w.lockFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return usageError{fmt.Errorf("%w\n'orrery lock' writes it", err)}
@@ -93,7 +96,7 @@ func checkLock(ctx context.Context, o *options) error {
 	if !ok {
 		return fmt.Errorf("%s has nothing for %s: 'orrery lock' on such a machine adds it", w.lockFile(), image.Platform())
 	}
-	have, err := describe(ctx, w.builder, w.binaries, w.images)
+	have, err := w.describe(ctx)
 	if err != nil {
 		return err
 	}
@@ -132,6 +135,9 @@ func writeLock(ctx context.Context, o *options) error {
 		return err
 	}
 	defer sink.Close()
+	if err := w.needsSource("lock"); err != nil {
+		return err
+	}
 	old, err := lock.Load(w.lockFile())
 	if errors.Is(err, lock.ErrVersion) {
 		return usageError{err}
@@ -144,7 +150,7 @@ func writeLock(ctx context.Context, o *options) error {
 	if err := w.buildAll(ctx); err != nil {
 		return err
 	}
-	have, err := describe(ctx, w.builder, w.binaries, w.images)
+	have, err := w.describe(ctx)
 	if err != nil {
 		return err
 	}

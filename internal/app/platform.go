@@ -56,7 +56,7 @@ func (s *session) platform(names []string) (*platform, error) {
 		return nil, err
 	}
 	if len(names) == 0 {
-		names = s.spec.Components
+		names = s.componentsWanted()
 	}
 	components, err := cat.Select(s.spec.Overlay, names)
 	if err != nil {
@@ -64,16 +64,16 @@ func (s *session) platform(names []string) (*platform, error) {
 	}
 	// Verification of one part goes on when another part fails.
 	runner := &engine.Runner{Sink: s.sink, Log: s.log, KeepGoing: map[plan.Kind]bool{plan.KindVerify: true}}
-	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: cat.Root, Sink: runner.Tap(), Log: s.log})
-	if err != nil {
-		return nil, err
-	}
 	locked, err := loadLocked(cat.Root)
 	if err != nil {
 		return nil, err
 	}
+	b, supply, err := s.suppliers(cat.Root, locked, s.spec.Images.Sources, runner.Tap())
+	if err != nil {
+		return nil, err
+	}
 	p := &platform{
-		session: s, catalog: cat, locked: locked, overlay: cat.Overlays[s.spec.Overlay], components: components, supply: b, builder: b, runner: runner,
+		session: s, catalog: cat, locked: locked, overlay: cat.Overlays[s.spec.Overlay], components: components, supply: supply, builder: b, runner: runner,
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
 	}
 	runner.Actions = p.actions()
@@ -376,5 +376,5 @@ func (s *session) save() error {
 	if s.created.IsZero() {
 		s.created = time.Now().UTC().Truncate(time.Second)
 	}
-	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports}.Save(s.stateDir)
+	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports, Bundle: s.bundle}.Save(s.stateDir)
 }

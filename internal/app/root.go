@@ -29,6 +29,8 @@ type options struct {
 	output  string
 	plain   bool
 	verbose bool
+
+	bundle string // digest of the bundle that catalogue, lock and images come from; often ""
 }
 
 func newRoot(s *streams) *cobra.Command {
@@ -77,7 +79,7 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
 	}
 	add("main", newUp(o), newDown(o), newVerify(o), newStop(o), newStart(o))
 	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o))
-	add("supply", newLock(o), newImages(o))
+	add("supply", newLock(o), newImages(o), newBundle(o))
 	add("look", newStatus(o), newList(o), newNode(o), newLogs(o), newConsole(o), newQuery(o), newTrace(o), newOpen(o), newKubeconfig(o), newKubectl(o), newSupport(o))
 	root.AddCommand(newVersion(o))
 	finish(root)

@@ -50,6 +50,7 @@ func (o *options) open(sink ui.Sink) (*session, error) {
 		return nil, err
 	default:
 		s.exists, s.created = true, kept.Created
+		o.remember(kept.Bundle)
 		if err := changeable(kept.Spec, want); err != nil {
 			return nil, usageError{err}
 		}
@@ -78,6 +79,7 @@ func (o *options) attach(sink ui.Sink) (*session, error) {
 	}
 	s.spec, s.exists, s.created = kept.Spec, true, kept.Created
 	s.spec.Ports = kept.Ports
+	o.remember(kept.Bundle)
 	return s, nil
 }
 
@@ -223,6 +225,13 @@ func (o *options) loadSpec() (spec.Environment, error) {
 func (o *options) root() (string, error) {
 	if o.catalog != "" {
 		return catalog.FindRoot(o.catalog)
+	}
+	if o.bundle != "" {
+		b, err := o.imported()
+		if err != nil {
+			return "", err
+		}
+		return b.CatalogDir(), nil
 	}
 	return catalog.FindRoot(".")
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -287,7 +288,7 @@ func newList(o *options) *cobra.Command {
 			}
 			all := []status{}
 			for _, e := range entries {
-				if _, err := os.Stat(filepath.Join(stateRoot(), e.Name())); err != nil || !e.IsDir() {
+				if _, err := os.Stat(filepath.Join(stateRoot(), e.Name())); err != nil || !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
 					continue
 				}
 				each := *o

@@ -2,9 +2,16 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 
+	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // supplier has the programs and images that an environment is made of, wherever it takes
@@ -23,4 +30,112 @@ type supplier interface {
 	Image(context.Context, catalog.Image) (image.Built, error)
 }
 
-var _ supplier = (*image.Builder)(nil)
+var (
+	_ supplier = (*image.Builder)(nil)
+	_ supplier = (*bundle.Store)(nil)
+	_ supplier = sources{}
+)
+
+// sources are suppliers in order of preference. What one has already is taken before
+// another is made to get it; all of them end at the digest of the lock. The last one is
+// asked for what none has.
+type sources []supplier
+
+// Cached reports whether any has the program.
+func (s sources) Cached(ctx context.Context, bin catalog.Binary) (bool, error) {
+	for _, one := range s {
+		if ok, err := one.Cached(ctx, bin); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// holder is who has the program, or who makes it.
+func (s sources) holder(ctx context.Context, bin catalog.Binary) (supplier, error) {
+	for _, one := range s {
+		if ok, err := one.Cached(ctx, bin); ok || err != nil {
+			return one, err
+		}
+	}
+	return s[len(s)-1], nil
+}
+
+// Binary asks who has the program.
+func (s sources) Binary(ctx context.Context, bin catalog.Binary) (string, error) {
+	one, err := s.holder(ctx, bin)
+	if err != nil {
+		return "", err
+	}
+	return one.Binary(ctx, bin)
+}
+
+// Link asks who has the program. One that finds its copy damaged no longer has it, and the
+// next is asked.
+func (s sources) Link(ctx context.Context, dir string, bin catalog.Binary) error {
+	for {
+		one, err := s.holder(ctx, bin)
+		if err != nil {
+			return err
+		}
+		if err = one.Link(ctx, dir, bin); !errors.Is(err, bundle.ErrDamaged) || one == s[len(s)-1] {
+			return err
+		}
+	}
+}
+
+// CachedImage is that of the first who has it.
+func (s sources) CachedImage(ctx context.Context, img catalog.Image) (image.Built, bool, error) {
+	for _, one := range s {
+		if built, ok, err := one.CachedImage(ctx, img); ok || err != nil {
+			return built, ok, err
+		}
+	}
+	return image.Built{}, false, nil
+}
+
+// Image asks who has it, else each in turn.
+func (s sources) Image(ctx context.Context, img catalog.Image) (image.Built, error) {
+	if built, ok, err := s.CachedImage(ctx, img); ok || err != nil {
+		return built, err
+	}
+	var errs []error
+	for _, one := range s {
+		built, err := one.Image(ctx, img)
+		if err == nil {
+			return built, nil
+		}
+		if errs = append(errs, err); ctx.Err() != nil {
+			break
+		}
+	}
+	return image.Built{}, errors.Join(errs[len(errs)-1:]...)
+}
+
+// suppliers are where the environment gets its parts: the bundle that it is made from, and
+// nothing else; or, in a repository, what was imported with the digests of the lock, and the
+// builder, which is nil in the first case.
+func (o *options) suppliers(root string, locked *lock.Platform, allowed []string, sink ui.Sink) (*image.Builder, supplier, error) {
+	if o.fromBundle() {
+		b, err := o.imported()
+		if err != nil {
+			return nil, nil, err
+		}
+		if locked == nil {
+			return nil, nil, refusedError{fmt.Errorf("bundle %s is for %s and has nothing for this machine, %s", b.Digest(), b.Platform(), image.Platform())}
+		}
+		return nil, bundle.NewStore(*locked, b), nil
+	}
+	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: root, Sink: sink, Log: o.logger()})
+	if err != nil {
+		return nil, nil, err
+	}
+	if locked == nil || !slices.Contains(allowed, spec.SourceBundle) {
+		return b, b, nil
+	}
+	imported := bundle.List(cacheRoot())
+	if len(imported) == 0 {
+		return b, b, nil
+	}
+	return b, sources{bundle.NewStore(*locked, imported...), b}, nil
+}

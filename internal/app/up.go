@@ -25,6 +25,7 @@ type upOptions struct {
 	*options
 	noInstall, retain, dryRun, skipVerify bool
 	clusterOnly                           bool // deploy nothing
+	bundleFile, bundleKey                 string
 }
 
 func newUp(o *options) *cobra.Command {
@@ -44,6 +45,7 @@ after an archive of logs and events was written to the current folder. A platfor
 stands but fails verification is kept, so that it can be looked at.`,
 		Example: `  orrery up
   orrery up --dry-run           # the plan, nothing is changed
+  orrery up --bundle orrery-linux-amd64.orrery --key orrery-linux-amd64.orrery.pub
   orrery up --env ci -o json    # events, one per line, then a summary`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return u.run(c.Context()) },
@@ -52,6 +54,8 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.BoolVar(&u.noInstall, "no-install", false, "do not install operating system packages; list what is missing and stop")
 	f.BoolVar(&u.retain, "retain", false, "keep what was made when making a new environment fails")
 	f.BoolVar(&u.dryRun, "dry-run", false, "print the plan and stop")
+	f.StringVar(&u.bundleFile, "bundle", "", "take catalogue, programs and images from this file of 'orrery bundle create': nothing is compiled")
+	f.StringVar(&u.bundleKey, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
 	return c
 }
@@ -64,6 +68,14 @@ func (u *upOptions) run(ctx context.Context) error {
 	}
 	defer sink.Close()
 	clock := &phaseClock{start: start, Sink: sink}
+	if u.bundleKey != "" && u.bundleFile == "" {
+		return usagef("--key is about a bundle: name it with --bundle FILE")
+	}
+	if u.bundleFile != "" {
+		if err := u.useBundle(ctx, clock); err != nil {
+			return err
+		}
+	}
 	s, err := u.open(clock)
 	if err != nil {
 		return err

@@ -12,16 +12,22 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // workshop is the whole catalogue with the builder: for verbs that need no environment.
 type workshop struct {
 	catalog  *catalog.Catalog
-	builder  *image.Builder
+	supply   supplier
+	builder  *image.Builder // what supply builds with; nil when nothing is built here
+	store    *bundle.Store  // what supply is when the catalogue is a bundle's; often nil
+	locked   *lock.Platform // nil when there is no lock, or lockErr
+	lockErr  error          // why the lock cannot be read
 	binaries map[string]catalog.Binary // of the node distribution and of images
 	images   map[string]catalog.Image
 	source   map[string]string // image name → component, or "distribution"
@@ -42,18 +48,24 @@ func (o *options) watchedWorkshop() (*workshop, ui.Renderer, error) {
 }
 
 func (o *options) workshop(sink ui.Sink) (*workshop, error) {
+	if _, err := o.root(); err != nil && o.catalog == "" {
+		// Outside of a repository it is the environment's own catalogue, if it has one.
+		_, _ = o.attach(ui.Discard)
+	}
 	cat, err := o.loadCatalog()
 	if err != nil {
 		return nil, err
 	}
-	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: cat.Root, Sink: sink, Log: o.logger()})
+	locked, lockErr := loadLocked(cat.Root) // 'orrery lock' writes a bad one anew
+	b, supply, err := o.suppliers(cat.Root, locked, allowedSources(o), sink)
 	if err != nil {
 		return nil, err
 	}
 	w := &workshop{
-		catalog: cat, builder: b,
+		catalog: cat, supply: supply, builder: b, locked: locked, lockErr: lockErr,
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, source: map[string]string{},
 	}
+	w.store, _ = supply.(*bundle.Store)
 	for _, bin := range slices.Concat(cat.Distribution.Binaries, cat.Distribution.CNI) {
 		w.binaries[bin.Name] = bin
 	}
@@ -81,6 +93,42 @@ func (w *workshop) image(name string) (catalog.Image, error) {
 		return img, usagef("there is no image %q in the catalogue; there are: %v", name, slices.Sorted(maps.Keys(w.images)))
 	}
 	return img, nil
+}
+
+// describe is what the catalogue is made from. Out of a bundle it is what the lock says.
+func (w *workshop) describe(ctx context.Context) (lock.Platform, error) {
+	if w.builder != nil {
+		return describe(ctx, w.builder, w.binaries, w.images)
+	}
+	have := lock.Platform{Binaries: map[string]lock.Binary{}, Images: map[string]lock.Image{}}
+	for name := range w.binaries {
+		if b, ok := w.locked.Binaries[name]; ok {
+			have.Binaries[name] = b
+		}
+	}
+	for name := range w.images {
+		if i, ok := w.locked.Images[name]; ok {
+			have.Images[name] = i
+		}
+	}
+	return have, nil
+}
+
+// needsSource refuses a verb that is about source, where there is only a bundle.
+func (w *workshop) needsSource(verb string) error {
+	if w.builder != nil {
+		return nil
+	}
+	return usagef("'orrery %s' reads source, and this environment is made from a bundle: run it in the repository, or with --catalog DIR", verb)
+}
+
+// allowedSources are those of orrery.yaml; of one that cannot be read, the default.
+func allowedSources(o *options) []string {
+	e, err := o.loadSpec()
+	if err != nil {
+		e = spec.Default()
+	}
+	return e.Images.Sources
 }
 
 // describe says what the given binaries and images are made from, and their digests as
@@ -149,7 +197,10 @@ func (p *platform) refuseDrift(ctx context.Context, binaries map[string]catalog.
 
 // refuseAllDrift is refuseDrift for everything that the environment is made of.
 func (p *platform) refuseAllDrift(ctx context.Context) error {
-	if p.locked == nil && p.builder != nil {
+	if p.builder == nil {
+		return p.refuseMissing(ctx)
+	}
+	if p.locked == nil {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: "build", Message: fmt.Sprintf(
 			"%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", filepath.Join(p.catalog.Root, lock.FileName), image.Platform())})
 	}

@@ -264,3 +264,14 @@ func readManifest(path string) (manifest, error) {
 	}
 	return m, json.Unmarshal(data, &m)
 }
+
+// Holds finds a file of the bundle, a blob or a program, by its SHA-256.
+func (b *Imported) Holds(sum string) (string, bool) {
+	if path, ok := b.program(sum); ok {
+		return path, true
+	}
+	if e, ok := b.entries[sum]; ok && e.kind == kindPlain && e.there(b.dir) {
+		return e.target(b.dir), true
+	}
+	return "", false
+}

@@ -12,8 +12,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
-// stateVersion of environment.json. A newer one is refused.
-const stateVersion = 1
+// stateVersion of environment.json. A newer one is refused. Version 2 has Bundle; what does
+// not need it is still written as version 1, so that an older orrery can read it.
+const stateVersion = 2
 
 // stateFile is the name below the state directory.
 const stateFile = "environment.json"
@@ -25,6 +26,9 @@ type State struct {
 	Created time.Time        `json:"created"`
 	// Ports that are kept for the environment's life; those of the spec may say 0.
 	Ports spec.Ports `json:"ports"`
+	// Bundle is the digest ("sha256:…") of the bundle that the environment was made from;
+	// empty when it was made from a repository.
+	Bundle string `json:"bundle,omitempty"`
 }
 
 // ErrNoState is wrapped by [LoadState] when the environment has none.
@@ -74,7 +78,10 @@ func corrupt(path string, err error) error {
 // Save writes <stateDir>/environment.json: the old content or the new one is there
 // after a crash, never half of it.
 func (s State) Save(stateDir string) error {
-	s.Version = stateVersion
+	s.Version = 1
+	if s.Bundle != "" {
+		s.Version = stateVersion
+	}
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing the environment's state: %w", err)

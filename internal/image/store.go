@@ -275,3 +275,17 @@ func syncPath(path string) error {
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
+
+// Programs maps the SHA-256 of every binary of a cache to its path, without hashing any.
+func Programs(cacheDir string) map[string]string {
+	s := store{dir: filepath.Join(cacheDir, "bin")}
+	found := map[string]string{}
+	manifests, _ := filepath.Glob(s.manifest("*"))
+	for _, path := range manifests {
+		key := filepath.Base(filepath.Dir(path))
+		if m, _, err := s.read(key); err == nil {
+			found[m.SHA256] = s.path(key, m.Name)
+		}
+	}
+	return found
+}

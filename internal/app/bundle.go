@@ -1,0 +1,265 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/orrery-dev/orrery/internal/bundle"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+func newBundle(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "bundle",
+		Short: "One file with the whole platform, for machines without Go, compiler and network",
+	}
+	c.AddCommand(newBundleCreate(o), newBundleInspect(o), newBundleImport(o), newBundleDiff(o))
+	return c
+}
+
+func newBundleImport(o *options) *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Unpack a bundle into the cache of this machine",
+		Long: `Check the signature of a bundle, hash every byte of it and unpack it into the cache.
+'orrery up --bundle FILE' does the same first; in a repository, 'orrery up' then takes
+what its lock names from there rather than compile it.
+
+An import that was interrupted goes on where it was. A damaged byte is named: offset, blob,
+image and file. A bundle that nobody trusted signed is refused (exit status 3).`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			sink, err := o.renderer()
+			if err != nil {
+				return err
+			}
+			defer sink.Close()
+			r, err := o.importBundle(c.Context(), args[0], key, sink)
+			if err != nil {
+				return err
+			}
+			sink.Close()
+			if o.output == "json" {
+				return printJSON(o.out, r)
+			}
+			if r.Already {
+				_, err = fmt.Fprintf(o.out, "%s is imported already: %s\n", r.Digest, r.Dir)
+				return err
+			}
+			_, err = fmt.Fprintf(o.out, "imported %s in %.1f s: %s written, %s kept, %s/s\n  %s\n", r.Digest, r.Seconds,
+				megabytes(r.Written), megabytes(r.Kept), megabytes(int64(float64(r.Written+r.Kept)/max(r.Seconds, 0.001))), r.Dir)
+			return err
+		},
+	}
+	c.Flags().StringVar(&key, "key", "", "public key (PEM) of whoever made the bundle, trusted this once")
+	return c
+}
+
+// bundleReport is what `bundle inspect -o json` prints; its form is a contract.
+type bundleReport struct {
+	File string `json:"file"`
+	bundle.Description
+	Key     string `json:"key"`     // fingerprint
+	Trusted bool   `json:"trusted"` // by this machine and orrery.yaml
+}
+
+func newBundleInspect(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "What a bundle holds, who signed it and whether that is trusted here",
+		Long: `Read the index of a bundle and check its signature. The content is not read: import
+hashes it. -o lock prints the orrery.lock in it, -o key the public key of its signer.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			asJSON, err := o.wantJSON("key", "lock")
+			if err != nil {
+				return err
+			}
+			b, err := openBundle(args[0])
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			signer, err := bundleSigner(b)
+			if err != nil {
+				return refusedError{err}
+			}
+			switch o.output {
+			case "key":
+				_, err = o.out.Write(signer.PEM())
+				return err
+			case "lock":
+				data, err := b.Lock()
+				if err == nil {
+					_, err = o.out.Write(data)
+				}
+				return err
+			}
+			want, err := o.loadSpec()
+			if err != nil {
+				return usageError{err}
+			}
+			want.Images.Verify = ""
+			r := bundleReport{File: args[0], Description: b.Describe(), Key: signer.Fingerprint(), Trusted: trustBundle(b, args[0], "", want.Images, ui.Discard) == nil}
+			if asJSON {
+				return printJSON(o.out, r)
+			}
+			return o.printBundle(r)
+		},
+	}
+}
+
+func (o *options) printBundle(r bundleReport) error {
+	trusted := "not trusted here"
+	if r.Trusted {
+		trusted = "trusted"
+	}
+	fmt.Fprintf(o.out, "%s\n  digest      %s\n  platform    %s\n  components  %s (overlay %s)\n  size        %s, unpacked %s\n  signed by   %s (%s)\n  lock        sha256:%s\n\n",
+		r.File, r.Digest, r.Platform, strings.Join(r.Components, " "), r.Overlay, megabytes(r.Size), megabytes(r.Unpacked), r.Key, trusted, r.LockSHA256)
+	rows := [][]string{}
+	for _, p := range r.Programs {
+		rows = append(rows, []string{"program", p.Name, "", p.SHA256[:12], megabytes(p.Size), ""})
+	}
+	for _, i := range r.Images {
+		rows = append(rows, []string{"image", i.Name, i.Version, strings.TrimPrefix(i.Digest, "sha256:")[:12], megabytes(i.Size), strings.Join(i.Attached, " ")})
+	}
+	return ui.Table(o.out, []string{"KIND", "NAME", "VERSION", "DIGEST", "SIZE", "ATTACHED"}, rows)
+}
+
+// bundleDiff is what `bundle diff -o json` prints; its form is a contract.
+type bundleDiff struct {
+	Have  string        `json:"have"`
+	Want  string        `json:"want"`
+	Fetch int64         `json:"fetch"` // bytes
+	Total int64         `json:"total"` // bytes of all that is wanted
+	Needs []bundle.Need `json:"needs"`
+}
+
+func newBundleDiff(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff [A] B",
+		Short: "What a machine that has A would have to fetch for B, in bytes",
+		Long: `Compare two bundles by their indexes, part by part. Either of them is a file, the digest of
+an imported bundle, or "-" for what the cache of this machine has. With one argument A is "-".`,
+		Example: `  orrery bundle diff march.orrery april.orrery
+  orrery bundle diff april.orrery`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			asJSON, err := o.wantJSON()
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				args = []string{"-", args[0]}
+			}
+			items := make([][]bundle.Item, 2)
+			for i, arg := range args {
+				if items[i], err = itemsOf(arg); err != nil {
+					return err
+				}
+			}
+			d := bundleDiff{Have: args[0], Want: args[1]}
+			d.Needs, d.Fetch, d.Total = bundle.Diff(items[0], items[1])
+			d.Needs = append([]bundle.Need{}, d.Needs...)
+			if asJSON {
+				return printJSON(o.out, d)
+			}
+			rows := [][]string{}
+			for _, n := range d.Needs {
+				rows = append(rows, []string{n.Kind, n.Name, megabytes(n.Bytes), megabytes(n.Of)})
+			}
+			if err := ui.Table(o.out, []string{"KIND", "NAME", "TO FETCH", "OF"}, rows); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(o.out, "\n%s of %s are to be fetched\n", megabytes(d.Fetch), megabytes(d.Total))
+			return err
+		},
+	}
+}
+
+func itemsOf(arg string) ([]bundle.Item, error) {
+	switch {
+	case arg == "-":
+		return machineItems()
+	case strings.HasPrefix(arg, "sha256:"):
+		b, err := bundle.OpenImported(cacheRoot(), arg)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return b.Items(), nil
+	}
+	b, err := openBundle(arg)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return b.Items(), nil
+}
+
+// machineItems are what the cache has: of imported bundles, and built here.
+func machineItems() ([]bundle.Item, error) {
+	var items []bundle.Item
+	for _, b := range bundle.List(cacheRoot()) {
+		items = append(items, b.Items()...)
+	}
+	for sum, path := range image.Programs(cacheRoot()) {
+		if info, err := os.Stat(path); err == nil {
+			items = append(items, bundle.Item{Kind: "program", Name: filepath.Base(path), Parts: []bundle.Part{{SHA256: sum, Size: info.Size()}}})
+		}
+	}
+	blobs := filepath.Join(cacheRoot(), "images", "blobs", "sha256")
+	entries, err := os.ReadDir(blobs)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			items = append(items, bundle.Item{Kind: "blob", Name: e.Name()[:min(12, len(e.Name()))], Parts: []bundle.Part{{SHA256: e.Name(), Size: info.Size()}}})
+		}
+	}
+	slices.SortFunc(items, func(a, b bundle.Item) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	return items, nil
+}
+
+// bundleKey is the key that signs bundles: the given one, or this machine's, which is made
+// when there is none.
+func bundleKey(ctx context.Context, file string) (*sign.Key, error) {
+	dir := bundleKeyDir()
+	if file != "" {
+		if filepath.Base(file) != sign.PrivateFile {
+			return nil, usagef("--key %s: name the private half of a key pair, %s as 'cosign generate-key-pair' makes it", file, sign.PrivateFile)
+		}
+		if _, err := os.Stat(file); err != nil {
+			return nil, usageError{err}
+		}
+		dir = filepath.Dir(file)
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a folder for the key of this machine: %w", err)
+	}
+	return sign.EnsureKey(ctx, dir, sign.Passwords{Given: os.Getenv("ORRERY_KEY_PASSWORD")})
+}
+
+// stepOf shows a verb that is one step while do runs.
+func stepOf(sink ui.Sink, name string, do func() error) error {
+	start := time.Now()
+	sink.Emit(ui.Event{Time: start, Type: ui.TypeStep, Step: name, Phase: "build", State: ui.StateRunning})
+	err := do()
+	e := ui.Event{Time: time.Now(), Type: ui.TypeStep, Step: name, Phase: "build", State: ui.StateDone, Seconds: seconds(time.Since(start))}
+	if err != nil {
+		e.State, e.Error = ui.StateFailed, err.Error()
+	}
+	sink.Emit(e)
+	return err
+}

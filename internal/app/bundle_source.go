@@ -1,0 +1,273 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/orrery-dev/orrery/internal/bundle"
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/engine"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// remember has later steps of this invocation take catalogue, lock and images from the
+// bundle that an environment was made from, unless another catalogue was asked for.
+func (o *options) remember(digest string) {
+	if o.bundle == "" && o.catalog == "" {
+		o.bundle = digest
+	}
+}
+
+// fromBundle: nothing is built, and no repository is looked at.
+func (o *options) fromBundle() bool { return o.bundle != "" && o.catalog == "" }
+
+func (o *options) imported() (*bundle.Imported, error) {
+	b, err := bundle.OpenImported(cacheRoot(), o.bundle)
+	if errors.Is(err, bundle.ErrNotImported) {
+		err = fmt.Errorf("%w; or use a repository: --catalog DIR", err)
+	}
+	return b, err
+}
+
+// componentsWanted are those of orrery.yaml or, when it names none, those that a bundle was
+// made with. None: all of the overlay.
+func (s *session) componentsWanted() []string {
+	if len(s.spec.Components) > 0 || !s.fromBundle() {
+		return s.spec.Components
+	}
+	b, err := s.imported()
+	if err != nil {
+		return nil // loading the catalogue has said it already
+	}
+	if overlay, names := b.Components(); overlay == s.spec.Overlay {
+		return names
+	}
+	return nil
+}
+
+// refuseMissing refuses an environment of which the bundle has only a part.
+func (p *platform) refuseMissing(ctx context.Context) error {
+	var missing []string
+	for name, bin := range p.binaries {
+		if ok, err := p.supply.Cached(ctx, bin); err != nil {
+			return err
+		} else if !ok {
+			missing = append(missing, "program "+name)
+		}
+	}
+	for name, img := range p.images {
+		if _, ok, err := p.supply.CachedImage(ctx, img); err != nil {
+			return err
+		} else if !ok {
+			missing = append(missing, "image "+name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.Sort(missing)
+	return refusedError{fmt.Errorf("bundle %s does not have, or has no more: %s\n  import it again (orrery bundle import FILE), choose other components in orrery.yaml, or have a bundle made with them (orrery bundle create --components …)",
+		p.bundle, strings.Join(missing, ", "))}
+}
+
+// importBundle has a bundle unpacked, if somebody trusted signed it, and used from here on.
+func (o *options) importBundle(ctx context.Context, file, keyFile string, sink ui.Sink) (bundle.Result, error) {
+	b, err := openBundle(file)
+	if err != nil {
+		return bundle.Result{}, err
+	}
+	defer b.Close()
+	want, err := o.loadSpec()
+	if err != nil {
+		return bundle.Result{}, usageError{err}
+	}
+	if err := trustBundle(b, file, keyFile, want.Images, sink); err != nil {
+		return bundle.Result{}, err
+	}
+	var r bundle.Result
+	err = stepOf(sink, "bundle/import", func() (err error) {
+		r, err = b.Import(ctx, bundle.ImportOptions{CacheDir: cacheRoot(), Platform: image.Platform(), Have: holdings(), Sink: sink})
+		return err
+	})
+	if errors.Is(err, bundle.ErrPlatform) {
+		err = refusedError{err}
+	}
+	return r, err
+}
+
+// useBundle imports the bundle that up was given, and has all else come from it.
+func (u *upOptions) useBundle(ctx context.Context, sink ui.Sink) error {
+	if u.catalog != "" {
+		return usagef("--bundle and --catalog: the catalogue is the bundle's; give one of them")
+	}
+	r, err := u.importBundle(ctx, u.bundleFile, u.bundleKey, sink)
+	if err != nil {
+		return err
+	}
+	u.bundle = r.Digest
+	return nil
+}
+
+func openBundle(file string) (*bundle.File, error) {
+	b, err := bundle.Open(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, bundle.ErrNotBundle):
+		return nil, usageError{err}
+	case errors.Is(err, bundle.ErrNewer):
+		return nil, refusedError{err}
+	}
+	return b, err
+}
+
+// trustBundle checks the signature, and that its key is trusted: this machine's own, one of
+// images.trustedKeys, or the one in keyFile.
+func trustBundle(b *bundle.File, file, keyFile string, policy spec.Images, sink ui.Sink) error {
+	signer, err := bundleSigner(b)
+	if err != nil {
+		return refusedError{err}
+	}
+	var trusted []string
+	files := policy.TrustedKeys
+	if keyFile != "" {
+		files = append(slices.Clone(files), keyFile)
+	}
+	own := filepath.Join(bundleKeyDir(), sign.PublicFile)
+	if _, err := os.Stat(own); err == nil {
+		files = append(slices.Clone(files), own)
+	}
+	for _, f := range files {
+		k, err := sign.LoadPublicKey(f)
+		if err != nil {
+			return usageError{err}
+		}
+		trusted = append(trusted, k.Fingerprint())
+	}
+	if slices.Contains(trusted, signer.Fingerprint()) {
+		return nil
+	}
+	if policy.Verify == spec.VerifyWarn {
+		sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: "build", Message: fmt.Sprintf("images.verify is warn, so %s is used, although its key %s is not trusted", file, signer.Fingerprint())})
+		return nil
+	}
+	return refusedError{fmt.Errorf(`%s is signed by %s, which nobody here trusts
+  compare the fingerprint with that of whoever made it ('orrery bundle create' prints it); if it is theirs:
+    orrery bundle inspect %[1]s -o key > bundle.pub
+    orrery bundle import %[1]s --key bundle.pub
+  or name the file in images.trustedKeys of orrery.yaml`, file, signer.Fingerprint())}
+}
+
+// bundleSigner is the key that signed, whoever's it is.
+func bundleSigner(b *bundle.File) (sign.PublicKey, error) {
+	signer, err := sign.ParsePublicKey(b.PublicKey())
+	if err != nil {
+		return signer, fmt.Errorf("the bundle's public key: %w", err)
+	}
+	return signer, b.Verify(signer.VerifyBlob)
+}
+
+// bundleKeyDir holds the key that this machine signs bundles with. No environment has a
+// name that begins with a dot.
+func bundleKeyDir() string { return filepath.Join(stateRoot(), ".signing") }
+
+// holdings finds files of the cache by their SHA-256, to link rather than write them.
+func holdings() func(string) (string, bool) {
+	programs := image.Programs(cacheRoot())
+	imported := bundle.List(cacheRoot())
+	return func(sum string) (string, bool) {
+		if path, ok := programs[sum]; ok {
+			return path, true
+		}
+		for _, b := range imported {
+			if path, ok := b.Holds(sum); ok {
+				return path, true
+			}
+		}
+		path := filepath.Join(cacheRoot(), "images", "blobs", "sha256", sum)
+		_, err := os.Stat(path)
+		return path, err == nil
+	}
+}
+
+// pruneBundles removes imported bundles that no environment was made from. When the state
+// of one cannot be read, nobody can say what it needs.
+func pruneBundles(dryRun bool) ([]bundle.Pruned, error) {
+	used := map[string]bool{}
+	entries, err := os.ReadDir(stateRoot())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		kept, err := engine.LoadState(filepath.Join(stateRoot(), e.Name()))
+		if err != nil && !errors.Is(err, engine.ErrNoState) {
+			return nil, fmt.Errorf("bundles are kept, because it cannot be told which environment %s needs: %w", e.Name(), err)
+		}
+		used[kept.Bundle] = true
+	}
+	return bundle.Prune(cacheRoot(), func(digest string) bool { return used[digest] }, dryRun)
+}
+
+// catalogFiles are what a bundle takes of a repository: all of infra/, and go.mod and
+// go.sum of every module that the catalogue names.
+func catalogFiles(cat *catalog.Catalog) ([]string, error) {
+	var files []string
+	add := func(path string) error {
+		rel, err := filepath.Rel(cat.Root, path)
+		if err == nil && !slices.Contains(files, filepath.ToSlash(rel)) {
+			files = append(files, filepath.ToSlash(rel))
+		}
+		return err
+	}
+	err := filepath.WalkDir(filepath.Join(cat.Root, "infra"), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() || strings.HasPrefix(d.Name(), "."):
+			return nil
+		case !d.Type().IsRegular():
+			return fmt.Errorf("%s is no regular file: a bundle does not take it", path)
+		}
+		return add(path)
+	})
+	if err != nil {
+		return nil, err
+	}
+	modules := map[string]bool{cat.Root: true}
+	for _, bin := range allBinaries(cat) {
+		modules[bin.Dir] = true
+	}
+	for dir := range modules {
+		for _, name := range []string{"go.mod", "go.sum"} {
+			if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+				continue
+			}
+			if err := add(filepath.Join(dir, name)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(cat.Root, "LICENSE")); err == nil {
+		files = append(files, "LICENSE")
+	}
+	slices.Sort(files)
+	return files, nil
+}
+
+// allBinaries are those of the node distribution and of all images.
+func allBinaries(cat *catalog.Catalog) []catalog.Binary {
+	all := slices.Concat(cat.Distribution.Binaries, cat.Distribution.CNI, cat.Distribution.Sandbox.Binaries)
+	for _, c := range cat.Components {
+		for _, img := range c.Images {
+			all = append(all, img.Binaries...)
+		}
+	}
+	return all
+}
