@@ -21,7 +21,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
-	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -271,12 +270,13 @@ func (w *workshop) attached(ctx context.Context, images []image.Built) ([]bundle
 		}
 		return out, nil
 	}
+	p := &platform{catalog: w.catalog, supply: w.supply, builder: w.builder, locked: w.locked}
 	made := make([][]bundle.Attached, len(images))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, built := range images {
 		g.Go(func() error {
-			docs, err := w.documentsOf(ctx, w.images[built.Name])
+			docs, err := p.documents(ctx, w.images[built.Name], built)
 			if err != nil {
 				return err
 			}
@@ -315,13 +315,4 @@ func subjectOf(built image.Built) (v1.Descriptor, error) {
 		return v1.Descriptor{}, err
 	}
 	return v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: digest, Size: info.Size()}, nil
-}
-
-func (w *workshop) documentsOf(ctx context.Context, img catalog.Image) (sign.Documents, error) {
-	bill, err := w.sbom(ctx, img)
-	if err != nil {
-		return sign.Documents{}, err
-	}
-	provenance, err := w.provenance(ctx, img)
-	return sign.Documents{SBOM: bill, Provenance: provenance}, err
 }

@@ -197,6 +197,31 @@ func holdings() func(string) (string, bool) {
 	}
 }
 
+// carriedDocuments are those that came with an image in a bundle. The bundle's signature was
+// checked when it was imported, or the lock names the image's digest.
+func carriedDocuments(from supplier, built image.Built) (docs sign.Documents, err error) {
+	store, ok := from.(*bundle.Store)
+	if all, several := from.(sources); several {
+		store, ok = all[0].(*bundle.Store)
+	}
+	if !ok {
+		return docs, nil
+	}
+	attached, err := store.Attached(built.Digest)
+	if err != nil {
+		return docs, err
+	}
+	for _, a := range attached {
+		switch data := a.Document(); a.Type() {
+		case sbomType:
+			docs.SBOM = data
+		case provenanceType:
+			docs.Provenance = data
+		}
+	}
+	return docs, nil
+}
+
 // pruneBundles removes imported bundles that no environment was made from. When the state
 // of one cannot be read, nobody can say what it needs.
 func pruneBundles(dryRun bool) ([]bundle.Pruned, error) {

@@ -118,9 +118,6 @@ func (p *platform) admit(ctx context.Context, img catalog.Image, built image.Bui
 }
 
 func (p *platform) signImage(ctx context.Context, img catalog.Image, built image.Built) error {
-	if p.builder == nil { // who built it stands for it
-		return nil
-	}
 	docs, err := p.documents(ctx, img, built)
 	if err != nil {
 		return err
@@ -132,9 +129,12 @@ func (p *platform) signImage(ctx context.Context, img catalog.Image, built image
 	return sign.Attach(ctx, p.registry(), built.Name, built.Digest, key, docs)
 }
 
-// documents are those of an image that was built here. A bill of materials that is kept
-// and is the locked one is not made again.
+// documents are those of an image that was built here, or that came in a bundle with its
+// image. A bill of materials that is kept and is the locked one is not made again.
 func (p *platform) documents(ctx context.Context, img catalog.Image, built image.Built) (sign.Documents, error) {
+	if docs, err := carriedDocuments(p.supply, built); err != nil || docs.Provenance != nil || p.builder == nil {
+		return docs, err
+	}
 	w := &workshop{catalog: p.catalog, builder: p.builder}
 	locked := lock.Image{}
 	if p.locked != nil {

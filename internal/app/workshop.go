@@ -24,10 +24,10 @@ import (
 type workshop struct {
 	catalog  *catalog.Catalog
 	supply   supplier
-	builder  *image.Builder // what supply builds with; nil when nothing is built here
-	store    *bundle.Store  // what supply is when the catalogue is a bundle's; often nil
-	locked   *lock.Platform // nil when there is no lock, or lockErr
-	lockErr  error          // why the lock cannot be read
+	builder  *image.Builder            // what supply builds with; nil when nothing is built here
+	store    *bundle.Store             // what supply is when the catalogue is a bundle's; often nil
+	locked   *lock.Platform            // nil when there is no lock, or lockErr
+	lockErr  error                     // why the lock cannot be read
 	binaries map[string]catalog.Binary // of the node distribution and of images
 	images   map[string]catalog.Image
 	source   map[string]string // image name → component, or "distribution"

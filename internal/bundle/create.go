@@ -69,6 +69,29 @@ func Document(subject v1.Descriptor, mediaType string, data []byte) (Attached, e
 	return Attached{Manifest: m, Blobs: [][]byte{[]byte(emptyJSON), data}}, err
 }
 
+// Type is what the manifest says that it is.
+func (a Attached) Type() string {
+	var m manifest
+	if json.Unmarshal(a.Manifest, &m) != nil {
+		return ""
+	}
+	return m.ArtifactType
+}
+
+// Document is the content of one that [Document] made; nil when it is something else.
+func (a Attached) Document() []byte {
+	var m manifest
+	if json.Unmarshal(a.Manifest, &m) != nil || len(m.Layers) != 1 {
+		return nil
+	}
+	for _, data := range a.Blobs {
+		if hexSum(data) == m.Layers[0].Digest.Hex {
+			return data
+		}
+	}
+	return nil
+}
+
 // CreateOptions of [Create].
 type CreateOptions struct {
 	// Sign signs the index. Required.

@@ -153,4 +153,6 @@ func Diff(a, b []Item) (needs []Need, fetch, total int64) {
 }
 
 // String is for people.
-func (n Need) String() string { return fmt.Sprintf("%s %s: %d of %d bytes", n.Kind, n.Name, n.Bytes, n.Of) }
+func (n Need) String() string {
+	return fmt.Sprintf("%s %s: %d of %d bytes", n.Kind, n.Name, n.Bytes, n.Of)
+}
