@@ -108,6 +108,12 @@ func (c *chart) scale() {
 	}
 	if math.IsInf(high, -1) || high <= low {
 		high = low + 1
+		for _, t := range c.panel.Thresholds {
+			if t.From > low { // how much would be too much says what is little
+				high = t.From
+				break
+			}
+		}
 	}
 	base := 1000.0
 	if c.panel.Unit == dashboard.Bytes || c.panel.Unit == dashboard.BytesPerSecond {
@@ -151,10 +157,11 @@ func (c *chart) draw() template.HTML {
 		}
 	}
 	under := make([]float64, chartPoints+1)
+	first, last := c.extent()
 	for i, s := range c.series {
 		row := c.row(s)
 		if c.panel.Stack {
-			c.area(&d, i, row, under)
+			c.area(&d, i, row[:last+1], under, first)
 			continue
 		}
 		if line := c.line(row); line != "" {
@@ -239,11 +246,27 @@ func (c *chart) fill(row []float64) string {
 	return b.String()
 }
 
-// area stacks a series on those under it; a gap counts as nothing.
-func (c *chart) area(d *drawing, i int, row, under []float64) {
+// extent is where the first and the last value of any series are.
+func (c *chart) extent() (first, last int) {
+	first = chartPoints
+	for _, s := range c.series {
+		for x, v := range c.row(s) {
+			if !math.IsNaN(v) {
+				first, last = min(first, x), max(last, x)
+			}
+		}
+	}
+	return first, last
+}
+
+// area stacks a series on those under it, from a step on; a gap counts as nothing.
+func (c *chart) area(d *drawing, i int, row, under []float64, first int) {
 	var up, down []string
 	any := false
 	for x, v := range row {
+		if x < first {
+			continue
+		}
 		if math.IsNaN(v) {
 			v = 0
 		} else {

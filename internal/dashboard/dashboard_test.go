@@ -128,7 +128,7 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	uses := d.Queries()
-	if got, want := uses[0].Expr, `sum by (job) (rate(x{namespace=~".*"}[60s]))`; got != want {
+	if got, want := uses[0].Expr, `sum by (job) (rate(x{namespace=~".*"}[120s]))`; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	if uses[4].Source != Loki || uses[4].Expr != `{namespace=~".*"} |= ""` || uses[5].Source != Tempo {

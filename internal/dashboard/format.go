@@ -29,7 +29,7 @@ func (u Unit) Format(v float64) string {
 		return decimal(v) + "/s"
 	case Cores:
 		if v != 0 && math.Abs(v) < 0.1 {
-			return digits(1000*v) + " mcore"
+			return strconv.FormatFloat(1000*v, 'f', 0, 64) + " mcore"
 		}
 		return digits(v) + plural(v, " core", " cores")
 	case Timestamp:

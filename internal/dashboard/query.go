@@ -14,11 +14,8 @@ type Selection map[string]string
 // Expand puts the selection and the intervals into an expression, for a range that is
 // drawn with a step. A chosen value is quoted, so that it matches itself and nothing else.
 func (d Dashboard) Expand(expr string, chosen Selection, span, step time.Duration) string {
-	// Four scrapes of the default interval, so that one that was missed leaves no gap.
+	// Four scrapes of the slowest targets, so that one that was missed leaves no gap.
 	rate := max(step, 2*time.Minute)
-	if span <= 15*time.Minute {
-		rate = max(step, time.Minute)
-	}
 	return usage.ReplaceAllStringFunc(expr, func(used string) string {
 		switch n := strings.Trim(used, "${}"); n {
 		case "__rate_interval":

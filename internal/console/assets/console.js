@@ -131,10 +131,10 @@
   all("form[data-auto]").forEach((f) => f.addEventListener("change", () => f.requestSubmit()));
 
   // Themes: as the system, light, dark
-  const themes = ["", "light", "dark"], words = { "": "As system", light: "Light", dark: "Dark" };
+  const themes = ["", "light", "dark"], words = { "": "Auto", light: "Light", dark: "Dark" };
   const themer = $("#theme"), helper = $("#help"), keys = $("#keys");
   const theme = () => root.dataset.theme || "";
-  const show = () => { themer.textContent = words[theme()]; themer.setAttribute("aria-label", "Colours: " + words[theme()]); };
+  const show = () => { themer.textContent = words[theme()]; themer.setAttribute("aria-label", "Colours: " + words[theme()] + (theme() ? "" : ", as the system has them")); };
   const turn = () => {
     const next = themes[(themes.indexOf(theme()) + 1) % themes.length];
     if (next) root.dataset.theme = next; else delete root.dataset.theme;
