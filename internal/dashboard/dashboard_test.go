@@ -11,6 +11,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
 var update = flag.Bool("update", false, "write Grafana's JSON and the kustomizations beside the dashboards")
@@ -56,14 +60,22 @@ func TestCommitted(t *testing.T) {
 	}
 }
 
-// TestMounted: Grafana mounts the dashboards of every component that has some.
+// TestMounted: the component dashboards deploys what every component has, waits for those
+// components, and Grafana mounts it.
 func TestMounted(t *testing.T) {
-	base := filepath.Join(root, "infra/k8s/base/grafana")
-	kustomization, err := os.ReadFile(filepath.Join(base, "kustomization.yaml"))
-	if os.IsNotExist(err) {
-		t.Skip("there is no grafana component")
+	read := func(file string) string {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(root, catalog.BaseDir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
 	}
-	deployment, err := os.ReadFile(filepath.Join(base, "deployment.yaml"))
+	kustomization, deployment := read("dashboards/kustomization.yaml"), ""
+	if _, err := os.Stat(filepath.Join(root, catalog.BaseDir, "grafana")); err == nil {
+		deployment = read("grafana/deployment.yaml")
+	}
+	cat, err := catalog.Load(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,11 +84,40 @@ func TestMounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range all {
-		if !strings.Contains(string(kustomization), "../"+d.Component+"/dashboards\n") {
-			t.Errorf("infra/k8s/base/grafana/kustomization.yaml: resources: add ../%s/dashboards", d.Component)
+		if !strings.Contains(kustomization, "../"+d.Component+"/dashboards\n") {
+			t.Errorf("dashboards/kustomization.yaml: resources: add ../%s/dashboards", d.Component)
 		}
-		if !strings.Contains(string(deployment), "name: dashboards-"+d.Component+"}") {
-			t.Errorf("infra/k8s/base/grafana/deployment.yaml: volume dashboards: add {name: dashboards-%s}", d.Component)
+		if !slices.Contains(cat.Components["dashboards"].Needs, d.Component) {
+			t.Errorf("dashboards/component.yaml: needs: add %s", d.Component)
+		}
+		if deployment != "" && !strings.Contains(deployment, "name: dashboards-"+d.Component+",") {
+			t.Errorf("grafana/deployment.yaml: volume dashboards: add {name: dashboards-%s, optional: true}", d.Component)
+		}
+	}
+}
+
+// TestDataSources: what the dashboards ask is what Grafana is provisioned with.
+func TestDataSources(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(root, catalog.BaseDir, "grafana/provisioning/datasources.yaml"))
+	if os.IsNotExist(err) {
+		t.Skip("there is no component grafana")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Datasources []struct{ UID, Type, URL string }
+	}
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		t.Fatal(err)
+	}
+	types := map[string]string{}
+	for _, d := range file.Datasources {
+		types[d.UID] = d.Type
+	}
+	for _, s := range []Source{Prometheus, Loki, Tempo} {
+		if types[string(s)] != string(s) {
+			t.Errorf("no data source with UID and type %s: %v", s, types)
 		}
 	}
 }
