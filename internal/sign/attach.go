@@ -95,16 +95,9 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		}
 	}
 	subject := &descriptor{MediaType: image.MediaType, Digest: digest, Size: int64(len(raw))}
-	var made []descriptor
-	for _, w := range want {
-		if w.there {
-			continue
-		}
-		d, err := r.put(ctx, key, w, subject)
-		if err != nil {
-			return fmt.Errorf("attach %s: %w", w.predicateType, err)
-		}
-		made = append(made, d)
+	made, err := r.putAll(ctx, key, want, subject)
+	if err != nil {
+		return err
 	}
 	if len(made)+len(stale) == 0 {
 		return nil
@@ -124,6 +117,23 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		}
 	}
 	return nil
+}
+
+// putAll signs and uploads what is not there yet, side by side.
+func (r repository) putAll(ctx context.Context, key *Key, want []*wanted, subject *descriptor) ([]descriptor, error) {
+	want = slices.DeleteFunc(want, func(w *wanted) bool { return w.there })
+	made := make([]descriptor, len(want))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, w := range want {
+		g.Go(func() error {
+			var err error
+			if made[i], err = r.put(ctx, key, w, subject); err != nil {
+				return fmt.Errorf("attach %s: %w", w.predicateType, err)
+			}
+			return nil
+		})
+	}
+	return made, g.Wait()
 }
 
 // put signs a statement and uploads it as a referrer of the image.

@@ -77,11 +77,13 @@ func Verify(ctx context.Context, registry, name, digest string, p Policy) (Repor
 		repository: openRepository(registry, name), Policy: p, name: name, digest: digest,
 		report: Report{Image: name, Digest: digest},
 	}
+	var g errgroup.Group
+	g.Go(func() error {
+		v.read(ctx)
+		return nil
+	})
 	v.content(ctx)
-	if err := ctx.Err(); err != nil {
-		return v.report, err
-	}
-	v.read(ctx)
+	_ = g.Wait()
 	if err := ctx.Err(); err != nil {
 		return v.report, err
 	}
@@ -100,7 +102,6 @@ type verification struct {
 	errs         []error
 
 	listErr  error        // of the list of referrers
-	attached []attachment // bundles only
 	trusted  []trusted    // statements by a trusted key
 	rejected []error      // why the others do not count
 }
@@ -182,7 +183,6 @@ func (v *verification) read(ctx context.Context) {
 		if a.foreign {
 			continue
 		}
-		v.attached = append(v.attached, a)
 		if a.err != nil {
 			v.rejected = append(v.rejected, a.err)
 			continue

@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,6 +43,9 @@ func (b *bench) images(ctx context.Context, e env, r *report) error {
 	}
 	r.add("lock check", "s", 1, "whole process", lock...)
 	r.add("images list", "s", 0.3, "whole process; every image known, built and as locked?", list...)
+	if err := b.signing(ctx, e, r); err != nil {
+		return err
+	}
 	taken, once := b.imageDisk(e)
 	r.add("image content of all nodes", "MiB", 0, "", taken)
 	r.add("… ÷ unpacked size, each layer once", "×", 1.5, fmt.Sprintf("of %.0f MiB", once), taken/once)
@@ -113,19 +114,9 @@ func layerKey(snapshot string) string {
 
 // pushLarge puts an image of 100 MB of program text into the mirror, another one each time.
 func (b *bench) pushLarge(ctx context.Context, e env, n int) (string, error) {
-	var status struct {
-		Endpoints map[string]string `json:"endpoints"`
-	}
-	out, err := b.output1(ctx, e, "status", "-o", "json")
-	if err == nil {
-		err = json.Unmarshal(out, &status)
-	}
+	registry, err := b.mirror(ctx, e)
 	if err != nil {
 		return "", err
-	}
-	registry := status.Endpoints["registry"]
-	if registry == "" {
-		return "", errors.New("status names no registry")
 	}
 	dist := filepath.Join(b.dir, "state", e.name, "dist", "bin")
 	layer, err := largeLayer(filepath.Join(dist, "kubernetes"), n)
