@@ -101,9 +101,9 @@ type verification struct {
 	report       Report
 	errs         []error
 
-	listErr  error        // of the list of referrers
-	trusted  []trusted    // statements by a trusted key
-	rejected []error      // why the others do not count
+	listErr  error     // of the list of referrers
+	trusted  []trusted // statements by a trusted key
+	rejected []error   // why the others do not count
 }
 
 type trusted struct {
