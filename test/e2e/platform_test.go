@@ -48,6 +48,7 @@ func TestPlatform(t *testing.T) {
 	journey("kubectl", func(t *testing.T) { kubectl(t, e) })
 	journey("logs", func(t *testing.T) { logs(t, e) })
 	journey("registry", func(t *testing.T) { ownImage(t, e) })
+	journey("signatures", func(t *testing.T) { signatures(t, e) })
 	journey("kubeconfig", func(t *testing.T) { mergeKubeconfig(t, e) })
 	journey("support", func(t *testing.T) { supportKeepsSecrets(t, e) })
 	journey("diff", func(t *testing.T) { drift(t, e) })
