@@ -104,7 +104,7 @@ func tip(p Pod) string {
 
 // podLogs is the address of a pod's logs.
 func podLogs(p Pod) string {
-	return logsOf(fmt.Sprintf(`{k8s_namespace_name=%q} | k8s_pod_name=%q`, p.Namespace, p.Name))
+	return logsOf(fmt.Sprintf(`{k8s_namespace_name=%q, k8s_pod_name=%q}`, p.Namespace, p.Name))
 }
 
 func logsOf(logql string) string { return "/logs?" + url.Values{"q": {logql}}.Encode() }

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -75,7 +76,7 @@ func (d Dashboard) grafanaVariables() []any {
 		}
 		list = append(list, object{
 			"name": v.Name, "label": v.Title, "type": "query", "datasource": datasource(source), "query": query,
-			"includeAll": true, "allValue": ".*", "multi": false, "refresh": 2, "sort": 1, "current": current,
+			"includeAll": true, "allValue": cmp.Or(v.All, ".*"), "multi": false, "refresh": 2, "sort": 1, "current": current,
 		})
 	}
 	return list

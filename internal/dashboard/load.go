@@ -166,6 +166,9 @@ func (c *checker) dashboard(d Dashboard) {
 		vars[v.Name] = true
 		c.text(path+".title", v.Title)
 		oneOf(c, path+".source", v.Source, "", Prometheus, Loki)
+		if v.All != "" && (v.All != ".*" && v.All != ".+") {
+			c.fail(path+".all", "is %q; must be .* or .+", v.All)
+		}
 		if v.Text == (v.Label != "") {
 			c.fail(path+".label", "exactly one of label and text: true is needed: values of a label to choose from, or free text")
 		}

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -38,7 +39,7 @@ func (d Dashboard) Expand(expr string, chosen Selection, span, step time.Duratio
 			case value == "" && v.Text:
 				return ""
 			case value == "":
-				return ".*"
+				return cmp.Or(v.All, ".*")
 			case v.Text:
 				return quoted(value)
 			}

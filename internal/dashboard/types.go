@@ -82,6 +82,9 @@ type Variable struct {
 	Text bool `json:"text,omitempty"`
 	// Default value; "" is all.
 	Default string `json:"default,omitempty"`
+	// All is the regular expression of all. Default ".*". Loki wants one matcher that does
+	// not match nothing: ".+" for a label that every stream has.
+	All string `json:"all,omitempty"`
 }
 
 // Row groups panels under a title.
