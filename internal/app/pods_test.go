@@ -55,12 +55,12 @@ func TestPodOf(t *testing.T) {
 func TestPlace(t *testing.T) {
 	s := console.Snapshot{Nodes: []console.Node{{Name: "a"}, {Name: "b"}}}
 	place(&s, []unstructured.Unstructured{
-		podFrom(t, `{metadata: {name: z, namespace: n}, spec: {nodeName: a}}`),
-		podFrom(t, `{metadata: {name: y, namespace: n}, spec: {nodeName: a}}`),
+		podFrom(t, `{metadata: {name: pz, namespace: ns}, spec: {nodeName: a}}`),
+		podFrom(t, `{metadata: {name: py, namespace: ns}, spec: {nodeName: a}}`),
 		podFrom(t, `{metadata: {name: waiting, namespace: n}}`),
 		podFrom(t, `{metadata: {name: old, namespace: n}, spec: {nodeName: gone}, status: {phase: Succeeded}}`),
 	})
-	if len(s.Nodes[0].Pods) != 2 || s.Nodes[0].Pods[0].Name != "y" || len(s.Pending) != 1 || s.Pending[0].Name != "waiting" {
+	if len(s.Nodes[0].Pods) != 2 || s.Nodes[0].Pods[0].Name != "py" || len(s.Pending) != 1 || s.Pending[0].Name != "waiting" {
 		t.Errorf("%+v", s)
 	}
 }
