@@ -39,6 +39,9 @@ func drawNode(n Node) template.HTML {
 	d.f(`<svg class="planet" viewBox="0 0 %s %s" role="img" aria-label="%s">`, num(sky), num(sky), esc(describe(n)))
 	moons := make([][]Pod, len(orbits))
 	for _, p := range n.Pods {
+		if n.Health == Off || n.Health == Failing { // nobody can say
+			p.Health, p.Reason = Off, "its node is "+n.State
+		}
 		o := orbitOf(p)
 		moons[o] = append(moons[o], p)
 	}
@@ -67,7 +70,7 @@ func drawNode(n Node) template.HTML {
 	d.f(`<circle class="%s" cx="%s" cy="%s" r="%s"/>`, class, num(middle), num(middle), num(planet))
 	if n.Role == "server" { // a control plane has a ring, like Saturn
 		d.f(`<ellipse class="saturn %s" cx="%s" cy="%s" rx="%s" ry="7" transform="rotate(-18 %s %s)"/>`, n.Health, num(middle), num(middle), num(planet+8), num(middle), num(middle))
-		d.f(`<path class="%s" d="M%s %sA%s %s 0 0 1 %s %sz" transform="rotate(-18 %s %s)"/>`, class, num(middle-planet), num(middle), num(planet), num(planet), num(middle+planet), num(middle), num(middle), num(middle))
+		d.f(`<path class="%s half" d="M%s %sA%s %s 0 0 1 %s %sz" transform="rotate(-18 %s %s)"/>`, class, num(middle-planet), num(middle), num(planet), num(planet), num(middle+planet), num(middle), num(middle), num(middle))
 	}
 	d.f(`</svg>`)
 	return d.html()

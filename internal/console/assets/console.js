@@ -97,7 +97,7 @@
     const cursor = $(".cursor", plot);
     cursor.setAttribute("d", `M${x} 0V1000`); cursor.removeAttribute("visibility");
     charted = plot;
-    tip.replaceChildren(at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }));
+    tip.replaceChildren(at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }));
     const table = tip.appendChild(document.createElement("table"));
     rows.sort((a, b) => b[1] - a[1]).forEach(([s, v]) => {
       const tr = table.insertRow(), name = tr.insertCell(), key = document.createElement("i"), value = tr.insertCell();
