@@ -139,6 +139,9 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 	if len(names) == 0 {
 		names = want.Components
 	}
+	if len(names) == 0 && w.store != nil { // one bundle out of another
+		names = (&session{options: b.options, spec: want}).componentsWanted()
+	}
 	components, err := w.catalog.Select(want.Overlay, names)
 	if err != nil {
 		return c, usageError{err}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -220,6 +221,25 @@ func carriedDocuments(from supplier, built image.Built) (docs sign.Documents, er
 		}
 	}
 	return docs, nil
+}
+
+// printCarried prints a document that came with an image in a bundle.
+func (w *workshop) printCarried(out io.Writer, name, kind string) error {
+	img, err := w.image(name)
+	if err != nil {
+		return err
+	}
+	attached, err := w.store.Attached(w.locked.Images[img.Name].Digest)
+	if err != nil {
+		return err
+	}
+	for _, a := range attached {
+		if data := a.Document(); a.Type() == kind && data != nil {
+			_, err := out.Write(data)
+			return err
+		}
+	}
+	return fmt.Errorf("the bundle has no %s of image %s", kind, name)
 }
 
 // pruneBundles removes imported bundles that no environment was made from. When the state

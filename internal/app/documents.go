@@ -19,6 +19,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/licence"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/sbom"
+	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // policyFile is the one list of licences, below the catalogue's root.
@@ -32,14 +33,18 @@ func newImagesSBOM(o *options) *cobra.Command {
 with hash and licence, and every other file. It comes from what the programs say of
 themselves, and is the same whenever the image is. A licence that is not recognised, or
 that infra/licences.yaml does not allow, is an error.`,
-	}, (*workshop).sbom)
+	}, sbomType, (*workshop).sbom)
 }
 
 // document completes a command that prints one document about one image.
-func (o *options) document(c *cobra.Command, of func(*workshop, context.Context, catalog.Image) ([]byte, error)) *cobra.Command {
+// Out of a bundle it is the one of that type that came in it.
+func (o *options) document(c *cobra.Command, kind string, of func(*workshop, context.Context, catalog.Image) ([]byte, error)) *cobra.Command {
 	c.Args = cobra.ExactArgs(1)
 	c.ValidArgsFunction = o.completeImages
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if w, err := o.workshop(ui.Discard); err == nil && w.store != nil {
+			return w.printCarried(o.out, args[0], kind)
+		}
 		w, img, err := o.builtImage(c.Context(), args[0])
 		if err != nil {
 			return err

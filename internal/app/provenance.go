@@ -18,7 +18,7 @@ func newImagesProvenance(o *options) *cobra.Command {
 entry of the catalogue, every module that is linked in and the Go toolchain, each with its
 hash. What is built on this machine is SLSA build level 1, and the statement says so. In
 the mirror of an environment it is signed by the environment's key.`,
-	}, (*workshop).provenance)
+	}, provenanceType, (*workshop).provenance)
 }
 
 func (w *workshop) provenance(ctx context.Context, img catalog.Image) ([]byte, error) {

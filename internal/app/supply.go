@@ -86,7 +86,7 @@ func (s sources) Link(ctx context.Context, dir string, bin catalog.Binary) error
 
 // CachedImage is that of the first who has it.
 func (s sources) CachedImage(ctx context.Context, img catalog.Image) (image.Built, bool, error) {
-	for _, one := range s {
+	for _, one := range s.forImage(img) {
 		if built, ok, err := one.CachedImage(ctx, img); ok || err != nil {
 			return built, ok, err
 		}
@@ -99,17 +99,24 @@ func (s sources) Image(ctx context.Context, img catalog.Image) (image.Built, err
 	if built, ok, err := s.CachedImage(ctx, img); ok || err != nil {
 		return built, err
 	}
-	var errs []error
-	for _, one := range s {
-		built, err := one.Image(ctx, img)
-		if err == nil {
-			return built, nil
-		}
-		if errs = append(errs, err); ctx.Err() != nil {
-			break
+	err := fmt.Errorf("image %s: nobody here has it", img.Name)
+	for _, one := range s.forImage(img) {
+		var built image.Built
+		if built, err = one.Image(ctx, img); err == nil || ctx.Err() != nil {
+			return built, err
 		}
 	}
-	return image.Built{}, errors.Join(errs[len(errs)-1:]...)
+	return image.Built{}, err
+}
+
+// forImage are those who can have an image: what is pulled is not made here.
+func (s sources) forImage(img catalog.Image) (out []supplier) {
+	for _, one := range s {
+		if _, builds := one.(*image.Builder); !builds || len(img.Binaries) > 0 {
+			out = append(out, one)
+		}
+	}
+	return out
 }
 
 // suppliers are where the environment gets its parts: the bundle that it is made from, and

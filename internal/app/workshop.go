@@ -66,10 +66,14 @@ func (o *options) workshop(sink ui.Sink) (*workshop, error) {
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, source: map[string]string{},
 	}
 	w.store, _ = supply.(*bundle.Store)
+	missing := func(name string) bool { return w.store != nil && locked.Images[name].Digest == "" }
 	for _, bin := range slices.Concat(cat.Distribution.Binaries, cat.Distribution.CNI) {
 		w.binaries[bin.Name] = bin
 	}
 	add := func(img catalog.Image, from string) {
+		if missing(img.Name) { // of a component that was left out when the bundle was made
+			return
+		}
 		w.images[img.Name], w.source[img.Name] = img, from
 		for _, bin := range img.Binaries {
 			w.binaries[bin.Name] = bin

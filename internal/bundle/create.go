@@ -319,7 +319,7 @@ func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
 	os_, arch, _ := strings.Cut(c.Platform, "/")
 	for _, built := range slices.SortedFunc(slices.Values(c.Images), func(a, b image.Built) int { return strings.Compare(a.Name, b.Name) }) {
 		dir := filepath.Join(built.Layout, "blobs", "sha256")
-		d, err := w.graph(dir, v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: hexOf(built.Digest)}}, &layers, 0)
+		d, err := w.graph(dir, c.Platform, v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: hexOf(built.Digest)}}, &layers, 0)
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", built.Name, err)
 		}
@@ -353,7 +353,7 @@ func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
 }
 
 // graph adds a manifest of a layout and what it names.
-func (w *writer) graph(dir string, d v1.Descriptor, layers *[]blob, depth int) (v1.Descriptor, error) {
+func (w *writer) graph(dir, platform string, d v1.Descriptor, layers *[]blob, depth int) (v1.Descriptor, error) {
 	if depth > maxDepth {
 		return d, errors.New("its indexes are nested too deeply")
 	}
@@ -376,7 +376,10 @@ func (w *writer) graph(dir string, d v1.Descriptor, layers *[]blob, depth int) (
 	}
 	w.add(blob{digest: d.Digest.Hex, size: d.Size, path: path})
 	for _, sub := range m.Manifests {
-		if _, err := w.graph(dir, sub, layers, depth+1); err != nil {
+		if !suits(sub, platform) {
+			continue
+		}
+		if _, err := w.graph(dir, platform, sub, layers, depth+1); err != nil {
 			return d, err
 		}
 	}

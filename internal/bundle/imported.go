@@ -111,7 +111,12 @@ func (b *Imported) all(d v1.Descriptor, depth int) bool {
 	if err != nil {
 		return false
 	}
-	subs := append(m.Manifests, m.Layers...)
+	subs := m.Layers
+	for _, sub := range m.Manifests {
+		if suits(sub, b.platform) {
+			subs = append(subs, sub)
+		}
+	}
 	if m.Config != nil {
 		subs = append(subs, *m.Config)
 	}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -68,13 +69,13 @@ func (s *Store) Link(ctx context.Context, dir string, bin catalog.Binary) error 
 
 // CachedImage is an image of a bundle; it looks at files' names and sizes only.
 func (s *Store) CachedImage(_ context.Context, img catalog.Image) (image.Built, bool, error) {
-	built, ok := s.image(img.Name)
+	built, ok := s.image(img.Name, s.digest(img))
 	return built, ok, nil
 }
 
 // Image is CachedImage for which an image that is not there is an error.
 func (s *Store) Image(_ context.Context, img catalog.Image) (image.Built, error) {
-	if built, ok := s.image(img.Name); ok {
+	if built, ok := s.image(img.Name, s.digest(img)); ok {
 		return built, nil
 	}
 	return image.Built{}, s.missing("image " + img.Name)
@@ -93,8 +94,13 @@ func (s *Store) program(name string) (string, bool) {
 	return "", false
 }
 
-func (s *Store) image(name string) (image.Built, bool) {
-	want := s.locked.Images[name].Digest
+// digest is what the lock says of an image that is built, and the catalogue of one that is
+// pulled.
+func (s *Store) digest(img catalog.Image) string {
+	return cmp.Or(img.RegistryDigest(), s.locked.Images[img.Name].Digest)
+}
+
+func (s *Store) image(name, want string) (image.Built, bool) {
 	for _, b := range s.bundles {
 		if built, ok := b.image(want); ok && want != "" {
 			built.Name = name
@@ -108,7 +114,7 @@ func (s *Store) image(name string) (image.Built, bool) {
 func (s *Store) imageOf(program string) (string, bool) {
 	for _, name := range slices.Sorted(maps.Keys(s.locked.Images)) {
 		if slices.Contains(s.locked.Images[name].Binaries, program) {
-			if _, ok := s.image(name); ok {
+			if _, ok := s.image(name, s.locked.Images[name].Digest); ok {
 				return name, true
 			}
 		}

@@ -237,6 +237,9 @@ func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([
 	}
 	size := d.Size
 	for _, sub := range m.Manifests {
+		if !suits(sub, s.platform) {
+			continue
+		}
 		n, err := s.tree(sub, owner, read, depth+1)
 		if err != nil {
 			return 0, err
@@ -250,6 +253,11 @@ func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([
 		size += m.Config.Size
 	}
 	return size, s.leaves(m, owner)
+}
+
+// suits: of an image for several platforms, a bundle has what its own platform needs.
+func suits(d v1.Descriptor, platform string) bool {
+	return d.Platform == nil || d.Platform.OS+"/"+d.Platform.Architecture == platform
 }
 
 // leaves notes what a manifest names that names nothing itself.
