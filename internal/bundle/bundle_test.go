@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
@@ -332,3 +334,60 @@ func TestOtherPlatform(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestUntarRefuses(t *testing.T) {
+	for name, h := range map[string]tar.Header{
+		"parent": {Name: "../x", Typeflag: tar.TypeReg}, "absolute": {Name: "/etc/x", Typeflag: tar.TypeReg}, "dot": {Name: "./x", Typeflag: tar.TypeReg},
+		"inner parent": {Name: "a/../../x", Typeflag: tar.TypeReg}, "symlink": {Name: "x", Linkname: "/etc", Typeflag: tar.TypeSymlink},
+		"hard link": {Name: "x", Linkname: "/etc/passwd", Typeflag: tar.TypeLink}, "device": {Name: "x", Typeflag: tar.TypeChar},
+		"back slash": {Name: `a\b`, Typeflag: tar.TypeReg}, "huge": {Name: "x", Size: maxCatalog + 1, Typeflag: tar.TypeReg},
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := untar(&b, dir); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+			t.Errorf("%s: %v was written", name, entries)
+		}
+	}
+}
+
+// A stream that unpacks to more than it says ends there.
+func TestBomb(t *testing.T) {
+	var z bytes.Buffer
+	w, err := zstd.NewWriter(&z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	n := int64(0)
+	err = decode(&z, entry{plain: 1000}, func(r io.Reader) error {
+		n, err = io.Copy(io.Discard, r)
+		return err
+	})
+	if !errors.Is(err, errContent) || n > 1001 {
+		t.Errorf("%d bytes came out: %v", n, err)
+	}
+	var wide bytes.Buffer
+	w, err = zstd.NewWriter(&wide, zstd.WithWindowSize(64<<20), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(w, io.LimitReader(zero{}, 80<<20))
+	w.Close()
+	if err := decode(&wide, entry{plain: 80 << 20}, func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }); err == nil || !strings.Contains(err.Error(), "window") {
+		t.Errorf("a window of 64 MiB: %v", err)
+	}
+}
+
+type zero struct{}
+
+func (zero) Read(p []byte) (int, error) { clear(p); return len(p), nil }

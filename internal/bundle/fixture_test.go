@@ -66,7 +66,7 @@ func newFixture(t testing.TB) fixture {
 		f.Programs = append(f.Programs, Program{Name: name, SHA256: hexSum(data), Path: path})
 		return lock.Binary{Module: "example.org/m", Package: "./" + name, Go: "go1.26.8", SHA256: hexSum(data)}
 	}
-	locked.Binaries["kubelet"] = program("kubelet", append(text(1, 3*chunkSize), noise(1, chunkSize/2)...))
+	locked.Binaries["kubelet"] = program("kubelet", append(text(1, chunkSize), noise(1, chunkSize/8)...))
 	locked.Binaries["runc"] = program("runc", text(2, 70_000))
 	layout := filepath.Join(dir, "layout")
 	for i, name := range []string{"dns", "queue"} {

@@ -179,6 +179,11 @@ func (s *survey) artifact(which string, m manifest) error {
 	if which != typeNodes && len(m.Layers) != 1 {
 		return fmt.Errorf("%s has %d layers and not one", ownerOf(which), len(m.Layers))
 	}
+	if m.Config != nil {
+		if err := s.note(*m.Config, entry{digest: m.Config.Digest.Hex, size: m.Config.Size, owner: ownerOf(which)}); err != nil {
+			return err
+		}
+	}
 	for i, l := range m.Layers {
 		e := entry{digest: l.Digest.Hex, size: l.Size, owner: ownerOf(which)}
 		limit := int64(maxSums)
