@@ -47,6 +47,7 @@ func TestPlatform(t *testing.T) {
 	journey("host", unchanged)
 	journey("kubectl", func(t *testing.T) { kubectl(t, e) })
 	journey("logs", func(t *testing.T) { logs(t, e) })
+	journey("observed", func(t *testing.T) { observed(t, e) })
 	journey("registry", func(t *testing.T) { ownImage(t, e) })
 	journey("signatures", func(t *testing.T) { signatures(t, e) })
 	journey("kubeconfig", func(t *testing.T) { mergeKubeconfig(t, e) })
