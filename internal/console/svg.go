@@ -20,8 +20,12 @@ func esc(s string) string { return html.EscapeString(s) }
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// num writes a coordinate with one digit behind the point at most.
+// num writes a coordinate with one digit behind the point at most. What is no number, such
+// as the share of an infinity, is nothing.
 func num(v float64) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		v = 0
+	}
 	return strconv.FormatFloat(math.Round(v*10)/10, 'f', -1, 64)
 }
 
