@@ -124,6 +124,12 @@ func render(in RenderInput) ([]*unstructured.Unstructured, error) {
 		if err := finish(in, o, custom); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", refOf(o), err))
 		}
+		if problems := checkRules(o); len(problems) > 0 {
+			where := cmp.Or(fileOf(in, o), refOf(o).String())
+			for _, err := range problems {
+				errs = append(errs, fmt.Errorf("%s: %w", where, err))
+			}
+		}
 		if i := refOf(o).id(); first[i] {
 			errs = append(errs, fmt.Errorf("%s is rendered twice; one would overwrite the other", refOf(o)))
 		} else {

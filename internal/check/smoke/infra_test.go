@@ -62,6 +62,29 @@ func workloads(t *testing.T, objs []*unstructured.Unstructured) (found []workloa
 	return found
 }
 
+// operated is the workload that the Prometheus operator makes of o: it drops capabilities and
+// mounts the root read-only by itself; the rest is what o says.
+func operated(t *testing.T, o *unstructured.Unstructured) workload {
+	t.Helper()
+	spec, _, _ := unstructured.NestedMap(o.Object, "spec")
+	container := map[string]any{
+		"name": strings.ToLower(o.GetKind()), "image": spec["image"], "resources": spec["resources"],
+		"securityContext": map[string]any{"readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false, "capabilities": map[string]any{"drop": []any{"ALL"}}},
+	}
+	patches, _ := spec["containers"].([]any)
+	for _, p := range patches {
+		if patch := p.(map[string]any); patch["name"] == container["name"] {
+			container["env"] = patch["env"]
+		}
+	}
+	if container["env"] == nil {
+		t.Errorf("%s %s sets no GOMEMLIMIT", o.GetKind(), o.GetName())
+	}
+	spec["containers"] = []any{container}
+	replicas, _ := spec["replicas"].(int64)
+	return workload{o.GetKind() + " " + o.GetName(), o.GetNamespace(), replicas, labels.Set{"app.kubernetes.io/name": o.GetName()}, spec}
+}
+
 // TestHardening holds every workload of both overlays to what a production cluster asks.
 func TestHardening(t *testing.T) {
 	for _, overlay := range []string{"local", "prod"} {
@@ -174,6 +197,10 @@ func TestOverlays(t *testing.T) {
 					if got := get(c.(map[string]any), "spec", "storageClassName"); got != class {
 						t.Errorf("%s: %s asks for storage class %v, want %s", overlay, o.GetName(), got, class)
 					}
+				}
+			case "Prometheus", "Alertmanager":
+				if got := text(o, "spec", "storage", "volumeClaimTemplate", "spec", "storageClassName"); got != class {
+					t.Errorf("%s: %s asks for storage class %q, want %s", overlay, o.GetName(), got, class)
 				}
 			case "Service":
 				if o.GetName() == "kube-dns" && text(o, "spec", "clusterIP") != "10.96.0.10" {
