@@ -229,6 +229,9 @@ func TestLost(t *testing.T) {
 		}
 		return nil
 	})
+	if status, body := out.closeAccount("gap"); status != http.StatusConflict {
+		t.Errorf("an account with a loss was closed: %d %s", status, body)
+	}
 	// It turns up after all.
 	publish(t, topology, book, "gap", 6)
 	fresh.settled("gap", 6)

@@ -204,4 +204,36 @@ func TestEndToEnd(t *testing.T) {
 	}
 	producer, _, _ := strings.Cut(a.Results[0].ID, ".")
 	out.settled(producer, 2)
+	// Closed, it is forgotten, and may begin again.
+	if status, body := in.closeAccount("smoke"); status != http.StatusOK || !strings.Contains(body, `"delivered":200`) {
+		t.Errorf("close: %d %s", status, body)
+	}
+	for _, p := range []*process{in, out} {
+		if _, err := p.account("smoke"); err == nil {
+			t.Error("a closed account is still there")
+		}
+		if status, body := get(t, p.listen+"/v1/account"); status != http.StatusOK || strings.Contains(body, `"smoke"`) {
+			t.Errorf("all accounts: %d %s", status, body)
+		}
+	}
+	in.post("smoke", 201, 203)
+	eventually(t, func() error {
+		a, err := out.account("smoke")
+		if err != nil || a.Delivered != 3 || a.Skipped != 200 {
+			return fmt.Errorf("account that began again: %+v %v", a, err)
+		}
+		return nil
+	})
+}
+
+func (p *process) closeAccount(producer string) (int, string) {
+	p.t.Helper()
+	request, _ := http.NewRequest(http.MethodDelete, p.listen+"/v1/account?producer="+producer, nil)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	return response.StatusCode, string(body)
 }

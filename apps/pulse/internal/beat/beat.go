@@ -35,7 +35,8 @@ type Options struct {
 // under its number, however long that takes.
 func Run(ctx context.Context, o Options) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	defer transport.CloseIdleConnections()
+	// A connection an event: kept ones would all go to the replica that they met first.
+	transport.DisableKeepAlives = true
 	tracer := otel.Tracer("github.com/orrery-dev/orrery/apps/pulse/internal/beat")
 	client := &http.Client{Transport: otelhttp.NewTransport(transport), Timeout: 10 * time.Second}
 	tick := time.NewTicker(time.Duration(float64(time.Second) / o.Rate))

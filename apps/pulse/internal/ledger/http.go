@@ -30,7 +30,8 @@ type Sums struct {
 	Lost           uint64 `json:"lost"`
 }
 
-// Routes adds GET /v1/account[?producer=NAME].
+// Routes adds GET /v1/account[?producer=NAME], and DELETE /v1/account?producer=NAME for an
+// account of which everything is delivered.
 func (l *Ledger) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/account", func(w http.ResponseWriter, r *http.Request) {
 		book := Book{At: l.now().UTC(), DeadlineSeconds: l.deadline.Seconds()}
@@ -42,26 +43,42 @@ func (l *Ledger) Routes(mux *http.ServeMux) {
 		} else {
 			book.Producers, book.Since, err = l.Accounts(r.Context())
 		}
-		w.Header().Set("Content-Type", "application/json")
-		if err != nil {
-			status := http.StatusServiceUnavailable
-			if errors.Is(err, ErrNotFound) {
-				status = http.StatusNotFound
-			}
-			w.WriteHeader(status)
-			_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
-			return
-		}
-		for _, a := range book.Producers {
-			t := &book.Totals
-			t.Sent += a.Sent
-			t.Acknowledged += a.Acknowledged
-			t.Delivered += a.Delivered
-			t.Duplicates += a.Duplicates
-			t.Pending += a.Pending
-			t.Unacknowledged += a.Unacknowledged
-			t.Lost += a.Lost
-		}
-		_ = json.NewEncoder(w).Encode(book) // the client is gone when this fails
+		book.sum()
+		answer(w, book, err)
 	})
+	mux.HandleFunc("DELETE /v1/account", func(w http.ResponseWriter, r *http.Request) {
+		a, err := l.Close(r.Context(), r.URL.Query().Get("producer"))
+		answer(w, a, err)
+	})
+}
+
+func (b *Book) sum() {
+	for _, a := range b.Producers {
+		t := &b.Totals
+		t.Sent += a.Sent
+		t.Acknowledged += a.Acknowledged
+		t.Delivered += a.Delivered
+		t.Duplicates += a.Duplicates
+		t.Pending += a.Pending
+		t.Unacknowledged += a.Unacknowledged
+		t.Lost += a.Lost
+	}
+}
+
+func answer(w http.ResponseWriter, body any, err error) {
+	status := http.StatusOK
+	switch {
+	case errors.Is(err, ErrNotFound):
+		status = http.StatusNotFound
+	case errors.Is(err, ErrOpen):
+		status = http.StatusConflict
+	case err != nil:
+		status = http.StatusServiceUnavailable
+	}
+	if err != nil {
+		body = map[string]string{"error": err.Error()}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the client is gone when this fails
 }

@@ -23,6 +23,9 @@ const MaxIntervals = 4096
 // ErrSparse is returned for a producer whose numbers have too many gaps.
 var ErrSparse = errors.New("the producer's numbers have too many gaps; count from 1, without leaving out any, or use another producer name")
 
+// ErrOpen is returned for an account that cannot be closed yet.
+var ErrOpen = errors.New("the account is open")
+
 // ErrNotFound is returned for a producer that nothing is known of.
 var ErrNotFound = errors.New("nothing is known of this producer")
 
@@ -142,13 +145,42 @@ func (l *Ledger) Accounts(ctx context.Context) (accounts []Account, since time.T
 	for i, producer := range producers {
 		group.Go(func() (err error) {
 			accounts[i], err = l.Account(groupCtx, producer)
+			if errors.Is(err, ErrNotFound) { // closed, or too old just now
+				return nil
+			}
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, since, err
 	}
-	return accounts, since, nil
+	return slices.DeleteFunc(accounts, func(a Account) bool { return a.Producer == "" }), since, nil
+}
+
+// Close forgets a producer of which everything that was sent is delivered, and returns
+// its last account. Any other keeps its account, and ErrOpen is returned.
+func (l *Ledger) Close(ctx context.Context, producer string) (Account, error) {
+	a, err := l.Account(ctx, producer)
+	if err != nil {
+		return a, err
+	}
+	if a.Delivered != a.Sent {
+		return a, fmt.Errorf("%s: %w: %d of %d events are delivered", producer, ErrOpen, a.Delivered, a.Sent)
+	}
+	kv, err := l.open(ctx)
+	if err != nil {
+		return a, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	for _, key := range []string{intakeKey(producer), deliveryKey(producer)} {
+		c, _ := l.recall(key) // as Account has just read it
+		if err := kv.Purge(ctx, key, jetstream.LastRevision(c.revision)); err != nil {
+			return a, fmt.Errorf("remove %s from the ledger: %w", key, err)
+		}
+		l.remember(key, cached{})
+	}
+	return a, nil
 }
 
 func (l *Ledger) producers(ctx context.Context) ([]string, time.Time, error) {
@@ -176,6 +208,8 @@ func (l *Ledger) producers(ctx context.Context) ([]string, time.Time, error) {
 // change applies f to a record until nobody else changed it meanwhile. f returns false
 // when there is nothing to write.
 func change[R any](ctx context.Context, l *Ledger, key string, f func(R) (R, bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*attempt)
+	defer cancel()
 	useCache := true
 	for {
 		record, revision, err := read[R](ctx, l, key, useCache)
@@ -218,7 +252,12 @@ func (l *Ledger) put(ctx context.Context, key string, value []byte, revision uin
 	}
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	next, err := kv.Update(ctx, key, value, revision)
+	var next uint64
+	if revision == 0 {
+		next, err = kv.Create(ctx, key, value)
+	} else {
+		next, err = kv.Update(ctx, key, value, revision)
+	}
 	if err != nil {
 		return err
 	}

@@ -131,17 +131,19 @@ type Topology struct {
 	JS jetstream.JetStream
 	// Replicas of each stream; 1 for a single server.
 	Replicas int
-	// Window is how long the store and the ledger remember; default a day.
-	Window time.Duration
 }
+
+const (
+	// storeWindow is how long the store knows what was written. It only has to bridge the
+	// time between a worker's write and its entry in the ledger, over a crash.
+	storeWindow = time.Hour
+	// ledgerWindow is how long a producer is remembered that nothing was heard of.
+	ledgerWindow = 24 * time.Hour
+)
 
 // Streams are the configurations of the stream and of both buckets.
 func (t Topology) Streams() []jetstream.StreamConfig {
-	window := t.Window
-	if window == 0 {
-		window = 24 * time.Hour
-	}
-	bucket := func(name, description string, maxBytes int64, discard jetstream.DiscardPolicy) jetstream.StreamConfig {
+	bucket := func(name, description string, window time.Duration, maxBytes int64, discard jetstream.DiscardPolicy) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name:              "KV_" + name,
 			Description:       description,
@@ -152,7 +154,7 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 			MaxAge:            window,
 			MaxBytes:          maxBytes,
 			Discard:           discard,
-			Duplicates:        min(2*time.Minute, window),
+			Duplicates:        2 * time.Minute,
 			AllowRollup:       true,
 			DenyDelete:        true,
 			// AllowDirect stays off: any replica could answer then, and one that is
@@ -175,8 +177,8 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 			Duplicates: 2 * time.Minute,
 		},
 		// The store forgets the oldest when it is full, the ledger refuses.
-		bucket(EventBucket, "what the workers of apps/pulse wrote, by event", 128<<20, jetstream.DiscardOld),
-		bucket(LedgerBucket, "what was sent, acknowledged and delivered, by producer", 16<<20, jetstream.DiscardNew),
+		bucket(EventBucket, "what the workers of apps/pulse wrote, by event", storeWindow, 128<<20, jetstream.DiscardOld),
+		bucket(LedgerBucket, "what was sent, acknowledged and delivered, by producer", ledgerWindow, 16<<20, jetstream.DiscardNew),
 	}
 }
 
