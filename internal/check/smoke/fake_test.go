@@ -20,17 +20,18 @@ import (
 
 // fakeAPI keeps objects in memory. Pods are Ready at once, on the nodes in turn.
 type fakeAPI struct {
-	mu      sync.Mutex
-	objects map[string]*unstructured.Unstructured
-	ever    []string // kind/name of all that was created
-	nodes   []string
-	raw     map[string]string
-	exec    func(pod, command string) (string, error)
-	admit   func(*unstructured.Unstructured) error
-	post    func(path string, body []byte) ([]byte, error)
-	get     func(path string) ([]byte, error) // for what raw has not
-	pending bool                              // pods stay Pending
-	written string                            // by a pod whose command is "write"
+	mu       sync.Mutex
+	objects  map[string]*unstructured.Unstructured
+	ever     []string // kind/name of all that was created
+	nodes    []string
+	raw      map[string]string
+	exec     func(pod, command string) (string, error)
+	admit    func(*unstructured.Unstructured) error
+	post     func(path string, body []byte) ([]byte, error)
+	get      func(path string) ([]byte, error) // for what raw has not
+	pending  bool                              // pods stay Pending
+	forwards map[string]string                 // pod:port → address that listens
+	written  string                            // by a pod whose command is "write"
 }
 
 // newFake is a fake of the default environment's cluster, all well.
@@ -170,7 +171,10 @@ func (f *fakeAPI) Delete(ctx context.Context, _, kind, namespace, name string, _
 	return nil
 }
 
-func (f *fakeAPI) PortForward(context.Context, string, string, int) (string, func(), error) {
+func (f *fakeAPI) PortForward(_ context.Context, _, pod string, port int) (string, func(), error) {
+	if address, ok := f.forwards[fmt.Sprintf("%s:%d", pod, port)]; ok {
+		return address, func() {}, nil
+	}
 	return "", nil, errTest
 }
 

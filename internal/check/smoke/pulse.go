@@ -127,6 +127,12 @@ func pulseDelivery(ctx context.Context, env Env) check.Result {
 	if err := pulseSendGRPC(ctx, env, second, producer, pulseEvents-9, 2*pulseEvents); err != nil {
 		return check.Wait("send events to %s over gRPC: %v", second, err)
 	}
+	defer func() {
+		// The account of a loss stays, for whoever looks into it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+		defer cancel()
+		_, _, _, _ = pulseDo(ctx, env, workers[0].GetName(), pulsePort, http.MethodDelete, "/v1/account?producer="+producer, "", nil)
+	}()
 	var p pulseProducer
 	err = until(ctx, pulseDeadline, func() error {
 		for _, w := range workers { // each must say the same
@@ -184,7 +190,7 @@ func pulseLost(book pulseAccount) error {
 			parts = append(parts, fmt.Sprintf("%s (%d: %s)", p.Producer, p.Lost, list(setOf(p.Missing))))
 		}
 	}
-	return fmt.Errorf("%d events that NATS acknowledged were not delivered in time, of the producers %s; see `kubectl get --raw` or a port-forward to /v1/account of pulse", book.Totals.Lost, strings.Join(parts, ", "))
+	return fmt.Errorf("%d events that NATS acknowledged were not delivered in time, of the producers %s; ask GET /v1/account of pulse, see docs/reference/pulse.md", book.Totals.Lost, strings.Join(parts, ", "))
 }
 
 func setOf(names []string) map[string]bool {
@@ -245,7 +251,7 @@ func pulseSendHTTP(ctx context.Context, env Env, pod, producer string, first, la
 	}
 	for i, r := range results.Results {
 		if want := fmt.Sprintf("%s.%d", producer, events[i].Sequence); r.ID != want || r.Status != "acknowledged" {
-			return fmt.Errorf("event %s: %s is %q", want, r.ID, r.Status)
+			return fmt.Errorf("result %d is for event %s, %q; want %s acknowledged", i, r.ID, r.Status, want)
 		}
 	}
 	return nil
