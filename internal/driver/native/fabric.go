@@ -111,7 +111,11 @@ func (f *fabric) plug(n node, pid int, routes []route) error {
 	}
 	for _, r := range routes {
 		dst := &net.IPNet{IP: r.To.Addr().AsSlice(), Mask: net.CIDRMask(r.To.Bits(), 32)}
-		if err := h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: dst, Gw: r.Via.AsSlice()}); err != nil {
+		add := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: dst, Gw: r.Via.AsSlice()}
+		if !r.Via.IsValid() {
+			add = &netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: dst}
+		}
+		if err := h.RouteAdd(add); err != nil {
 			return fmt.Errorf("route of %s to %s: %w", n.Name, r.To, err)
 		}
 	}

@@ -21,7 +21,8 @@ type network interface {
 	controllerFlags(c cluster) []string
 }
 
-// route sends a range to another node.
+// route sends a range to another node, or refuses it: without Via, whoever sends there is told
+// at once that nobody is.
 type route struct {
 	To  netip.Prefix
 	Via netip.Addr
@@ -53,8 +54,12 @@ func (ptp) files(c cluster, n node) (map[string][]byte, error) {
 	return map[string][]byte{"10-orrery.conflist": conf}, err
 }
 
+// routes also refuses what is left of the node's own range: pods have routes of their own,
+// and an address without one belongs to a pod that has gone. Over the default route such
+// packets would vanish, and an API server that starts waits 10 s for the extension API
+// servers that ran before a stop before it calls itself ready.
 func (ptp) routes(c cluster, n node) []route {
-	var r []route
+	r := []route{{To: n.PodCIDR}}
 	for _, other := range c.Nodes {
 		if other.Name != n.Name {
 			r = append(r, route{To: other.PodCIDR, Via: other.Address})

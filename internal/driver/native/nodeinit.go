@@ -97,7 +97,9 @@ func setUpNode(c initConfig, layout string) error {
 		delegate("/sys/fs/cgroup")
 	}
 	for name, value := range map[string]string{
-		"ip_forward": "1", "conf/all/rp_filter": "0", "conf/default/rp_filter": "0", "conf/eth0/rp_filter": "0",
+		// The limit would swallow most of "no such host" about pods that have gone, see ptp.routes.
+		"icmp_ratelimit": "0",
+		"ip_forward":     "1", "conf/all/rp_filter": "0", "conf/default/rp_filter": "0", "conf/eth0/rp_filter": "0",
 	} {
 		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o644); err != nil {
 			return fmt.Errorf("sysctl net.ipv4.%s: %w", name, err)

@@ -61,7 +61,7 @@ func TestServices(t *testing.T) {
 			}
 		}
 	}
-	if r := networks["ptp"].routes(c, c.Nodes[0]); len(r) != 4 || slices.ContainsFunc(r, func(r route) bool { return r.To == c.Nodes[0].PodCIDR }) {
+	if r := networks["ptp"].routes(c, c.Nodes[0]); len(r) != 5 || slices.ContainsFunc(r, func(r route) bool { return r.Via.IsValid() == (r.To == c.Nodes[0].PodCIDR) }) {
 		t.Errorf("routes %v", r)
 	}
 }
