@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -91,6 +92,9 @@ func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float6
 		return ui.StateFailed, fmt.Errorf("no image %q in the catalogue", s.Subject)
 	}
 	built, err := p.supply.Image(ctx, img)
+	if errors.Is(err, image.ErrNotReachable) {
+		return engine.Skip("%s", missing(err)) // it answered when the plan was made
+	}
 	if err != nil {
 		return ui.StateFailed, err
 	}
@@ -223,6 +227,10 @@ func (p *platform) checks(names []string) ([]check.Condition, error) {
 				return nil, usagef("component %q is not part of this environment: want cluster or one of %v", name, p.componentNames())
 			}
 			wanted = c.Smoke
+			if why := p.leftOut[name]; why != "" {
+				all = append(all, skippedChecks(name, wanted, why)...)
+				continue
+			}
 		}
 		conditions, err := p.conditions(name, wanted)
 		if err != nil {

@@ -214,7 +214,9 @@ func (w *workshop) restrict(components []catalog.Component) {
 	}
 	for _, comp := range components {
 		for _, img := range comp.Images {
-			w.images[img.Name] = img
+			if img.Registry == "" { // others are not ours to hand on
+				w.images[img.Name] = img
+			}
 		}
 	}
 	for _, img := range w.images {

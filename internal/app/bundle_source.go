@@ -66,6 +66,9 @@ func (p *platform) refuseMissing(ctx context.Context) error {
 		}
 	}
 	for name, img := range p.images {
+		if img.Registry != "" {
+			continue // its components are skipped, with the reason
+		}
 		if _, ok, err := p.supply.CachedImage(ctx, img); err != nil {
 			return err
 		} else if !ok {

@@ -91,7 +91,15 @@ func deployNamed(ctx context.Context, o *options, names []string) error {
 	if err != nil {
 		return err
 	}
+	if err := p.refuseSkips(pl); err != nil {
+		return err
+	}
+	p.warnSkipped(pl)
 	if toDo(pl) == 0 {
+		if len(pl.Skipped()) > 0 {
+			_, err = p.run(ctx, pl) // notes what is skipped
+			return err
+		}
 		sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: "deploy", Message: "deployed already: nothing to do"})
 		return nil
 	}

@@ -37,11 +37,16 @@ type imageRow struct {
 	Name      string `json:"name"`
 	Version   string `json:"version"`
 	Component string `json:"component"`
-	// Source of the first binary: MODULE@VERSION, or a module of the repository.
+	// Source of the first binary: MODULE@VERSION, or a module of the repository. Of an image
+	// that is not built here: the reference that it is pulled by.
 	Source string `json:"source"`
-	Digest string `json:"digest"` // empty when it is not built here
+	// From is where the image on this machine came from: source, registry or bundle; empty
+	// when it is not here.
+	From   string `json:"from,omitempty"`
+	Digest string `json:"digest"` // empty when it is not here
 	Size   int64  `json:"size"`   // bytes to transfer
-	// Locked is yes, no (not in the lock), differs, or unknown (not built).
+	// Locked is yes, no (not in the lock), differs, unknown (not here), or pulled: by the
+	// digest that stands in the catalogue.
 	Locked string `json:"locked"`
 	SBOM   string `json:"sbom,omitempty"` // digest
 	// Signed is yes, no, or empty when no environment's mirror has it.
@@ -86,6 +91,10 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 		return nil, err
 	}
 	used, signed := o.imagesInUse(ctx), o.signedImages(ctx)
+	fetched, err := o.fetchedImages(w)
+	if err != nil {
+		return nil, err
+	}
 	drifted := map[string]bool{}
 	if locked != nil {
 		drift, _ := lock.Check(*locked, have, false)
@@ -100,7 +109,9 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 		if built, ok, err := w.supply.CachedImage(ctx, img); err != nil {
 			return nil, err
 		} else if ok {
-			row.Digest, row.Size = built.Digest, built.Size
+			row.Digest, row.Size, row.From = built.Digest, built.Size, origin(built)
+		} else if built, ok = fetched(img); ok {
+			row.Digest, row.Size, row.From = built.Digest, built.Size, origin(built)
 		}
 		differs := drifted["image "+name] || slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return drifted["binary "+b.Name] })
 		inLock := false
@@ -118,16 +129,26 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 		default:
 			row.Locked = "yes"
 		}
-		if used != nil {
-			row.UsedOn = append([]string{}, used[name]...)
-			if name == w.catalog.Distribution.Sandbox.Name { // every pod has one
+		rows = append(rows, row)
+	}
+	for name, img := range w.pulled {
+		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Signed: signed[name], Source: img.Registry, Locked: "pulled"}
+		if built, ok := fetched(img); ok {
+			row.Digest, row.Size, row.From = built.Digest, built.Size, origin(built)
+		}
+		rows = append(rows, row)
+	}
+	for i := range rows {
+		if row := &rows[i]; used != nil {
+			row.UsedOn = append([]string{}, used[row.Name]...)
+			if row.Name == w.catalog.Distribution.Sandbox.Name { // every pod has one
 				row.UsedOn = append(row.UsedOn, used[""]...)
 			}
 			slices.Sort(row.UsedOn)
 			row.UsedOn = slices.Compact(row.UsedOn)
 		}
-		rows = append(rows, row)
 	}
+	slices.SortFunc(rows, func(a, b imageRow) int { return cmp.Compare(a.Name, b.Name) })
 	return rows, nil
 }
 
@@ -176,9 +197,12 @@ func (o *options) imagesInUse(ctx context.Context) map[string][]string {
 
 func printImages(out io.Writer, rows []imageRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tVERSION\tSOURCE\tDIGEST\tSIZE\tLOCKED\tSBOM\tSIGNED\tIN USE ON")
+	fmt.Fprintln(w, "NAME\tVERSION\tSOURCE\tFROM\tDIGEST\tSIZE\tLOCKED\tSBOM\tSIGNED\tIN USE ON")
 	for _, r := range rows {
 		digest, size, sbom, used := "not built", "-", "-", "-"
+		if r.Locked == "pulled" {
+			digest = "not pulled"
+		}
 		if r.Digest != "" {
 			digest, size = strings.TrimPrefix(r.Digest, "sha256:")[:12], megabytes(r.Size)
 		}
@@ -188,7 +212,7 @@ func printImages(out io.Writer, rows []imageRow) error {
 		if r.UsedOn != nil {
 			used = cmp.Or(strings.Join(r.UsedOn, " "), "nothing")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Source, digest, size, r.Locked, sbom, cmp.Or(r.Signed, "-"), used)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Source, cmp.Or(r.From, "-"), digest, size, r.Locked, sbom, cmp.Or(r.Signed, "-"), used)
 	}
 	return w.Flush()
 }
@@ -373,6 +397,7 @@ func prune(ctx context.Context, o *options, dryRun bool) (pruned, error) {
 		err = nil
 	} else if err == nil && w.builder != nil {
 		p.Pruned, err = w.builder.Prune(ctx, slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun)
+		err = errors.Join(err, w.prunePulled(ctx, &p.Pruned, dryRun))
 	}
 	gone, bundleErr := pruneBundles(dryRun)
 	for _, g := range gone {

@@ -60,6 +60,7 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 	}
 	if len(names) == 0 {
 		names = slices.Sorted(maps.Keys(p.images))
+		names = slices.DeleteFunc(names, p.lacking)
 	}
 	for _, name := range names {
 		if _, ok := p.images[name]; !ok {
@@ -106,7 +107,7 @@ func (p *platform) verifyAll(ctx context.Context, names []string, policy sign.Po
 				v.Images[i] = sign.Report{Image: name, Checks: []sign.Result{{Check: sign.CheckContent, State: sign.Failed, Detail: errs[i].Error()}}}
 				return nil
 			}
-			v.Images[i], errs[i] = sign.Verify(ctx, p.registry(), name, digest, policy)
+			v.Images[i], errs[i] = sign.Verify(ctx, p.registry(), name, digest, policyFor(policy, p.images[name]))
 			return nil
 		})
 	}

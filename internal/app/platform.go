@@ -32,10 +32,13 @@ type platform struct {
 	overlay    catalog.Overlay
 	components []catalog.Component
 	supply     supplier
+	sources    *sourced       // supply, when it asks registries too
 	builder    *image.Builder // what supply builds with; nil when nothing is built here
 	locked     *lock.Platform // nil when there is no lock: nothing is compared
 	runner     *engine.Runner
-	prune      bool // components that were not selected leave the cluster
+	prune      bool              // components that were not selected leave the cluster
+	require    []string          // components and images that must not be left out
+	leftOut    map[string]string // components that are not there, with the reason
 	binaries   map[string]catalog.Binary
 	images     map[string]catalog.Image
 
@@ -76,6 +79,11 @@ func (s *session) platform(names []string) (*platform, error) {
 		session: s, catalog: cat, locked: locked, overlay: cat.Overlays[s.spec.Overlay], components: components, supply: supply, builder: b, runner: runner,
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
 	}
+	p.leftOut = s.skipped
+	if p.sources, err = newSourced(p.supply, s.spec.Images, locked, runner.Tap()); err != nil {
+		return nil, err
+	}
+	p.supply = p.sources
 	runner.Actions = p.actions()
 	dist := cat.Distribution
 	for _, bin := range slices.Concat(dist.Binaries, dist.CNI) {
@@ -105,6 +113,10 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 		Spec: p.spec, Components: p.components, Distribution: p.catalog.Distribution, SkipVerify: skipVerify,
 		Phase: string(obs.Phase), Cached: map[string]bool{}, Pushed: map[string]bool{}, Unsigned: map[string]bool{}, Current: map[string]bool{},
 	}
+	running := obs.Phase == driver.PhaseRunning
+	if running {
+		p.learnPulled(ctx)
+	}
 	var mu sync.Mutex
 	var g errgroup.Group
 	for name, bin := range p.binaries {
@@ -116,15 +128,23 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 			return err
 		})
 	}
-	if obs.Phase == driver.PhaseRunning {
+	if err := g.Wait(); err != nil {
+		return plan.Plan{}, err
+	}
+	built := maps.Clone(p.built)
+	g.Go(func() error {
+		in.Pulled, in.Missing = p.find(ctx, in.Cached, running)
+		return nil
+	})
+	if running {
 		policy, err := p.imagePolicy()
 		if err != nil {
 			return plan.Plan{}, err
 		}
-		for name, b := range p.built {
+		for name, b := range built {
 			g.Go(func() error {
 				pushed := image.Pushed(ctx, p.registry(), b)
-				signed := pushed && p.signed(ctx, policy, b)
+				signed := pushed && p.signed(ctx, policyFor(policy, p.images[name]), b)
 				mu.Lock()
 				defer mu.Unlock()
 				in.Pushed[name], in.Unsigned[name] = pushed, pushed && !signed
@@ -282,6 +302,9 @@ func (p *platform) references() map[string]string {
 	refs := map[string]string{}
 	for name, img := range p.images {
 		refs[name] = image.RegistryHost + "/" + name + ":" + img.Version
+		if digest := img.RegistryDigest(); digest != "" {
+			refs[name] += "@" + digest
+		}
 	}
 	for name, b := range p.built {
 		refs[name] = b.Reference()
@@ -330,11 +353,32 @@ func (p *platform) componentNames() []string {
 	return names
 }
 
+// learnPulled notes the images that the mirror has under a digest which is known without
+// them: whatever became of the cache, they need not be pulled again.
+func (p *platform) learnPulled(ctx context.Context) {
+	var g errgroup.Group
+	for name, img := range p.images {
+		if _, here := p.built[name]; here || img.Registry == "" {
+			continue
+		}
+		g.Go(func() error {
+			b := image.Built{Name: name, Version: img.Version, Digest: img.RegistryDigest()}
+			if image.Pushed(ctx, p.registry(), b) {
+				p.mu.Lock()
+				p.built[name] = b
+				p.mu.Unlock()
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
 // toBuild lists the binaries whose build is still to be done.
 func (p *platform) toBuild(pl plan.Plan) []catalog.Binary {
 	var bins []catalog.Binary
 	for _, s := range pl.Steps {
-		if s.Kind == plan.KindBuild && !s.Done {
+		if s.Kind == plan.KindBuild && !s.Done && s.Skip == "" {
 			bins = append(bins, p.binaries[s.Subject])
 		}
 	}
@@ -359,16 +403,18 @@ func (p *platform) preflight(ctx context.Context) error {
 	return nil
 }
 
-// run executes the plan. deployed: all but verification came to its end.
+// run executes the plan. deployed: all but verification came to its end, or was left out.
 func (p *platform) run(ctx context.Context, pl plan.Plan) (deployed bool, err error) {
+	p.leftOut = pl.Skipped()
 	result, err := p.runner.Run(ctx, pl)
 	p.tellLate()
 	for _, s := range pl.Steps {
-		if state := result.Steps[s.ID].State; !s.Done && s.Kind != plan.KindVerify && state != ui.StateDone && state != ui.StateCached {
+		state := result.Steps[s.ID].State
+		if !s.Done && s.Kind != plan.KindVerify && state != ui.StateDone && state != ui.StateCached && state != ui.StateSkipped {
 			return false, err
 		}
 	}
-	return true, err
+	return true, errors.Join(err, p.noteSkipped(pl, result))
 }
 
 // save keeps what the environment is made with.
@@ -376,5 +422,5 @@ func (s *session) save() error {
 	if s.created.IsZero() {
 		s.created = time.Now().UTC().Truncate(time.Second)
 	}
-	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports, Bundle: s.bundle}.Save(s.stateDir)
+	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports, Bundle: s.bundle, Skipped: s.skipped}.Save(s.stateDir)
 }

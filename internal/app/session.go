@@ -27,6 +27,7 @@ type session struct {
 	spec     spec.Environment // as wanted (open) or as it was made (attach)
 	exists   bool             // a state file is there
 	created  time.Time
+	skipped  map[string]string // components that the last up left out, with the reason
 	stateDir string
 	log      *slog.Logger
 	sink     ui.Sink
@@ -49,7 +50,7 @@ func (o *options) open(sink ui.Sink) (*session, error) {
 	case err != nil:
 		return nil, err
 	default:
-		s.exists, s.created = true, kept.Created
+		s.exists, s.created, s.skipped = true, kept.Created, kept.Skipped
 		o.remember(kept.Bundle)
 		if err := changeable(kept.Spec, want); err != nil {
 			return nil, usageError{err}
@@ -77,7 +78,7 @@ func (o *options) attach(sink ui.Sink) (*session, error) {
 		}
 		return s, err
 	}
-	s.spec, s.exists, s.created = kept.Spec, true, kept.Created
+	s.spec, s.exists, s.created, s.skipped = kept.Spec, true, kept.Created, kept.Skipped
 	s.spec.Ports = kept.Ports
 	o.remember(kept.Bundle)
 	return s, nil

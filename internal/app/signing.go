@@ -90,6 +90,13 @@ func (p *platform) imagePolicy() (sign.Policy, error) {
 	return sign.Policy{Keys: keys, Builders: []string{sbom.LocalBuilder}, Locked: p.locked}, err
 }
 
+// policyFor is policy as it is for one image: what is not built by the catalogue's recipes
+// has no provenance of ours, and its digest stands in the catalogue, not in the lock.
+func policyFor(policy sign.Policy, img catalog.Image) sign.Policy {
+	policy.Foreign = img.Registry != ""
+	return policy
+}
+
 // signed reports whether the mirror's image is as the policy wants it.
 func (p *platform) signed(ctx context.Context, policy sign.Policy, built image.Built) bool {
 	_, err := sign.Verify(ctx, p.registry(), built.Name, built.Digest, policy)
@@ -104,6 +111,7 @@ func (p *platform) admit(ctx context.Context, img catalog.Image, built image.Bui
 	if trustErr != nil {
 		return errors.Join(err, trustErr)
 	}
+	policy = policyFor(policy, img)
 	if err == nil || errors.Is(err, sign.ErrSwapped) { // of which verification tells more
 		_, err = sign.Verify(ctx, p.registry(), built.Name, built.Digest, policy)
 	}
@@ -118,9 +126,17 @@ func (p *platform) admit(ctx context.Context, img catalog.Image, built image.Bui
 }
 
 func (p *platform) signImage(ctx context.Context, img catalog.Image, built image.Built) error {
-	docs, err := p.documents(ctx, img, built)
-	if err != nil {
-		return err
+	if img.Registry == "" && p.sources.fetched(built) { // who built it stands for it
+		return nil
+	}
+	var docs sign.Documents
+	var err error
+	if img.Registry == "" {
+		if docs, err = p.documents(ctx, img, built); err != nil {
+			return err
+		}
+	} else if built.Digest != img.RegistryDigest() { // that it is the catalogue's is all we stand for
+		return fmt.Errorf("image %s is %s, the catalogue has %s", img.Name, built.Digest, img.RegistryDigest())
 	}
 	key, err := p.signingKey(ctx)
 	if err != nil {
@@ -132,7 +148,7 @@ func (p *platform) signImage(ctx context.Context, img catalog.Image, built image
 // documents are those of an image that was built here, or that came in a bundle with its
 // image. A bill of materials that is kept and is the locked one is not made again.
 func (p *platform) documents(ctx context.Context, img catalog.Image, built image.Built) (sign.Documents, error) {
-	if docs, err := carriedDocuments(p.supply, built); err != nil || docs.Provenance != nil || p.builder == nil {
+	if docs, err := carriedDocuments(p.sources.supplier, built); err != nil || docs.Provenance != nil || p.builder == nil {
 		return docs, err
 	}
 	w := &workshop{catalog: p.catalog, builder: p.builder}

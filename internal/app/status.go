@@ -49,7 +49,7 @@ type nodeStatus struct {
 type componentStatus struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
-	State     string `json:"state"` // ready | progressing | failed
+	State     string `json:"state"` // ready | progressing | failed | skipped
 	Reason    string `json:"reason"`
 }
 
@@ -129,7 +129,8 @@ func (s *session) status(ctx context.Context) (status, error) {
 		defer cancel()
 		if client, err := s.kube(); err == nil {
 			ready = readyNodes(ctx, client)
-			st.Components = componentStates(ctx, client, s.declaredNamespaces())
+			namespaces := s.declaredNamespaces()
+			st.Components = skippedStates(componentStates(ctx, client, namespaces), s.skipped, namespaces)
 		}
 	}
 	for _, n := range obs.Nodes {

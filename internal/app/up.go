@@ -26,6 +26,7 @@ type upOptions struct {
 	noInstall, retain, dryRun, skipVerify bool
 	clusterOnly                           bool // deploy nothing
 	bundleFile, bundleKey                 string
+	require                               []string
 }
 
 func newUp(o *options) *cobra.Command {
@@ -56,6 +57,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.BoolVar(&u.dryRun, "dry-run", false, "print the plan and stop")
 	f.StringVar(&u.bundleFile, "bundle", "", "take catalogue, programs and images from this file of 'orrery bundle create': nothing is compiled")
 	f.StringVar(&u.bundleKey, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
+	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
 	return c
 }
@@ -91,8 +93,15 @@ func (u *upOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.refuseSkips(pl); err != nil {
+		return err
+	}
+	p.warnSkipped(pl)
 	if obs.Phase == driver.PhaseRunning && toDo(pl) == 0 {
 		if err := p.refuseAllDrift(ctx); err != nil {
+			return err
+		}
+		if err := p.keepSkipped(pl.Skipped()); err != nil {
 			return err
 		}
 		sink.Close()
@@ -178,7 +187,10 @@ func (u *upOptions) plan(ctx context.Context, s *session) (*platform, driver.Obs
 	if u.clusterOnly {
 		p.components = nil
 	}
-	p.prune = !u.clusterOnly
+	p.prune, p.require = !u.clusterOnly, u.require
+	if err := p.checkRequired(); err != nil {
+		return nil, driver.Observation{}, plan.Plan{}, err
+	}
 	obs, err := s.observe(ctx)
 	if err != nil {
 		return nil, obs, plan.Plan{}, err
@@ -191,7 +203,7 @@ func (u *upOptions) plan(ctx context.Context, s *session) (*platform, driver.Obs
 func toDo(pl plan.Plan) int {
 	n := 0
 	for _, s := range pl.Steps {
-		if !s.Done && s.Kind != plan.KindVerify {
+		if !s.Done && s.Skip == "" && s.Kind != plan.KindVerify {
 			n++
 		}
 	}
@@ -244,6 +256,11 @@ func printSummary(w io.Writer, p *platform, sum summary) error {
 	st := sum.Status
 	if !sum.Changed {
 		fmt.Fprintf(b, "Environment %q is up to date: nothing to do (%.2f s).\n", sum.Environment, sum.Seconds["total"])
+		for _, c := range st.Components {
+			if c.State == "skipped" {
+				fmt.Fprintf(b, "Skipped: %s: %s\n", c.Name, c.Reason)
+			}
+		}
 		fmt.Fprintf(b, "Prove it again: orrery verify%s\n", p.envFlag())
 		_, err := io.WriteString(w, b.String())
 		return err

@@ -29,8 +29,9 @@ type workshop struct {
 	locked   *lock.Platform            // nil when there is no lock, or lockErr
 	lockErr  error                     // why the lock cannot be read
 	binaries map[string]catalog.Binary // of the node distribution and of images
-	images   map[string]catalog.Image
-	source   map[string]string // image name → component, or "distribution"
+	images   map[string]catalog.Image  // that are built here
+	pulled   map[string]catalog.Image  // that only a registry has
+	source   map[string]string         // image name → component, or "distribution"
 }
 
 // watchedWorkshop is a workshop whose builds the person watches; the caller closes the
@@ -63,7 +64,7 @@ func (o *options) workshop(sink ui.Sink) (*workshop, error) {
 	}
 	w := &workshop{
 		catalog: cat, supply: supply, builder: b, locked: locked, lockErr: lockErr,
-		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, source: map[string]string{},
+		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, pulled: map[string]catalog.Image{}, source: map[string]string{},
 	}
 	w.store, _ = supply.(*bundle.Store)
 	missing := func(name string) bool { return w.store != nil && locked.Images[name].Digest == "" }
@@ -71,6 +72,10 @@ func (o *options) workshop(sink ui.Sink) (*workshop, error) {
 		w.binaries[bin.Name] = bin
 	}
 	add := func(img catalog.Image, from string) {
+		if img.Registry != "" {
+			w.pulled[img.Name], w.source[img.Name] = img, from
+			return
+		}
 		if missing(img.Name) { // of a component that was left out when the bundle was made
 			return
 		}
@@ -93,6 +98,9 @@ func (w *workshop) lockFile() string { return filepath.Join(w.catalog.Root, lock
 // image finds an image of the catalogue by name.
 func (w *workshop) image(name string) (catalog.Image, error) {
 	img, ok := w.images[name]
+	if pulled, is := w.pulled[name]; is {
+		return img, usagef("image %s is not built here: it is pulled as %s", name, pulled.Registry)
+	}
 	if !ok {
 		return img, usagef("there is no image %q in the catalogue; there are: %v", name, slices.Sorted(maps.Keys(w.images)))
 	}
@@ -151,6 +159,9 @@ func describe(ctx context.Context, b *image.Builder, binaries map[string]catalog
 		})
 	}
 	for name, img := range images {
+		if img.Registry != "" {
+			continue // the catalogue has its digest
+		}
 		g.Go(func() error {
 			d, err := b.DescribeImage(ctx, img)
 			mu.Lock()

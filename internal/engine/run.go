@@ -143,8 +143,12 @@ func (x *run) ready(s plan.Step) bool {
 	return true
 }
 
-// blocked says how s ends without having run, because of how one of its needs ended.
+// blocked says how s ends without having run, because of how one of its needs ended,
+// or because the plan leaves it out.
 func (x *run) blocked(s plan.Step) (StepResult, bool) {
+	if s.Skip != "" {
+		return x.never(ui.StateSkipped, s.Skip), true
+	}
 	for _, id := range s.Needs {
 		need, ended := x.ended[id]
 		if !ended {

@@ -267,6 +267,29 @@ func TestSkips(t *testing.T) {
 	})
 }
 
+// What the plan leaves out is told with its reason, and is no failure.
+func TestRunLeavesOut(t *testing.T) {
+	r := &Runner{Actions: map[plan.Kind]Action{plan.KindDeploy: func(context.Context, plan.Step, func(string, float64, float64)) (ui.State, error) {
+		return ui.StateDone, nil
+	}}}
+	result, err := r.Run(t.Context(), plan.Plan{Steps: []plan.Step{
+		{ID: "deploy/a", Kind: plan.KindDeploy, Skip: "no image"},
+		{ID: "deploy/b", Kind: plan.KindDeploy},
+		{ID: "deploy/c", Kind: plan.KindDeploy, After: []string{"deploy/a"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := result.Steps["deploy/a"]; s.State != ui.StateSkipped || s.Reason != "no image" {
+		t.Errorf("a: %+v", s)
+	}
+	for _, id := range []string{"deploy/b", "deploy/c"} {
+		if s := result.Steps[id]; s.State != ui.StateDone {
+			t.Errorf("%s: %+v", id, s)
+		}
+	}
+}
+
 func TestKeepGoing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := func(_ context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {

@@ -29,6 +29,8 @@ type State struct {
 	// Bundle is the digest ("sha256:…") of the bundle that the environment was made from;
 	// empty when it was made from a repository.
 	Bundle string `json:"bundle,omitempty"`
+	// Skipped are the components that the last `up` had to leave out, with the reason.
+	Skipped map[string]string `json:"skipped,omitempty"`
 }
 
 // ErrNoState is wrapped by [LoadState] when the environment has none.

@@ -657,3 +657,39 @@ func FuzzParseTree(f *testing.F) {
 		_ = tree.mediaType()
 	})
 }
+
+// What is pulled goes when nobody wants it any more, and what others share stays.
+func TestPrunePulled(t *testing.T) {
+	alone(t)
+	u := newUpstream(t)
+	r := newRegistries(t, RegistryOptions{CABundle: u.ca})
+	index, _ := indexOf(t, "linux/"+runtime.GOARCH)
+	kept, gone := u.push(t, index), u.pull(t, u.image) // of one name and version
+	for _, p := range []Pull{gone, kept} {
+		if _, err := r.Fetch(t.Context(), p, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := r.Cached(gone); !ok {
+		t.Error("a pull removed what another one may still push")
+	}
+	var p Pruned
+	keep := []string{digestOf(t, index)}
+	if err := r.Prune(t.Context(), &p, keep, true); err != nil || p.Bytes != 0 {
+		t.Errorf("a dry run: %+v, %v", p, err)
+	}
+	if err := r.Prune(t.Context(), &p, keep, false); err != nil || p.Bytes < 20_000 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, here := r.Cached(kept)
+	_, there := r.Cached(gone)
+	if !here || there {
+		t.Errorf("kept %v, gone %v", here, !there)
+	}
+	if err := r.Prune(t.Context(), &p, nil, false); err != nil || len(p.Images) != 1 {
+		t.Errorf("all of it: %+v, %v", p, err)
+	}
+	if blobs, _ := filepath.Glob(filepath.Join(r.layout.dir, "blobs", "sha256", "*")); len(blobs) > 0 {
+		t.Errorf("left: %q", blobs)
+	}
+}

@@ -112,7 +112,7 @@ func (l layout) prune(ctx context.Context, p *Pruned, keep map[string]bool, dryR
 		}
 		p.Images = append(p.Images, d.Annotations[refName])
 	}
-	if len(kept) == len(index.Manifests) || dryRun {
+	if dryRun {
 		return nil
 	}
 	index.Manifests = kept

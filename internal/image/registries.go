@@ -64,6 +64,12 @@ var (
 	ErrWrongContent = errors.New("wrong content")
 )
 
+// PulledDir is the folder of the cache that holds what was pulled: an OCI layout.
+const PulledDir = "pulled"
+
+// NoAnswer is the reason of an ErrNotReachable for which there was too little time.
+const NoAnswer = "no answer in time"
+
 // NewRegistries prepares for pulls; it connects to nothing.
 func NewRegistries(o RegistryOptions) (*Registries, error) {
 	if o.CacheDir == "" {
@@ -88,7 +94,7 @@ func NewRegistries(o RegistryOptions) (*Registries, error) {
 	proxy := httpproxy.FromEnvironment().ProxyFunc()
 	dialer := net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}
 	return &Registries{
-		opts: o, layout: layout{dir: filepath.Join(dir, "pulled")}, arch: runtime.GOARCH, logins: map[string]*login{},
+		opts: o, layout: layout{dir: filepath.Join(dir, PulledDir)}, arch: runtime.GOARCH, logins: map[string]*login{},
 		transport: &http.Transport{
 			Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -271,7 +277,7 @@ func reason(err error) string {
 		return "its certificate is signed by an unknown authority: images.caBundle of orrery.yaml names a file with further ones"
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
-		return "no answer in time"
+		return NoAnswer
 	}
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	const most = 200
@@ -279,4 +285,23 @@ func reason(err error) string {
 		text = text[:most] + "…"
 	}
 	return text
+}
+
+// Holds reports whether an image came from here.
+func (r *Registries) Holds(built Built) bool { return built.Layout == r.layout.dir }
+
+// Prune removes what was pulled and is none of the digests ("sha256:…") in keep, and adds
+// it to p.
+func (r *Registries) Prune(ctx context.Context, p *Pruned, keep []string, dryRun bool) error {
+	if _, err := os.Stat(r.layout.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	keys := map[string]bool{}
+	for _, digest := range keep {
+		keys[strings.TrimPrefix(digest, "sha256:")] = true
+	}
+	if err := r.layout.prune(ctx, p, keys, dryRun); err != nil {
+		return fmt.Errorf("prune pulled images: %w", err)
+	}
+	return nil
 }

@@ -56,6 +56,9 @@ type Step struct {
 	MemoryMiB  int
 	// Done: observed, there is nothing to do.
 	Done bool
+	// Skip is why the step cannot be done here and is left out, such as an image that cannot
+	// be had; empty when it can. What needs it is left out too, with the same reason.
+	Skip string `json:",omitempty"`
 }
 
 // Waits lists Needs and After.
@@ -68,11 +71,22 @@ type Plan struct{ Steps []Step }
 func (p Plan) Pending() int {
 	n := 0
 	for _, s := range p.Steps {
-		if !s.Done {
+		if !s.Done && s.Skip == "" {
 			n++
 		}
 	}
 	return n
+}
+
+// Skipped are the components that are left out, with the reason.
+func (p Plan) Skipped() map[string]string {
+	skipped := map[string]string{}
+	for _, s := range p.Steps {
+		if s.Kind == KindDeploy && s.Skip != "" {
+			skipped[s.Subject] = s.Skip
+		}
+	}
+	return skipped
 }
 
 // Step finds a step by its ID.
@@ -87,7 +101,7 @@ func (p Plan) Step(id string) (Step, bool) {
 func (p Plan) CPUSeconds() float64 {
 	sum := 0.0
 	for _, s := range p.Steps {
-		if !s.Done {
+		if !s.Done && s.Skip == "" {
 			sum += s.CPUSeconds
 		}
 	}
@@ -133,6 +147,10 @@ type Input struct {
 	// Unsigned: image name → the mirror has it, but not with the signature and documents that
 	// are wanted. It is signed again even if nothing that is to be done needs it.
 	Unsigned map[string]bool
+	// Pulled: image name → it comes from a registry, so its binaries are not needed.
+	Pulled map[string]bool
+	// Missing: image name → why no source has it. What needs it is skipped.
+	Missing map[string]string
 	// Phase of the environment as observed: absent, partial, stopped or running, and
 	// running only with the distribution and the spec that are wanted.
 	Phase string
@@ -161,6 +179,7 @@ func Up(in Input) (Plan, error) {
 	if err := p.sort(); err != nil {
 		return Plan{}, err
 	}
+	p.leaveOut()
 	p.settle(in.Unsigned)
 	return p, p.Validate()
 }
@@ -258,10 +277,17 @@ func (b *builder) image(i catalog.Image) string {
 		return id
 	}
 	needs := []string{"prepare"}
-	for _, bin := range i.Binaries {
-		needs = append(needs, b.build(bin))
+	title := "Image "
+	switch {
+	case b.in.Missing[i.Name] != "":
+	case b.in.Pulled[i.Name]:
+		title = "Pull image "
+	default:
+		for _, bin := range i.Binaries {
+			needs = append(needs, b.build(bin))
+		}
 	}
-	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Needs: needs, Done: b.running && b.in.Pushed[i.Name] && !b.in.Unsigned[i.Name]})
+	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace(title + i.Name + " " + i.Version), Needs: needs, Done: b.running && b.in.Pushed[i.Name] && !b.in.Unsigned[i.Name], Skip: b.in.Missing[i.Name]})
 	return id
 }
 
@@ -324,16 +350,50 @@ func (p *Plan) sort() error {
 	return nil
 }
 
+// leaveOut skips what needs something that is skipped. A step that is done needs nothing
+// any more: what runs goes on running when its image cannot be had again.
+func (p *Plan) leaveOut() {
+	skipped := map[string]Step{}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		if s.Done {
+			s.Skip = ""
+			continue
+		}
+		for _, id := range s.Needs {
+			need, ok := skipped[id]
+			switch {
+			case !ok || s.Skip != "":
+			case need.Kind == KindDeploy && need.Subject != s.Subject:
+				s.Skip = fmt.Sprintf("needs %s, which is skipped: %s", need.Subject, root(need.Skip))
+			default:
+				s.Skip = need.Skip
+			}
+		}
+		if s.Skip != "" {
+			skipped[s.ID] = *s
+		}
+	}
+}
+
+// root is the reason without the components in between.
+func root(reason string) string {
+	if _, after, ok := strings.Cut(reason, "which is skipped: "); ok {
+		return after
+	}
+	return reason
+}
+
 // settle marks builds and images Done that nothing pending waits for: what runs already
 // needs no cache, which is safe to delete. Not so images that are to be signed.
 func (p *Plan) settle(unsigned map[string]bool) {
 	wanted := map[string]bool{}
 	for i := len(p.Steps) - 1; i >= 0; i-- {
 		s := &p.Steps[i]
-		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] && !(s.Kind == KindImage && unsigned[s.Subject]) {
+		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] && s.Skip == "" && !(s.Kind == KindImage && unsigned[s.Subject]) {
 			s.Done = true
 		}
-		if !s.Done {
+		if !s.Done && s.Skip == "" {
 			for _, need := range s.Waits() {
 				wanted[need] = true
 			}
@@ -376,18 +436,26 @@ func (p Plan) String() string {
 		if len(steps) == 0 {
 			continue
 		}
-		pending := Plan{steps}.Pending()
-		if pending == 0 {
+		pending, left := Plan{steps}.Pending(), 0
+		for _, s := range steps {
+			if s.Skip != "" {
+				left++
+			}
+		}
+		if pending+left == 0 {
 			fmt.Fprintf(&b, "%s: nothing to do\n", phase)
 			continue
 		}
 		fmt.Fprintf(&b, "%s: %d of %d\n", phase, pending, len(steps))
 		for _, s := range steps {
-			if !s.Done {
+			switch {
+			case s.Skip != "":
+				fmt.Fprintf(&b, "  - %-*s  skipped: %s\n", width, s.ID, s.Skip)
+			case !s.Done:
 				b.WriteString(s.line(p, width))
 			}
 		}
-		if done := len(steps) - pending; done > 0 {
+		if done := len(steps) - pending - left; done > 0 {
 			fmt.Fprintf(&b, "  = %d up to date\n", done)
 		}
 	}

@@ -96,6 +96,12 @@ func TestUpGolden(t *testing.T) {
 			in.Phase, in.NodesReady = "running", true
 			in.Current["coredns"], in.Pushed["coredns"], in.Cached["coredns"] = false, false, false
 		}},
+		{"image-missing", func(in *Input) { // exporter cannot be had, coredns comes from a registry
+			in.Components[3].Images[1] = catalog.Image{Name: "nats-exporter", Version: "v1.0.0", Registry: "docker.io/x/y@sha256:0"}
+			in.Components = append(in.Components, catalog.Component{Name: "app", Needs: []string{"nats"}, Smoke: []string{"app"}, Images: []catalog.Image{image("app", bin("app", 10, 100))}})
+			in.Pulled = map[string]bool{"coredns": true}
+			in.Missing = map[string]string{"nats-exporter": "image docker.io/x/y not reachable: no route"}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := seed()
@@ -113,7 +119,11 @@ func TestUpGolden(t *testing.T) {
 func raw(p Plan) string {
 	var b strings.Builder
 	for _, s := range p.Steps {
-		fmt.Fprintf(&b, "%s kind=%s phase=%s done=%v cpu=%.0f memory=%d needs=%v after=%v\n", s.ID, s.Kind, s.Phase, s.Done, s.CPUSeconds, s.MemoryMiB, s.Needs, s.After)
+		fmt.Fprintf(&b, "%s kind=%s phase=%s done=%v cpu=%.0f memory=%d needs=%v after=%v", s.ID, s.Kind, s.Phase, s.Done, s.CPUSeconds, s.MemoryMiB, s.Needs, s.After)
+		if s.Skip != "" {
+			fmt.Fprintf(&b, " skip=%q", s.Skip)
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }
@@ -208,6 +218,34 @@ func TestUpErrors(t *testing.T) {
 }
 
 // One image or binary that several components use is one step.
+// What runs is not skipped because its image could not be had again.
+func TestMissingImageOfWhatRuns(t *testing.T) {
+	in := seed()
+	everything(&in)
+	in.Phase, in.NodesReady = "running", true
+	in.Missing = map[string]string{"nats": "gone"}
+	delete(in.Pushed, "nats")
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if skipped := p.Skipped(); len(skipped) > 0 {
+		t.Errorf("skipped: %v", skipped)
+	}
+	in.Current["nats"] = false
+	if p, err = Up(in); err != nil {
+		t.Fatal(err)
+	}
+	if skipped := p.Skipped(); skipped["nats"] != "gone" || len(skipped) != 1 {
+		t.Errorf("skipped: %v", skipped)
+	}
+	for _, s := range p.Steps {
+		if !s.Done && s.Skip == "" && s.Kind != KindVerify {
+			t.Errorf("left to do: %s", s.ID)
+		}
+	}
+}
+
 func TestSharedImage(t *testing.T) {
 	in := seed()
 	in.Components[0].Images = in.Components[3].Images

@@ -25,6 +25,9 @@ const (
 	ociManifest = "application/vnd.oci.image.manifest.v1+json"
 	ociIndex    = "application/vnd.oci.image.index.v1+json"
 	emptyConfig = "application/vnd.oci.empty.v1+json"
+	// Of images that were pulled.
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
 )
 
 // descriptor points at a blob or manifest, as OCI has it.
@@ -122,7 +125,7 @@ func digestOf(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum25
 
 // manifest reads a manifest by digest, and hashes it. A wrong hash is [ErrSwapped].
 func (r repository) manifest(ctx context.Context, digest string) ([]byte, error) {
-	data, err := r.read(ctx, "/manifests/"+digest, ociManifest+", "+ociIndex, maxManifest)
+	data, err := r.read(ctx, "/manifests/"+digest, strings.Join([]string{ociManifest, ociIndex, dockerManifest, dockerIndex}, ", "), maxManifest)
 	if err == nil && digestOf(data) != digest {
 		err = mistake(ErrSwapped, "the registry has another manifest under %s: one with %s", digest, digestOf(data))
 	}
@@ -157,7 +160,7 @@ func (r repository) checkBlob(ctx context.Context, d descriptor) error {
 
 // tagged is the digest that a tag points at; empty when there is no such tag.
 func (r repository) tagged(ctx context.Context, tag string) (string, error) {
-	data, err := r.read(ctx, "/manifests/"+tag, ociManifest+", "+ociIndex, maxManifest)
+	data, err := r.read(ctx, "/manifests/"+tag, strings.Join([]string{ociManifest, ociIndex, dockerManifest, dockerIndex}, ", "), maxManifest)
 	if absent(err) {
 		return "", nil
 	}

@@ -151,9 +151,9 @@ func (v *verification) content(ctx context.Context) {
 		v.say(CheckContent, err, "the manifest has its digest; nodes hash the layers when they pull")
 		return
 	}
-	var m manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		v.say(CheckContent, mistake(ErrTampered, "the manifest: %w", err), "")
+	m, err := v.platform(ctx, raw)
+	if err != nil {
+		v.say(CheckContent, err, "")
 		return
 	}
 	blobs := append([]descriptor{m.Config}, m.Layers...)
@@ -170,6 +170,33 @@ func (v *verification) content(ctx context.Context) {
 	}
 	_ = g.Wait()
 	v.say(CheckContent, errors.Join(errs...), "manifest and %d blobs (%.1f MB) have their digests", len(blobs), float64(size)/1e6)
+}
+
+// platform is the manifest itself, or that one of an index of several platforms which the
+// mirror has: it gets this machine's only.
+func (v *verification) platform(ctx context.Context, raw []byte) (manifest, error) {
+	var m manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return m, mistake(ErrTampered, "the manifest: %w", err)
+	}
+	var list index
+	if err := json.Unmarshal(raw, &list); err != nil || len(list.Manifests) == 0 {
+		return m, nil //nolint:nilerr // a manifest, then
+	}
+	for _, d := range list.Manifests {
+		raw, err := v.repository.manifest(ctx, d.Digest)
+		if absent(err) {
+			continue
+		}
+		if err != nil {
+			return m, err
+		}
+		if err := json.Unmarshal(raw, &m); err != nil {
+			return m, mistake(ErrTampered, "manifest %s of the index: %w", d.Digest, err)
+		}
+		return m, nil
+	}
+	return m, errors.New("of an index of several platforms the mirror has no image")
 }
 
 // read gets everything that is attached, and sorts out what a trusted key signed.
