@@ -182,8 +182,22 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		}
 		c.Images = append(c.Images, built)
 	}
-	c.Attached, err = w.attached(ctx, c.Images)
-	return c, err
+	if c.Attached, err = w.attached(ctx, c.Images); err != nil {
+		return c, err
+	}
+	fetched, err := b.fetchedImages(w)
+	if err != nil {
+		return c, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.pulled)) {
+		built, ok := fetched(w.pulled[name])
+		if !ok {
+			sink.Emit(ui.Event{Type: ui.TypeWarning, Message: fmt.Sprintf("the bundle goes without image %s, which is not on this machine: 'orrery up' pulls it where %s can be reached", name, w.pulled[name].Registry)})
+			continue
+		}
+		c.Images = append(c.Images, built)
+	}
+	return c, nil
 }
 
 // supplyAll has all that is not here built. The programs of images that are here already are
@@ -208,13 +222,15 @@ func (w *workshop) supplyAll(ctx context.Context) error {
 // restrict leaves only the node distribution and the given components.
 func (w *workshop) restrict(components []catalog.Component) {
 	w.images = map[string]catalog.Image{w.catalog.Distribution.Sandbox.Name: w.catalog.Distribution.Sandbox}
-	w.binaries = map[string]catalog.Binary{}
+	w.binaries, w.pulled = map[string]catalog.Binary{}, map[string]catalog.Image{}
 	for _, bin := range slices.Concat(w.catalog.Distribution.Binaries, w.catalog.Distribution.CNI) {
 		w.binaries[bin.Name] = bin
 	}
 	for _, comp := range components {
 		for _, img := range comp.Images {
-			if img.Registry == "" { // others are not ours to hand on
+			if img.Registry != "" {
+				w.pulled[img.Name] = img
+			} else {
 				w.images[img.Name] = img
 			}
 		}

@@ -265,6 +265,15 @@ func TestFetchIndex(t *testing.T) {
 		t.Error(err)
 	}
 
+	// A layout that nobody pulled into, as of a bundle.
+	if err := os.RemoveAll(filepath.Join(built.Layout, "keys")); err != nil {
+		t.Fatal(err)
+	}
+	again := sparseMirror(t)
+	if err := Push(t.Context(), again, built); err != nil || !Pushed(t.Context(), again, built) {
+		t.Errorf("an index without a record: %v", err)
+	}
+
 	foreign, _ := indexOf(t, "linux/s390x", "windows/amd64")
 	_, err = r.Fetch(t.Context(), u.push(t, foreign), nil)
 	if !errors.Is(err, ErrNotReachable) || !strings.Contains(err.Error(), "nothing for "+here+", only for linux/s390x, windows/amd64") {

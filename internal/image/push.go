@@ -43,7 +43,11 @@ func Push(ctx context.Context, registry string, built Built) error {
 		return fail(err)
 	}
 	defer unlock()
-	if r, ok := store.pulled(built); ok {
+	r, ok := store.pulled(built)
+	if !ok {
+		r, ok = store.sparse(built)
+	}
+	if ok {
 		if err := store.pushPulled(tag, r, options); err != nil {
 			return fail(err)
 		}

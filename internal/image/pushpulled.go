@@ -26,6 +26,33 @@ func (l layout) pulled(built Built) (record, bool) {
 	return r, true
 }
 
+// sparse is what a layout has of an index that is not known as pulled, such as a bundle's:
+// the index and this platform's image.
+func (l layout) sparse(built Built) (record, bool) {
+	digest, err := v1.NewHash(built.Digest)
+	if err != nil {
+		return record{}, false
+	}
+	top, err := l.stored(digest)
+	if err != nil || !top.tree.index() {
+		return record{}, false
+	}
+	r := record{Built: built, Blobs: []blobSize{{digest, int64(len(top.raw))}}}
+	child, err := top.tree.choose(runtime.GOARCH)
+	if err != nil {
+		return r, true // pushing it says so
+	}
+	img, err := l.stored(child.Digest)
+	if err != nil {
+		return r, true
+	}
+	r.Blobs = append(r.Blobs, blobSize{child.Digest, child.Size})
+	for _, d := range img.tree.parts() {
+		r.Blobs = append(r.Blobs, blobSize{d.Digest, d.Size})
+	}
+	return r, true
+}
+
 // pushPulled sends a pulled image with what is attached to it. The tag comes last, so that
 // what has it is whole. The caller holds the lock.
 func (l layout) pushPulled(tag name.Tag, r record, options []remote.Option) error {
