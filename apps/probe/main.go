@@ -28,6 +28,7 @@ const usage = `usage: probe COMMAND
   lookup NAME        print the addresses of NAME, sorted, one a line
   write FILE TEXT    write TEXT to FILE and flush it to the disk
   read FILE          print FILE
+  print TEXT         print TEXT, as a service writes a line of its log
   sleep              wait for SIGTERM or SIGINT
 `
 
@@ -68,6 +69,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return write(args[0], args[1])
 	case command == "read" && len(args) == 1:
 		return read(args[0], out)
+	case command == "print" && len(args) == 1:
+		_, err := fmt.Fprintln(out, args[0])
+		return err
 	case command == "sleep" && len(args) == 0:
 		<-ctx.Done()
 		return nil

@@ -36,6 +36,8 @@ type Env struct {
 	Images map[string]string
 	// Observe looks at the nodes as the driver sees them. Nil when there is no driver to ask.
 	Observe func(context.Context) (driver.Observation, error)
+	// Components of this environment. A check whose other end is none of them is skipped.
+	Components []string
 	// Dashboards of the components of this environment.
 	Dashboards []dashboard.Dashboard
 	// ClusterDomain of DNS names. Default "cluster.local".
@@ -65,6 +67,9 @@ var registry = map[string][]probe{
 	"dns":        {{"dns", 90 * time.Second, dns}},
 	"storage":    {{"storage", 2 * time.Minute, storage}},
 	"dashboards": {{"dashboards", 3 * time.Minute, dashboards}},
+	"logs":       {{"logs", 2 * time.Minute, logs}},
+	"traces":     {{"traces", 2 * time.Minute, traces}},
+	"otlp":       {{"otlp", 2 * time.Minute, otlp}},
 	"metrics":    {{"metrics", 90 * time.Second, metrics}},
 
 	"prometheus": {

@@ -1,0 +1,3 @@
+module github.com/Azure/azure-pipeline-go
+
+go 1.24.0

@@ -1,0 +1,3 @@
+module github.com/Azure/azure-storage-blob-go
+
+go 1.24.0

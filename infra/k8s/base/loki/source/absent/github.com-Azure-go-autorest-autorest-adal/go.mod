@@ -1,0 +1,3 @@
+module github.com/Azure/go-autorest/autorest/adal
+
+go 1.24.0

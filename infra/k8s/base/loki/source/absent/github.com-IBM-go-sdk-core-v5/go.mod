@@ -1,0 +1,3 @@
+module github.com/IBM/go-sdk-core/v5
+
+go 1.24.0

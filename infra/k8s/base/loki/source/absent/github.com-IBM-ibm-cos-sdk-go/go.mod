@@ -1,0 +1,3 @@
+module github.com/IBM/ibm-cos-sdk-go
+
+go 1.24.0

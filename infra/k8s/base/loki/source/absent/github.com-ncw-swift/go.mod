@@ -1,0 +1,3 @@
+module github.com/ncw/swift
+
+go 1.24.0

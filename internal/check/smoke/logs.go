@@ -1,0 +1,126 @@
+package smoke
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/observe"
+)
+
+// lineDelay is how long a line may take from the pod that writes it to Loki.
+const lineDelay = 10 * time.Second
+
+// logs: a line that a pod writes is found in Loki soon after, under the names of its pod,
+// and with the trace that it names.
+func logs(ctx context.Context, env Env) check.Result {
+	if r := lacks(env, "loki"); r != nil {
+		return *r
+	}
+	loki := observe.NewLoki(env.Client)
+	if r := answers(func() error { _, err := loki.Labels(ctx, observe.Last(time.Minute)); return err }); r != nil {
+		return *r
+	}
+	return inSandbox(ctx, env, "logs", func(s *sandbox) (string, error) {
+		word, trace, span := "orrery-"+token(8), token(16), token(8)
+		wrote, err := s.print(ctx, "writer", jsonLine(word, trace, span))
+		if err != nil {
+			return "", err
+		}
+		line, delay, err := findLine(ctx, loki, wrote, word)
+		if err != nil {
+			return "", err
+		}
+		var wrong []string
+		for label, want := range map[string]string{
+			"k8s_namespace_name": namespace, "k8s_pod_name": wrote.pod, "k8s_container_name": "probe",
+			"k8s_node_name": wrote.node, "service_name": "probe", "trace_id": trace, "span_id": span,
+		} {
+			if got := line.Labels[label]; got != want {
+				wrong = append(wrong, fmt.Sprintf("%s=%q, want %q", label, got, want))
+			}
+		}
+		if wrong != nil {
+			slices.Sort(wrong)
+			return "", fmt.Errorf("Loki has the line, but with %s", strings.Join(wrong, "; "))
+		}
+		return fmt.Sprintf("a line from a pod on %s is in Loki after %.1f s, with its pod's names and its trace", wrote.node, delay.Seconds()), nil
+	})
+}
+
+// jsonLine is a line as a service of this platform logs it: slog's JSON with the trace.
+func jsonLine(message, trace, span string) string {
+	return fmt.Sprintf(`{"level":"INFO","msg":%q,"trace_id":%q,"span_id":%q}`, message, trace, span)
+}
+
+// written is a line that a pod has written.
+type written struct {
+	pod, node string
+	since     time.Time // the pod was made no earlier
+}
+
+// print runs a pod that writes text to its standard output and ends.
+func (s *sandbox) print(ctx context.Context, part, text_ string) (written, error) {
+	w := written{since: time.Now().Add(-time.Minute)} // the node's clock may be behind
+	var err error
+	if w.pod, err = s.pod(ctx, pod{part: part, command: []string{"print", text_}, once: true}); err != nil {
+		return w, err
+	}
+	p, err := s.started(ctx, w.pod)
+	if err != nil {
+		return w, fmt.Errorf("write a line: %w", err)
+	}
+	w.node = text(p, "spec", "nodeName")
+	return w, nil
+}
+
+// findLine waits for a line that contains word, and says how long after it was written it
+// could be read.
+func findLine(ctx context.Context, loki observe.Loki, w written, word string) (observe.Line, time.Duration, error) {
+	var found observe.Line
+	err := until(ctx, lineDelay, func() error {
+		now := time.Now()
+		query := fmt.Sprintf("{k8s_namespace_name=%q} |= %q", namespace, word)
+		lines, err := loki.Query(ctx, query, observe.Range{Start: w.since, End: now.Add(time.Minute)}, 10, observe.NewestFirst)
+		switch {
+		case errors.Is(err, observe.ErrQuery):
+			return final{err}
+		case err != nil:
+			return err
+		case len(lines) == 0:
+			return fmt.Errorf("the line that pod %s wrote on %s is not in Loki; look at the collector there: 'orrery kubectl -n observability-agents logs -l app.kubernetes.io/name=otel-agent'", w.pod, w.node)
+		case len(lines) > 1:
+			return final{fmt.Errorf("one line was written and Loki has %d of it", len(lines))}
+		}
+		found = lines[0]
+		return nil
+	})
+	return found, max(0, time.Since(found.Time)), err
+}
+
+// lacks is the reason to skip a check, when this environment has no such component.
+func lacks(env Env, component string) *check.Result {
+	if slices.Contains(env.Components, component) {
+		return nil
+	}
+	r := check.Skip("this environment has no component %s", component)
+	return &r
+}
+
+// answers is why a check has to wait, or nil when a service answers. Components of a
+// check's other end may be deployed after its own.
+func answers(ask func() error) *check.Result {
+	err := ask()
+	if err == nil {
+		return nil
+	}
+	r := check.Wait("%v", err)
+	if errors.Is(err, observe.ErrQuery) {
+		r = check.Fail(err)
+	}
+	return &r
+}
