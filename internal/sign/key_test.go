@@ -242,7 +242,7 @@ func TestPasswordFromSOPS(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := Passwords{SOPS: file, Value: `the "key"`}
-	fakeSOPS(t, `[ "$1 $2 $3 $4 $5" = '--disable-version-check decrypt --extract ["the \"key\""] `+file+`' ] || { echo "asked for $*" >&2; exit 3; }
+	fakeSOPS(t, `[ "$1 $2 $3 $4" = 'decrypt --extract ["the \"key\""] `+file+`' ] || { echo "asked for $*" >&2; exit 3; }
 echo secret`)
 	dir := t.TempDir()
 	if _, err := EnsureKey(t.Context(), dir, p); err != nil {

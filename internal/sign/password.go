@@ -103,7 +103,7 @@ func (p Passwords) decrypt(ctx context.Context) ([]byte, error) {
 	}
 	var out bytes.Buffer
 	err = proc.Run(ctx, &proc.Cmd{
-		Path: "sops", Args: []string{"--disable-version-check", "decrypt", "--extract", string(index), p.SOPS}, Stdout: &out,
+		Path: "sops", Args: []string{"decrypt", "--extract", string(index), p.SOPS}, Stdout: &out,
 	})
 	if errors.Is(err, exec.ErrNotFound) {
 		return fail("the program sops is not on PATH: install it (https://getsops.io), or give the password in ORRERY_KEY_PASSWORD")
