@@ -2,10 +2,12 @@ package app
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -16,10 +18,12 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func newLock(o *options) *cobra.Command {
 	var checkOnly bool
+	var across lockAcross
 	c := &cobra.Command{
 		Use:   "lock",
 		Short: "Write orrery.lock: the digest of every binary and image, and what it is made from",
@@ -28,19 +32,34 @@ digests and inputs to orrery.lock, which belongs into the commit. 'orrery up' an
 'orrery deploy' refuse whatever is not as locked.
 
 With --check nothing is built or written: exit status 1 when the catalogue, or what is
-built of it here, is not as locked.`,
+built of it here, is not as locked.
+
+With --platform everything is compiled for another processor, and its part of the lock is
+written. What cannot be, because it has C in it, is noted there as omitted; so is what
+changed since, until this is run again.`,
 		Example: `  orrery lock            # after a version, a flag or a source file was changed
-  orrery lock --check    # in CI`,
+  orrery lock --check    # in CI
+  orrery lock --platform linux/arm64 --only nats-server,coredns`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if checkOnly {
 				return checkLock(c.Context(), o)
 			}
-			return writeLock(c.Context(), o)
+			return writeLock(c.Context(), o, across)
 		},
 	}
-	c.Flags().BoolVar(&checkOnly, "check", false, "compare, build and write nothing")
+	f := c.Flags()
+	f.BoolVar(&checkOnly, "check", false, "compare, build and write nothing")
+	f.StringVar(&across.platform, "platform", "", "lock for another platform, such as linux/arm64 (default: this machine's)")
+	f.StringSliceVar(&across.only, "only", nil, "with --platform, build only these binaries and images")
+	c.MarkFlagsMutuallyExclusive("check", "platform")
 	return c
+}
+
+// lockAcross is what a person says about another platform.
+type lockAcross struct {
+	platform string
+	only     []string
 }
 
 // lockReport is what `lock -o json` prints; its form is a contract.
@@ -54,9 +73,10 @@ type lockReport struct {
 	Written  bool     `json:"written"`
 }
 
-func newLockReport(file string, locked, have lock.Platform) lockReport {
+// newLockReport compares; all: have is the whole catalogue.
+func newLockReport(file string, locked, have lock.Platform, all bool) lockReport {
 	r := lockReport{File: file, Drift: []lock.Drift{}, Notes: []string{}, NotBuilt: []string{}, Entries: len(have.Binaries) + len(have.Images)}
-	drift, notes := lock.Check(locked, have, true)
+	drift, notes := lock.Check(locked, have, all)
 	r.Drift, r.Notes = append(r.Drift, drift...), append(r.Notes, notes...)
 	for name, b := range have.Binaries {
 		if b.SHA256 == "" {
@@ -101,7 +121,7 @@ func checkLock(ctx context.Context, o *options) error {
 		return err
 	}
 	w.noteSBOMs(have)
-	r := newLockReport(w.lockFile(), locked, have)
+	r := newLockReport(w.lockFile(), locked, have, true)
 	sink.Close()
 	if asJSON {
 		err = printJSON(o.out, r)
@@ -125,7 +145,7 @@ func checkLock(ctx context.Context, o *options) error {
 	return err
 }
 
-func writeLock(ctx context.Context, o *options) error {
+func writeLock(ctx context.Context, o *options, across lockAcross) error {
 	asJSON, err := o.wantJSON()
 	if err != nil {
 		return err
@@ -147,35 +167,11 @@ func writeLock(ctx context.Context, o *options) error {
 		fmt.Fprintln(o.err, "orrery: the lock cannot be read and is written anew:", err)
 		old = lock.Lock{}
 	}
-	if err := w.buildAll(ctx); err != nil {
-		return err
-	}
-	have, err := w.describe(ctx)
+	locked, have, err := w.lockFor(ctx, o, across, &old, sink)
 	if err != nil {
 		return err
 	}
-	for _, img := range w.images {
-		if _, err := w.sbom(ctx, img); err != nil {
-			return err
-		}
-	}
-	w.noteSBOMs(have)
-	locked := old.Platforms[image.Platform()]
-	for name, b := range have.Binaries {
-		// A build beside others, or with compiler output at hand, measures less than a cold
-		// one; and a lock that nothing changed stays as it is.
-		if before := locked.Binaries[name]; before.SHA256 == b.SHA256 && before.CPUSeconds > 0 {
-			b.CPUSeconds = before.CPUSeconds
-		} else {
-			b.CPUSeconds = math.Ceil(max(b.CPUSeconds, w.binaries[name].CPUSeconds))
-		}
-		have.Binaries[name] = b
-	}
-	r := newLockReport(w.lockFile(), locked, have)
-	if old.Platforms == nil {
-		old.Platforms = map[string]lock.Platform{}
-	}
-	old.Platforms[image.Platform()] = have
+	r := newLockReport(w.lockFile(), locked, have, across.platform == "")
 	data, err := old.Format()
 	if err != nil {
 		return err
@@ -199,6 +195,86 @@ func writeLock(ctx context.Context, o *options) error {
 		_, err = fmt.Fprintf(o.out, "%s: %d entries written; commit it\n", r.File, r.Entries)
 	}
 	return err
+}
+
+// lockFor builds what is to be locked and puts it into l: this machine's platform, or the
+// one that was asked for. Entries of the others that are no longer of the catalogue as it
+// is are left out of l.
+func (w *workshop) lockFor(ctx context.Context, o *options, across lockAcross, l *lock.Lock, sink ui.Sink) (locked, have lock.Platform, err error) {
+	if l.Platforms == nil {
+		l.Platforms = map[string]lock.Platform{}
+	}
+	own := w.builder.Platform()
+	target := cmp.Or(across.platform, own)
+	if target == own && len(across.only) > 0 {
+		return locked, have, usagef("--only is for another platform than this machine's, %s, of which everything is locked", own)
+	}
+	locked = l.Platforms[target]
+	if target == own {
+		if have, err = w.lockOwn(ctx, locked); err != nil {
+			return locked, have, err
+		}
+		l.Platforms[own] = have
+	}
+	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
+		if platform == own || platform == target {
+			continue
+		}
+		other, err := w.forPlatform(o, platform, sink)
+		if err == nil {
+			l.Platforms[platform], err = other.settle(ctx, l.Platforms[platform])
+		}
+		if err != nil {
+			return locked, have, fmt.Errorf("the lock's entries for %s: %w", platform, err)
+		}
+	}
+	if target == own {
+		return locked, have, nil
+	}
+	other, err := w.forPlatform(o, target, sink)
+	if err != nil {
+		return locked, have, err
+	}
+	some := other
+	if len(across.only) > 0 {
+		if some, err = other.only(across.only); err != nil {
+			return locked, have, err
+		}
+	}
+	if err = some.buildAcross(ctx); err != nil {
+		return locked, have, err
+	}
+	have, err = other.settle(ctx, locked)
+	l.Platforms[target] = have
+	return locked, have, err
+}
+
+// lockOwn builds everything for this machine, and says what it is.
+func (w *workshop) lockOwn(ctx context.Context, locked lock.Platform) (lock.Platform, error) {
+	if err := w.buildAll(ctx); err != nil {
+		return lock.Platform{}, err
+	}
+	have, err := w.describe(ctx)
+	if err != nil {
+		return have, err
+	}
+	for _, img := range w.images {
+		if _, err := w.sbom(ctx, img); err != nil {
+			return have, err
+		}
+	}
+	w.noteSBOMs(have)
+	for name, b := range have.Binaries {
+		// A build beside others, or with compiler output at hand, measures less than a cold
+		// one; and a lock that nothing changed stays as it is.
+		if before := locked.Binaries[name]; before.SHA256 == b.SHA256 && before.CPUSeconds > 0 {
+			b.CPUSeconds = before.CPUSeconds
+		} else {
+			b.CPUSeconds = math.Ceil(max(b.CPUSeconds, w.binaries[name].CPUSeconds))
+		}
+		have.Binaries[name] = b
+	}
+	return have, nil
 }
 
 // buildAll has every binary and image of the catalogue built.

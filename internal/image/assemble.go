@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -150,7 +149,7 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 		entrypoint = []string{"/" + img.Binaries[0].Name}
 	}
 	config := v1.ConfigFile{
-		Architecture: runtime.GOARCH,
+		Architecture: b.arch(),
 		OS:           "linux",
 		Created:      v1.Time{Time: time.Unix(0, 0).UTC()},
 		RootFS:       v1.RootFS{Type: "layers"},

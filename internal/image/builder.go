@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,9 @@ type Options struct {
 	// MaxMemoryMiB bounds the builds that run at a time; 0 means three quarters of what
 	// is free when the first build starts.
 	MaxMemoryMiB int
+	// Platform is what binaries and images are made for: "linux/arm64". Default [Platform],
+	// this machine's. Others are compiled across, which C is not.
+	Platform string
 	// Env is added to what compilers run in, as NAME=VALUE. It must not decide bytes:
 	// it is no part of any key.
 	Env []string
@@ -84,11 +88,21 @@ func NewBuilder(o Options) (*Builder, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Platform == "" {
+		o.Platform = Platform()
+	}
+	system, arch, _ := strings.Cut(o.Platform, "/")
+	if system != "linux" || arch == "" || strings.Contains(arch, "/") {
+		return nil, fmt.Errorf("platform %q: want linux/ARCH, such as linux/arm64", o.Platform)
+	}
 	b := &Builder{
 		opts:   o,
 		store:  store{dir: filepath.Join(dir, "bin")},
-		layout: layout{dir: filepath.Join(dir, "images")},
+		layout: layout{dir: filepath.Join(dir, "images"), arch: arch},
 		libs:   map[string]string{},
+	}
+	if o.Platform != Platform() { // a layout has one image of a name and version
+		b.layout.dir = filepath.Join(dir, "images-"+arch)
 	}
 	for _, d := range []string{b.store.dir, filepath.Join(b.store.dir, ".lock"), b.layout.dir} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -97,6 +111,20 @@ func NewBuilder(o Options) (*Builder, error) {
 	}
 	b.store.sweep(o.Log)
 	return b, nil
+}
+
+// Platform is what is built for.
+func (b *Builder) Platform() string { return b.opts.Platform }
+
+func (b *Builder) arch() string { return strings.TrimPrefix(b.opts.Platform, "linux/") }
+
+// CannotCross says why bin cannot be built here for the builder's platform; empty when it
+// can.
+func (b *Builder) CannotCross(bin catalog.Binary) string {
+	if bin.CGO && b.opts.Platform != Platform() {
+		return "it has C in it, which is not compiled for another processor here; 'orrery lock' on a machine of that platform adds it"
+	}
+	return ""
 }
 
 // Key names what bin will be: a hash over its source, its flags and the tools that
@@ -143,6 +171,9 @@ func (b *Builder) ensure(ctx context.Context, bin catalog.Binary) (string, error
 	}
 	if _, err := b.store.lookup(key); err == nil {
 		return key, nil
+	}
+	if why := b.CannotCross(bin); why != "" {
+		return "", fmt.Errorf("build %s for %s: %s", bin.Name, b.opts.Platform, why)
 	}
 	return key, share(ctx, &b.builds, key, func() error { return b.make(ctx, key, bin, src) })
 }

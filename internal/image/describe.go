@@ -42,7 +42,7 @@ func (b *Builder) Describe(ctx context.Context, bin catalog.Binary) (lock.Binary
 		d.CTools = cTools(libs)
 	}
 	d.Flags = append(d.Flags, cgo)
-	d.Flags = append(d.Flags, targetArch()...)
+	d.Flags = append(d.Flags, targetArch(b.arch())...)
 	if d.Sum, err = src.sum(bin); err != nil {
 		return d, fmt.Errorf("binary %s: %w", bin.Name, err)
 	}

@@ -74,7 +74,7 @@ func (b *Builder) Inspect(ctx context.Context, img catalog.Image) (Inspection, e
 	if err != nil {
 		return Inspection{}, err
 	}
-	in := Inspection{Built: built, Platform: Platform()}
+	in := Inspection{Built: built, Platform: b.opts.Platform}
 	fail := func(err error) (Inspection, error) {
 		return Inspection{}, fmt.Errorf("inspect image %s: %w", img.Name, err)
 	}

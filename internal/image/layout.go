@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"bufio"
 	"context"
 	"crypto/sha256"
@@ -21,7 +22,10 @@ import (
 
 // layout is an OCI image layout (image-layout.md of the OCI image specification): other
 // tools can read it. Beside it, keys/KEY says which image a key became.
-type layout struct{ dir string }
+type layout struct {
+	dir  string
+	arch string // of its images; empty is this machine's
+}
 
 // refName is the annotation by which a layout's index names an image.
 const refName = "org.opencontainers.image.ref.name"
@@ -148,7 +152,7 @@ func (l layout) enter(built Built, d v1.Descriptor) (v1.IndexManifest, error) {
 	}
 	ref := built.Name + ":" + built.Version
 	d.Annotations = map[string]string{refName: ref}
-	d.Platform = &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	d.Platform = &v1.Platform{OS: "linux", Architecture: cmp.Or(l.arch, runtime.GOARCH)}
 	index.Manifests = slices.DeleteFunc(index.Manifests, func(old v1.Descriptor) bool { return old.Annotations[refName] == ref })
 	index.Manifests = append(index.Manifests, d)
 	slices.SortFunc(index.Manifests, func(a, b v1.Descriptor) int { return strings.Compare(a.Annotations[refName], b.Annotations[refName]) })

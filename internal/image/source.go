@@ -15,7 +15,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,7 +122,7 @@ func (b *Builder) key(ctx context.Context, bin catalog.Binary, s source) (string
 	h := newHasher()
 	h.add("format", keyFormat)
 	h.add("go", tc.version)
-	h.add("target", append([]string{"linux"}, targetArch()...)...)
+	h.add("target", append([]string{"linux"}, targetArch(b.arch())...)...)
 	h.add("name", bin.Name)
 	h.add("package", bin.Package)
 	h.add("tags", bin.Tags...)
@@ -292,14 +291,14 @@ func addTree(h *hasher, dir string) error {
 
 // targetArch is the processor that binaries are made for, as go env calls it. The
 // baseline of each architecture is fixed, or two machines would disagree on the bytes.
-func targetArch() []string {
-	switch runtime.GOARCH {
+func targetArch(arch string) []string {
+	switch arch {
 	case "amd64":
 		return []string{"GOARCH=amd64", "GOAMD64=v1"}
 	case "arm64":
 		return []string{"GOARCH=arm64", "GOARM64=v8.0"}
 	default:
-		return []string{"GOARCH=" + runtime.GOARCH}
+		return []string{"GOARCH=" + arch}
 	}
 }
 

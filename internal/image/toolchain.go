@@ -98,7 +98,7 @@ func (b *Builder) environment(tc *toolchain, cgo bool, extra ...string) []string
 	env = append(env, "LC_ALL=C", // errors are read below, and compilers translate theirs
 		"GOENV=off", "GOFLAGS=", "GOTOOLCHAIN=local", "GOWORK=off", "GOOS=linux",
 		"GOCACHE="+b.goCache(), "CGO_ENABLED="+enabled)
-	env = append(env, targetArch()...)
+	env = append(env, targetArch(b.arch())...)
 	return append(env, extra...)
 }
 

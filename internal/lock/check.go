@@ -88,6 +88,8 @@ func (d Drift) remedy() string {
 // built: those are not compared. With all, have is the whole catalogue, and entries that
 // only the lock has are drift as well.
 //
+// What the lock says was omitted is no drift either, and is named in notes.
+//
 // A binary made with other C tools than the locked one is no drift, because those come
 // from the machine's distribution: it is named in notes.
 func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
@@ -96,8 +98,12 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 		h := have.Binaries[name]
 		l, ok := locked.Binaries[name]
 		if !ok {
-			drift = append(drift, Drift{Kind: "binary", Name: name, Problem: "is not in the lock"})
 			changed[name] = true
+			if why := locked.Omitted["binary "+name]; why != "" {
+				notes = append(notes, fmt.Sprintf("binary %s is compared with nothing: %s", name, why))
+				continue
+			}
+			drift = append(drift, Drift{Kind: "binary", Name: name, Problem: "is not in the lock"})
 			continue
 		}
 		d := binaryDifferences(l, h)
@@ -119,6 +125,10 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 		h := have.Images[name]
 		l, ok := locked.Images[name]
 		if !ok {
+			if why := locked.Omitted["image "+name]; why != "" {
+				notes = append(notes, fmt.Sprintf("image %s is compared with nothing: %s", name, why))
+				continue
+			}
 			drift = append(drift, Drift{Kind: "image", Name: name, Problem: "is not in the lock"})
 			continue
 		}

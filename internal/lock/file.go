@@ -126,6 +126,17 @@ func (l Lock) validate() error {
 			want(at+".digest", i.Digest, digestForm, aDigest)
 			optional(at+".sbom", i.SBOM, digestForm, aDigest)
 		}
+		for _, entry := range slices.Sorted(maps.Keys(p.Omitted)) {
+			kind, name, _ := strings.Cut(entry, " ")
+			_, binary := p.Binaries[name]
+			_, image := p.Images[name]
+			switch {
+			case kind != "binary" && kind != "image" || !nameForm.MatchString(name) || p.Omitted[entry] == "":
+				errs = append(errs, fmt.Errorf("%s.omitted: is %q: %q; must be binary NAME or image NAME, with the reason", at, entry, p.Omitted[entry]))
+			case kind == "binary" && binary, kind == "image" && image:
+				errs = append(errs, fmt.Errorf("%s.omitted: %q is not omitted: there is an entry for it", at, entry))
+			}
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -23,6 +23,10 @@ type Platform struct {
 	Binaries map[string]Binary `json:"binaries"`
 	// Images by name.
 	Images map[string]Image `json:"images"`
+	// Omitted says why an entry is missing, by "binary NAME" and "image NAME": what could not
+	// be built for this platform where the lock was written. It is compared with nothing, and
+	// said so wherever it is used.
+	Omitted map[string]string `json:"omitted,omitempty"`
 }
 
 // Binary is one program. All fields but SHA256 and CPUSeconds are inputs.

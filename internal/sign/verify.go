@@ -321,6 +321,10 @@ func (v *verification) lock(ctx context.Context) {
 		v.skip(CheckLock, "there is no lock for this platform")
 		return
 	}
+	if why := v.Locked.Omitted["image "+v.name]; why != "" {
+		v.skip(CheckLock, "the lock leaves it out: "+why)
+		return
+	}
 	entry, ok := v.Locked.Images[v.name]
 	var err error
 	switch {

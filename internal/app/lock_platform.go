@@ -1,0 +1,136 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// forPlatform is the workshop with a builder that compiles across.
+func (w *workshop) forPlatform(o *options, platform string, sink ui.Sink) (*workshop, error) {
+	if platform == "" || platform == w.builder.Platform() {
+		return w, nil
+	}
+	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: w.catalog.Root, Platform: platform, Sink: sink, Log: o.logger()})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	across := *w
+	across.builder, across.supply = b, b
+	return &across, nil
+}
+
+// only leaves the named binaries and images, and what those images consist of.
+func (w *workshop) only(names []string) (*workshop, error) {
+	some := *w
+	some.binaries, some.images = map[string]catalog.Binary{}, map[string]catalog.Image{}
+	for _, name := range names {
+		bin, isBinary := w.binaries[name]
+		img, isImage := w.images[name]
+		if !isBinary && !isImage {
+			return nil, usagef("--only %s: neither a binary nor an image of the catalogue", name)
+		}
+		if isBinary {
+			some.binaries[name] = bin
+		}
+		if isImage {
+			some.images[name] = img
+			for _, bin := range img.Binaries {
+				some.binaries[bin.Name] = bin
+			}
+		}
+	}
+	return &some, nil
+}
+
+// buildAcross builds what can be built for another platform. What cannot is left out, and
+// the images of it too.
+func (w *workshop) buildAcross(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, bin := range w.binaries {
+		if w.builder.CannotCross(bin) != "" {
+			continue
+		}
+		g.Go(func() error {
+			_, err := w.builder.Binary(ctx, bin)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.images)) {
+		img := w.images[name]
+		if slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return w.builder.CannotCross(b) != "" }) {
+			continue
+		}
+		if _, err := w.sbom(ctx, img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle is what the lock has for another platform: what is built here, else what was
+// locked before from the same inputs, else the word that it is omitted.
+func (w *workshop) settle(ctx context.Context, old lock.Platform) (lock.Platform, error) {
+	have, err := describe(ctx, w.builder, w.binaries, w.images)
+	if err != nil {
+		return have, err
+	}
+	w.noteSBOMs(have)
+	have.Omitted = map[string]string{}
+	again := fmt.Sprintf("it is not built for this platform yet, or was made from something else: 'orrery lock --platform %s' builds it", w.builder.Platform())
+	for name, b := range have.Binaries {
+		before, locked := old.Binaries[name]
+		same := lock.Platform{Binaries: map[string]lock.Binary{name: before}}
+		input := b
+		input.SHA256 = ""
+		drift, _ := lock.Check(same, lock.Platform{Binaries: map[string]lock.Binary{name: input}}, false)
+		switch locked = locked && len(drift) == 0; {
+		case b.SHA256 != "":
+			b.CPUSeconds = math.Ceil(b.CPUSeconds)
+			if locked && before.SHA256 == b.SHA256 {
+				b.CPUSeconds = before.CPUSeconds
+			}
+			have.Binaries[name] = b
+		case locked:
+			have.Binaries[name] = before
+		default:
+			delete(have.Binaries, name)
+			have.Omitted["binary "+name] = again
+			if why := w.builder.CannotCross(w.binaries[name]); why != "" {
+				have.Omitted["binary "+name] = why
+			}
+		}
+	}
+	for name, i := range have.Images {
+		missing := slices.IndexFunc(i.Binaries, func(b string) bool { _, ok := have.Binaries[b]; return !ok })
+		before, locked := old.Images[name]
+		input := i
+		input.Digest = ""
+		drift, _ := lock.Check(lock.Platform{Images: map[string]lock.Image{name: before}}, lock.Platform{Images: map[string]lock.Image{name: input}}, false)
+		locked = locked && len(drift) == 0 && !slices.ContainsFunc(i.Binaries, func(b string) bool { return have.Binaries[b].SHA256 != old.Binaries[b].SHA256 })
+		switch {
+		case missing >= 0:
+			have.Omitted["image "+name] = have.Omitted["binary "+i.Binaries[missing]]
+			delete(have.Images, name)
+		case i.Digest != "" && i.SBOM != "":
+		case locked:
+			have.Images[name] = before
+		default:
+			have.Omitted["image "+name] = again
+			delete(have.Images, name)
+		}
+	}
+	return have, nil
+}
