@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -406,8 +407,11 @@ func prune(ctx context.Context, o *options, dryRun bool) (pruned, error) {
 	return p, errors.Join(err, bundleErr)
 }
 
+// maxLoad is the default of --max-size: more than any sensible image.
+const maxLoad = "8Gi"
+
 func newImagesLoad(o *options) *cobra.Command {
-	var as string
+	var as, limit string
 	c := &cobra.Command{
 		Use:   "load FILE",
 		Short: "Put an image of your own into the environment's mirror",
@@ -418,16 +422,21 @@ reference for manifests. The image is not part of the lock.`,
   orrery images load tool.tar.gz
   orrery images load layout/ --name tool:v1`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return loadImage(c.Context(), o, args[0], as) },
+		RunE: func(c *cobra.Command, args []string) error { return loadImage(c.Context(), o, args[0], as, limit) },
 	}
+	c.Flags().StringVar(&limit, "max-size", maxLoad, "refuse an archive that holds more, such as 500Mi; 0 is no limit")
 	c.Flags().StringVar(&as, "name", "", "NAME:TAG in the mirror (default: what the archive calls it)")
 	return c
 }
 
-func loadImage(ctx context.Context, o *options, file, as string) error {
+func loadImage(ctx context.Context, o *options, file, as, limit string) error {
 	asJSON, err := o.wantJSON()
 	if err != nil {
 		return err
+	}
+	most, err := resource.ParseQuantity(limit)
+	if err != nil || most.Sign() < 0 {
+		return usagef("--max-size %s: want a number of bytes, such as 500Mi or 2G", limit)
 	}
 	if _, err := os.Stat(file); err != nil {
 		return usageError{err}
@@ -436,7 +445,10 @@ func loadImage(ctx context.Context, o *options, file, as string) error {
 	if err != nil {
 		return err
 	}
-	a, err := image.OpenArchive(ctx, file)
+	a, err := image.OpenArchive(ctx, file, most.Value())
+	if large, ok := errors.AsType[*image.TooLargeError](err); ok {
+		return usagef("open image %s: %w: allow more with --max-size", file, large)
+	}
 	if err != nil {
 		return usageError{err}
 	}

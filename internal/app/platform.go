@@ -61,16 +61,17 @@ func (s *session) platform(names []string) (*platform, error) {
 	if len(names) == 0 {
 		names = s.componentsWanted()
 	}
+	locked, err := loadLocked(cat.Root)
+	if err != nil {
+		return nil, err
+	}
+	useMeasured(cat, locked)
 	components, err := cat.Select(s.spec.Overlay, names)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	// Verification of one part goes on when another part fails.
 	runner := &engine.Runner{Sink: s.sink, Log: s.log, KeepGoing: map[plan.Kind]bool{plan.KindVerify: true}}
-	locked, err := loadLocked(cat.Root)
-	if err != nil {
-		return nil, err
-	}
 	b, supply, err := s.suppliers(cat.Root, locked, s.spec.Images.Sources, runner.Tap())
 	if err != nil {
 		return nil, err
@@ -102,6 +103,29 @@ func (s *session) platform(names []string) (*platform, error) {
 		}
 	}
 	return p, nil
+}
+
+// useMeasured replaces the catalogue's build costs, which somebody wrote down once, by
+// those that the lock has from a real build: the ETA comes from them.
+func useMeasured(cat *catalog.Catalog, locked *lock.Platform) {
+	if locked == nil {
+		return
+	}
+	apply := func(bins []catalog.Binary) {
+		for i := range bins {
+			if cpu := locked.Binaries[bins[i].Name].CPUSeconds; cpu > 0 {
+				bins[i].CPUSeconds = cpu
+			}
+		}
+	}
+	apply(cat.Distribution.Binaries)
+	apply(cat.Distribution.CNI)
+	apply(cat.Distribution.Sandbox.Binaries)
+	for _, c := range cat.Components {
+		for _, img := range c.Images {
+			apply(img.Binaries)
+		}
+	}
 }
 
 // plan looks at what is there and says what is left to do.

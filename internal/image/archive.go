@@ -40,21 +40,23 @@ func (a *Archive) Close() { a.clean() }
 
 // OpenArchive opens an image: an OCI layout, as a folder or a tarball, or what `docker
 // save` writes; tarballs may be compressed with gzip or zstd. Of an image for several
-// platforms it takes the one for this machine. The caller closes it.
-func OpenArchive(ctx context.Context, file string) (*Archive, error) {
+// platforms it takes the one for this machine. An archive with more than limit bytes in it,
+// as far as it is not compressed once more, is a [*TooLargeError]; a small file can hold a
+// lot. 0 is no limit. The caller closes it.
+func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error) {
 	fail := func(err error) (*Archive, error) { return nil, fmt.Errorf("open image %s: %w", file, err) }
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, err
 	}
 	if info.IsDir() {
-		a, err := openLayoutArchive(file)
+		a, err := openLayoutArchive(file, limit)
 		if err != nil {
 			return fail(err)
 		}
 		return a, nil
 	}
-	kind, err := archiveKind(ctx, file)
+	kind, err := archiveKind(ctx, file, limit)
 	if err != nil {
 		return fail(err)
 	}
@@ -69,11 +71,11 @@ func OpenArchive(ctx context.Context, file string) (*Archive, error) {
 			return nil, err
 		}
 		clean := func() { os.RemoveAll(dir) }
-		if err := unpackLayout(ctx, file, dir); err != nil {
+		if err := unpackLayout(ctx, file, dir, limit); err != nil {
 			clean()
 			return fail(err)
 		}
-		if a, err = openLayoutArchive(dir); err != nil {
+		if a, err = openLayoutArchive(dir, limit); err != nil {
 			clean()
 			return fail(err)
 		}
@@ -110,9 +112,9 @@ var errNotAnImage = errors.New("it is neither an OCI layout nor what `docker sav
 
 // archiveKind looks for the file that tells. An archive that is both is taken as OCI,
 // which has digests to check.
-func archiveKind(ctx context.Context, file string) (kind, error) {
+func archiveKind(ctx context.Context, file string, limit int64) (kind, error) {
 	found := kind(0)
-	err := eachEntry(ctx, file, func(h *tar.Header, _ io.Reader) error {
+	err := eachEntry(ctx, file, limit, func(h *tar.Header, _ io.Reader) error {
 		switch path.Clean(h.Name) {
 		case "oci-layout":
 			found = kindLayout
@@ -130,14 +132,23 @@ func archiveKind(ctx context.Context, file string) (kind, error) {
 
 var errStop = errors.New("stop")
 
-// eachEntry walks a tarball, until visit returns errStop.
-func eachEntry(ctx context.Context, file string, visit func(*tar.Header, io.Reader) error) error {
+// TooLargeError says that an archive holds more than was allowed.
+type TooLargeError struct{ Size, Limit int64 } // bytes; Size is what was seen so far
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("it holds at least %d bytes; at most %d are allowed", e.Size, e.Limit)
+}
+
+// eachEntry walks a tarball, until visit returns errStop, or more than limit bytes are to
+// be unpacked.
+func eachEntry(ctx context.Context, file string, limit int64, visit func(*tar.Header, io.Reader) error) error {
 	r, err := openMaybeCompressed(file)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	t := tar.NewReader(r)
+	var size int64
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -148,6 +159,9 @@ func eachEntry(ctx context.Context, file string, visit func(*tar.Header, io.Read
 		}
 		if err != nil {
 			return err
+		}
+		if size += h.Size; limit > 0 && size > limit {
+			return &TooLargeError{Size: size, Limit: limit}
 		}
 		if err := visit(h, t); err != nil {
 			if errors.Is(err, errStop) {
@@ -195,11 +209,11 @@ func openMaybeCompressed(file string) (io.ReadCloser, error) {
 // that are ever written.
 var layoutFile = regexp.MustCompile(`^(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})$`)
 
-func unpackLayout(ctx context.Context, file, dir string) error {
+func unpackLayout(ctx context.Context, file, dir string, limit int64) error {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return err
 	}
-	return eachEntry(ctx, file, func(h *tar.Header, r io.Reader) error {
+	return eachEntry(ctx, file, limit, func(h *tar.Header, r io.Reader) error {
 		clean := path.Clean(h.Name)
 		if h.Typeflag != tar.TypeReg || !layoutFile.MatchString(clean) {
 			return nil
@@ -214,7 +228,7 @@ func unpackLayout(ctx context.Context, file, dir string) error {
 }
 
 // openLayoutArchive opens the one image for this machine in a layout.
-func openLayoutArchive(dir string) (*Archive, error) {
+func openLayoutArchive(dir string, limit int64) (*Archive, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "index.json"))
 	if err != nil {
 		return nil, errNotAnImage
@@ -230,6 +244,9 @@ func openLayoutArchive(dir string) (*Archive, error) {
 	}
 	img, err := ggcrlayout.Path(dir).Image(found)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSize(img, limit); err != nil {
 		return nil, err
 	}
 	if err := checkDigests(l, found, img); err != nil {
@@ -294,6 +311,22 @@ func (l layout) choose(index v1.IndexManifest, named string, depth int) (v1.Hash
 		return v1.Hash{}, "", errors.New("it holds no image")
 	}
 	return v1.Hash{}, "", fmt.Errorf("it holds %d images; load a file with one", len(all))
+}
+
+// checkSize adds up what the manifest says, before anything is hashed.
+func checkSize(img v1.Image, limit int64) error {
+	m, err := img.Manifest()
+	if err != nil {
+		return err
+	}
+	size := m.Config.Size
+	for _, layer := range m.Layers {
+		size += layer.Size
+	}
+	if limit > 0 && size > limit {
+		return &TooLargeError{Size: size, Limit: limit}
+	}
+	return nil
 }
 
 // checkDigests hashes every blob: the archive is foreign.

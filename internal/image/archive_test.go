@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"io/fs"
 	"log"
@@ -87,7 +88,7 @@ func TestLoadArchives(t *testing.T) {
 	host := strings.TrimPrefix(server.URL, "http://")
 	for form, file := range archives(t, randomImage(t, "linux", runtime.GOARCH)) {
 		t.Run(form, func(t *testing.T) {
-			a, err := OpenArchive(t.Context(), file)
+			a, err := OpenArchive(t.Context(), file, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +139,7 @@ func TestBadArchives(t *testing.T) {
 		"empty folder":    {t.TempDir(), "neither"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, err := OpenArchive(t.Context(), tc.file)
+			a, err := OpenArchive(t.Context(), tc.file, 0)
 			if err == nil {
 				a.Close()
 				t.Fatal("it was opened")
@@ -147,6 +148,19 @@ func TestBadArchives(t *testing.T) {
 				t.Errorf("%v does not name %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestArchiveLimit: what unpacks to more than is allowed is refused before it is unpacked.
+func TestArchiveLimit(t *testing.T) {
+	for form, file := range archives(t, randomImage(t, "linux", runtime.GOARCH)) {
+		a, err := OpenArchive(t.Context(), file, 100)
+		if err == nil {
+			a.Close()
+		}
+		if large, ok := errors.AsType[*TooLargeError](err); !ok || large.Limit != 100 || large.Size <= 100 {
+			t.Errorf("%s: %v", form, err)
+		}
 	}
 }
 
@@ -185,7 +199,7 @@ func FuzzArchive(f *testing.F) {
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if a, err := OpenArchive(t.Context(), file); err == nil {
+		if a, err := OpenArchive(t.Context(), file, 1<<20); err == nil {
 			a.Close()
 		}
 		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

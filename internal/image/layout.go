@@ -1,8 +1,8 @@
 package image
 
 import (
-	"cmp"
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"

@@ -90,6 +90,9 @@ func TestBadFiles(t *testing.T) {
 		"dangling":    {change("      - server\n", "      - sever\n"), "platforms.linux/amd64.images.server.binaries[0]"},
 		"negative":    {change("12.5", "-1"), "cpuSeconds"},
 		"platform":    {change("linux/amd64:", "amd64:"), "OS/ARCH"},
+		"omitted":     {change("    images:", "    omitted: {binary own: no compiler}\n    images:"), `"binary own" is not omitted`},
+		"no reason":   {change("    images:", "    omitted: {image x: ''}\n    images:"), "platforms.linux/amd64.omitted"},
+		"no kind":     {change("    images:", "    omitted: {x: why}\n    images:"), "must be binary NAME or image NAME"},
 		"conflict":    {change("platforms:", "<<<<<<< HEAD\nplatforms:"), "merge conflict"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -188,6 +191,29 @@ func TestCheck(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOmitted: what the lock leaves out is compared with nothing, and that is said.
+func TestOmitted(t *testing.T) {
+	l, h := sample().Platforms[linx], sample().Platforms[linx]
+	delete(l.Binaries, "server")
+	delete(l.Images, "server")
+	l.Omitted = map[string]string{"binary server": "no compiler", "image server": "no compiler"}
+	drift, notes := Check(l, h, true)
+	if len(drift) > 0 || len(notes) != 2 || !strings.Contains(notes[0], "compared with nothing: no compiler") {
+		t.Errorf("drift %v, notes %q", drift, notes)
+	}
+	data, err := Lock{Platforms: map[string]Platform{linx: l}}.Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Parse(data, FileName); err != nil || again.Platforms[linx].Omitted["image server"] != "no compiler" {
+		t.Errorf("%+v, %v", again, err)
+	}
+	l.Omitted = nil
+	if drift, _ := Check(l, h, true); len(drift) != 2 {
+		t.Errorf("not omitted: %v", drift)
 	}
 }
 
