@@ -66,6 +66,7 @@ func (b *bench) bundle(ctx context.Context, e env, r *report) error {
 // memory (MiB) it took.
 func (b *bench) last(ctx context.Context, e env, into any, args ...string) (cpu, rss float64, err error) {
 	cmd, stderr := b.command(ctx, e, args...)
+	cmd.Env = append(cmd.Env, "ORRERY_KEY_PASSWORD=bench") // or the kernel's keyring would keep one
 	out, err := cmd.Output()
 	if err == nil {
 		err = json.Unmarshal(lastLine(out), into)
