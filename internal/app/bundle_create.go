@@ -196,6 +196,11 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 			continue
 		}
 		c.Images = append(c.Images, built)
+		attached, err := bundle.AttachedTo(built)
+		if err != nil {
+			return c, err
+		}
+		c.Attached = append(c.Attached, attached...)
 	}
 	return c, nil
 }
@@ -291,7 +296,7 @@ func (w *workshop) attached(ctx context.Context, images []image.Built) ([]bundle
 		}
 		return out, nil
 	}
-	p := &platform{catalog: w.catalog, supply: w.supply, builder: w.builder, locked: w.locked}
+	p := &platform{catalog: w.catalog, supply: w.supply, sources: &sourced{supplier: w.supply}, builder: w.builder, locked: w.locked}
 	made := make([][]bundle.Attached, len(images))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))

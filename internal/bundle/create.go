@@ -65,6 +65,7 @@ func Document(subject v1.Descriptor, mediaType string, data []byte) (Attached, e
 	m, err := json.Marshal(manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: mediaType,
 		Config: &config, Layers: []v1.Descriptor{descriptorOf(types.MediaType(mediaType), data)}, Subject: &subject,
+		Annotations: map[string]string{noteDocument: "1"},
 	})
 	return Attached{Manifest: m, Blobs: [][]byte{[]byte(emptyJSON), data}}, err
 }

@@ -49,6 +49,7 @@ const (
 	noteOverlay  = "orrery.dev/overlay"
 	noteParts    = "orrery.dev/components"
 	noteLock     = "orrery.dev/lock-sha256"
+	noteDocument = "orrery.dev/document"
 	noteSHA256   = "orrery.dev/sha256" // of what a blob holds, unpacked
 	noteSize     = "orrery.dev/size"   // bytes, unpacked
 )
@@ -63,6 +64,7 @@ const (
 	maxCatalog   = 256 << 20
 	maxFiles     = 50_000
 	maxSums      = 64 << 20
+	maxAttached  = 64 << 20
 	maxWindow    = 32 << 20 // of a zstd frame
 	maxDepth     = 4        // indexes inside indexes
 	maxSignature = signatureSize

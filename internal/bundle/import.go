@@ -214,6 +214,10 @@ func (im *importer) unpack(ctx context.Context) (kept int64, err error) {
 	for n := range im.kept {
 		kept += n
 	}
+	noted := &Imported{dir: im.dir, survey: im.survey}
+	if err := noted.notePulled(); err != nil {
+		return 0, err
+	}
 	for name, data := range map[string][]byte{layoutName: []byte(layoutContent), signatureName: im.sigRaw, indexName: im.raw} {
 		if err := im.file(filepath.Join(im.dir, name), 0o644, func(w io.Writer) error {
 			_, err := w.Write(data)

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,9 +17,12 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -396,5 +400,50 @@ func TestChild(t *testing.T) {
 	}
 	if err := Create(t.Context(), os.Getenv("BUNDLE_TEST_OUT"), f.Contents, f.options()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What others attached to an image that was pulled goes with it, into the mirror too.
+func TestPulledImageKeepsWhatIsAttached(t *testing.T) {
+	f := newFixture(t)
+	built := f.Images[0]
+	raw, err := os.ReadFile(filepath.Join(built.Layout, "blobs/sha256", hexOf(built.Digest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := descriptorOf(types.OCIManifestSchema1, raw)
+	signature := []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"}`)
+	config, layer := descriptorOf(typeEmpty, []byte(emptyJSON)), descriptorOf("application/vnd.dev.sigstore.bundle.v0.3+json", signature)
+	m, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: &config, Layers: []v1.Descriptor{layer}, Subject: &subject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range [][]byte{m, signature, []byte(emptyJSON)} {
+		put(t, filepath.Join(built.Layout, "blobs/sha256", hexSum(data)), data, 0o644)
+	}
+	if err := image.NotePulled(built, []v1.Descriptor{subject}, []v1.Descriptor{descriptorOf(types.OCIManifestSchema1, m)}); err != nil {
+		t.Fatal(err)
+	}
+	attached, err := AttachedTo(built)
+	if err != nil || len(attached) != 1 {
+		t.Fatalf("%v, %v", attached, err)
+	}
+	f.Attached = append(f.Attached, attached...)
+	b := opened(t, f.create(t))
+	cache := t.TempDir()
+	if _, err := b.Import(t.Context(), ImportOptions{CacheDir: cache}); err != nil {
+		t.Fatal(err)
+	}
+	store := storeOf(t, cache, b.Digest())
+	got, ok, err := store.CachedImage(t.Context(), catalog.Image{Name: built.Name})
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	if there := image.Attached(got); len(there) != 1 || there[0].Digest.Hex != hexSum(m) {
+		t.Errorf("the mirror gets %v", there)
+	}
+	other, _, _ := store.CachedImage(t.Context(), catalog.Image{Name: f.Images[1].Name})
+	if there := image.Attached(other); len(there) != 0 {
+		t.Errorf("an image that was built: %v", there)
 	}
 }

@@ -145,11 +145,7 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 			return nil, fmt.Errorf("what is attached to %s: %w", digest, err)
 		}
 		one := Attached{Manifest: raw}
-		leaves := a.manifest.Layers
-		if a.manifest.Config != nil {
-			leaves = append([]v1.Descriptor{*a.manifest.Config}, leaves...)
-		}
-		for _, l := range leaves {
+		for _, l := range a.manifest.leaves() {
 			data, err := read(l)
 			if err != nil {
 				return nil, fmt.Errorf("what is attached to %s: %w", digest, err)
@@ -159,6 +155,84 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 		out = append(out, one)
 	}
 	return out, nil
+}
+
+// AttachedTo reads what came with a pulled image, out of its layout.
+func AttachedTo(built image.Built) ([]Attached, error) {
+	dir := filepath.Join(built.Layout, "blobs", "sha256")
+	read := func(d v1.Descriptor) ([]byte, error) {
+		if d.Size > maxAttached {
+			return nil, fmt.Errorf("%s has %d bytes; a bundle takes at most %d in one document", d.Digest, d.Size, int64(maxAttached))
+		}
+		data, err := os.ReadFile(filepath.Join(dir, d.Digest.Hex))
+		if err == nil && hexSum(data) != d.Digest.Hex {
+			err = fmt.Errorf("%s is %w: pull the image again", d.Digest, ErrDamaged)
+		}
+		return data, err
+	}
+	var out []Attached
+	for _, d := range image.Attached(built) {
+		raw, err := read(d)
+		var m manifest
+		if err == nil {
+			err = json.Unmarshal(raw, &m)
+		}
+		if err == nil && m.Subject == nil {
+			continue // found by its tag alone
+		}
+		one := Attached{Manifest: raw}
+		for _, l := range m.leaves() {
+			var data []byte
+			if err == nil {
+				data, err = read(l)
+			}
+			one.Blobs = append(one.Blobs, data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("what is attached to image %s: %w", built.Name, err)
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// notePulled makes images known to the layout that have more attached than the documents
+// that [Document] makes: it goes to the mirror with them.
+func (b *Imported) notePulled() error {
+	for _, i := range b.images {
+		var others []v1.Descriptor
+		blobs := b.parts(i.descriptor, 0)
+		for _, a := range b.attachedTo(i.Digest) {
+			if a.ours() {
+				continue
+			}
+			others = append(others, a.descriptor)
+			blobs = append(append(blobs, a.descriptor), a.manifest.leaves()...)
+		}
+		if len(others) == 0 {
+			continue
+		}
+		built := image.Built{Name: i.Name, Version: i.Version, Digest: i.Digest, Size: i.Size, Layout: b.dir}
+		if err := image.NotePulled(built, blobs, others); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts are the blobs of an image, its manifest first.
+func (b *Imported) parts(d v1.Descriptor, depth int) []v1.Descriptor {
+	out := []v1.Descriptor{d}
+	m, err := readManifest(filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex))
+	if err != nil || depth > maxDepth {
+		return out
+	}
+	for _, sub := range m.Manifests {
+		if suits(sub, b.platform) {
+			out = append(out, b.parts(sub, depth+1)...)
+		}
+	}
+	return append(out, m.leaves()...)
 }
 
 // List opens all imported bundles. Those that cannot be read are left out: an import puts

@@ -267,11 +267,7 @@ func suits(d v1.Descriptor, platform string) bool {
 
 // leaves notes what a manifest names that names nothing itself.
 func (s *survey) leaves(m manifest, owner string) error {
-	leaves := slices.Clone(m.Layers)
-	if m.Config != nil {
-		leaves = append(leaves, *m.Config)
-	}
-	for i, l := range leaves {
+	for i, l := range m.leaves() {
 		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: owner, layer: i < len(m.Layers)}); err != nil {
 			return err
 		}
@@ -347,6 +343,18 @@ func (s *survey) attachedTo(digest string) (out []attachment) {
 	}
 	return out
 }
+
+// leaves are what a manifest names that names nothing itself, the configuration last.
+func (m manifest) leaves() []v1.Descriptor {
+	leaves := slices.Clone(m.Layers)
+	if m.Config != nil {
+		leaves = append(leaves, *m.Config)
+	}
+	return leaves
+}
+
+// ours: made by [Document].
+func (a attachment) ours() bool { return a.manifest.Annotations[noteDocument] != "" }
 
 // kind is what an attachment calls itself.
 func (a attachment) kind() string {

@@ -26,6 +26,23 @@ func (l layout) pulled(built Built) (record, bool) {
 	return r, true
 }
 
+// Attached lists the manifests that came with a pulled image: signatures and documents.
+func Attached(built Built) []v1.Descriptor {
+	r, _ := layout{dir: built.Layout}.pulled(built)
+	return r.Referrers
+}
+
+// NotePulled makes the image known to its layout as pulled, so that [Push] sends what is
+// attached to it too. blobs, the image's manifest first, and those of attached are in the
+// layout.
+func NotePulled(built Built, blobs, attached []v1.Descriptor) error {
+	r := record{Built: built, Referrers: attached}
+	for _, d := range blobs {
+		r.Blobs = append(r.Blobs, blobSize{d.Digest, d.Size})
+	}
+	return layout{dir: built.Layout}.note(strings.TrimPrefix(built.Digest, "sha256:"), r)
+}
+
 // sparse is what a layout has of an index that is not known as pulled, such as a bundle's:
 // the index and this platform's image.
 func (l layout) sparse(built Built) (record, bool) {
