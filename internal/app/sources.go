@@ -132,17 +132,17 @@ func missing(err error) string { return err.Error() + "; import a bundle or allo
 // registries are asked at once, and none is waited for beyond limit.
 func (s *sourced) find(ctx context.Context, images []catalog.Image, limit time.Duration) (pulled map[string]bool, lacking map[string]string) {
 	pulled, lacking = map[string]bool{}, map[string]string{}
-	ask := map[string]catalog.Image{} // by reference
+	ask := map[string][]catalog.Image{} // by reference
 	for _, img := range images {
 		p, ok := s.pull(img)
 		only := img.Registry != "" || !slices.Contains(s.policy.Sources, spec.SourceSource)
 		switch {
-		case only && s.registries == nil:
+		case only && ok && s.registries == nil:
 			lacking[img.Name] = missing(errNotAllowed(p.Reference))
 		case only && !ok:
 			lacking[img.Name] = missing(fmt.Errorf("image %s %w: images.sources of orrery.yaml does not name source, and images.registry is not set", img.Name, image.ErrNotReachable))
 		case only, ok && s.registries != nil && s.registryFirst():
-			ask[p.Reference] = img
+			ask[p.Reference] = append(ask[p.Reference], img)
 		}
 	}
 	if len(ask) == 0 {
@@ -155,14 +155,15 @@ func (s *sourced) find(ctx context.Context, images []catalog.Image, limit time.D
 	var here []string // first-party images that are built after all
 	var why error
 	for ref, err := range found {
-		img := ask[ref]
-		switch {
-		case err == nil:
-			pulled[img.Name] = true
-		case img.Registry == "" && slices.Contains(s.policy.Sources, spec.SourceSource):
-			here, why = append(here, img.Name), err
-		default:
-			lacking[img.Name] = missing(err)
+		for _, img := range ask[ref] {
+			switch {
+			case err == nil:
+				pulled[img.Name] = true
+			case img.Registry == "" && slices.Contains(s.policy.Sources, spec.SourceSource):
+				here, why = append(here, img.Name), err
+			default:
+				lacking[img.Name] = missing(err)
+			}
 		}
 	}
 	s.mu.Lock()

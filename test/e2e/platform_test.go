@@ -50,6 +50,7 @@ func TestPlatform(t *testing.T) {
 	journey("observed", func(t *testing.T) { observed(t, e) })
 	journey("registry", func(t *testing.T) { ownImage(t, e) })
 	journey("signatures", func(t *testing.T) { signatures(t, e) })
+	journey("image-policy", func(t *testing.T) { imagePolicy(t, e) })
 	journey("kubeconfig", func(t *testing.T) { mergeKubeconfig(t, e) })
 	journey("support", func(t *testing.T) { supportKeepsSecrets(t, e) })
 	journey("diff", func(t *testing.T) { drift(t, e) })
