@@ -55,13 +55,13 @@ func (w *workshop) only(names []string) (*workshop, error) {
 // buildAcross builds what can be built for another platform. What cannot is left out, and
 // the images of it too.
 func (w *workshop) buildAcross(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, building := errgroup.WithContext(ctx)
 	for _, bin := range w.binaries {
 		if w.builder.CannotCross(bin) != "" {
 			continue
 		}
 		g.Go(func() error {
-			_, err := w.builder.Binary(ctx, bin)
+			_, err := w.builder.Binary(building, bin)
 			return err
 		})
 	}

@@ -66,6 +66,9 @@ func (p *platform) signingKey(ctx context.Context) (*sign.Key, error) {
 // trusted lists the keys whose signatures count. A key of the environment that nobody can
 // sign with any more does not: what it signed is to be signed again.
 func (s *session) trusted() ([]sign.PublicKey, error) {
+	if err := sign.CheckKey(s.signingDir()); err != nil {
+		return nil, err
+	}
 	var keys []sign.PublicKey
 	own, err := sign.LoadPublicKey(filepath.Join(s.signingDir(), sign.PublicFile))
 	switch {
@@ -107,13 +110,11 @@ func (p *platform) signed(ctx context.Context, policy sign.Policy, built image.B
 // image is deployed that does not get past here.
 func (p *platform) admit(ctx context.Context, img catalog.Image, built image.Built) error {
 	err := p.signImage(ctx, img, built)
-	policy, trustErr := p.imagePolicy()
-	if trustErr != nil {
-		return errors.Join(err, trustErr)
-	}
-	policy = policyFor(policy, img)
 	if err == nil || errors.Is(err, sign.ErrSwapped) { // of which verification tells more
-		_, err = sign.Verify(ctx, p.registry(), built.Name, built.Digest, policy)
+		var policy sign.Policy
+		if policy, err = p.imagePolicy(); err == nil {
+			_, err = sign.Verify(ctx, p.registry(), built.Name, built.Digest, policyFor(policy, img))
+		}
 	}
 	if err == nil || ctx.Err() != nil {
 		return err

@@ -73,6 +73,18 @@ func (p Passwords) Lost(dir string) bool {
 	return errors.Is(err, errNoEntry)
 }
 
+// CheckKey looks at the files of the key pair in dir, without opening the key: it may not be
+// readable by others, and must be a key. No key at all is fine.
+func CheckKey(dir string) error {
+	if _, err := readPrivate(filepath.Join(dir, PrivateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := LoadPublicKey(filepath.Join(dir, PublicFile)); err != nil && !errors.Is(err, ErrKeyMissing) {
+		return fmt.Errorf("%w\n  remove it: it is written again from %s", err, PrivateFile)
+	}
+	return nil
+}
+
 // readPrivate reads the private key's file, and refuses one that others may read.
 func readPrivate(file string) (*sealed, error) {
 	fail := func(err error) (*sealed, error) {

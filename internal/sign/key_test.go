@@ -169,6 +169,10 @@ func TestKeyRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.spoil(t, dir)
+			// What can be told from the files is told without opening the key.
+			if err, told := CheckKey(dir), c.kind != ErrPassword && c.name != "halves of two pairs"; told != errors.Is(err, c.kind) {
+				t.Errorf("looked at: %v", err)
+			}
 			k, err := EnsureKey(t.Context(), dir, c.with)
 			if err == nil {
 				_, err = k.SignBlob(nil)
@@ -177,6 +181,12 @@ func TestKeyRefusals(t *testing.T) {
 				t.Errorf("got %v; want %q, of the kind %v, and what to do", err, c.says, c.kind)
 			}
 		})
+	}
+}
+
+func TestNoKeyIsFine(t *testing.T) {
+	if err := CheckKey(t.TempDir()); err != nil {
+		t.Error(err)
 	}
 }
 
