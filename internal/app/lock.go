@@ -122,6 +122,11 @@ func checkLock(ctx context.Context, o *options) error {
 	}
 	w.noteSBOMs(have)
 	r := newLockReport(w.lockFile(), locked, have, true)
+	elsewhere, err := w.driftElsewhere(ctx, o, l)
+	if err != nil {
+		return err
+	}
+	r.Drift = append(r.Drift, elsewhere...)
 	sink.Close()
 	if asJSON {
 		err = printJSON(o.out, r)

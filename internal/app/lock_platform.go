@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -80,6 +79,31 @@ func (w *workshop) buildAcross(ctx context.Context) error {
 	return nil
 }
 
+// driftElsewhere compares the parts of other platforms with the catalogue. What they omit is
+// no drift, and what is built here of them is compared too.
+func (w *workshop) driftElsewhere(ctx context.Context, o *options, l lock.Lock) ([]lock.Drift, error) {
+	var all []lock.Drift
+	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
+		if platform == w.builder.Platform() {
+			continue
+		}
+		other, err := w.forPlatform(o, platform, ui.Discard)
+		if err != nil {
+			return nil, err
+		}
+		have, err := describe(ctx, other.builder, other.binaries, other.images)
+		if err != nil {
+			return nil, err
+		}
+		drift, _ := lock.Check(l.Platforms[platform], have, true)
+		for _, d := range drift {
+			d.Name += " (" + platform + ")"
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
+
 // settle is what the lock has for another platform: what is built here, else what was
 // locked before from the same inputs, else the word that it is omitted.
 func (w *workshop) settle(ctx context.Context, old lock.Platform) (lock.Platform, error) {
@@ -89,7 +113,7 @@ func (w *workshop) settle(ctx context.Context, old lock.Platform) (lock.Platform
 	}
 	w.noteSBOMs(have)
 	have.Omitted = map[string]string{}
-	again := fmt.Sprintf("it is not built for this platform yet, or was made from something else: 'orrery lock --platform %s' builds it", w.builder.Platform())
+	again := "not built from these inputs yet: orrery lock --platform " + w.builder.Platform()
 	for name, b := range have.Binaries {
 		before, locked := old.Binaries[name]
 		same := lock.Platform{Binaries: map[string]lock.Binary{name: before}}
