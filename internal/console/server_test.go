@@ -293,6 +293,32 @@ func TestClusterAway(t *testing.T) {
 	}
 }
 
+// What can be seen without the cluster is shown: stopped nodes, an environment that is gone.
+func TestMerge(t *testing.T) {
+	w := newWatcher(nil, 0)
+	seen := []struct {
+		s   Snapshot
+		err error
+	}{{healthy(), nil}, {}, {Snapshot{Phase: "absent"}, errors.New("absent")}, {healthy(), nil}}
+	stopped := healthy()
+	stopped.Phase = "stopped"
+	for i := range stopped.Nodes {
+		stopped.Nodes[i] = Node{Name: stopped.Nodes[i].Name, Health: Off, State: "stopped"}
+	}
+	seen[1].s, seen[1].err = stopped, errors.New("stopped")
+	for i, want := range []string{"One pod is starting.", "The environment is stopped.", "There is no such environment.", "One pod is starting."} {
+		w.look = func(context.Context) (Snapshot, error) { return seen[i].s, seen[i].err }
+		w.once(t.Context())
+		s, _, _, _, _ := w.view()
+		if got := s.headline(); got != want {
+			t.Errorf("%d: %q, want %q", i, got, want)
+		}
+		if len(s.Nodes) != 5 || len(s.Nodes[0].Pods) == 0 {
+			t.Errorf("%d: nodes or pods are lost: %+v", i, s.Nodes)
+		}
+	}
+}
+
 func TestPanelsKeepTheirPicture(t *testing.T) {
 	w := newWorld(t)
 	_, s := w.serve(t)

@@ -3,6 +3,7 @@ package console
 import (
 	"context"
 	"html/template"
+	"slices"
 	"sync"
 	"time"
 )
@@ -70,20 +71,32 @@ func (w *watcher) once(ctx context.Context) {
 			w.since = time.Now()
 		}
 		w.failed = err
-		// What could be seen of it all the same, such as the nodes' processes, is shown.
-		if len(s.Nodes) > 0 && len(s.Nodes) == len(w.last.Nodes) {
-			for i := range s.Nodes {
-				s.Nodes[i].Pods, s.Nodes[i].CPU, s.Nodes[i].Memory = w.last.Nodes[i].Pods, w.last.Nodes[i].CPU, w.last.Nodes[i].Memory
-			}
-			w.last.Nodes, w.last.Phase = s.Nodes, s.Phase
-		} else if w.at.IsZero() {
-			w.last = s
-		}
+		w.merge(s)
 	} else {
 		w.last, w.at, w.failed = s, time.Now(), nil
 	}
 	close(w.changed)
 	w.changed = make(chan struct{})
+}
+
+// merge takes over what could be seen all the same, such as the nodes' processes, and keeps
+// the rest from before. The caller holds the lock.
+func (w *watcher) merge(s Snapshot) {
+	switch {
+	case w.at.IsZero():
+		w.last = s
+	case len(s.Nodes) > 0 && len(s.Nodes) == len(w.last.Nodes):
+		for i, was := range w.last.Nodes {
+			s.Nodes[i].Pods, s.Nodes[i].CPU, s.Nodes[i].Memory = was.Pods, was.CPU, was.Memory
+		}
+		w.last.Nodes, w.last.Phase = s.Nodes, s.Phase
+	case s.Phase == "absent":
+		gone := slices.Clone(w.last.Nodes) // pages may be reading the old ones
+		for i := range gone {
+			gone[i].Health, gone[i].State = Off, "gone"
+		}
+		w.last.Nodes, w.last.Phase = gone, s.Phase
+	}
 }
 
 // view is what was seen last. stale is nil when that is fresh.
