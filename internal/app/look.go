@@ -17,6 +17,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/console"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/observe"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -182,8 +183,12 @@ func (l *looker) slowly(ctx context.Context, c *kube.Client, out *console.Snapsh
 
 func (l *looker) seeComponents(ctx context.Context, c *kube.Client) []console.Component {
 	var all []console.Component
-	for _, s := range componentStates(ctx, c, l.declaredNamespaces()) {
-		health := map[string]console.Health{"ready": console.Good, "progressing": console.Starting, "failed": console.Failing}[s.State]
+	namespaces, skipped := l.declaredNamespaces(), l.skipped
+	if kept, err := engine.LoadState(l.stateDir); err == nil {
+		skipped = kept.Skipped // as the last up left it
+	}
+	for _, s := range skippedStates(componentStates(ctx, c, namespaces), skipped, namespaces) {
+		health := map[string]console.Health{"ready": console.Good, "progressing": console.Starting, "failed": console.Failing, "skipped": console.Off}[s.State]
 		all = append(all, console.Component{Name: s.Name, Namespace: s.Namespace, Reason: s.Reason, Health: health})
 	}
 	return all

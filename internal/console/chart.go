@@ -197,7 +197,7 @@ func (c *chart) draw() template.HTML {
 func (c *chart) legend(d *drawing) {
 	d.f(`<ul class="legend">`)
 	for i, s := range c.series {
-		d.f(`<li data-s="%d"><i class="key s%d"></i><span>%s</span> <b>%s</b></li>`, i, i, esc(s.name), esc(c.panel.Unit.Format(s.last())))
+		d.f(`<li data-s="%d"><i class="key s%d"></i><span>%s</span> <b>%s</b></li>`, i, i, esc(s.name), esc(c.panel.Unit.Format(c.now(s))))
 	}
 	if c.more > 0 {
 		d.f(`<li class="more">and %d more</li>`, c.more)
@@ -282,11 +282,19 @@ func (c *chart) area(d *drawing, i int, row, under []float64, first int) {
 	}
 }
 
+// now is the value at the end of the chart; NaN for a series that ended before.
+func (c *chart) now(n named) float64 {
+	if len(n.points) == 0 || c.grid.End.Sub(n.points[len(n.points)-1].Time) > 2*c.grid.Step {
+		return math.NaN()
+	}
+	return n.last()
+}
+
 // describe says in words what the picture shows.
 func (c *chart) describe() string {
 	var parts []string
 	for _, s := range c.series {
-		parts = append(parts, s.name+" "+c.panel.Unit.Format(s.last()))
+		parts = append(parts, s.name+" "+c.panel.Unit.Format(c.now(s)))
 	}
 	return c.panel.Title + ": " + strings.Join(parts, ", ")
 }

@@ -15,7 +15,7 @@ const (
 	Starting Health = "starting" // on its way, or not quite there
 	Failing  Health = "failing"
 	Done     Health = "done"    // ran to its end
-	Off      Health = "stopped" // on purpose
+	Off      Health = "stopped" // on purpose, or left out
 )
 
 // Snapshot is what the environment looks like at one time.
@@ -165,9 +165,13 @@ func (s Snapshot) headline() string {
 			}
 		}
 	}
+	wanted := 0
 	for _, c := range s.Components {
 		if c.Health == Good {
 			parts++
+		}
+		if c.Health != Off { // left out, with a reason
+			wanted++
 		}
 	}
 	firing := 0
@@ -180,8 +184,8 @@ func (s Snapshot) headline() string {
 	if nodes < len(s.Nodes) {
 		wrong = append(wrong, plural(len(s.Nodes)-nodes, "node is", "nodes are")+" not ready")
 	}
-	if parts < len(s.Components) {
-		wrong = append(wrong, plural(len(s.Components)-parts, "component is", "components are")+" not ready")
+	if parts < wanted {
+		wrong = append(wrong, plural(wanted-parts, "component is", "components are")+" not ready")
 	}
 	if len(s.Pending) > 0 {
 		wrong = append(wrong, plural(len(s.Pending), "pod waits", "pods wait")+" for a node")

@@ -84,7 +84,7 @@ func (s sources) draw(ctx context.Context, a ask, snapshot Snapshot) (template.H
 		if q.Exemplars {
 			// They are an extra: a Prometheus without them draws its lines all the same.
 			more, _ := s.prometheus.Exemplars(ctx, expr(q), grid)
-			exemplars = append(exemplars, thin(more, 60)...)
+			exemplars = append(exemplars, thin(more, grid)...)
 		}
 	}
 	if a.panel.Kind != dashboard.TimeSeries {
@@ -115,10 +115,19 @@ func (s sources) numbers(ctx context.Context, p dashboard.Panel, q dashboard.Que
 	return s.prometheus.QueryRange(ctx, expr, grid)
 }
 
-// thin keeps the greatest exemplars, spread over time: they are what people look for.
-func thin(all []observe.Exemplar, n int) []observe.Exemplar {
+// thin keeps the greatest exemplar of each thirtieth of the time: slow requests are what
+// people look for, and a cloud of quick ones hides them.
+func thin(all []observe.Exemplar, grid observe.Range) []observe.Exemplar {
 	slices.SortStableFunc(all, func(a, b observe.Exemplar) int { return cmp.Compare(b.Value, a.Value) })
-	return all[:min(n, len(all))]
+	taken := map[int]bool{}
+	return slices.DeleteFunc(all, func(e observe.Exemplar) bool {
+		i := int(30 * float64(e.Time.Sub(grid.Start)) / float64(grid.End.Sub(grid.Start)))
+		if taken[i] || e.TraceID() == "" {
+			return true
+		}
+		taken[i] = true
+		return false
+	})
 }
 
 func seriesName(q dashboard.Query, l observe.Labels) string {

@@ -319,6 +319,32 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+func TestHeadline(t *testing.T) {
+	well := func() Snapshot {
+		s := healthy()
+		s.Nodes[1].Pods[3].Health = Good
+		return s
+	}
+	for want, change := range map[string]func(*Snapshot){
+		"All five nodes and eleven components are ready.": func(*Snapshot) {},
+		"All five nodes and ten components are ready.":    func(s *Snapshot) { s.Components[0].Health = Off },
+		"All five nodes are ready.":                       func(s *Snapshot) { s.Components = nil },
+		"Two components are not ready.":                   func(s *Snapshot) { s.Components[0].Health, s.Components[1].Health = Failing, Starting },
+		"One pod waits for a node and one pod fails.":     func(s *Snapshot) { s.Pending = []Pod{{}}; s.Nodes[0].Pods[0].Health = Failing },
+		"One alert fires.":                                func(s *Snapshot) { s.Alerts = []Alert{{State: "firing"}, {State: "pending"}} },
+		"One node is not ready, one component is not ready and one alert fires.": func(s *Snapshot) {
+			s.Nodes[0].Health, s.Components[0].Health, s.Alerts = Failing, Failing, []Alert{{State: "firing"}}
+		},
+		"The environment is stopped.": func(s *Snapshot) { s.Phase = "stopped" },
+	} {
+		s := well()
+		change(&s)
+		if got := s.headline(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestPanelsKeepTheirPicture(t *testing.T) {
 	w := newWorld(t)
 	_, s := w.serve(t)
