@@ -185,7 +185,8 @@ func (s *stage) traceDelays(ctx context.Context, from *sender) (delays []time.Du
 	return delays
 }
 
-// found waits until all is there, or nothing more comes for twenty seconds.
+// found waits until all is there, or nothing more comes for a minute, which is
+// longer than the collector pauses between two attempts.
 func (s *stage) found(ctx context.Context, traces []string, lines int) (gotLines, gotSpans int, err error) {
 	missing := slices.Clone(traces)
 	last := time.Now()
@@ -206,7 +207,7 @@ func (s *stage) found(ctx context.Context, traces []string, lines int) (gotLines
 			return gotLines, gotSpans, fmt.Errorf("%d lines were written and Loki has %d", lines, gotLines)
 		case gotLines+gotSpans > before:
 			last = time.Now()
-		case time.Since(last) > 20*time.Second || ctx.Err() != nil:
+		case time.Since(last) > time.Minute || ctx.Err() != nil:
 			return gotLines, gotSpans, errors.Join(ctx.Err(), fmt.Errorf("lost: %d spans that were acknowledged, %d lines", len(missing)*spansPerTrace, lines-gotLines))
 		}
 		pause(ctx, 500*time.Millisecond)
