@@ -195,10 +195,14 @@ func (s *sourced) fetched(built image.Built) bool {
 // binaries.
 func (p *platform) find(ctx context.Context, cached map[string]bool, running bool) (pulled map[string]bool, lacking map[string]string) {
 	var images []catalog.Image
+	var fetched []string // before: as little to be compiled as what is pulled now
 	for name, img := range p.images {
 		p.mu.Lock()
-		_, here := p.built[name]
+		built, here := p.built[name]
 		p.mu.Unlock()
+		if here && p.sources.fetched(built) {
+			fetched = append(fetched, name)
+		}
 		compiled := len(img.Binaries) > 0 && !slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return !cached[b.Name] })
 		if !here && !compiled {
 			images = append(images, img)
@@ -209,6 +213,9 @@ func (p *platform) find(ctx context.Context, cached map[string]bool, running boo
 		limit = probeTimeAgain
 	}
 	pulled, lacking = p.sources.find(ctx, images, limit)
+	for _, name := range fetched {
+		pulled[name] = true
+	}
 	if limit == probeTimeAgain {
 		p.remember(lacking)
 	}

@@ -109,6 +109,11 @@ func TestSources(t *testing.T) {
 			if err != nil || (built.Digest == digest) != tt.pulled || (len(inner.made) > 0) != tt.made {
 				t.Errorf("%+v, made %q, %v", built, inner.made, err)
 			}
+			// The next plan compiles nothing for what was pulled.
+			p := &platform{session: &session{}, sources: s, images: map[string]catalog.Image{"app": img}, built: map[string]image.Built{"app": built}}
+			if again, _ := p.find(t.Context(), nil, false); again["app"] != tt.pulled {
+				t.Errorf("the next plan pulls %v", again)
+			}
 			if _, ok, err := s.CachedImage(t.Context(), img); ok != tt.pulled || err != nil {
 				t.Errorf("afterwards it is here: %v, %v", ok, err)
 			}
