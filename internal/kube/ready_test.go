@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -175,5 +176,48 @@ func TestReadyKinds(t *testing.T) {
 				t.Errorf("%s: %s; want %s: %s", r.State, r.Message, tt.state, tt.says)
 			}
 		})
+	}
+}
+
+// TestReadyCondition: an object that names a condition waits for it, and for its controller
+// to have seen the last change.
+func TestReadyCondition(t *testing.T) {
+	declared := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus",
+		"metadata": map[string]any{"name": "x", "annotations": map[string]any{AnnotationReady: "Available"}},
+	}}
+	for _, test := range []struct {
+		name, says string
+		conditions []any
+		state      check.State
+	}{
+		{"no status", "not Available", nil, check.Running},
+		{"not yet", "no pod is ready", []any{map[string]any{"type": "Available", "status": "False", "message": "no pod is ready"}}, check.Running},
+		{"of an older generation", "has not seen the last change", []any{map[string]any{"type": "Available", "status": "True", "observedGeneration": int64(1)}}, check.Running},
+		{"ready", "", []any{map[string]any{"type": "Available", "status": "True", "observedGeneration": int64(2)}}, check.Succeeded},
+		{"says no generation", "", []any{map[string]any{"type": "Available", "status": "True"}}, check.Succeeded},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			live := declared.DeepCopy()
+			live.SetGeneration(2)
+			live.Object["status"] = map[string]any{"conditions": test.conditions}
+			if v := judge(declared, live, false); v.state != test.state || !strings.Contains(v.message, test.says) {
+				t.Errorf("%s %q, want %s %q", v.state, v.message, test.state, test.says)
+			}
+		})
+	}
+}
+
+// TestReadyDeferred: what was left out for want of its kind is asked for once the kind is there.
+func TestReadyDeferred(t *testing.T) {
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor",
+		"metadata": map[string]any{"name": "x", "annotations": map[string]any{AnnotationOptional: "true"}},
+	}}
+	if v := judge(o, nil, true); v.state != check.Succeeded {
+		t.Errorf("its kind is unknown: %s %s", v.state, v.message)
+	}
+	if v := judge(o, nil, false); v.state != check.Failed || !errors.Is(v.err, ErrDeferred) {
+		t.Errorf("its kind is known: %s %v", v.state, v.err)
 	}
 }

@@ -175,8 +175,10 @@ func compareTargets(expected map[string]pool, targets []observe.Target) (wrong [
 	return wrong
 }
 
+const alertMetric = "orrery_verify_alert"
+
 // alerts: a rule fires on a metric that is pushed, Prometheus tells Alertmanager, and that
-// a receiver in a pod; when the metric is taken back, the alert ends.
+// a receiver in a pod, and pulse where it runs; when the metric is taken back, the alert ends.
 func alerts(ctx context.Context, env Env) check.Result {
 	return inSandbox(ctx, env, "alerts", func(s *sandbox) (string, error) {
 		receiver, err := s.pod(ctx, pod{part: "receiver", command: []string{"serve"}})
@@ -186,16 +188,15 @@ func alerts(ctx context.Context, env Env) check.Result {
 		if _, err := s.started(ctx, receiver); err != nil {
 			return "", err
 		}
-		const metric = "orrery_verify_alert"
 		// However this ends, the alert is not left firing.
 		defer func() {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 			defer cancel()
-			_ = push(last, env, metric, s.id, 0)
+			_ = push(last, env, alertMetric, s.id, 0)
 		}()
 		// The first sign of life of a pod is before its address is known everywhere; Alertmanager
 		// tries again.
-		if err := until(ctx, settle, func() error { return push(ctx, env, metric, s.id, 1) }); err != nil {
+		if err := until(ctx, settle, func() error { return push(ctx, env, alertMetric, s.id, 1) }); err != nil {
 			return "", fmt.Errorf("push the metric: %w", err)
 		}
 		began := time.Now()
@@ -204,15 +205,66 @@ func alerts(ctx context.Context, env Env) check.Result {
 			return "", fmt.Errorf("%w%s", err, alertTrouble(ctx, env, s.id))
 		}
 		took := time.Since(began)
-		if err := push(ctx, env, metric, s.id, 0); err != nil {
+		pulse, err := s.pulseAlerted(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := push(ctx, env, alertMetric, s.id, 0); err != nil {
 			return "", fmt.Errorf("take the metric back: %w", err)
 		}
 		err = until(ctx, 30*time.Second, func() error { return s.alerted(ctx, receiver, "resolved") })
 		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("a rule fired, and a pod was told %.1f s after the metric, and of its end", took.Seconds()), nil
+		return fmt.Sprintf("a rule fired, and a pod was told %.1f s after the metric, and of its end; %s", took.Seconds(), pulse), nil
 	})
+}
+
+// pulseAlerted waits until pulse was told of this run's alert, when it runs and has a route.
+// Its route may be so new that Alertmanager does not have it yet, so the alert is kept alive.
+func (s *sandbox) pulseAlerted(ctx context.Context) (string, error) {
+	const path = "/api/v1/namespaces/" + namespace + "/services/pulse-ingest:8080/proxy/alerts?name=OrreryVerify&status=firing"
+	if _, err := s.env.Client.Get(ctx, monitoringAlpha, "AlertmanagerConfig", observe.Namespace, "pulse"); err != nil {
+		return "pulse has no route", nil //nolint:nilerr // an environment without pulse
+	}
+	d, err := s.env.Client.Get(ctx, "apps/v1", "Deployment", namespace, "pulse-ingest")
+	if ready, _, _ := nestedInt(d, "status", "readyReplicas"); err != nil || ready == 0 {
+		return "pulse does not run yet", nil //nolint:nilerr // its own check says what is wrong
+	}
+	next := time.Now()
+	err = until(ctx, 45*time.Second, func() error {
+		if time.Now().After(next) {
+			next = time.Now().Add(5 * time.Second)
+			if err := push(ctx, s.env, alertMetric, s.id, 1); err != nil {
+				return err
+			}
+		}
+		raw, err := s.env.Client.RawGet(ctx, path)
+		if err != nil {
+			return fmt.Errorf("ask pulse: %w", err)
+		}
+		var told struct {
+			Alerts []struct{ Labels map[string]string }
+		}
+		if err := json.Unmarshal(raw, &told); err != nil {
+			return fmt.Errorf("ask pulse: %w", err)
+		}
+		for _, a := range told.Alerts {
+			if a.Labels["run"] == s.id {
+				return nil
+			}
+		}
+		return fmt.Errorf("pulse was not told of the alert of run %s: does AlertmanagerConfig observability/pulse have its route?", s.id)
+	})
+	return "so was pulse", err
+}
+
+// nestedInt reads a number of an object that may be nil.
+func nestedInt(o *unstructured.Unstructured, path ...string) (int64, bool, error) {
+	if o == nil {
+		return 0, false, nil
+	}
+	return unstructured.NestedInt64(o.Object, path...)
 }
 
 // alerted looks for this run's alert, in the given state, among what the receiver was told.

@@ -79,6 +79,14 @@ func (p *fakeProm) install(f *fakeAPI) {
 			return []byte(p.targets), nil
 		case promProxy + "/api/v1/rules":
 			return []byte(p.rules), nil
+		case "/api/v1/namespaces/apps/services/pulse-ingest:8080/proxy/alerts":
+			var labels []string
+			for key, v := range p.pushed {
+				if run, ok := strings.CutPrefix(key, "orrery_verify_alert/"); ok && v == 1 {
+					labels = append(labels, fmt.Sprintf(`{"labels":{"run":%q}}`, run))
+				}
+			}
+			return fmt.Appendf(nil, `{"alerts":[%s]}`, strings.Join(labels, ",")), nil
 		case promProxy + "/api/v1/alerts":
 			return []byte(`{"status":"success","data":{"alerts":[]}}`), nil
 		}
@@ -115,6 +123,15 @@ func TestAlerts(t *testing.T) {
 	if left := f.left(); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+	if !strings.Contains(r.Message, "pulse has no route") {
+		t.Errorf("without pulse: %s", r.Message)
+	}
+	f.put(map[string]any{"apiVersion": monitoringAlpha, "kind": "AlertmanagerConfig", "metadata": map[string]any{"name": "pulse", "namespace": "observability"}})
+	f.put(map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": map[string]any{"name": "pulse-ingest", "namespace": "apps"}, "status": map[string]any{"readyReplicas": int64(2)}})
+	if r = alerts(t.Context(), env); r.State != check.Succeeded || !strings.Contains(r.Message, "so was pulse") {
+		t.Errorf("with pulse: %s %s", r.State, r.Message)
+	}
+	delete(f.objects, key("AlertmanagerConfig", "observability", "pulse"))
 	p.told = []string{"smoke-alerts-receiver"}
 	if r := alerts(t.Context(), env); r.State != check.Failed || !strings.Contains(r.Message, "no alert") {
 		t.Errorf("a receiver that was told nonsense: %s %s", r.State, r.Message)
