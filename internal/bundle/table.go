@@ -40,6 +40,9 @@ func readTable(r io.ReaderAt, size int64, file string) (map[string]region, error
 	table := map[string]region{}
 	raw := make([]byte, block)
 	for at := int64(0); ; {
+		if at == 0 && size < block {
+			return nil, fmt.Errorf("%s: %w: it has %d bytes", file, ErrNotBundle, size)
+		}
 		if at+block > size {
 			return nil, truncated(file, size, at, "the next entry")
 		}

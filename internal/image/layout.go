@@ -218,7 +218,7 @@ func (l layout) collect(index v1.IndexManifest) error {
 	}
 	blobs := filepath.Join(l.dir, "blobs", "sha256")
 	entries, err := os.ReadDir(blobs)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // nothing was ever stored
 		return err
 	}
 	for _, e := range entries {
