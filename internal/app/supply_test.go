@@ -50,7 +50,7 @@ func (s *shelf) Image(_ context.Context, i catalog.Image) (image.Built, error) {
 	return image.Built{Name: i.Name, Layout: s.name}, nil
 }
 
-func TestSources(t *testing.T) {
+func TestSeveralSuppliers(t *testing.T) {
 	var linked []string
 	carried := &shelf{name: "bundle", has: map[string]bool{"dns": true, "kubelet": true, "broken": true}, damaged: map[string]bool{"broken": true}, linked: &linked}
 	built := &shelf{name: "source", has: map[string]bool{"kubelet": true}, makes: true, linked: &linked}
