@@ -88,8 +88,18 @@ func TestLevels(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
-	if got := level(observe.Line{Text: "level=info", Labels: observe.Labels{"detected_level": "error"}}); got != "error" {
-		t.Errorf("the label does not win: %s", got)
+	for _, c := range []struct {
+		text   string
+		labels observe.Labels
+		want   string
+	}{
+		{"level=info", observe.Labels{"level": "error"}, "error"},                                                // the writer's own label
+		{`I1123 10:00:00.1 1 x.go:1] "Failed probe" err="x"`, observe.Labels{"detected_level": "error"}, "info"}, // a guess by a word
+		{"it broke", observe.Labels{"detected_level": "error"}, "error"},                                         // nothing better
+	} {
+		if got := level(observe.Line{Text: c.text, Labels: c.labels}); got != c.want {
+			t.Errorf("%s %v: %s, want %s", c.text, c.labels, got, c.want)
+		}
 	}
 	id := strings.Repeat("ab", 16)
 	for _, l := range []observe.Line{{Labels: observe.Labels{"trace_id": id}}, {Text: `{"trace_id":"` + id + `"}`}, {Text: "trace_id=" + id}, {Text: "traceID: " + id}} {

@@ -22,7 +22,7 @@ var (
 
 // level is what a line says of its own weight: by label, else by its own words.
 func level(l observe.Line) string {
-	word := strings.ToLower(cmp.Or(l.Labels["detected_level"], l.Labels["level"], l.Labels["severity_text"], l.Labels["severity"]))
+	word := strings.ToLower(cmp.Or(l.Labels["severity_text"], l.Labels["severity"], l.Labels["level"]))
 	if word == "" || word == "unknown" {
 		if m := levelWord.FindStringSubmatch(l.Text); m != nil {
 			word = strings.ToLower(m[1])
@@ -30,6 +30,8 @@ func level(l observe.Line) string {
 			word = map[string]string{"I": "info", "W": "warn", "E": "error", "F": "fatal"}[m[1]]
 		} else if m := natsHead.FindStringSubmatch(l.Text); m != nil {
 			word = map[string]string{"INF": "info", "WRN": "warn", "ERR": "error", "DBG": "debug", "FTL": "fatal"}[m[1]]
+		} else {
+			word = strings.ToLower(l.Labels["detected_level"]) // Loki's guess, by any word of the line
 		}
 	}
 	switch {

@@ -206,26 +206,50 @@ func drawAlerts(s Snapshot) template.HTML {
 		return d.html()
 	}
 	d.f(`<ul class="alerts">`)
-	for _, a := range s.Alerts {
+	for _, group := range groupAlerts(s.Alerts) {
+		a := group[0]
 		h := Starting
 		if a.Severity == "critical" && a.State == "firing" {
 			h = Failing
 		}
-		if a.Severity == "none" || a.Severity == "info" {
+		if a.State == "pending" || a.Severity == "none" || a.Severity == "info" {
 			h = Done
 		}
 		d.f(`<li>%s<div><b>%s</b> <span class="tag">%s</span> <span class="tag">%s</span>`, icon(h), esc(a.Name), esc(cmp.Or(a.Severity, "no severity")), esc(a.State))
 		if !a.Since.IsZero() {
 			d.f(` <span class="tag">since <time datetime="%s">%s</time></span>`, a.Since.UTC().Format(time.RFC3339), a.Since.Local().Format("15:04"))
 		}
+		if strings.HasPrefix(a.Runbook, "https://") {
+			d.f(` <a href="%s" target="_blank" rel="noopener noreferrer">runbook</a>`, esc(a.Runbook))
+		}
 		d.f(`<p>%s</p>`, esc(cut(cmp.Or(a.Summary, a.Labels), 300)))
-		if a.Runbook != "" {
-			d.f(`<p class="mono">%s</p>`, esc(a.Runbook))
+		if more := group[1:]; len(more) > 0 {
+			d.f(`<details data-keep="alert-%s-%s"><summary>and %d more</summary>`, esc(a.Name), esc(a.State), len(more))
+			for _, m := range more {
+				d.f(`<p>%s</p>`, esc(cut(cmp.Or(m.Summary, m.Labels), 300)))
+			}
+			d.f(`</details>`)
 		}
 		d.f(`</div></li>`)
 	}
 	d.f(`</ul>`)
 	return d.html()
+}
+
+// groupAlerts puts alerts of one rule and state together, in the order of the first of each.
+func groupAlerts(all []Alert) (groups [][]Alert) {
+	at := map[[3]string]int{}
+	for _, a := range all {
+		key := [3]string{a.Name, a.Severity, a.State}
+		i, known := at[key]
+		if !known {
+			i = len(groups)
+			at[key] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], a)
+	}
+	return groups
 }
 
 func drawEndpoints(all []Endpoint) template.HTML {

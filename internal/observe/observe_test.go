@@ -282,6 +282,9 @@ func TestSearch(t *testing.T) {
 	if err != nil || len(found) != 2 || found[0].Name != "new" || found[1].Duration != 12*time.Millisecond || len(found[0].ID) != 32 {
 		t.Errorf("%+v, %v", found, err)
 	}
+	if q := f.asked[0].Get("q"); q != "{} with (most_recent=true)" {
+		t.Errorf("asked %s: Tempo would give any, not the newest", q)
+	}
 }
 
 func TestWaterfallOfNonsense(t *testing.T) {

@@ -122,7 +122,8 @@ type Found struct {
 	Duration time.Duration
 }
 
-// Search finds traces by a TraceQL query ("{}" means all), newest first.
+// Search finds the newest traces by a TraceQL query ("{}" means all), newest first. A query
+// with hints of its own (with (…)) is left as it is.
 func (t Tempo) Search(ctx context.Context, traceql string, r Range, limit int) ([]Found, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -135,6 +136,10 @@ func (t Tempo) Search(ctx context.Context, traceql string, r Range, limit int) (
 			Start    number `json:"startTimeUnixNano"`
 			Duration int64  `json:"durationMs"`
 		} `json:"traces"`
+	}
+	if !strings.Contains(traceql, "with (") && !strings.Contains(traceql, "with(") {
+		// Else it takes the first that it comes across, and sorts those.
+		traceql += " with (most_recent=true)"
 	}
 	err := t.get(ctx, "/api/search", url.Values{
 		"q": {traceql}, "limit": {strconv.Itoa(limit)},

@@ -26,7 +26,7 @@ func (a answering) RawGet(_ context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	q := u.Query()
-	body, ok := a.by[q.Get("query")+q.Get("q")]
+	body, ok := a.by[q.Get("query")+strings.TrimSuffix(q.Get("q"), " with (most_recent=true)")]
 	switch {
 	case !ok:
 		return []byte(`{"kind":"Status"}`), &apierrors.StatusError{ErrStatus: metav1.Status{Code: 503}}
