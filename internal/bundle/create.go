@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -50,47 +49,6 @@ type Program struct {
 	SHA256 string `json:"sha256"` // hexadecimal
 	Size   int64  `json:"size"`   // bytes, unpacked; set by what reads a bundle
 	Path   string `json:"-"`      // where it is now
-}
-
-// Attached is a manifest whose subject is an image of the bundle, with its blobs.
-type Attached struct {
-	Manifest []byte
-	Blobs    [][]byte
-}
-
-// Document attaches data to an image as an OCI referrer.
-func Document(subject v1.Descriptor, mediaType string, data []byte) (Attached, error) {
-	subject = v1.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
-	config := descriptorOf(typeEmpty, []byte(emptyJSON))
-	m, err := json.Marshal(manifest{
-		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: mediaType,
-		Config: &config, Layers: []v1.Descriptor{descriptorOf(types.MediaType(mediaType), data)}, Subject: &subject,
-		Annotations: map[string]string{noteDocument: "1"},
-	})
-	return Attached{Manifest: m, Blobs: [][]byte{[]byte(emptyJSON), data}}, err
-}
-
-// Type is what the manifest says that it is.
-func (a Attached) Type() string {
-	var m manifest
-	if json.Unmarshal(a.Manifest, &m) != nil {
-		return ""
-	}
-	return m.ArtifactType
-}
-
-// Document is the content of one that [Document] made; nil when it is something else.
-func (a Attached) Document() []byte {
-	var m manifest
-	if json.Unmarshal(a.Manifest, &m) != nil || len(m.Layers) != 1 {
-		return nil
-	}
-	for _, data := range a.Blobs {
-		if hexSum(data) == m.Layers[0].Digest.Hex {
-			return data
-		}
-	}
-	return nil
 }
 
 // CreateOptions of [Create].
@@ -309,88 +267,6 @@ func (w *writer) fill(ctx context.Context, c Contents, made []v1.Descriptor) err
 	}
 	made[2], err = w.artifact(typeSums, d)
 	return err
-}
-
-// collect finds the blobs of images and of what is attached to them, and returns the
-// descriptors for the index.
-func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
-	w.add(blob{digest: hexSum([]byte(emptyJSON)), size: int64(len(emptyJSON)), data: []byte(emptyJSON)})
-	var out []v1.Descriptor
-	var layers []blob
-	os_, arch, _ := strings.Cut(c.Platform, "/")
-	for _, built := range slices.SortedFunc(slices.Values(c.Images), func(a, b image.Built) int { return strings.Compare(a.Name, b.Name) }) {
-		dir := filepath.Join(built.Layout, "blobs", "sha256")
-		d, err := w.graph(dir, c.Platform, v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: hexOf(built.Digest)}}, &layers, 0)
-		if err != nil {
-			return nil, fmt.Errorf("image %s: %w", built.Name, err)
-		}
-		d.Annotations = map[string]string{refName: built.Name + ":" + built.Version}
-		d.Platform = &v1.Platform{OS: os_, Architecture: arch}
-		out = append(out, d)
-	}
-	attached := map[string]v1.Descriptor{}
-	for _, a := range c.Attached {
-		var m manifest
-		if err := json.Unmarshal(a.Manifest, &m); err != nil || m.Subject == nil {
-			return nil, fmt.Errorf("what is to be attached to an image is no manifest with a subject: %w", err)
-		}
-		d := descriptorOf(m.MediaType, a.Manifest)
-		d.ArtifactType = m.ArtifactType
-		if d.ArtifactType == "" && m.Config != nil {
-			d.ArtifactType = string(m.Config.MediaType)
-		}
-		for _, data := range slices.Concat([][]byte{a.Manifest}, a.Blobs) {
-			w.add(blob{digest: hexSum(data), size: int64(len(data)), data: data})
-		}
-		attached[d.Digest.Hex] = d
-	}
-	for _, l := range layers { // the small things first
-		w.add(l)
-	}
-	for _, hex := range slices.Sorted(maps.Keys(attached)) {
-		out = append(out, attached[hex])
-	}
-	return out, nil
-}
-
-// graph adds a manifest of a layout and what it names.
-func (w *writer) graph(dir, platform string, d v1.Descriptor, layers *[]blob, depth int) (v1.Descriptor, error) {
-	if depth > maxDepth {
-		return d, errors.New("its indexes are nested too deeply")
-	}
-	path := filepath.Join(dir, d.Digest.Hex)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return d, err
-	}
-	var m manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return d, fmt.Errorf("manifest %s: %w", d.Digest, err)
-	}
-	d.MediaType, d.Size = m.MediaType, int64(len(data))
-	switch { // it may be left out inside
-	case d.MediaType != "":
-	case len(m.Manifests) > 0:
-		d.MediaType = types.OCIImageIndex
-	default:
-		d.MediaType = types.OCIManifestSchema1
-	}
-	w.add(blob{digest: d.Digest.Hex, size: d.Size, path: path})
-	for _, sub := range m.Manifests {
-		if !suits(sub, platform) {
-			continue
-		}
-		if _, err := w.graph(dir, platform, sub, layers, depth+1); err != nil {
-			return d, err
-		}
-	}
-	if m.Config != nil {
-		w.add(blob{digest: m.Config.Digest.Hex, size: m.Config.Size, path: filepath.Join(dir, m.Config.Digest.Hex)})
-	}
-	for _, l := range m.Layers {
-		*layers = append(*layers, blob{digest: l.Digest.Hex, size: l.Size, path: filepath.Join(dir, l.Digest.Hex)})
-	}
-	return d, nil
 }
 
 func (w *writer) add(b blob) {

@@ -7,5 +7,6 @@
 // program.
 //
 // Start reading at format.go, which says what is where in the file. create.go writes one,
-// open.go reads its index, import.go unpacks it, store.go gives out what was unpacked.
+// open.go reads its index, import.go and unpack.go unpack it, store.go gives out what was
+// unpacked.
 package bundle

@@ -1,0 +1,162 @@
+package bundle
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/image"
+)
+
+// Attached is a manifest whose subject is an image of the bundle, with its blobs.
+type Attached struct {
+	Manifest []byte
+	Blobs    [][]byte
+}
+
+// Document attaches data to an image as an OCI referrer.
+func Document(subject v1.Descriptor, mediaType string, data []byte) (Attached, error) {
+	subject = v1.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	config := descriptorOf(typeEmpty, []byte(emptyJSON))
+	m, err := json.Marshal(manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: mediaType,
+		Config: &config, Layers: []v1.Descriptor{descriptorOf(types.MediaType(mediaType), data)}, Subject: &subject,
+		Annotations: map[string]string{noteDocument: "1"},
+	})
+	return Attached{Manifest: m, Blobs: [][]byte{[]byte(emptyJSON), data}}, err
+}
+
+// Type is what the manifest says that it is.
+func (a Attached) Type() string {
+	var m manifest
+	if json.Unmarshal(a.Manifest, &m) != nil {
+		return ""
+	}
+	return m.ArtifactType
+}
+
+// Document is the content of one that [Document] made; nil when it is something else.
+func (a Attached) Document() []byte {
+	var m manifest
+	if json.Unmarshal(a.Manifest, &m) != nil || len(m.Layers) != 1 {
+		return nil
+	}
+	for _, data := range a.Blobs {
+		if hexSum(data) == m.Layers[0].Digest.Hex {
+			return data
+		}
+	}
+	return nil
+}
+
+// AttachedTo reads what came with a pulled image, out of its layout.
+func AttachedTo(built image.Built) ([]Attached, error) {
+	dir := filepath.Join(built.Layout, "blobs", "sha256")
+	read := func(d v1.Descriptor) ([]byte, error) {
+		if d.Size > maxAttached {
+			return nil, fmt.Errorf("%s has %d bytes; a bundle takes at most %d in one document", d.Digest, d.Size, int64(maxAttached))
+		}
+		data, err := os.ReadFile(filepath.Join(dir, d.Digest.Hex))
+		if err == nil && hexSum(data) != d.Digest.Hex {
+			err = fmt.Errorf("%s is %w: pull the image again", d.Digest, ErrDamaged)
+		}
+		return data, err
+	}
+	var out []Attached
+	for _, d := range image.Attached(built) {
+		raw, err := read(d)
+		var m manifest
+		if err == nil {
+			err = json.Unmarshal(raw, &m)
+		}
+		if err == nil && m.Subject == nil {
+			continue // found by its tag alone
+		}
+		one := Attached{Manifest: raw}
+		for _, l := range m.leaves() {
+			var data []byte
+			if err == nil {
+				data, err = read(l)
+			}
+			one.Blobs = append(one.Blobs, data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("what is attached to image %s: %w", built.Name, err)
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// notePulled makes images known to the layout that have more attached than the documents
+// that [Document] makes: it goes to the mirror with them.
+func (b *Imported) notePulled() error {
+	for _, i := range b.images {
+		var others []v1.Descriptor
+		blobs := b.parts(i.descriptor, 0)
+		for _, a := range b.attachedTo(i.Digest) {
+			if a.ours() {
+				continue
+			}
+			others = append(others, a.descriptor)
+			blobs = append(append(blobs, a.descriptor), a.manifest.leaves()...)
+		}
+		if len(others) == 0 {
+			continue
+		}
+		built := image.Built{Name: i.Name, Version: i.Version, Digest: i.Digest, Size: i.Size, Layout: b.dir}
+		if err := image.NotePulled(built, blobs, others); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts are the blobs of an image, its manifest first.
+func (b *Imported) parts(d v1.Descriptor, depth int) []v1.Descriptor {
+	out := []v1.Descriptor{d}
+	m, err := readManifest(filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex))
+	if err != nil || depth > maxDepth {
+		return out
+	}
+	for _, sub := range m.Manifests {
+		if suits(sub, b.platform) {
+			out = append(out, b.parts(sub, depth+1)...)
+		}
+	}
+	return append(out, m.leaves()...)
+}
+
+// Attached reads what is attached to an image of the bundle: for each manifest, its blobs.
+func (b *Imported) Attached(digest string) ([]Attached, error) {
+	var out []Attached
+	for _, a := range b.attachedTo(digest) {
+		read := func(d v1.Descriptor) ([]byte, error) {
+			path := filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex)
+			data, err := os.ReadFile(path)
+			if err == nil && hexSum(data) != d.Digest.Hex {
+				err = b.damaged(path)
+			}
+			return data, err
+		}
+		raw, err := read(a.descriptor)
+		if err != nil {
+			return nil, fmt.Errorf("what is attached to %s: %w", digest, err)
+		}
+		one := Attached{Manifest: raw}
+		for _, l := range a.manifest.leaves() {
+			data, err := read(l)
+			if err != nil {
+				return nil, fmt.Errorf("what is attached to %s: %w", digest, err)
+			}
+			one.Blobs = append(one.Blobs, data)
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+

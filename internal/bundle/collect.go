@@ -1,0 +1,100 @@
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/image"
+)
+
+// collect finds the blobs of images and of what is attached to them, and returns the
+// descriptors for the index.
+func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
+	w.add(blob{digest: hexSum([]byte(emptyJSON)), size: int64(len(emptyJSON)), data: []byte(emptyJSON)})
+	var out []v1.Descriptor
+	var layers []blob
+	os_, arch, _ := strings.Cut(c.Platform, "/")
+	for _, built := range slices.SortedFunc(slices.Values(c.Images), func(a, b image.Built) int { return strings.Compare(a.Name, b.Name) }) {
+		dir := filepath.Join(built.Layout, "blobs", "sha256")
+		d, err := w.graph(dir, c.Platform, v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: hexOf(built.Digest)}}, &layers, 0)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", built.Name, err)
+		}
+		d.Annotations = map[string]string{refName: built.Name + ":" + built.Version}
+		d.Platform = &v1.Platform{OS: os_, Architecture: arch}
+		out = append(out, d)
+	}
+	attached := map[string]v1.Descriptor{}
+	for _, a := range c.Attached {
+		var m manifest
+		if err := json.Unmarshal(a.Manifest, &m); err != nil || m.Subject == nil {
+			return nil, fmt.Errorf("what is to be attached to an image is no manifest with a subject: %w", err)
+		}
+		d := descriptorOf(m.MediaType, a.Manifest)
+		d.ArtifactType = m.ArtifactType
+		if d.ArtifactType == "" && m.Config != nil {
+			d.ArtifactType = string(m.Config.MediaType)
+		}
+		for _, data := range slices.Concat([][]byte{a.Manifest}, a.Blobs) {
+			w.add(blob{digest: hexSum(data), size: int64(len(data)), data: data})
+		}
+		attached[d.Digest.Hex] = d
+	}
+	for _, l := range layers { // the small things first
+		w.add(l)
+	}
+	for _, hex := range slices.Sorted(maps.Keys(attached)) {
+		out = append(out, attached[hex])
+	}
+	return out, nil
+}
+
+// graph adds a manifest of a layout and what it names.
+func (w *writer) graph(dir, platform string, d v1.Descriptor, layers *[]blob, depth int) (v1.Descriptor, error) {
+	if depth > maxDepth {
+		return d, errors.New("its indexes are nested too deeply")
+	}
+	path := filepath.Join(dir, d.Digest.Hex)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return d, err
+	}
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return d, fmt.Errorf("manifest %s: %w", d.Digest, err)
+	}
+	d.MediaType, d.Size = m.MediaType, int64(len(data))
+	switch { // it may be left out inside
+	case d.MediaType != "":
+	case len(m.Manifests) > 0:
+		d.MediaType = types.OCIImageIndex
+	default:
+		d.MediaType = types.OCIManifestSchema1
+	}
+	w.add(blob{digest: d.Digest.Hex, size: d.Size, path: path})
+	for _, sub := range m.Manifests {
+		if !suits(sub, platform) {
+			continue
+		}
+		if _, err := w.graph(dir, platform, sub, layers, depth+1); err != nil {
+			return d, err
+		}
+	}
+	if m.Config != nil {
+		w.add(blob{digest: m.Config.Digest.Hex, size: m.Config.Size, path: filepath.Join(dir, m.Config.Digest.Hex)})
+	}
+	for _, l := range m.Layers {
+		*layers = append(*layers, blob{digest: l.Digest.Hex, size: l.Size, path: filepath.Join(dir, l.Digest.Hex)})
+	}
+	return d, nil
+}
+
