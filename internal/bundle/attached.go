@@ -159,4 +159,3 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 	}
 	return out, nil
 }
-

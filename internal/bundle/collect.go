@@ -97,4 +97,3 @@ func (w *writer) graph(dir, platform string, d v1.Descriptor, layers *[]blob, de
 	}
 	return d, nil
 }
-

@@ -250,4 +250,3 @@ func room(dir string, need int64) error {
 	}
 	return nil
 }
-
