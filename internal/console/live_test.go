@@ -3,6 +3,7 @@ package console
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +11,7 @@ import (
 
 // TestLive takes pictures of a console that runs: ORRERY_TEST_CONSOLE is the address that
 // `orrery console` printed, ORRERY_TEST_SCREENSHOTS where they go. Pages are NAME=PATH in
-// ORRERY_TEST_PAGES, or all there are.
+// ORRERY_TEST_PAGES, or all there are; ORRERY_TEST_HEIGHT cuts them off.
 func TestLive(t *testing.T) {
 	address := os.Getenv("ORRERY_TEST_CONSOLE")
 	if address == "" {
@@ -40,12 +41,15 @@ func TestLive(t *testing.T) {
 			width  int
 			phone  bool
 			scheme string
-		}{{"light", 1440, false, "light"}, {"dark", 1440, false, "dark"}, {"phone", 390, true, "light"}} {
+		}{{"light", 1360, false, "light"}, {"dark", 1360, false, "dark"}, {"phone", 390, true, "light"}} {
 			b.screen(screen.width, 900, screen.phone, screen.scheme)
 			b.open(base + path)
 			b.until(`!document.querySelector(".wait")`)
 			var height int
 			b.eval(`Math.max(900, document.documentElement.scrollHeight)`, &height)
+			if most, err := strconv.Atoi(os.Getenv("ORRERY_TEST_HEIGHT")); err == nil {
+				height = min(height, most)
+			}
 			b.screen(screen.width, height, screen.phone, screen.scheme)
 			time.Sleep(300 * time.Millisecond)
 			var bad []string

@@ -174,12 +174,13 @@ func (s Snapshot) headline() string {
 			wanted++
 		}
 	}
-	firing := 0
+	rules := map[string]bool{} // one that fires for many volumes is one thing to look at
 	for _, a := range s.Alerts {
 		if a.State == "firing" && a.Severity != "none" {
-			firing++
+			rules[a.Name] = true
 		}
 	}
+	firing := len(rules)
 	var wrong []string
 	if nodes < len(s.Nodes) {
 		wrong = append(wrong, plural(len(s.Nodes)-nodes, "node is", "nodes are")+" not ready")
