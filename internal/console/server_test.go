@@ -331,7 +331,9 @@ func TestHeadline(t *testing.T) {
 		"All five nodes are ready.":                       func(s *Snapshot) { s.Components = nil },
 		"Two components are not ready.":                   func(s *Snapshot) { s.Components[0].Health, s.Components[1].Health = Failing, Starting },
 		"One pod waits for a node and one pod fails.":     func(s *Snapshot) { s.Pending = []Pod{{}}; s.Nodes[0].Pods[0].Health = Failing },
-		"One alert fires.":                                func(s *Snapshot) { s.Alerts = []Alert{{Name: "a", State: "firing"}, {Name: "a", State: "firing"}, {Name: "b", State: "pending"}} },
+		"One alert fires.": func(s *Snapshot) {
+			s.Alerts = []Alert{{Name: "a", State: "firing"}, {Name: "a", State: "firing"}, {Name: "b", State: "pending"}}
+		},
 		"One node is not ready, one component is not ready and one alert fires.": func(s *Snapshot) {
 			s.Nodes[0].Health, s.Components[0].Health, s.Alerts = Failing, Failing, []Alert{{State: "firing"}}
 		},
