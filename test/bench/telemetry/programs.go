@@ -140,7 +140,7 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 			"http_listen_port: 3100", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["loki"]),
 			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["loki-grpc"]), "/var/loki", filepath.Join(dir, "loki"),
 		}},
-		{"tempo", "tempo/tempo.yaml", "tempo", "256MiB", []string{"-config.file=%s"}, "http://" + at("tempo") + "/ready", []string{
+		{"tempo", "tempo/tempo.yaml", "tempo", "410MiB", []string{"-config.file=%s"}, "http://" + at("tempo") + "/ready", []string{
 			"http_listen_port: 3200", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["tempo"]),
 			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4317", at("tempo-otlp"), "/var/tempo", filepath.Join(dir, "tempo"),
 		}},
