@@ -216,7 +216,7 @@ func TestDeferred(t *testing.T) {
 		t.Errorf("diff = %+v, %v; a deferred object is no change", changes, err)
 	}
 	mustApply(t, c, ns+"-crds", objects(t, ns, crdYAML))
-	if r := c.Ready(ns, set).Probe(t.Context()); r.State != check.Running || !strings.Contains(r.Message, "deploy the component again") {
+	if r := c.Ready(ns, set).Probe(t.Context()); r.State != check.Failed || !errors.Is(r.Err, ErrDeferred) {
 		t.Errorf("readiness = %+v", r)
 	}
 	second := mustApply(t, c, ns, set)

@@ -47,6 +47,11 @@ func TestShippedCatalogue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, component := range components { // what waited for the kinds of another component
+		if _, err := c.Apply(t.Context(), component.Name, rendered[component.Name]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, component := range components {
 		objs := rendered[component.Name]
 		applied, err := c.Apply(t.Context(), component.Name, objs)
