@@ -122,7 +122,7 @@ func lastName(r io.Reader) (name string) {
 			return name
 		}
 		name = h.Name
-		if _, err := io.Copy(io.Discard, t); err != nil {
+		if _, err := io.Copy(io.Discard, t); err != nil { //nolint:gosec // G110: it is kept nowhere
 			return name
 		}
 	}

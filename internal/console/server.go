@@ -87,7 +87,7 @@ func New(ctx context.Context, o Options) (*Console, error) {
 		watcher: newWatcher(o.Look, o.Interval), cookie: "orrery-" + port, session: hex.EncodeToString(sum[:]),
 	}
 	c.drawer = newDrawer(ctx, func(ctx context.Context, a ask) (template.HTML, error) {
-		s, _, _, _, _ := c.watcher.view()
+		s := c.watcher.view().snapshot
 		return c.sources.draw(ctx, a, s)
 	})
 	c.verifier = newVerifier(ctx, o.Verify)
@@ -110,7 +110,8 @@ func (c *Console) Close() {
 
 // Ready waits until the first look is over, or ctx ends.
 func (c *Console) Ready(ctx context.Context) {
-	_, at, failed, _, changed := c.watcher.view()
+	seen := c.watcher.view()
+	at, failed, changed := seen.at, seen.stale, seen.changed
 	if at.IsZero() && failed == nil {
 		select {
 		case <-changed:
@@ -146,7 +147,7 @@ func (c *Console) routes() {
 	c.mux.HandleFunc("GET /traces", func(w http.ResponseWriter, r *http.Request) {
 		if q := strings.TrimSpace(r.URL.Query().Get("q")); len(q) >= 16 {
 			if id, err := observe.ParseTraceID(q); err == nil {
-				http.Redirect(w, r, "/traces/"+id, http.StatusSeeOther)
+				http.Redirect(w, r, "/traces/"+id, http.StatusSeeOther) //nolint:gosec // G710: an id is hexadecimal
 				return
 			}
 		}
@@ -195,6 +196,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.refuse(w, r, http.StatusForbidden, "This token is not the one that orrery console printed last.")
 			return
 		}
+		//nolint:gosec // G124: plain HTTP on 127.0.0.1, where a Secure cookie is not kept
 		http.SetCookie(w, &http.Cookie{Name: c.cookie, Value: c.session, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 		to := *r.URL
 		q := to.Query()
@@ -203,7 +205,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(to.Path, "/") || strings.HasPrefix(to.Path, "//") {
 			to.Path = "/"
 		}
-		http.Redirect(w, r, to.String(), http.StatusSeeOther)
+		http.Redirect(w, r, to.String(), http.StatusSeeOther) //nolint:gosec // G710: a path of this host
 		return
 	}
 	cookie, err := r.Cookie(c.cookie)
@@ -243,6 +245,7 @@ func (c *Console) setTheme(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, r, http.StatusBadRequest, "There is no such theme.")
 		return
 	}
+	//nolint:gosec // G124: as above
 	http.SetCookie(w, &http.Cookie{Name: c.cookie + "-theme", Value: theme, Path: "/", MaxAge: 365 * 86400, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -291,7 +294,7 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request) {
 	flush := http.NewResponseController(w)
 	sent := map[string]template.HTML{}
 	for {
-		_, _, _, _, changed := c.watcher.view()
+		changed := c.watcher.view().changed
 		// By now there is time: the answers of slow sources are waited for.
 		ctx, cancel := context.WithTimeout(r.Context(), perDraw+time.Second)
 		v, err := build(ctx, inner)

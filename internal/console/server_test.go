@@ -44,7 +44,7 @@ func visitor(t testing.TB, s *httptest.Server) *http.Client {
 		t.Fatal(err)
 	}
 	r.Body.Close()
-	if r.StatusCode != 200 || r.Request.URL.RawQuery != "" {
+	if r.StatusCode != http.StatusOK || r.Request.URL.RawQuery != "" {
 		t.Fatalf("let in with %s at %s", r.Status, r.Request.URL)
 	}
 	return client
@@ -212,7 +212,7 @@ func TestSlowSources(t *testing.T) {
 func events(t *testing.T, client *http.Client, base, page string) <-chan [2]string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r, err := http.NewRequestWithContext(ctx, "GET", base+"/events?page="+url.QueryEscape(page), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/events?page="+url.QueryEscape(page), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestMerge(t *testing.T) {
 	for i, want := range []string{"One pod is starting.", "The environment is stopped.", "There is no such environment.", "One pod is starting."} {
 		w.look = func(context.Context) (Snapshot, error) { return seen[i].s, seen[i].err }
 		w.once(t.Context())
-		s, _, _, _, _ := w.view()
+		s := w.view().snapshot
 		if got := s.headline(); got != want {
 			t.Errorf("%d: %q, want %q", i, got, want)
 		}
@@ -371,7 +371,7 @@ func TestVerify(t *testing.T) {
 	client := visitor(t, s)
 	stream := events(t, client, s.URL, "/verify")
 	await(t, stream, "checks", "Verify now")
-	r, _ := http.NewRequest("POST", s.URL+"/verify", nil)
+	r, _ := http.NewRequest(http.MethodPost, s.URL+"/verify", nil)
 	r.Header.Set("Origin", s.URL)
 	resp, err := client.Do(r)
 	if err != nil {

@@ -65,7 +65,8 @@ func (c *Console) frame(v *view, r *http.Request) {
 		}
 		v.Menu = append(v.Menu, menuItem{"/d/" + d.Name, d.Title, key})
 	}
-	s, at, stale, since, _ := c.watcher.view()
+	seen := c.watcher.view()
+	s, at, stale, since := seen.snapshot, seen.at, seen.stale, seen.since
 	v.add("pulse", drawPulse(s, at, stale))
 	v.add("banner", drawBanner(s, at, stale, since))
 }
@@ -110,7 +111,8 @@ func drawBanner(s Snapshot, at time.Time, stale error, since time.Time) template
 }
 
 func (c *Console) overview(context.Context, *http.Request) (*view, error) {
-	s, at, _, _, _ := c.watcher.view()
+	seen := c.watcher.view()
+	s, at := seen.snapshot, seen.at
 	v := &view{Template: "overview.html", Title: "Overview"}
 	if at.IsZero() && len(s.Nodes) == 0 {
 		v.add("headline", `<h1>Looking …</h1>`)

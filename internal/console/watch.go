@@ -99,8 +99,17 @@ func (w *watcher) merge(s Snapshot) {
 	}
 }
 
-// view is what was seen last. stale is nil when that is fresh.
-func (w *watcher) view() (s Snapshot, at time.Time, stale error, since time.Time, changed <-chan struct{}) {
+// sight is what was seen last, and when.
+type sight struct {
+	snapshot Snapshot
+	at       time.Time
+	stale    error     // why nothing newer was seen; nil when it is fresh
+	since    time.Time // of stale
+	changed  <-chan struct{}
+}
+
+// view returns what was seen last, and wakes the watcher if it slept.
+func (w *watcher) view() sight {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Since(w.wanted) > idle {
@@ -110,7 +119,7 @@ func (w *watcher) view() (s Snapshot, at time.Time, stale error, since time.Time
 		}
 	}
 	w.wanted = time.Now()
-	return w.last, w.at, w.failed, w.since, w.changed
+	return sight{w.last, w.at, w.failed, w.since, w.changed}
 }
 
 // drawer draws panels side by side, a few at a time, and keeps what it drew, so that a

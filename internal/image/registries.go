@@ -225,7 +225,7 @@ func (r *Registries) Probe(ctx context.Context, references []string) map[string]
 	slots := make(chan struct{}, 16)
 	for _, ref := range references {
 		wait.Go(func() {
-			err := ctx.Err()
+			var err error
 			select {
 			case slots <- struct{}{}:
 				err = r.probe(ctx, ref)

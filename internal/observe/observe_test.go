@@ -124,7 +124,7 @@ func TestErrors(t *testing.T) {
 				t.Fatalf("%v, want %q", err, c.says)
 			}
 			for _, kind := range []error{ErrAbsent, ErrNotFound, ErrQuery} {
-				if errors.Is(err, kind) != (kind == c.is) {
+				if errors.Is(err, kind) != errors.Is(c.is, kind) {
 					t.Errorf("%v is %v: %v", err, kind, errors.Is(err, kind))
 				}
 			}

@@ -363,8 +363,7 @@ func waterfall(spans []Span) []Span {
 	out := make([]Span, 0, len(spans))
 	done := make([]bool, len(spans))
 	type step struct{ span, depth int }
-	var visit func(from int)
-	visit = func(from int) {
+	visit := func(from int) {
 		stack := []step{{from, 0}}
 		for len(stack) > 0 {
 			s := stack[len(stack)-1]

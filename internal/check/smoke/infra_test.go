@@ -58,6 +58,8 @@ func workloads(t *testing.T, objs []*unstructured.Unstructured) (found []workloa
 			podLabels, _, _ := unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "labels")
 			spec, _, _ := unstructured.NestedMap(o.Object, "spec", "template", "spec")
 			found = append(found, workload{o.GetKind() + " " + o.GetName(), o.GetNamespace(), replicas, podLabels, spec})
+		case "Prometheus", "Alertmanager":
+			found = append(found, operated(t, o))
 		}
 	}
 	return found

@@ -46,7 +46,7 @@ func logs(ctx context.Context, env Env) check.Result {
 		}
 		if wrong != nil {
 			slices.Sort(wrong)
-			return "", fmt.Errorf("Loki has the line, but with %s", strings.Join(wrong, "; "))
+			return "", fmt.Errorf("the line is in Loki, but with %s", strings.Join(wrong, "; "))
 		}
 		return fmt.Sprintf("a line from a pod on %s is in Loki after %.1f s, with its pod's names and its trace", wrote.node, delay.Seconds()), nil
 	})
