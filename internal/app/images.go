@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -405,75 +403,6 @@ func prune(ctx context.Context, o *options, dryRun bool) (pruned, error) {
 		p.Bundles, p.Bytes = append(p.Bundles, "bundle "+g.Digest), p.Bytes+g.Bytes
 	}
 	return p, errors.Join(err, bundleErr)
-}
-
-// maxLoad is the default of --max-size: more than any sensible image.
-const maxLoad = "8Gi"
-
-func newImagesLoad(o *options) *cobra.Command {
-	var as, limit string
-	c := &cobra.Command{
-		Use:   "load FILE",
-		Short: "Put an image of your own into the environment's mirror",
-		Long: `Push an image to the mirror registry of a running environment: an OCI layout, as a
-folder or a tarball, or what docker save writes; compressed or not. It prints the
-reference for manifests. The image is not part of the lock.`,
-		Example: `  docker save my/tool:v1 | gzip > tool.tar.gz
-  orrery images load tool.tar.gz
-  orrery images load layout/ --name tool:v1`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return loadImage(c.Context(), o, args[0], as, limit) },
-	}
-	c.Flags().StringVar(&limit, "max-size", maxLoad, "refuse an archive that holds more, such as 500Mi; 0 is no limit")
-	c.Flags().StringVar(&as, "name", "", "NAME:TAG in the mirror (default: what the archive calls it)")
-	return c
-}
-
-func loadImage(ctx context.Context, o *options, file, as, limit string) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
-	most, err := resource.ParseQuantity(limit)
-	if err != nil || most.Sign() < 0 {
-		return usagef("--max-size %s: want a number of bytes, such as 500Mi or 2G", limit)
-	}
-	if _, err := os.Stat(file); err != nil {
-		return usageError{err}
-	}
-	s, err := o.attachExisting()
-	if err != nil {
-		return err
-	}
-	a, err := image.OpenArchive(ctx, file, most.Value())
-	if large, ok := errors.AsType[*image.TooLargeError](err); ok {
-		return usagef("open image %s: %w: allow more with --max-size", file, large)
-	}
-	if err != nil {
-		return usageError{err}
-	}
-	defer a.Close()
-	name, tag := a.Name, a.Tag
-	if as != "" {
-		name, tag, _ = strings.Cut(as, ":")
-	}
-	if name == "" {
-		return usagef("%s does not say what the image is called: give it a name with --name NAME:TAG", file)
-	}
-	if w, err := o.workshop(ui.Discard); err == nil {
-		if _, taken := w.images[name]; taken {
-			return usagef("%q is an image of the catalogue: load yours under another name with --name NAME:TAG", name)
-		}
-	}
-	ref, err := a.Push(ctx, fmt.Sprintf("127.0.0.1:%d", s.spec.Ports.Registry), name, cmp.Or(tag, "latest"))
-	if err != nil {
-		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, s.envFlag())
-	}
-	if asJSON {
-		return printJSON(o.out, map[string]string{"reference": ref})
-	}
-	_, err = fmt.Fprintln(o.out, ref)
-	return err
 }
 
 func (o *options) completeImages(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
