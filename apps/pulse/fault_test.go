@@ -78,6 +78,20 @@ func TestServerKilledWhileEventsFlow(t *testing.T) {
 	workers[1].ready()
 }
 
+// TestRequestForEventsIsLost: a worker whose request nobody answers asks again, rather than
+// waiting for ever.
+func TestRequestForEventsIsLost(t *testing.T) {
+	server := natstest.Start(t)
+	in := start(t, server, "ingest", nil)
+	in.ready()
+	found := server.Swallow("$JS.API.CONSUMER.MSG.NEXT." + messaging.Stream + "." + messaging.Consumer)
+	out := start(t, server, "worker", nil)
+	found()
+	in.post("silence", 1, 20)
+	out.settled("silence", 20)
+	out.ready()
+}
+
 // TestKeptEventsSurviveTheProcess: what was answered with 202 is sent by the next process
 // on the same disk.
 func TestKeptEventsSurviveTheProcess(t *testing.T) {

@@ -3,6 +3,7 @@
 package natstest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	"go.yaml.in/yaml/v3"
 )
@@ -21,9 +23,11 @@ type Server struct {
 	// SeedFile of the user that pulse is on the platform, with its permissions.
 	SeedFile string
 
-	t       testing.TB
-	options server.Options
-	running *server.Server
+	t        testing.TB
+	options  server.Options
+	observer string // a user that may do anything
+	sign     nats.SignatureHandler
+	running  *server.Server
 }
 
 // Start a server with JetStream. It ends with the test.
@@ -42,14 +46,21 @@ func Start(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	s := &Server{t: t, SeedFile: filepath.Join(dir, "pulse.seed")}
+	observer, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{t: t, SeedFile: filepath.Join(dir, "pulse.seed"), sign: observer.Sign}
+	if s.observer, err = observer.PublicKey(); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(s.SeedFile, seed, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.options = server.Options{
 		Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: filepath.Join(dir, "jetstream"),
-		Nkeys: []*server.NkeyUser{{Nkey: public, Permissions: permissions(t)}},
+		Nkeys: []*server.NkeyUser{{Nkey: public, Permissions: permissions(t)}, {Nkey: s.observer}},
 	}
 	t.Cleanup(s.Kill)
 	s.Restart()
@@ -111,6 +122,33 @@ func (s *Server) Restart() {
 		s.t.Fatal("the NATS server does not answer")
 	}
 	s.running = running
+}
+
+// Swallow has messages to a subject vanish until found is called, which waits until one
+// did: what becomes of a request whose leader changes before it answers.
+func (s *Server) Swallow(subject string) (found func()) {
+	s.t.Helper()
+	const hole = "$JS.ACK.pulse.worker.hole" // the user may send there, and nobody answers
+	conn, err := nats.Connect(s.URL(), nats.Nkey(s.observer, s.sign))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(conn.Close)
+	sub, err := conn.SubscribeSync(hole)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	account := s.running.GlobalAccount()
+	if err := errors.Join(conn.Flush(), account.AddMapping(subject, hole)); err != nil {
+		s.t.Fatal(err)
+	}
+	return func() {
+		s.t.Helper()
+		if _, err := sub.NextMsg(10 * time.Second); err != nil {
+			s.t.Fatalf("nothing was sent to %s: %v", subject, err)
+		}
+		account.RemoveMapping(subject)
+	}
 }
 
 func freePort(t testing.TB) int {

@@ -115,8 +115,10 @@ func (w *Worker) take(ctx, last context.Context) error {
 	w.heard.Store(time.Now().UnixNano())
 	for {
 		// The first of a batch is waited for. A heartbeat is not handed out, but the lack
-		// of it is an error; the wait is cut short to note that there was none.
-		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		// of two is an error; the wait is cut short to note that there was none. It must be
+		// longer than two: each call of Next begins to count anew, and a request that got
+		// lost while its leader changed would never be missed.
+		wait, cancel := context.WithTimeout(ctx, 3*heartbeat)
 		m, err := messages.Next(jetstream.NextContext(wait))
 		cancel()
 		switch {
