@@ -194,6 +194,10 @@ func newDiff(o *options) *cobra.Command {
 			}
 			differs := false
 			for _, comp := range p.components {
+				if why := p.leftOut[comp.Name]; why != "" && !slices.Contains(args, comp.Name) {
+					fmt.Fprintf(o.err, "note: %s was left out by the last up: %s\n", comp.Name, why)
+					continue
+				}
 				objs, err := p.render(comp)
 				if err != nil {
 					return err

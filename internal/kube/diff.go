@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/rogpeppe/go-internal/diff"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -139,6 +140,9 @@ func (c *Client) wouldPrune(ctx context.Context, component string, s *survey) ([
 // unified compares two states of one object; nil is absent. Equal ones yield "".
 func unified(r Ref, before, after *unstructured.Unstructured) (string, error) {
 	before, after = bare(before), bare(after)
+	if before != nil && after != nil && equality.Semantic.DeepEqual(before.Object, after.Object) {
+		return "", nil // most of the time, and cheaper than writing both
+	}
 	redact(before, after)
 	old, err := document(before)
 	if err != nil {

@@ -161,7 +161,7 @@ func (e *environment) ready(ctx context.Context, down ...string) error {
 		not = append(not, fmt.Sprintf("%d of %d components are listed", len(st.Components), e.components))
 	}
 	for _, c := range st.Components {
-		if c.State != "ready" && len(down) == 0 {
+		if c.State != "ready" && c.State != "skipped" && len(down) == 0 {
 			not = append(not, "component "+c.Name+": "+c.State+": "+c.Reason)
 		}
 	}

@@ -34,7 +34,7 @@ anonymous:
 // more often than by default, though not sent more often: after a restart the API remembers
 // the node as Ready, so the kubelet's quick first update does not happen, and nobody could
 // tell for 10 s whether it is back. Pods are synchronised more often too: a change of a
-// ConfigMap or Secret, such as a new alert rule, is in their volumes after 15 s at most, not
+// ConfigMap or Secret, such as a new alert rule, is in their volumes after 5 s at most, not
 // after a minute.
 func kubeletConfig(c cluster) []byte {
 	return []byte(fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
@@ -64,7 +64,7 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 volumePluginDir: /var/lib/kubelet/volumeplugins
 nodeStatusUpdateFrequency: 2s
-syncFrequency: 15s
+syncFrequency: 5s
 nodeStatusReportFrequency: 5m
 serializeImagePulls: false
 containerLogMaxSize: 5Mi
