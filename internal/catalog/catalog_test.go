@@ -164,6 +164,7 @@ func TestLoadErrors(t *testing.T) {
 		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
 		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},
 		{"both renders", web, "{chart: chart}", "{chart: chart, kustomize: k}", []string{"render: names both"}},
+		{"no folder of CRDs", web, "{chart: chart}", "{chart: chart, crds: none}", []string{`render.crds: "none" is no folder`}},
 		{"no render", web, "{chart: chart}", "{}", []string{"render: names neither"}},
 		{"no chart", web, "{chart: chart}", "{chart: charts}", []string{`render.chart: "charts" has no Chart.yaml`}},
 		{"chart outside", web, "{chart: chart}", "{chart: ../dns}", []string{`render.chart: "../dns" leaves the component's folder`}},

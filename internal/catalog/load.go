@@ -181,6 +181,11 @@ func (l *loader) rendered(file string, c Component) {
 	}
 	check("kustomize", c.Render.Kustomize, "kustomization.yaml")
 	check("chart", c.Render.Chart, "Chart.yaml")
+	if crds := c.Render.CRDs; crds != "" {
+		if found, err := filepath.Glob(filepath.Join(c.Dir, crds, "*.yaml")); err != nil || len(found) == 0 || !filepath.IsLocal(filepath.FromSlash(crds)) {
+			l.fail(file, "render.crds: %q is no folder of the component with *.yaml in it", crds)
+		}
+	}
 }
 
 func (l *loader) overlays() {

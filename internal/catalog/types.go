@@ -97,6 +97,9 @@ type Render struct {
 	// Chart is a chart folder, relative to the component. Its values.yaml may be
 	// overlaid by overlays/<overlay>/<component>/values.yaml.
 	Chart string `json:"chart,omitempty"`
+	// CRDs is a folder whose *.yaml are applied as they stand, beside either: large schemas
+	// take Kustomize a second and gain nothing from it.
+	CRDs string `json:"crds,omitempty"`
 }
 
 // Secret is a Kubernetes Secret with generated content.

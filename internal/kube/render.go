@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,6 +116,11 @@ func render(in RenderInput) ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
+	crds, err := asTheyStand(in.Component)
+	if err != nil {
+		return nil, err
+	}
+	objs = append(objs, crds...)
 	if len(objs) == 0 {
 		return nil, errors.New("renders no object; a component deploys at least one")
 	}
@@ -141,6 +148,39 @@ func render(in RenderInput) ([]*unstructured.Unstructured, error) {
 	}
 	sortObjects(objs)
 	return objs, nil
+}
+
+// asTheyStand reads the component's folder of CRDs.
+func asTheyStand(c catalog.Component) ([]*unstructured.Unstructured, error) {
+	if c.Render.CRDs == "" {
+		return nil, nil
+	}
+	dir := filepath.Join(c.Dir, c.Render.CRDs)
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("render.crds: %s has no *.yaml", dir)
+	}
+	var all []*unstructured.Unstructured
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		objs, err := parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		for _, o := range objs {
+			if o.GetKind() != "CustomResourceDefinition" {
+				return nil, fmt.Errorf("%s: a %s is no CustomResourceDefinition; list it in the kustomization", file, o.GetKind())
+			}
+		}
+		all = append(all, objs...)
+	}
+	return all, nil
 }
 
 // finish turns what a tool rendered into what is applied.

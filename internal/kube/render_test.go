@@ -143,6 +143,8 @@ func TestRenderErrors(t *testing.T) {
 		{"image by tag, deep", "plain", "base/plain/k/objects.yaml", "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\nspec: {jobTemplate: {spec: {template: {spec: {containers: [{name: a, image: a:b:c}]}}}}}", nil,
 			[]string{"spec.jobTemplate.spec.template.spec.containers[0].image"}},
 		{"nothing", "plain", "base/plain/k/kustomization.yaml", "namePrefix: x", nil, []string{"renders no object"}},
+		{"no CRD", "plain", "base/plain/k/objects.yaml", head, func(in *RenderInput) { in.Component.Render.CRDs = "k" },
+			[]string{"base/plain/k/kustomization.yaml", "Kind"}},
 		{"no render", "plain", "", "", func(in *RenderInput) { in.Component.Render = catalog.Render{} }, []string{"names neither kustomize nor chart"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
