@@ -254,7 +254,7 @@ func (p *platform) conditions(component string, names []string) ([]check.Conditi
 	if err != nil {
 		return nil, err
 	}
-	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe, Components: p.componentNames(), Dashboards: boards})
+	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe, Flows: p.flows(nil).Read, Components: p.componentNames(), Dashboards: boards})
 	var conditions []check.Condition
 	for _, name := range names {
 		conditionsOf, ok := known[name]

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/orrery-dev/orrery/internal/check"
@@ -88,6 +89,24 @@ type LogSource interface {
 	// Logs copies the log of node/service to w; follow goes on until ctx ends.
 	Logs(ctx context.Context, node, service string, follow bool, w io.Writer) error
 }
+
+// FlowServer is where the flows that one node saw can be read.
+type FlowServer struct {
+	Node    string `json:"node"`    // "" when it knows the flows of all nodes
+	Address string `json:"address"` // as Hubble takes it: unix:///path or host:port
+}
+
+// FlowSource is implemented by drivers whose network may record which packets went where
+// and which were dropped (https://docs.cilium.io/en/stable/observability/hubble/).
+type FlowSource interface {
+	// Flows returns the path of the program hubble on this machine and the servers of the
+	// nodes that run. ErrNoFlows, with the reason, when the network of this environment
+	// records none.
+	Flows(ctx context.Context) (program string, servers []FlowServer, err error)
+}
+
+// ErrNoFlows says that the environment's network records no flows.
+var ErrNoFlows = errors.New("no flows are recorded")
 
 // Effect is something that exists outside our process.
 type Effect struct {

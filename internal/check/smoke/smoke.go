@@ -10,6 +10,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/flow"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -36,6 +37,9 @@ type Env struct {
 	Images map[string]string
 	// Observe looks at the nodes as the driver sees them. Nil when there is no driver to ask.
 	Observe func(context.Context) (driver.Observation, error)
+	// Flows are what the network saw, oldest first; driver.ErrNoFlows when it keeps no record.
+	// Nil when there is no driver to ask. See droppedFlow and forwardedFlow.
+	Flows func(context.Context, flow.Query) ([]flow.Flow, error)
 	// Components of this environment. A check whose other end is none of them is skipped.
 	Components []string
 	// Dashboards of the components of this environment.

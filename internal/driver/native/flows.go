@@ -1,0 +1,47 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/orrery-dev/orrery/internal/driver"
+)
+
+// hubbleSocket is where a node's agent serves its flows to whoever is root on the node.
+const hubbleSocket = "/run/cilium/hubble.sock"
+
+var _ driver.FlowSource = (*Driver)(nil)
+
+// Flows implements [driver.FlowSource]: each agent's own socket, through the root of the
+// node's PID 1. Nothing has to listen on the fabric, and it works while the API is away.
+func (d *Driver) Flows(ctx context.Context) (string, []driver.FlowServer, error) {
+	if d.cluster.Plugin != "cilium" {
+		return "", nil, fmt.Errorf("%w: flows need network.plugin cilium, and environment %q was made with %s, which keeps no record of packets; "+
+			"the plugin is chosen when an environment is made", driver.ErrNoFlows, d.cluster.Environment, d.cluster.Plugin)
+	}
+	program := filepath.Join(d.paths.distribution(), "hubble")
+	if _, err := os.Stat(program); err != nil {
+		return "", nil, fmt.Errorf("the node distribution has no hubble: %w; 'orrery up' builds it", err)
+	}
+	if _, err := supervisorIdentity(d.paths); err != nil {
+		return "", nil, fmt.Errorf("flows of environment %q: %w; 'orrery start' starts it", d.cluster.Environment, err)
+	}
+	status, err := newClient(d.paths).status(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return program, flowServers(status), nil
+}
+
+// flowServers of the nodes that run.
+func flowServers(status supervisorStatus) []driver.FlowServer {
+	var servers []driver.FlowServer
+	for _, m := range status.Nodes {
+		if m.Running && m.PID != 0 {
+			servers = append(servers, driver.FlowServer{Node: m.Name, Address: fmt.Sprintf("unix:///proc/%d/root%s", m.PID, hubbleSocket)})
+		}
+	}
+	return servers
+}
