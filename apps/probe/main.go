@@ -22,9 +22,13 @@ import (
 
 const usage = `usage: probe COMMAND
 
-  serve [ADDRESS]    answer HTTP on ADDRESS (default :8080) with the hostname; /healthz says ok;
-                     what is posted to /alerts is kept, and got from there
+  serve [ADDRESS...] answer HTTP on every ADDRESS (default :8080) with the hostname; /healthz says
+                     ok; what is posted to /alerts is kept, and got from there
   get URL            print the body of URL; fails unless the status is 2xx
+  reach [N*]URL...   ask all URLs at once, each N times in turn on a connection of its own, and
+                     print for each a line of JSON: who answered, and the last error
+  stream TIME URL    ask URL for TIME without pause, on a new connection each and on a kept one,
+                     and print as JSON how many requests failed and how
   lookup NAME        print the addresses of NAME, sorted, one a line
   write FILE TEXT    write TEXT to FILE and flush it to the disk
   read FILE          print FILE
@@ -58,11 +62,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	command, args := args[0], args[1:]
 	switch {
 	case command == "serve" && len(args) == 0:
-		return serve(ctx, ":8080", out)
-	case command == "serve" && len(args) == 1:
-		return serve(ctx, args[0], out)
+		return serve(ctx, []string{":8080"}, out)
+	case command == "serve":
+		return serve(ctx, args, out)
 	case command == "get" && len(args) == 1:
 		return get(ctx, args[0], out)
+	case command == "reach" && len(args) > 0:
+		return reach(ctx, args, out)
+	case command == "stream" && len(args) == 2:
+		return stream(ctx, args[0], args[1], out)
 	case command == "lookup" && len(args) == 1:
 		return lookup(ctx, args[0], out)
 	case command == "write" && len(args) == 2:
@@ -81,7 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // serve answers until ctx ends and then lets requests under way finish.
-func serve(ctx context.Context, address string, out io.Writer) error {
+func serve(ctx context.Context, addresses []string, out io.Writer) error {
 	hostname, err := os.Hostname()
 	if err != nil {
 		return err
@@ -92,23 +100,31 @@ func serve(ctx context.Context, address string, out io.Writer) error {
 	var posted inbox
 	mux.HandleFunc("POST /alerts", posted.put)
 	mux.HandleFunc("GET /alerts", posted.get)
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "listening on %s\n", listener.Addr())
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: timeout}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
+	served := make(chan error, len(addresses))
+	started := 0
+	for _, address := range addresses {
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", address); err != nil {
+			break
+		}
+		fmt.Fprintf(out, "listening on %s\n", listener.Addr())
+		started++
+		go func() { served <- server.Serve(listener) }()
+	}
+	if err == nil {
+		select {
+		case err = <-served:
+			started--
+		case <-ctx.Done():
+		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err = server.Shutdown(last)
-	<-served
+	err = errors.Join(err, server.Shutdown(last))
+	for range started {
+		<-served
+	}
 	return err
 }
 

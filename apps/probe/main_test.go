@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -85,10 +87,93 @@ func TestSleepEndsWithItsContext(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{nil, {"get"}, {"dance"}, {"sleep", "5"}, {"write", "file"}} {
+	for _, args := range [][]string{nil, {"get"}, {"dance"}, {"sleep", "5"}, {"write", "file"}, {"reach"}, {"reach", "x*http://a"}, {"stream", "soon", "http://a"}, {"stream", "1s"}} {
 		if err := run(t.Context(), args, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %v, want usage", args, err)
 		}
+	}
+}
+
+// server answers with name.
+func server(t *testing.T, name string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name+"\n") }))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestServeOnSeveralAddresses(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, []string{"serve", "127.0.0.1:0", "127.0.0.1:0"}, w) }()
+	lines := bufio.NewReader(r)
+	for range 2 {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		url := "http://" + strings.TrimSpace(strings.TrimPrefix(line, "listening on "))
+		if err := run(t.Context(), []string{"get", url + "/healthz"}, io.Discard); err != nil {
+			t.Error(err)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	taken := strings.TrimPrefix(server(t, "x"), "http://")
+	if err := run(t.Context(), []string{"serve", "127.0.0.1:0", taken}, io.Discard); err == nil {
+		t.Error("served on an address that is taken")
+	}
+}
+
+func TestReach(t *testing.T) {
+	failing := httptest.NewServer(http.NotFoundHandler())
+	defer failing.Close()
+	a, b := server(t, "a"), server(t, "b")
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"reach", "3*" + a, b, "2*" + failing.URL}, &out); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"url":"` + a + `","answers":["a","a","a"]}` + "\n" +
+		`{"url":"` + b + `","answers":["b"]}` + "\n" +
+		`{"url":"` + failing.URL + `","answers":[],"failed":2,"error":"status 404 Not Found"}` + "\n"
+	if out.String() != want {
+		t.Errorf("printed\n%swant\n%s", out.String(), want)
+	}
+}
+
+func TestStream(t *testing.T) {
+	var asked atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 4 {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	}))
+	defer s.Close()
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"stream", "300ms", s.URL}, &out); err != nil {
+		t.Fatal(err)
+	}
+	requests, failed := 0, 0
+	decoder := json.NewDecoder(&out)
+	for _, connections := range []string{"kept", "new"} {
+		var got streamed
+		if err := decoder.Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Connections != connections || got.Requests == 0 || got.Slowest == 0 {
+			t.Errorf("%+v, want requests on %s connections", got, connections)
+		}
+		if got.Failed > 0 && (got.Error != "status 502 Bad Gateway" || got.At == "") {
+			t.Errorf("%+v", got)
+		}
+		requests, failed = requests+got.Requests, failed+got.Failed
+	}
+	if failed != 1 || requests != int(asked.Load()) {
+		t.Errorf("%d of %d requests failed; %d were seen, one of them was refused", failed, requests, asked.Load())
 	}
 }
 

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	zoneLabel = "topology.kubernetes.io/zone"
-	rackLabel = "rack"
-	roleLabel = "node-role.kubernetes.io/control-plane"
+	zoneLabel     = "topology.kubernetes.io/zone"
+	rackLabel     = "rack"
+	hostnameLabel = "kubernetes.io/hostname"
+	roleLabel     = "node-role.kubernetes.io/control-plane"
 	// apiPort of every API server on its node.
 	apiPort = 6443
 )

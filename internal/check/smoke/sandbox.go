@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +24,8 @@ const (
 	runLabel = "orrery.dev/smoke-run"
 	// namespace that checks make their objects in: where people's own services go.
 	namespace = "apps"
+	// hostNamespace is where pods may be in the network of their node.
+	hostNamespace = "kube-system"
 	// cleanupTime bounds the cleanup, which runs also after a cancel.
 	cleanupTime = 15 * time.Second
 	// settle bounds the wait for what lags behind after a start: endpoints, names, members.
@@ -36,7 +39,9 @@ type sandbox struct {
 	env   Env
 	check string
 	id    string
-	made  []*unstructured.Unstructured
+
+	mu   sync.Mutex
+	made []*unstructured.Unstructured
 }
 
 // inSandbox calls f with a new sandbox and cleans up after it, whatever f returns and
@@ -63,19 +68,23 @@ func token(n int) string {
 // name of an object of this run.
 func (s *sandbox) name(part string) string { return "smoke-" + s.check + "-" + s.id + "-" + part }
 
-// create makes obj in the checks' namespace. It is noted before it is made, so that a
-// create whose answer got lost is cleaned up too.
+// create makes obj, in the checks' namespace unless it names another. It is noted before it
+// is made, so that a create whose answer got lost is cleaned up too.
 func (s *sandbox) create(ctx context.Context, obj map[string]any) error {
 	u := &unstructured.Unstructured{Object: obj}
-	u.SetNamespace(namespace)
+	if u.GetNamespace() == "" {
+		u.SetNamespace(namespace)
+	}
 	labels := u.GetLabels()
 	if labels == nil {
 		labels = map[string]string{}
 	}
 	labels[label], labels[runLabel] = s.check, s.id
 	u.SetLabels(labels)
-	s.sweep(ctx, u.GetAPIVersion(), u.GetKind())
+	s.sweep(ctx, u.GetAPIVersion(), u.GetKind(), u.GetNamespace())
+	s.mu.Lock()
 	s.made = append(s.made, u)
+	s.mu.Unlock()
 	return until(ctx, 10*time.Second, func() error {
 		err := s.env.Client.Create(ctx, u.DeepCopy())
 		if err == nil || apierrors.IsAlreadyExists(err) {
@@ -90,7 +99,7 @@ func (s *sandbox) create(ctx context.Context, obj map[string]any) error {
 }
 
 // sweep removes what runs that were killed have left behind.
-func (s *sandbox) sweep(ctx context.Context, apiVersion, kind string) {
+func (s *sandbox) sweep(ctx context.Context, apiVersion, kind, namespace string) {
 	old, err := s.env.Client.List(ctx, apiVersion, kind, namespace, label+"="+s.check)
 	if err != nil {
 		return // the check itself will say what is wrong
@@ -105,13 +114,18 @@ func (s *sandbox) sweep(ctx context.Context, apiVersion, kind string) {
 func (s *sandbox) cleanup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
-	var errs []error
-	for i := len(s.made) - 1; i >= 0; i-- {
-		o := s.made[i]
-		if err := s.env.Client.Delete(ctx, o.GetAPIVersion(), o.GetKind(), namespace, o.GetName(), -1); err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("%s %s/%s: %w", o.GetKind(), namespace, o.GetName(), err))
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	errs := make([]error, len(s.made))
+	var deleting sync.WaitGroup
+	for i, o := range s.made {
+		deleting.Go(func() {
+			if err := s.env.Client.Delete(ctx, o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName(), -1); err != nil && !apierrors.IsNotFound(err) {
+				errs[i] = fmt.Errorf("%s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), err)
+			}
+		})
 	}
+	deleting.Wait()
 	s.made = nil
 	return errors.Join(errs...)
 }
@@ -122,8 +136,19 @@ type pod struct {
 	command []string // arguments of probe
 	once    bool     // runs to its end, instead of being Ready
 	apart   string   // not on the node of the pod with this part
-	claim   string   // mounted at /data
-	ca      bool     // trusts the cluster's own CA
+	node    string   // where it runs; "" leaves it to the scheduler
+	host    bool     // in the network of its node, and so in a namespace that lets it
+	labels  map[string]string
+	claim   string // mounted at /data
+	ca      bool   // trusts the cluster's own CA
+}
+
+// in is the namespace of the pod.
+func (p pod) in() string {
+	if p.host {
+		return hostNamespace
+	}
+	return namespace
 }
 
 const partLabel = "orrery.dev/smoke-part"
@@ -151,6 +176,8 @@ func (s *sandbox) pod(ctx context.Context, p pod) (string, error) {
 	restart := "Never"
 	if !p.once {
 		restart = "Always"
+	}
+	if !p.once && !p.host {
 		container["ports"] = []any{map[string]any{"containerPort": int64(8080)}}
 	}
 	podSpec := map[string]any{
@@ -177,15 +204,25 @@ func (s *sandbox) pod(ctx context.Context, p pod) (string, error) {
 	if p.apart != "" {
 		podSpec["affinity"] = map[string]any{"podAntiAffinity": map[string]any{
 			"requiredDuringSchedulingIgnoredDuringExecution": []any{map[string]any{
-				"topologyKey":   "kubernetes.io/hostname",
+				"topologyKey":   hostnameLabel,
 				"labelSelector": map[string]any{"matchLabels": s.selector(p.apart)},
 			}},
 		}}
 	}
+	if p.node != "" {
+		podSpec["nodeSelector"] = map[string]any{hostnameLabel: p.node}
+	}
+	if p.host {
+		podSpec["hostNetwork"] = true
+	}
 	name := s.name(p.part)
+	podLabels := map[string]any{partLabel: p.part}
+	for k, v := range p.labels {
+		podLabels[k] = v
+	}
 	return name, s.create(ctx, map[string]any{
 		"apiVersion": "v1", "kind": "Pod",
-		"metadata": map[string]any{"name": name, "labels": map[string]any{partLabel: p.part}},
+		"metadata": map[string]any{"name": name, "namespace": p.in(), "labels": podLabels},
 		"spec":     podSpec,
 	})
 }
@@ -215,6 +252,10 @@ func (s *sandbox) service(ctx context.Context, part string, headless bool) (stri
 
 // started waits until a pod is Ready (or has ended well, when it runs once) and returns it.
 func (s *sandbox) started(ctx context.Context, name string) (*unstructured.Unstructured, error) {
+	return s.startedIn(ctx, namespace, name)
+}
+
+func (s *sandbox) startedIn(ctx context.Context, namespace, name string) (*unstructured.Unstructured, error) {
 	var found *unstructured.Unstructured
 	err := until(ctx, 45*time.Second, func() error {
 		p, err := s.env.Client.Get(ctx, "v1", "Pod", namespace, name)
@@ -238,6 +279,10 @@ func (s *sandbox) started(ctx context.Context, name string) (*unstructured.Unstr
 
 // exec runs probe with the given arguments in a pod and returns what it printed.
 func (s *sandbox) exec(ctx context.Context, name string, args ...string) (string, error) {
+	return s.execIn(ctx, namespace, name, args...)
+}
+
+func (s *sandbox) execIn(ctx context.Context, namespace, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
 	defer cancel()
 	var out, errOut bytes.Buffer
