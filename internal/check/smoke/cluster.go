@@ -278,58 +278,6 @@ func membersRun(members []spec.Node, seen driver.Observation) error {
 	return nil
 }
 
-// service: a pod reaches another one, on another node, by the DNS name of a Service.
-func service(ctx context.Context, env Env) check.Result {
-	return inSandbox(ctx, env, "service", func(s *sandbox) (string, error) {
-		nodes := len(env.Spec.Topology())
-		serviceName, err := s.service(ctx, "server", false)
-		if err != nil {
-			return "", err
-		}
-		server, err := s.pod(ctx, pod{part: "server", command: []string{"serve"}})
-		if err != nil {
-			return "", err
-		}
-		client := pod{part: "client", command: []string{"serve"}}
-		if nodes > 1 {
-			client.apart = "server"
-		}
-		from, err := s.pod(ctx, client)
-		if err != nil {
-			return "", err
-		}
-		serverPod, err := s.started(ctx, server)
-		if err != nil {
-			return "", err
-		}
-		clientPod, err := s.started(ctx, from)
-		if err != nil {
-			return "", err
-		}
-		serverNode, clientNode := text(serverPod, "spec", "nodeName"), text(clientPod, "spec", "nodeName")
-		if nodes > 1 && serverNode == clientNode {
-			return "", fmt.Errorf("both pods run on %s: anti-affinity was not obeyed", serverNode)
-		}
-		host := fmt.Sprintf("%s.%s.svc.%s", serviceName, namespace, env.ClusterDomain)
-		for _, url := range []string{"http://" + host + "/", "http://" + serviceName + "/"} {
-			err = until(ctx, settle, func() error {
-				body, err := s.exec(ctx, from, "get", url)
-				if err != nil {
-					return fmt.Errorf("from %s to %s on %s: %w", clientNode, url, serverNode, err)
-				}
-				if body != server {
-					return final{fmt.Errorf("%s answered %q, want the server's name %q", url, body, server)}
-				}
-				return nil
-			})
-			if err != nil {
-				return "", err
-			}
-		}
-		return fmt.Sprintf("a pod on %s was answered by one on %s through its Service's name", clientNode, serverNode), nil
-	})
-}
-
 // failedLines are the lines of a health report that do not say [+].
 func failedLines(report string) string {
 	var failed []string

@@ -369,5 +369,15 @@ func (s *sandbox) reach(ctx context.Context, namespace, pod string, asks []ask) 
 			}
 		}
 	}
-	return results, errors.Join(errs...)
+	if more := len(errs) - 3; more > 0 {
+		errs = append(errs[:3], fmt.Errorf("and %d more", more))
+	}
+	var lines []string
+	for _, err := range errs {
+		lines = append(lines, err.Error())
+	}
+	if lines != nil {
+		return results, errors.New(strings.Join(lines, "; "))
+	}
+	return results, nil
 }

@@ -29,6 +29,7 @@ type fakeAPI struct {
 	admit    func(*unstructured.Unstructured) error
 	post     func(path string, body []byte) ([]byte, error)
 	get      func(path string) ([]byte, error) // for what raw has not
+	portless bool                              // Services get no port on the nodes
 	pending  bool                              // pods stay Pending
 	forwards map[string]string                 // pod:port → address that listens
 	written  string                            // by a pod whose command is "write"
@@ -128,6 +129,9 @@ func (f *fakeAPI) Create(ctx context.Context, o *unstructured.Unstructured) erro
 		}
 	}
 	o.SetCreationTimestamp(metav1.Now())
+	if o.GetKind() == "Service" {
+		f.serve(o)
+	}
 	if o.GetKind() == "Pod" {
 		containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "containers")
 		if args, _, _ := unstructured.NestedStringSlice(containers[0].(map[string]any), "args"); len(args) == 3 && args[0] == "write" {
@@ -145,11 +149,27 @@ func (f *fakeAPI) Create(ctx context.Context, o *unstructured.Unstructured) erro
 			status = map[string]any{"phase": "Pending", "conditions": []any{map[string]any{"type": "PodScheduled", "status": "False", "message": "0/5 nodes are available"}}}
 		}
 		o.Object["status"] = status
-		unstructured.SetNestedField(o.Object, f.nodes[len(f.ever)%len(f.nodes)], "spec", "nodeName")
+		node := text(o, "spec", "nodeSelector", hostnameLabel)
+		if node == "" {
+			node = f.nodes[len(f.ever)%len(f.nodes)]
+		}
+		unstructured.SetNestedField(o.Object, node, "spec", "nodeName")
 	}
 	f.ever = append(f.ever, o.GetKind()+"/"+o.GetName())
 	f.put(o.Object)
 	return nil
+}
+
+// serve gives a Service its address, and a port on the nodes when it asks for one.
+func (f *fakeAPI) serve(o *unstructured.Unstructured) {
+	if text(o, "spec", "clusterIP") == "" {
+		unstructured.SetNestedField(o.Object, fmt.Sprintf("10.96.1.%d", len(f.ever)+1), "spec", "clusterIP")
+	}
+	if text(o, "spec", "type") == "NodePort" && !f.portless {
+		ports, _, _ := unstructured.NestedSlice(o.Object, "spec", "ports")
+		ports[0].(map[string]any)["nodePort"] = int64(30080)
+		unstructured.SetNestedSlice(o.Object, ports, "spec", "ports")
+	}
 }
 
 func (f *fakeAPI) DryRun(ctx context.Context, o *unstructured.Unstructured) error {

@@ -49,7 +49,7 @@ type Env struct {
 }
 
 // ClusterChecks are the names of the checks that belong to no component and always run.
-var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "service", "datapath"}
+var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "datapath"}
 
 // probe is one check as the table below names it. run returns Running to be asked again.
 type probe struct {
@@ -65,7 +65,6 @@ var registry = map[string][]probe{
 	"topology":   {{"topology", 60 * time.Second, topology}},
 	"apiservers": {{"apiservers", 90 * time.Second, apiServers}},
 	"etcd":       {{"etcd", 90 * time.Second, etcd}},
-	"service":    {{"service", 90 * time.Second, service}},
 	"datapath":   {{"datapath", 2 * time.Minute, datapath}},
 
 	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},

@@ -46,8 +46,6 @@ func TestChecks(t *testing.T) {
 			switch {
 			case verb == "get" && strings.Contains(argument, "readyz"):
 				return healthy, nil
-			case verb == "get":
-				return strings.TrimSuffix(pod, "client") + "server", nil
 			case verb == "lookup" && strings.HasPrefix(argument, "kubernetes.default"):
 				return "10.96.0.1", nil
 			case verb == "lookup" && strings.HasPrefix(argument, "absent-"):
@@ -111,11 +109,6 @@ func TestChecks(t *testing.T) {
 		{"etcd", "no quorum", instead("10.89.0.12", strings.Replace(healthy, "[+]etcd ok", "[-]etcd failed: reason withheld", 1), nil), check.Failed, "[-]etcd failed"},
 		{"etcd", "a member down", func(_ *fakeAPI, env *Env) { env.Observe = members("server1", "server3") }, check.Failed, "does not run on server2"},
 		{"etcd", "all members", func(_ *fakeAPI, env *Env) { env.Observe = members("server1", "server2", "server3") }, check.Succeeded, "3 of 3 members run"},
-
-		{"service", "well", nil, check.Succeeded, "was answered by one on"},
-		{"service", "somebody else answers", instead("get http", "intruder", nil), check.Failed, `answered "intruder"`},
-		{"service", "nobody answers", instead("get http", "", errors.New("i/o timeout")), check.Failed, "i/o timeout"},
-		{"service", "on one node", func(f *fakeAPI, _ *Env) { f.nodes = []string{"server1"} }, check.Failed, "anti-affinity"},
 
 		{"namespaces", "well", nil, check.Succeeded, "restricted: platform"},
 		{"namespaces", "one missing", func(f *fakeAPI, _ *Env) { delete(f.objects, "Namespace//data") }, check.Failed, "no namespace data"},
@@ -243,12 +236,12 @@ func TestCleanupAfterCancel(t *testing.T) {
 	f.pending = true
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
-	r := service(ctx, env)
+	r := dns(ctx, env)
 	if r.State != check.Failed || !errors.Is(r.Err, context.Canceled) {
 		t.Errorf("%s: %v", r.State, r.Err)
 	}
-	if len(f.ever) != 3 {
-		t.Errorf("made %v, want a Service and two pods", f.ever)
+	if len(f.ever) != 2 {
+		t.Errorf("made %v, want a Service and a pod", f.ever)
 	}
 	if left := f.left(); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
