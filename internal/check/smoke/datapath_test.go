@@ -175,7 +175,7 @@ func TestDatapath(t *testing.T) {
 		}), nil, check.Failed, []string{"want always the same pod"}},
 		{"no hairpin", only("local", "mesh3", nobody), nil, check.Failed, []string{"itself through internalTrafficPolicy Local"}},
 		{"not local", only("lonely", "mesh4", func([]string) []string { return []string{"x"} }), nil, check.Failed, []string{"whose only pod is on", `answered "x", want no answer`}},
-		{"NodePort of one node", only("nodeport", "mesh0", nobody), nil, check.Failed, []string{"the NodePort of agent1", "the NodePort of server3"}},
+		{"NodePort of one node", only("nodeport", "mesh0", nobody), nil, check.Failed, []string{"the NodePort of agent1", "the NodePort of server1"}},
 		{"no name", only("name", "mesh0", nobody), nil, check.Failed, []string{"the name of smoke-datapath-", ".apps.svc.cluster.local/"}},
 		{"ClusterIP from a node", only("plain", "host", nobody), nil, check.Failed, []string{"from a process of agent1: the ClusterIP of"}},
 	} {
