@@ -128,7 +128,7 @@ func newRender(o *options) *cobra.Command {
   orrery render > platform.yaml`,
 		ValidArgsFunction: o.completeComponents,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := o.open(ui.Discard)
+			s, err := o.open(c.Context(), ui.Discard)
 			if err != nil {
 				return err
 			}

@@ -22,7 +22,7 @@ would make up refuse; warnings would not; packages are what up would install.`,
 			if err != nil {
 				return err
 			}
-			s, err := o.open(ui.Discard)
+			s, err := o.open(ctx, ui.Discard)
 			if err != nil {
 				return err
 			}
@@ -36,6 +36,9 @@ would make up refuse; warnings would not; packages are what up would install.`,
 			var results checkResults
 			for _, cond := range s.driver.Preflight(ctx) {
 				results = append(results, runCheck(ctx, cond))
+			}
+			if s.networkReason != "" {
+				results = append(results, checkResult{Component: "host", Name: "network", State: check.Skipped, Detail: s.networkReason})
 			}
 			obs, err := s.observe(ctx)
 			if err != nil {

@@ -446,5 +446,5 @@ func (s *session) save() error {
 	if s.created.IsZero() {
 		s.created = time.Now().UTC().Truncate(time.Second)
 	}
-	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports, Bundle: s.bundle, Skipped: s.skipped}.Save(s.stateDir)
+	return engine.State{Spec: s.spec, Created: s.created, Ports: s.spec.Ports, Bundle: s.bundle, Skipped: s.skipped, NetworkReason: s.networkReason}.Save(s.stateDir)
 }

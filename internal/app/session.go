@@ -24,21 +24,24 @@ import (
 // session is one verb at work on one environment.
 type session struct {
 	*options
-	spec     spec.Environment // as wanted (open) or as it was made (attach)
-	exists   bool             // a state file is there
-	created  time.Time
-	skipped  map[string]string // components that the last up left out, with the reason
-	stateDir string
-	log      *slog.Logger
-	sink     ui.Sink
-	journal  *engine.Journal
-	driver   driver.Driver
-	unlock   func()
+	spec    spec.Environment // as wanted (open) or as it was made (attach)
+	exists  bool             // a state file is there
+	created time.Time
+	skipped map[string]string // components that the last up left out, with the reason
+	// networkReason is why network.plugin auto is not cilium here; empty when it is, or was
+	// not asked for.
+	networkReason string
+	stateDir      string
+	log           *slog.Logger
+	sink          ui.Sink
+	journal       *engine.Journal
+	driver        driver.Driver
+	unlock        func()
 }
 
 // open reads orrery.yaml and what is kept of the environment that it names. What is
 // wanted may differ from what exists only in what can be changed in place.
-func (o *options) open(sink ui.Sink) (*session, error) {
+func (o *options) open(ctx context.Context, sink ui.Sink) (*session, error) {
 	want, err := o.loadSpec()
 	if err != nil {
 		return nil, usageError{err}
@@ -47,12 +50,14 @@ func (o *options) open(sink ui.Sink) (*session, error) {
 	kept, err := engine.LoadState(s.stateDir)
 	switch {
 	case errors.Is(err, engine.ErrNoState):
+		s.decideNetwork(ctx, nil)
 	case err != nil:
 		return nil, err
 	default:
-		s.exists, s.created, s.skipped = true, kept.Created, kept.Skipped
+		s.exists, s.created, s.skipped, s.networkReason = true, kept.Created, kept.Skipped, kept.NetworkReason
 		o.remember(kept.Bundle)
-		if err := changeable(kept.Spec, want); err != nil {
+		s.decideNetwork(ctx, &kept.Spec)
+		if err := changeable(kept.Spec, s.spec); err != nil {
 			return nil, usageError{err}
 		}
 		s.spec.Ports = kept.Ports
@@ -73,12 +78,16 @@ func (o *options) attach(sink ui.Sink) (*session, error) {
 	kept, err := engine.LoadState(s.stateDir)
 	if err != nil {
 		s.spec = spec.Named(name)
+		if s.spec.Network.Plugin == spec.PluginAuto { // nothing is made with this
+			s.spec.Network.Plugin = spec.PluginPTP
+		}
 		if errors.Is(err, engine.ErrNoState) {
 			return s, nil
 		}
 		return s, err
 	}
 	s.spec, s.exists, s.created, s.skipped = kept.Spec, true, kept.Created, kept.Skipped
+	s.networkReason = kept.NetworkReason
 	s.spec.Ports = kept.Ports
 	o.remember(kept.Bundle)
 	return s, nil
@@ -125,7 +134,7 @@ func (s *session) connect() error {
 	}
 	s.driver, err = native.New(native.Options{
 		Spec: s.spec, StateDir: s.stateDir, CacheDir: cacheRoot(), Executable: exe,
-		Journal: journal, Sink: s.sink, Log: s.log,
+		Journal: journal, Sink: s.sink, Log: s.log, Compiler: s.compiler(),
 	})
 	return err
 }

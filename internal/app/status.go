@@ -28,13 +28,16 @@ import (
 
 // status is what `status -o json` prints; its form is a contract.
 type status struct {
-	Environment string            `json:"environment"`
-	Driver      string            `json:"driver"`
-	Phase       string            `json:"phase"`
-	Durability  spec.Durability   `json:"durability"`
-	Nodes       []nodeStatus      `json:"nodes"`
-	Components  []componentStatus `json:"components"`
-	Endpoints   map[string]string `json:"endpoints"`
+	Environment string          `json:"environment"`
+	Driver      string          `json:"driver"`
+	Phase       string          `json:"phase"`
+	Durability  spec.Durability `json:"durability"`
+	// Network is the plugin, with the reason when auto could not be cilium.
+	Network       string            `json:"network"`
+	NetworkReason string            `json:"networkReason,omitempty"`
+	Nodes         []nodeStatus      `json:"nodes"`
+	Components    []componentStatus `json:"components"`
+	Endpoints     map[string]string `json:"endpoints"`
 }
 
 type nodeStatus struct {
@@ -120,6 +123,7 @@ func (s *session) status(ctx context.Context) (status, error) {
 	}
 	st := status{
 		Environment: s.spec.Name, Driver: s.spec.Driver, Phase: string(obs.Phase), Durability: s.spec.Durability,
+		Network: s.spec.Network.Plugin, NetworkReason: s.networkReason,
 		Nodes: []nodeStatus{}, Components: []componentStatus{}, Endpoints: map[string]string{},
 	}
 	maps.Copy(st.Endpoints, obs.Endpoints)
@@ -243,6 +247,9 @@ func printStatus(w io.Writer, st status) error {
 	if st.Phase == string(driver.PhaseAbsent) {
 		_, err := fmt.Fprintln(w, "Make it with: orrery up")
 		return err
+	}
+	if st.NetworkReason != "" {
+		fmt.Fprintln(w, "Network:", st.NetworkReason)
 	}
 	rows := [][]string{}
 	for _, n := range st.Nodes {

@@ -78,9 +78,12 @@ func (u *upOptions) run(ctx context.Context) error {
 			return err
 		}
 	}
-	s, err := u.open(clock)
+	s, err := u.open(ctx, clock)
 	if err != nil {
 		return err
+	}
+	if s.networkReason != "" && !s.exists {
+		clock.Emit(ui.Event{Type: ui.TypeWarning, Message: "network: " + s.networkReason})
 	}
 	if u.dryRun {
 		return u.printPlan(ctx, s)

@@ -12,9 +12,10 @@ import (
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
-// stateVersion of environment.json. A newer one is refused. Version 2 has Bundle; what does
-// not need it is still written as version 1, so that an older orrery can read it.
-const stateVersion = 2
+// stateVersion of environment.json. A newer one is refused. Version 2 has Bundle, version 3 a
+// choice of network plugins; what does not need them is still written as version 1, so that an
+// older orrery can read it.
+const stateVersion = 3
 
 // stateFile is the name below the state directory.
 const stateFile = "environment.json"
@@ -31,6 +32,9 @@ type State struct {
 	Bundle string `json:"bundle,omitempty"`
 	// Skipped are the components that the last `up` had to leave out, with the reason.
 	Skipped map[string]string `json:"skipped,omitempty"`
+	// NetworkReason is why network.plugin auto became what Spec says; empty when there was
+	// nothing in the way of the preferred one.
+	NetworkReason string `json:"networkReason,omitempty"`
 }
 
 // ErrNoState is wrapped by [LoadState] when the environment has none.
@@ -81,8 +85,11 @@ func corrupt(path string, err error) error {
 // after a crash, never half of it.
 func (s State) Save(stateDir string) error {
 	s.Version = 1
-	if s.Bundle != "" {
-		s.Version = stateVersion
+	switch {
+	case s.NetworkReason != "" || s.Spec.Network.Plugin != spec.PluginPTP:
+		s.Version = 3
+	case s.Bundle != "":
+		s.Version = 2
 	}
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

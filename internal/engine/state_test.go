@@ -56,7 +56,7 @@ func TestState(t *testing.T) {
 		{"no version", "{}", false, "it has no version"},
 		{"unknown field", `{"version":1,"spce":{}}`, false, "unknown field \"spce\""},
 		{"not valid", `{"version":1,"spec":{"name":"../../etc"}}`, false, "spec path `name`"},
-		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 2"},
+		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 3"},
 	} {
 		must(t, os.WriteFile(path, []byte(c.content), 0o600))
 		_, err := LoadState(dir)

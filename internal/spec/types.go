@@ -55,11 +55,21 @@ type NodeSize struct {
 	Memory string `json:"memory,omitempty"`
 }
 
+// Values of network.plugin.
+const (
+	PluginAuto   = "auto"
+	PluginCilium = "cilium"
+	PluginPTP    = "ptp"
+)
+
 // Network holds the ranges (IPv4 CIDR) and the plugin. Ranges exist only inside the
 // environment's own network namespaces, so environments may share them.
 type Network struct {
-	// Plugin that connects pods. Default "ptp" (routes, and kube-proxy in nftables mode).
-	Plugin string `json:"plugin,omitempty" jsonschema:"enum=ptp"`
+	// Plugin that connects pods: "cilium" (BPF, with network policies and without
+	// kube-proxy), "ptp" (routes, and kube-proxy in nftables mode; no policies), or "auto",
+	// which is cilium where the machine can, otherwise ptp, decided once when the
+	// environment is made. Default "ptp".
+	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp"`
 	// Nodes is the fabric; a /24 or larger. Default 10.89.0.0/24.
 	Nodes string `json:"nodes,omitempty"`
 	// Pods is split into a /24 per node. Default 10.244.0.0/16.

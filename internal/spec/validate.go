@@ -137,7 +137,7 @@ func (e *Environment) validateNodes(c *collector) {
 
 func (e *Environment) validateNetwork(c *collector) {
 	n := &e.Network
-	c.oneOf("network.plugin", n.Plugin, "ptp")
+	c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCilium, PluginPTP)
 	total := max(e.Servers, 0) + max(e.AgentCount(), 0)
 	ranges := []struct {
 		field, cidr, example string

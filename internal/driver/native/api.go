@@ -109,6 +109,9 @@ type apiNode struct {
 		Name   string            `json:"name"`
 		Labels map[string]string `json:"labels"`
 	} `json:"metadata"`
+	Spec struct {
+		PodCIDR string `json:"podCIDR"`
+	} `json:"spec"`
 	Status struct {
 		Conditions []struct {
 			Type      string    `json:"type"`

@@ -158,6 +158,7 @@ type initConfig struct {
 	MachineID    string    `json:"machineID"`
 	Memory       int64     `json:"memory,omitempty"` // bytes that /proc/meminfo shows; 0 = the host's
 	Resolv       string    `json:"resolv"`
+	Datapath     *datapath `json:"datapath,omitempty"`
 	Services     []service `json:"services"`
 }
 
@@ -169,7 +170,7 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 		return false, fmt.Errorf("no network plugin %q", c.Plugin)
 	}
 	before := i.issued
-	if err := credentials(i, p, c); err != nil {
+	if err := credentials(i, p, c, net); err != nil {
 		return false, err
 	}
 	changed = i.issued != before
@@ -184,7 +185,10 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 	for _, n := range c.Nodes {
 		etc := func(elem ...string) string { return p.nodeEtc(n.Name, elem...) }
 		server := apiURL(c, n)
-		users := []string{"kubelet", "kube-proxy"}
+		users := []string{"kubelet"}
+		for _, u := range net.users(n) {
+			users = append(users, u.name)
+		}
 		if n.server() {
 			users = append(users, "kube-controller-manager", "kube-scheduler")
 			write(etc("kubernetes", "authentication.yaml"), []byte(authenticationConfig))
@@ -193,7 +197,6 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 			write(etc("kubernetes", u+".conf"), nodeKubeconfig(server, u))
 		}
 		write(etc("kubernetes", "kubelet.yaml"), kubeletConfig(c))
-		write(etc("kubernetes", "kube-proxy.yaml"), kubeProxyConfig(c, n))
 		write(etc("containerd", "config.toml"), containerdConfig(c))
 		write(etc("containerd", "certs.d", "_default", "hosts.toml"), mirrorConfig(c))
 		files, ferr := net.files(c, n)
@@ -201,7 +204,7 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 			return changed, ferr
 		}
 		for name, content := range files {
-			write(etc("cni", "net.d", filepath.Base(name)), content)
+			write(etc(filepath.FromSlash(name)), content)
 		}
 		if err != nil {
 			return changed, err
@@ -209,7 +212,7 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 		did, err := writeJSON(p.nodeInit(n.Name), initConfig{
 			Hostname: n.Name, Address: n.Address.String(), State: p.node(n.Name),
 			Distribution: p.distribution(), Layers: p.layers(), MachineID: machineID(c.Environment, n.Name),
-			Memory: c.Memory, Resolv: resolvConf(c), Services: nodeServices(c, n, net),
+			Memory: c.Memory, Resolv: resolvConf(c), Datapath: net.datapath(p), Services: nodeServices(c, n, net),
 		})
 		if err != nil {
 			return changed, err

@@ -14,7 +14,7 @@ const nodePKI = "/etc/kubernetes/pki/"
 // credentials makes everything that proves who somebody is: three authorities, the
 // administrator's kubeconfig, and for each node only what its services need. The keys of
 // the authorities and the administrator's are in no node.
-func credentials(i *issuer, p paths, c cluster) error {
+func credentials(i *issuer, p paths, c cluster, net network) error {
 	ca, err := i.authority(p.pki("ca"), "orrery-"+c.Environment)
 	if err != nil {
 		return err
@@ -54,7 +54,9 @@ func credentials(i *issuer, p paths, c cluster) error {
 		leaves := []entry{
 			// One pair is both the node's identity and what its kubelet serves with.
 			{ca, "kubelet", leaf{cn: "system:node:" + n.Name, orgs: []string{"system:nodes"}, names: []string{n.Name, address, "127.0.0.1"}, server: true, client: true}},
-			{ca, "kube-proxy", leaf{cn: "system:kube-proxy", client: true}},
+		}
+		for _, u := range net.users(n) {
+			leaves = append(leaves, entry{ca, u.name, u.leaf})
 		}
 		files := map[string][]byte{"ca.crt": ca.pem}
 		if n.server() {

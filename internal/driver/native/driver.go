@@ -37,6 +37,8 @@ type Options struct {
 	Journal driver.Journal
 	Sink    ui.Sink
 	Log     *slog.Logger
+	// Compiler of BPF programs, for preflight; nil looks on PATH.
+	Compiler Compiler
 }
 
 // Driver makes clusters out of namespaces. It implements [driver.Driver],
@@ -74,7 +76,14 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{options: o, paths: paths(filepath.Clean(o.StateDir)), cluster: c, host: realHost(), log: o.Log, now: time.Now}, nil
+	if _, ok := networks[c.Plugin]; !ok {
+		return nil, fmt.Errorf("network.plugin %q has to be decided before there are nodes: want %s or %s", c.Plugin, spec.PluginCilium, spec.PluginPTP)
+	}
+	h := realHost()
+	if o.Compiler != nil {
+		h.compiler = o.Compiler
+	}
+	return &Driver{options: o, paths: paths(filepath.Clean(o.StateDir)), cluster: c, host: h, log: o.Log, now: time.Now}, nil
 }
 
 // Prepare implements [driver.Driver]: supervisor, fabric and mirror.
@@ -172,7 +181,10 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	if r := check.Await(ctx, d.apiReady(api), nil); r.State != check.Succeeded {
 		return fmt.Errorf("%w%s", r.Err, d.explain(ctx))
 	}
-	return api.grantKubeletAccess(ctx)
+	if err := api.grantKubeletAccess(ctx); err != nil {
+		return err
+	}
+	return d.networkObjects(ctx, api)
 }
 
 func (d *Driver) apiReady(a *api) check.Condition {
@@ -208,16 +220,17 @@ func (d *Driver) hopeless(ctx context.Context) error {
 
 // distribution checks that the node's programs are there.
 func (d *Driver) distribution() error {
-	need := []string{"kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd",
-		"containerd", "containerd-shim-runc-v2", "runc", "registry", "cni/ptp", "cni/host-local", "cni/loopback", "cni/portmap"}
+	net := networks[d.cluster.Plugin]
+	need := []string{"bin/kubelet", "bin/kube-apiserver", "bin/kube-controller-manager", "bin/kube-scheduler", "bin/etcd",
+		"bin/containerd", "bin/containerd-shim-runc-v2", "bin/runc", "bin/registry"}
 	var missing []string
-	for _, n := range need {
-		if _, err := os.Stat(filepath.Join(d.paths.distribution(), n)); err != nil {
+	for _, n := range append(need, net.programs()...) {
+		if _, err := os.Stat(d.paths.join("dist", n)); err != nil {
 			missing = append(missing, n)
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the node distribution in %s lacks %s: 'orrery up' builds it", d.paths.distribution(), strings.Join(missing, ", "))
+		return fmt.Errorf("the node distribution in %s lacks %s: 'orrery up' builds it", d.paths.join("dist"), strings.Join(missing, ", "))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -136,6 +137,7 @@ func TestConformance(t *testing.T) {
 	e.Servers, e.Agents = number(t, "ORRERY_TEST_SERVERS"), &agents
 	e.Ports = spec.Ports{API: freePort(t), Registry: freePort(t)}
 	e.Node.Memory = "3Gi"
+	e.Network.Plugin = cmp.Or(os.Getenv("ORRERY_TEST_PLUGIN"), spec.PluginPTP)
 	// Not t.TempDir: it may be on tmpfs, and its path is too long for a socket.
 	stateDir := "/var/lib/orrery/" + e.Name
 	journal := &memoryJournal{}

@@ -34,6 +34,10 @@ type host struct {
 	routes func() ([]netip.Prefix, error)
 	// inotify counts instances in use.
 	inotify func() int
+	// bpf makes a map and lets it go.
+	bpf func() error
+	// compiler of BPF programs.
+	compiler Compiler
 }
 
 func realHost() host {
@@ -64,6 +68,7 @@ func realHost() host {
 		},
 		routes:  hostRoutes,
 		inotify: inotifyInstances,
+		bpf:     tryBPF, compiler: clangOnPath,
 	}
 }
 

@@ -51,7 +51,7 @@ type serviceSet struct {
 	mu       sync.Mutex
 	running  map[int]chan syscall.WaitStatus // by PID
 	byName   map[string]int                  // PID by service
-	waits    map[string]*wait                // by target
+	waits    map[string]*wait                // by user and target
 	stopping context.Context
 	halt     context.CancelFunc
 }
@@ -82,7 +82,7 @@ func (s *serviceSet) supervise(svc service) {
 	for restarts := 0; ; restarts++ {
 		if svc.Wait != "" {
 			s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: svc.Wait})
-			if s.await(svc.Wait) != nil {
+			if s.await(svc.Wait, svc.WaitAs) != nil {
 				return
 			}
 		}
@@ -225,16 +225,17 @@ func describe(ws syscall.WaitStatus) string {
 
 // await returns nil once target answers, see service.Wait. Services that wait for the
 // same target share one look at it.
-func (s *serviceSet) await(target string) error {
+func (s *serviceSet) await(target, as string) error {
 	s.mu.Lock()
-	w := s.waits[target]
+	key := as + " " + target
+	w := s.waits[key]
 	if w == nil {
 		w = &wait{done: make(chan struct{})}
-		s.waits[target] = w
+		s.waits[key] = w
 		go func() {
-			w.err = awaitTarget(s.stopping, target)
+			w.err = awaitTarget(s.stopping, target, as)
 			s.mu.Lock()
-			delete(s.waits, target) // the next one looks anew
+			delete(s.waits, key) // the next one looks anew
 			s.mu.Unlock()
 			close(w.done)
 		}()
@@ -250,7 +251,7 @@ type wait struct {
 	err  error
 }
 
-func awaitTarget(ctx context.Context, target string) error {
+func awaitTarget(ctx context.Context, target, as string) error {
 	if !strings.HasPrefix(target, "https:") {
 		return poll(ctx, 20*time.Millisecond, func() error {
 			c, err := net.Dial("unix", strings.TrimPrefix(target, "unix:"))
@@ -266,7 +267,15 @@ func awaitTarget(ctx context.Context, target string) error {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
+	secure := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	if as != "" {
+		pair, err := tls.LoadX509KeyPair(nodePKI+as+".crt", nodePKI+as+".key")
+		if err != nil {
+			return err
+		}
+		secure.Certificates = []tls.Certificate{pair}
+	}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: secure}}
 	defer client.CloseIdleConnections()
 	return poll(ctx, 100*time.Millisecond, func() error {
 		r, err := client.Get(target)

@@ -1,9 +1,12 @@
 package native
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
+
+	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // network connects the pods of a cluster. A plugin says what it puts into a node; the
@@ -11,7 +14,11 @@ import (
 type network interface {
 	// name is network.plugin of the spec.
 	name() string
-	// files are written to /etc/cni/net.d of the node.
+	// programs that must be there, relative to the distribution's folder (dist).
+	programs() []string
+	// users are who the plugin's services of the node are to the API.
+	users(n node) []user
+	// files of the node, by path below its etc folder: cni/net.d/… and kubernetes/….
 	files(c cluster, n node) (map[string][]byte, error)
 	// routes of the node beside the default one.
 	routes(c cluster, n node) []route
@@ -19,6 +26,22 @@ type network interface {
 	services(c cluster, n node) []service
 	// controllerFlags are added to the controller manager's.
 	controllerFlags(c cluster) []string
+	// datapath is what BPF programs need of a node; nil without them.
+	datapath(p paths) *datapath
+	// objects are in the API before the plugin's services ask for them.
+	objects(p paths) ([]object, error)
+	// assignsRanges: nodes are told their range of pod addresses through the API.
+	assignsRanges() bool
+	// probes of the host that are about this plugin.
+	probes(h host) []probe
+	// ready is nil when the plugin works on the node whose PID 1 has that PID on the host.
+	ready(ctx context.Context, pid int) error
+}
+
+// user of the API: a pair of files below pki and a kubeconfig, all of that name.
+type user struct {
+	name string
+	leaf leaf
 }
 
 // route sends a range to another node, or refuses it: without Via, whoever sends there is told
@@ -29,13 +52,27 @@ type route struct {
 }
 
 // networks is the registry of plugins: adding one is a line here.
-var networks = map[string]network{"ptp": ptp{}}
+var networks = map[string]network{spec.PluginPTP: ptp{}, spec.PluginCilium: cilium{}}
 
 // ptp gives each pod a point-to-point link, each node a /24 that the other nodes have a
 // route to, and Services through kube-proxy. It needs no bridge and so no br_netfilter.
 type ptp struct{}
 
-func (ptp) name() string { return "ptp" }
+func (ptp) name() string { return spec.PluginPTP }
+
+func (ptp) programs() []string {
+	return []string{"bin/kube-proxy", "bin/cni/ptp", "bin/cni/host-local", "bin/cni/loopback", "bin/cni/portmap"}
+}
+
+func (ptp) users(node) []user {
+	return []user{{"kube-proxy", leaf{cn: "system:kube-proxy", client: true}}}
+}
+
+func (ptp) datapath(paths) *datapath         { return nil }
+func (ptp) objects(paths) ([]object, error)  { return nil, nil }
+func (ptp) assignsRanges() bool              { return false }
+func (ptp) probes(host) []probe              { return nil }
+func (ptp) ready(context.Context, int) error { return nil }
 
 func (ptp) files(c cluster, n node) (map[string][]byte, error) {
 	type obj = map[string]any
@@ -51,7 +88,7 @@ func (ptp) files(c cluster, n node) (map[string][]byte, error) {
 			{"type": "portmap", "capabilities": obj{"portMappings": true}, "backend": "nftables"},
 		},
 	}, "", "  ")
-	return map[string][]byte{"10-orrery.conflist": conf}, err
+	return map[string][]byte{"cni/net.d/10-orrery.conflist": conf, "kubernetes/kube-proxy.yaml": kubeProxyConfig(c, n)}, err
 }
 
 // routes also refuses what is left of the node's own range: pods have routes of their own,

@@ -133,6 +133,15 @@ func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes m
 			return err
 		}
 	}
+	net := networks[d.cluster.Plugin]
+	if want := d.podRange(m.Name); net.assignsRanges() && n.Spec.PodCIDR != want {
+		if n.Spec.PodCIDR != "" { // the API takes no other once there is one
+			return fmt.Errorf("%s has the pod range %s, want %s: delete the Node object, the kubelet makes it anew", m.Name, n.Spec.PodCIDR, want)
+		}
+		if err := a.assignRange(ctx, m.Name, want); err != nil {
+			return err
+		}
+	}
 	for _, c := range n.Status.Conditions {
 		if c.Type != "Ready" {
 			continue
@@ -143,9 +152,22 @@ func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes m
 		case c.Heartbeat.Before(m.Started.Truncate(time.Second)):
 			return fmt.Errorf("%s has not reported since it started", m.Name)
 		}
+		if err := net.ready(ctx, m.PID); err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
 		return nil
 	}
 	return fmt.Errorf("%s has reported nothing", m.Name)
+}
+
+// podRange of a node as text.
+func (d *Driver) podRange(name string) string {
+	for _, n := range d.cluster.Nodes {
+		if n.Name == name {
+			return n.PodCIDR.String()
+		}
+	}
+	return ""
 }
 
 // labels that a node must have.

@@ -16,8 +16,13 @@ import (
 
 func testCluster(t *testing.T) cluster {
 	t.Helper()
+	return testClusterOf(t, spec.PluginPTP)
+}
+
+func testClusterOf(t *testing.T, plugin string) cluster {
+	t.Helper()
 	e := spec.Named("unit")
-	e.Ports = spec.Ports{API: 1234, Registry: 1235}
+	e.Ports, e.Network.Plugin = spec.Ports{API: 1234, Registry: 1235}, plugin
 	c, err := newCluster(e)
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +49,7 @@ func TestLeavesAreRenewedInTime(t *testing.T) {
 	now := time.Now()
 	issue := func() int {
 		i := &issuer{now: func() time.Time { return now }}
-		if err := credentials(i, p, c); err != nil {
+		if err := credentials(i, p, c, networks[c.Plugin]); err != nil {
 			t.Fatal(err)
 		}
 		return i.issued
@@ -75,7 +80,7 @@ func TestLeavesAreRenewedInTime(t *testing.T) {
 		t.Errorf("%d certificates issued after one address changed, want 1", n)
 	}
 	now = now.Add(11 * 365 * 24 * time.Hour)
-	err := credentials(&issuer{now: func() time.Time { return now }}, p, c)
+	err := credentials(&issuer{now: func() time.Time { return now }}, p, c, networks[c.Plugin])
 	if err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired authority: %v", err)
 	}
@@ -84,13 +89,13 @@ func TestLeavesAreRenewedInTime(t *testing.T) {
 func TestDamagedAuthorityIsNotReplaced(t *testing.T) {
 	p, c := paths(t.TempDir()), testCluster(t)
 	i := &issuer{now: time.Now}
-	if err := credentials(i, p, c); err != nil {
+	if err := credentials(i, p, c, networks[c.Plugin]); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(p.pki("ca.crt"), []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := credentials(i, p, c); err == nil {
+	if err := credentials(i, p, c, networks[c.Plugin]); err == nil {
 		t.Error("no error")
 	}
 }

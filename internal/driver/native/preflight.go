@@ -11,13 +11,17 @@ import (
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // What a cluster needs, measured with 3 servers and 2 agents.
 const (
 	serverMemory = 400 << 20 // bytes
 	agentMemory  = 150 << 20
-	spareMemory  = 512 << 20 // for the supervisor, the mirror and the page cache
+	// Of network plugin cilium, besides.
+	ciliumAgentMemory    = 125 << 20
+	ciliumOperatorMemory = 90 << 20
+	spareMemory          = 512 << 20 // for the supervisor, the mirror and the page cache
 
 	nodeDisk  = 300 << 20
 	spareDisk = 1 << 30
@@ -30,10 +34,7 @@ const (
 func (d *Driver) Preflight(context.Context) []check.Condition {
 	_, err := supervisorIdentity(d.paths)
 	running := err == nil
-	probes := []struct {
-		name  string
-		probe func(ctx context.Context) check.Result
-	}{
+	probes := []probe{
 		{"root", d.checkRoot},
 		{"cgroups", d.checkCgroups},
 		{"kernel", d.checkKernel},
@@ -47,6 +48,7 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 		{"networks", d.checkNetworks},
 		{"quorum", d.checkQuorum},
 	}
+	probes = append(probes, networks[d.cluster.Plugin].probes(d.host)...)
 	var c []check.Condition
 	for _, p := range probes {
 		c = append(c, check.Condition{Component: "host", Name: p.name, Probe: p.probe})
@@ -186,6 +188,9 @@ func (d *Driver) checkMemory(running bool) check.Result {
 	}
 	servers := len(d.cluster.servers())
 	need := uint64(spareMemory + servers*serverMemory + (len(d.cluster.Nodes)-servers)*agentMemory)
+	if d.cluster.Plugin == spec.PluginCilium {
+		need += uint64(len(d.cluster.Nodes)*ciliumAgentMemory + servers*ciliumOperatorMemory)
+	}
 	s, err := d.host.read("/proc/meminfo")
 	if err != nil {
 		return check.Skip("cannot read /proc/meminfo: %v", err)

@@ -16,7 +16,7 @@ import (
 // goodHost can run the default environment.
 func goodHost() host {
 	files := map[string]string{
-		"/proc/filesystems":                       "nodev\ttmpfs\nnodev\toverlay\nnodev\tmqueue\n\text4",
+		"/proc/filesystems":                       "nodev\ttmpfs\nnodev\toverlay\nnodev\tmqueue\nnodev\tbpf\n\text4",
 		"/proc/sys/kernel/osrelease":              "6.1.0-test",
 		"/proc/sys/fs/inotify/max_user_instances": "128",
 		"/proc/meminfo":                           "MemTotal: 16000000 kB\nMemAvailable:    8000000 kB\n",
@@ -39,6 +39,8 @@ func goodHost() host {
 		listen:   func(int) error { return nil },
 		routes:   func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}, nil },
 		inotify:  func() int { return 3 },
+		bpf:      func() error { return nil },
+		compiler: func(context.Context) (string, error) { return "/usr/bin/clang", nil },
 	}
 }
 
@@ -125,7 +127,7 @@ func TestPreflight(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e, h := spec.Named("unit"), goodHost()
-			e.Ports = spec.Ports{API: 1234, Registry: 1235}
+			e.Ports, e.Network.Plugin = spec.Ports{API: 1234, Registry: 1235}, spec.PluginPTP
 			tc.bend(&h, &e)
 			d, err := New(Options{Spec: e, StateDir: t.TempDir(), Journal: &memoryJournal{}})
 			if err != nil {
@@ -156,7 +158,7 @@ func TestPreflight(t *testing.T) {
 
 func TestAbsentEnvironment(t *testing.T) {
 	e := spec.Named("unit-absent")
-	e.Ports = spec.Ports{API: 1234, Registry: 1235}
+	e.Ports, e.Network.Plugin = spec.Ports{API: 1234, Registry: 1235}, spec.PluginPTP
 	d, err := New(Options{Spec: e, StateDir: t.TempDir() + "/none", Journal: &memoryJournal{}})
 	if err != nil {
 		t.Fatal(err)

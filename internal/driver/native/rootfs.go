@@ -124,8 +124,11 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.bind(c.Distribution, strings.TrimSuffix(nodeBin, "/"), true)
 	b.bind(c.Layers, nodeLayers, true)
 	for _, d := range []string{"kubernetes", "containerd", "cni"} {
-		b.bind(filepath.Join(c.State, "etc", d), "/etc/"+d, true)
+		if at := filepath.Join(c.State, "etc", d); exists(at) {
+			b.bind(at, "/etc/"+d, true)
+		}
 	}
+	b.dir("/etc/cni/net.d") // a plugin that has no files writes its own when it is ready
 	b.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
@@ -136,6 +139,9 @@ func enterRoot(c initConfig, cg cgroups) error {
 	mountCgroups(b, cg)
 	for p, v := range hostSysctls {
 		b.mask("/proc/sys/"+p, v+"\n")
+	}
+	if c.Datapath != nil {
+		c.Datapath.lay(b)
 	}
 	if c.Memory > 0 {
 		b.mask("/proc/meminfo", meminfo(c.Memory))

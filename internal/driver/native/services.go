@@ -16,6 +16,8 @@ type service struct {
 	// Wait holds the start back until unix:PATH accepts or https://… answers 200 to a
 	// client that trusts the cluster's authority.
 	Wait string `json:"wait,omitempty"`
+	// WaitAs names the pair that the client is known by, when the answer is not for everybody.
+	WaitAs string `json:"waitAs,omitempty"`
 	// Last ends after the others at a graceful stop: what they write to.
 	Last bool `json:"last,omitempty"`
 }

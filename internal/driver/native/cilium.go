@@ -1,0 +1,153 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// Where Cilium's parts are inside a node.
+const (
+	ciliumBin     = "/opt/orrery/cilium/bin/"
+	ciliumSources = "/opt/orrery/cilium/bpf" // of the BPF programs; ciliumLib/bpf is a copy
+	ciliumLib     = "/var/lib/cilium"
+	ciliumRun     = "/run/cilium"
+	ciliumCgroup  = ciliumRun + "/cgroupv2"
+	llvmFolder    = "/opt/llvm"
+	objectCache   = "/var/cache/orrery-clang"
+	bpfFolder     = "/sys/fs/bpf"
+)
+
+// Ports on a node's address, where monitoring asks.
+const (
+	ciliumAgentMetrics    = 9962
+	ciliumOperatorMetrics = 9963
+	hubbleMetrics         = 9965
+)
+
+// Groups that the certificates of agents and operators name, see ciliumaccess.go.
+const (
+	ciliumAgents    = "orrery:cilium-agents"
+	ciliumOperators = "orrery:cilium-operators"
+)
+
+// cilium connects pods with BPF programs, which also are the proxy of Services and enforce
+// network policies: no kube-proxy, no rules of nftables. Agent and operator are services of
+// the node like the kubelet. Nodes are neighbours on the fabric, so packets are routed
+// between them as they are; a node's agent sets the routes to the others' pods.
+type cilium struct{}
+
+func (cilium) name() string { return spec.PluginCilium }
+
+func (cilium) programs() []string {
+	return []string{"bin/cni/cilium-cni", "bin/cni/loopback",
+		"cilium/bin/cilium-agent", "cilium/bin/cilium-operator", "cilium/bin/cilium-dbg", "cilium/bin/cilium-health-responder",
+		"cilium/bpf/bpf_lxc.c", "cilium/crds/ciliumnodes.yaml", "cilium/llvm/bin/clang"}
+}
+
+func (cilium) users(n node) []user {
+	u := []user{{"cilium-agent", leaf{cn: "orrery:cilium-agent:" + n.Name, orgs: []string{ciliumAgents}, client: true}}}
+	if n.server() {
+		u = append(u, user{"cilium-operator", leaf{cn: "orrery:cilium-operator:" + n.Name, orgs: []string{ciliumOperators}, client: true}})
+	}
+	return u
+}
+
+func (cilium) files(c cluster, n node) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	configs := map[string]map[string]string{"cilium-agent": ciliumAgentConfig(c, n)}
+	if n.server() {
+		configs["cilium-operator"] = ciliumOperatorConfig(c, n)
+	}
+	for name, config := range configs {
+		// JSON is YAML; keys come out sorted.
+		b, err := json.MarshalIndent(config, "", "  ")
+		if err != nil {
+			return nil, err
+		}
+		files["kubernetes/"+name+".yaml"] = append(b, '\n')
+	}
+	return files, nil
+}
+
+// routes: the agent's business.
+func (cilium) routes(cluster, node) []route { return nil }
+
+func (cilium) services(c cluster, n node) []service {
+	environment := []string{
+		"PATH=" + ciliumBin[:len(ciliumBin)-1] + ":" + llvmFolder + "/bin:" + nodeBin[:len(nodeBin)-1] + ":/run/tools",
+		"LD_LIBRARY_PATH=" + llvmFolder + "/lib", // clang's
+		"K8S_NODE_NAME=" + n.Name, "CILIUM_K8S_NAMESPACE=" + ciliumNamespace,
+	}
+	// Both give up, or wait for many seconds, when what they want to watch does not exist yet
+	// or is not theirs to see yet.
+	wait := apiURL(c, n) + "/apis/cilium.io/v2/ciliumnodes?limit=1"
+	s := []service{{
+		Name: "cilium-agent", Env: environment, Wait: wait, WaitAs: "cilium-agent",
+		Args: []string{ciliumBin + "cilium-agent", "--config=/etc/kubernetes/cilium-agent.yaml"},
+	}}
+	if n.server() {
+		s = append(s, service{
+			Name: "cilium-operator", Env: environment, Wait: wait, WaitAs: "cilium-operator",
+			Args: []string{ciliumBin + "cilium-operator", "--config=/etc/kubernetes/cilium-operator.yaml"},
+		})
+	}
+	return s
+}
+
+// controllerFlags: ranges are ours to give, see ptp.
+func (cilium) controllerFlags(c cluster) []string { return ptp{}.controllerFlags(c) }
+
+func (cilium) assignsRanges() bool { return true }
+
+func (cilium) probes(h host) []probe { return h.bpfProbes() }
+
+func (cilium) datapath(p paths) *datapath {
+	return &datapath{
+		Programs: p.join("dist", "cilium", "bin"), Sources: p.join("dist", "cilium", "bpf"),
+		LLVM: p.join("dist", "cilium", "llvm"), Objects: p.join("dist", "cilium", "objects"),
+	}
+}
+
+// ready asks the agent of the node, whose files are seen through its PID 1.
+func (cilium) ready(ctx context.Context, pid int) error {
+	return agentStatus(ctx, "/proc/"+strconv.Itoa(pid)+"/root"+ciliumRun+"/cilium.sock")
+}
+
+// agentStatus is nil when the agent calls itself well.
+func agentStatus(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cilium/v1/healthz", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("brief", "true")
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("the Cilium agent does not answer: %w", err)
+	}
+	defer resp.Body.Close()
+	var status struct {
+		Cilium struct{ State, Msg string } `json:"cilium"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+		return fmt.Errorf("the Cilium agent's status (%s): %w", resp.Status, err)
+	}
+	if s := status.Cilium; s.State != "Ok" {
+		return fmt.Errorf("the Cilium agent is not ready: %s: %s", s.State, s.Msg)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package native
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// datapath is what compiling, loading and keeping BPF programs needs of a node: folders of
+// the host.
+type datapath struct {
+	Programs string `json:"programs"`
+	Sources  string `json:"sources"`
+	LLVM     string `json:"llvm"`
+	// Objects are shared by the nodes of all environments: what one compiled, others have.
+	// It need not exist.
+	Objects string `json:"objects,omitempty"`
+}
+
+// datapathSysctls belong to the whole machine too, and the agent would set them.
+var datapathSysctls = map[string]string{
+	"kernel/unprivileged_bpf_disabled": "1",
+	"kernel/timer_migration":           "0",
+}
+
+// lay shows a node its programs and gives it file systems of its own for BPF objects and for
+// its subtree of the unified control groups, to which the socket load balancer is attached.
+// They end with the mount namespace, and everything that is pinned with them.
+func (d *datapath) lay(b *rootBuilder) {
+	b.mount("bpf", bpfFolder, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700")
+	b.mount("cgroup2", ciliumCgroup, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	b.dir("/run/netns")
+	b.link("/run/netns", ciliumRun+"/netns")
+	b.bind(d.Programs, ciliumBin[:len(ciliumBin)-1], true)
+	b.bind(d.LLVM, llvmFolder, true)
+	if exists(d.Objects) {
+		b.bind(d.Objects, objectCache, false)
+	}
+	// The agent writes what it found out about the kernel beside the sources.
+	b.mount("tmpfs", ciliumLib, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=16m")
+	b.do("copy the sources of BPF programs", func() error { return copySources(d.Sources, b.in(ciliumLib+"/bpf")) })
+	for p, v := range datapathSysctls {
+		b.mask("/proc/sys/"+p, v+"\n")
+	}
+}
+
+// copySources copies a folder but for what only upstream's own tests need.
+func copySources(from, to string) error {
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case e.IsDir() && (rel == "tests" || rel == "complexity-tests"):
+			return fs.SkipDir
+		case e.IsDir():
+			return os.MkdirAll(target, 0o755)
+		case !e.Type().IsRegular():
+			return nil
+		}
+		in, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			out.Close()
+			return err
+		}
+		return out.Close()
+	})
+}
