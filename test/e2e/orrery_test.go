@@ -21,7 +21,8 @@ import (
 )
 
 // verbTimeout bounds every invocation. Builds do not count: they come before, see warm.
-const verbTimeout = 3 * time.Minute
+// It is longer than the longest check, so that a check says itself what did not come.
+const verbTimeout = 6 * time.Minute
 
 // warm compiles what is not in the cache yet, by an up that is not tested and that only
 // the -timeout of go test bounds.

@@ -11,9 +11,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/observe"
 )
 
-// metricDelay is how long a metric may take from the gateway to Prometheus.
-const metricDelay = 15 * time.Second
-
 // otlp: a metric that a service pushes to the gateway is read from Prometheus, with its
 // value and its labels.
 func otlp(ctx context.Context, env Env) check.Result {
@@ -29,7 +26,7 @@ func otlp(ctx context.Context, env Env) check.Result {
 	if err := sendOTLP(ctx, env, "metrics", gauge("orrery_smoke_otlp", run, want)); err != nil {
 		return check.Wait("%v", err)
 	}
-	err := until(ctx, metricDelay, func() error {
+	err := until(ctx, arrival, func() error {
 		series, err := prometheus.Query(ctx, fmt.Sprintf("orrery_smoke_otlp{run=%q}", run), time.Time{})
 		switch {
 		case errors.Is(err, observe.ErrQuery):

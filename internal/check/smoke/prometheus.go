@@ -32,7 +32,7 @@ func prometheusPush(ctx context.Context, env Env) check.Result {
 		return check.Wait("push a metric: %v", err)
 	}
 	began := time.Now()
-	err := until(ctx, 20*time.Second, func() error {
+	err := until(ctx, arrival, func() error {
 		found, err := observe.NewPrometheus(env.Client).Query(ctx, fmt.Sprintf("%s{run=%q}", metric, run), time.Time{})
 		if err != nil {
 			return err
@@ -200,7 +200,13 @@ func alerts(ctx context.Context, env Env) check.Result {
 			return "", fmt.Errorf("push the metric: %w", err)
 		}
 		began := time.Now()
-		err = until(ctx, time.Minute, func() error { return s.alerted(ctx, receiver, "firing") })
+		again := s.keepFiring()
+		err = until(ctx, arrival, func() error {
+			if err := again(ctx); err != nil {
+				return err
+			}
+			return s.alerted(ctx, receiver, "firing")
+		})
 		if err != nil {
 			return "", fmt.Errorf("%w%s", err, alertTrouble(ctx, env, s.id))
 		}
@@ -212,12 +218,25 @@ func alerts(ctx context.Context, env Env) check.Result {
 		if err := push(ctx, env, alertMetric, s.id, 0); err != nil {
 			return "", fmt.Errorf("take the metric back: %w", err)
 		}
-		err = until(ctx, 30*time.Second, func() error { return s.alerted(ctx, receiver, "resolved") })
+		err = until(ctx, arrival, func() error { return s.alerted(ctx, receiver, "resolved") })
 		if err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("a rule fired, and a pod was told %.1f s after the metric, and of its end; %s", took.Seconds(), pulse), nil
 	})
+}
+
+// keepFiring returns what pushes the metric again once in five seconds. The rule looks half a
+// minute back, and Alertmanager may be away for longer than that.
+func (s *sandbox) keepFiring() func(context.Context) error {
+	next := time.Now().Add(5 * time.Second)
+	return func(ctx context.Context) error {
+		if time.Now().Before(next) {
+			return nil
+		}
+		next = time.Now().Add(5 * time.Second)
+		return push(ctx, s.env, alertMetric, s.id, 1)
+	}
 }
 
 // pulseAlerted waits until pulse was told of this run's alert, when it runs and has a route.
@@ -231,13 +250,10 @@ func (s *sandbox) pulseAlerted(ctx context.Context) (string, error) {
 	if ready, _, _ := nestedInt(d, "status", "readyReplicas"); err != nil || ready == 0 {
 		return "pulse does not run yet", nil //nolint:nilerr // its own check says what is wrong
 	}
-	next := time.Now()
-	err = until(ctx, 45*time.Second, func() error {
-		if time.Now().After(next) {
-			next = time.Now().Add(5 * time.Second)
-			if err := push(ctx, s.env, alertMetric, s.id, 1); err != nil {
-				return err
-			}
+	again := s.keepFiring()
+	err = until(ctx, arrival, func() error {
+		if err := again(ctx); err != nil {
+			return err
 		}
 		raw, err := s.env.Client.RawGet(ctx, path)
 		if err != nil {

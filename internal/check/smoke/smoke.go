@@ -71,17 +71,17 @@ var registry = map[string][]probe{
 	"dns":        {{"dns", 90 * time.Second, dns}},
 	"storage":    {{"storage", 2 * time.Minute, storage}},
 	"dashboards": {{"dashboards", 3 * time.Minute, dashboards}},
-	"logs":       {{"logs", 2 * time.Minute, logs}},
-	"traces":     {{"traces", 2 * time.Minute, traces}},
-	"otlp":       {{"otlp", 2 * time.Minute, otlp}},
+	"logs":       {{"logs", 4 * time.Minute, logs}},
+	"traces":     {{"traces", 4 * time.Minute, traces}},
+	"otlp":       {{"otlp", 3 * time.Minute, otlp}},
 	"metrics":    {{"metrics", 90 * time.Second, metrics}},
 
 	"prometheus": {
-		{"prometheus-push", time.Minute, prometheusPush},
-		{"prometheus-rules", 2 * time.Minute, prometheusRules},
-		{"prometheus-targets", 2 * time.Minute, prometheusTargets},
+		{"prometheus-push", 2 * time.Minute, prometheusPush},
+		{"prometheus-rules", 3 * time.Minute, prometheusRules},
+		{"prometheus-targets", 3 * time.Minute, prometheusTargets},
 	},
-	"alerts": {{"alerts", 2 * time.Minute, alerts}},
+	"alerts": {{"alerts", 4 * time.Minute, alerts}},
 
 	"image-policy": {{"image-policy", 30 * time.Second, imagePolicy}},
 

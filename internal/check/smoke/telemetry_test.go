@@ -38,6 +38,7 @@ type telemetry struct {
 	another  float64           // added to what Prometheus has
 	job      string
 	unsought bool // a search finds nothing
+	late     int  // so many lines are in Loki 20 s after they were written
 }
 
 func newTelemetry(t *testing.T) (*telemetry, Env) {
@@ -152,7 +153,12 @@ func (c *telemetry) loki(query string) []byte {
 			"k8s_namespace_name": namespace, "k8s_pod_name": o.GetName(), "k8s_container_name": "probe", "service_name": "probe",
 			"k8s_node_name": text(o, "spec", "nodeName"), "trace_id": line["trace_id"], "span_id": line["span_id"],
 		}
-		entry, _ := json.Marshal([]string{nanos(time.Now()), args[1].(string)})
+		wrote := time.Now()
+		if c.late > 0 {
+			wrote = wrote.Add(-20 * time.Second)
+			c.late--
+		}
+		entry, _ := json.Marshal([]string{nanos(wrote), args[1].(string)})
 		values = append(values, string(entry))
 		if c.twice {
 			values = append(values, string(entry))
@@ -192,6 +198,8 @@ func TestTelemetry(t *testing.T) {
 	}{
 		{"logs", "well", nil, check.Succeeded, "with its pod's names and its trace"},
 		{"logs", "lost", func(c *telemetry, _ *Env) { c.deaf = true }, check.Failed, "is not in Loki; look at the collector there"},
+		{"logs", "late, and then in time", func(c *telemetry, _ *Env) { c.late = lineTries - 1 }, check.Succeeded, "with its pod's names and its trace"},
+		{"logs", "late for ever", func(c *telemetry, _ *Env) { c.late = lineTries }, check.Failed, "lines are in Loki after 20 s, 20 s, 20 s, 20 s, and not within 10s"},
 		{"logs", "twice", func(c *telemetry, _ *Env) { c.twice = true }, check.Failed, "one line was written and Loki has 2 of it"},
 		{"logs", "under another pod", func(c *telemetry, _ *Env) { c.label = map[string]string{"k8s_pod_name": "x"} }, check.Failed, `k8s_pod_name="x", want "smoke-logs-`},
 		{"logs", "without its trace", func(c *telemetry, _ *Env) { c.label = map[string]string{"trace_id": ""} }, check.Failed, `trace_id="", want`},

@@ -12,9 +12,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/observe"
 )
 
-// traceDelay is how long a trace may take from the gateway to Tempo.
-const traceDelay = 15 * time.Second
-
 // traces: a trace that two services send through the gateway is found in Tempo, by its id
 // and by a search, with every span in its place; and a log line that names it leads there.
 func traces(ctx context.Context, env Env) check.Result {
@@ -37,11 +34,11 @@ func traces(ctx context.Context, env Env) check.Result {
 		if err := sendOTLP(ctx, env, "traces", t.request()); err != nil {
 			return "", err
 		}
-		if err := until(ctx, traceDelay, func() error { return t.compare(tempo.Trace(ctx, t.id)) }); err != nil {
+		if err := until(ctx, arrival, func() error { return t.compare(tempo.Trace(ctx, t.id)) }); err != nil {
 			return "", err
 		}
 		delay := time.Since(sent)
-		if err := until(ctx, traceDelay, func() error { return t.search(ctx, tempo) }); err != nil {
+		if err := until(ctx, arrival, func() error { return t.search(ctx, tempo) }); err != nil {
 			return "", err
 		}
 		message := fmt.Sprintf("a trace of %d spans is in Tempo after %.1f s and is found by a search", len(t.spans), delay.Seconds())

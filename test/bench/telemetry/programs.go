@@ -142,15 +142,15 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 		}},
 		{"tempo", "tempo/tempo.yaml", "tempo", "410MiB", []string{"-config.file=%s"}, "http://" + at("tempo") + "/ready", []string{
 			"http_listen_port: 3200", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["tempo"]),
-			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4317", at("tempo-otlp"), "/var/tempo", filepath.Join(dir, "tempo"),
+			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4318", at("tempo-otlp"), "/var/tempo", filepath.Join(dir, "tempo"),
 		}},
 		{"gateway", "otel-collector/gateway.yaml", "otelcol", "204MiB", []string{"--config", "%s"}, "http://" + at("gateway-health"), []string{
-			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}:4317", at("tempo-otlp"),
-			"loki.observability.svc.${clusterDomain}:3100", at("loki"), "prometheus.observability.svc.${clusterDomain}:9090", "127.0.0.1:1",
+			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"),
+			"loki.observability.svc.${clusterDomain}.:3100", at("loki"), "prometheus.observability.svc.${clusterDomain}.:9090", "127.0.0.1:1",
 			"0.0.0.0:13133", at("gateway-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["gateway"]), "/var/lib/otelcol", filepath.Join(dir, "gateway"),
 		}},
 		{"agent", "otel-collector/agent.yaml", "otelcol", "102MiB", []string{"--config", "%s"}, "http://" + at("agent-health"), []string{
-			"/var/log/pods", filepath.Join(dir, "pods"), "loki.observability.svc.${clusterDomain}:3100", at("loki"),
+			"/var/log/pods", filepath.Join(dir, "pods"), "loki.observability.svc.${clusterDomain}.:3100", at("loki"),
 			"0.0.0.0:13133", at("agent-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["agent"]), "/var/lib/otelcol", filepath.Join(dir, "agent"),
 		}},
 	} {
