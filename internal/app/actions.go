@@ -135,18 +135,18 @@ func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, 
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	objs, err := p.render(c)
+	set, err := p.render(c)
 	if err != nil {
 		return ui.StateFailed, err
 	}
 	if err := client.EnsureSecrets(ctx, c); err != nil {
 		return ui.StateFailed, err
 	}
-	applied, err := p.apply(ctx, client, c.Name, objs)
+	applied, err := p.apply(ctx, client, c.Name, set)
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	later, err := p.await(ctx, client, c.Name, objs, func(r check.Result) { report(r.Message, 0, 0) })
+	later, err := p.await(ctx, client, c.Name, set, func(r check.Result) { report(r.Message, 0, 0) })
 	if err != nil {
 		return ui.StateFailed, err
 	}

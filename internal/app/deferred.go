@@ -25,7 +25,7 @@ type deferrals struct {
 }
 
 type lateComponent struct {
-	objs    []*unstructured.Unstructured
+	rendered
 	missing []string // deferred objects
 }
 
@@ -41,13 +41,13 @@ func (l *deferrals) lock(component string) *sync.Mutex {
 	return l.one[component]
 }
 
-func (l *deferrals) note(component string, objs []*unstructured.Unstructured, missing []string) {
+func (l *deferrals) note(component string, set rendered, missing []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(missing) == 0 {
 		delete(l.waiting, component)
 	} else {
-		l.waiting[component] = lateComponent{objs, missing}
+		l.waiting[component] = lateComponent{set, missing}
 	}
 }
 
@@ -59,44 +59,44 @@ func (l *deferrals) all() map[string]lateComponent {
 
 // apply applies a component. What it brings of new kinds, others may have waited for: they
 // are applied again.
-func (p *platform) apply(ctx context.Context, client *kube.Client, component string, objs []*unstructured.Unstructured) (kube.Applied, error) {
-	applied, err := p.applyOne(ctx, client, component, objs)
-	if err != nil || !slices.ContainsFunc(objs, isCRD) {
+func (p *platform) apply(ctx context.Context, client *kube.Client, component string, set rendered) (kube.Applied, error) {
+	applied, err := p.applyOne(ctx, client, component, set)
+	if err != nil || !slices.ContainsFunc(set.objs, isCRD) {
 		return applied, err
 	}
 	var g errgroup.Group
 	for name, c := range p.late.all() {
 		g.Go(func() error {
-			_, err := p.applyOne(ctx, client, name, c.objs)
+			_, err := p.applyOne(ctx, client, name, c.rendered)
 			return err
 		})
 	}
 	return applied, g.Wait()
 }
 
-func (p *platform) applyOne(ctx context.Context, client *kube.Client, component string, objs []*unstructured.Unstructured) (kube.Applied, error) {
+func (p *platform) applyOne(ctx context.Context, client *kube.Client, component string, set rendered) (kube.Applied, error) {
 	turn := p.late.lock(component)
 	turn.Lock()
 	defer turn.Unlock()
-	applied, err := client.Apply(ctx, component, objs)
+	applied, err := client.ApplyFrom(ctx, component, set.inputs, set.objs)
 	if err == nil {
-		p.late.note(component, objs, applied.Deferred)
+		p.late.note(component, set, applied.Deferred)
 	}
 	return applied, err
 }
 
 // await waits until a component is ready. Kinds may come to be between its application and
 // the look at it.
-func (p *platform) await(ctx context.Context, client *kube.Client, component string, objs []*unstructured.Unstructured, report func(check.Result)) (created int, err error) {
+func (p *platform) await(ctx context.Context, client *kube.Client, component string, set rendered, report func(check.Result)) (created int, err error) {
 	for {
-		r := check.Await(ctx, client.Ready(component, objs), report)
+		r := check.Await(ctx, client.Ready(component, set.objs), report)
 		if r.State == check.Succeeded {
 			return created, nil
 		}
 		if !errors.Is(r.Err, kube.ErrDeferred) {
 			return created, r.Err
 		}
-		applied, err := p.applyOne(ctx, client, component, objs)
+		applied, err := p.applyOne(ctx, client, component, set)
 		if err != nil {
 			return created, err
 		}

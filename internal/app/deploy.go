@@ -147,11 +147,11 @@ func newRender(o *options) *cobra.Command {
 				if len(args) > 0 && !slices.Contains(args, comp.Name) {
 					continue
 				}
-				objs, err := p.render(comp)
+				set, err := p.render(comp)
 				if err != nil {
 					return err
 				}
-				for _, obj := range objs {
+				for _, obj := range set.objs {
 					b, err := yaml.Marshal(obj.Object)
 					if err != nil {
 						return fmt.Errorf("print %s %s: %w", obj.GetKind(), obj.GetName(), err)
@@ -198,11 +198,11 @@ func newDiff(o *options) *cobra.Command {
 					fmt.Fprintf(o.err, "note: %s was left out by the last up: %s\n", comp.Name, why)
 					continue
 				}
-				objs, err := p.render(comp)
+				set, err := p.render(comp)
 				if err != nil {
 					return err
 				}
-				changes, err := client.Diff(ctx, comp.Name, objs)
+				changes, err := client.Diff(ctx, comp.Name, set.objs)
 				if err != nil {
 					return err
 				}

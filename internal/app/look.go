@@ -187,7 +187,7 @@ func (l *looker) seeComponents(ctx context.Context, c *kube.Client) []console.Co
 	if kept, err := engine.LoadState(l.stateDir); err == nil {
 		skipped = kept.Skipped // as the last up left it
 	}
-	for _, s := range skippedStates(componentStates(ctx, c, namespaces), skipped, namespaces) {
+	for _, s := range skippedStates(componentStates(ctx, c, takeCensus(ctx, c), namespaces), skipped, namespaces) {
 		health := map[string]console.Health{"ready": console.Good, "progressing": console.Starting, "failed": console.Failing, "skipped": console.Off}[s.State]
 		all = append(all, console.Component{Name: s.Name, Namespace: s.Namespace, Reason: s.Reason, Health: health})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +48,9 @@ type platform struct {
 	cube  *kube.Client           // connected once, by the first step that needs it
 	late  deferrals
 	tally tally
+	tree  func() kube.Tree // of the catalogue; "" when it cannot be read
+
+	census census // of the cluster, when the plan was made
 
 	signing signing
 }
@@ -81,6 +85,13 @@ func (s *session) platform(names []string) (*platform, error) {
 		binaries: map[string]catalog.Binary{}, images: map[string]catalog.Image{}, built: map[string]image.Built{},
 	}
 	p.leftOut = s.skipped
+	p.tree = sync.OnceValue(func() kube.Tree {
+		tree, err := kube.ReadTree(filepath.Join(cat.Root, "infra"))
+		if err != nil {
+			s.log.Debug("the catalogue is rendered to be compared", "reason", err)
+		}
+		return tree
+	})
 	if p.sources, err = newSourced(p.supply, s.spec.Images, locked, runner.Tap()); err != nil {
 		return nil, err
 	}
@@ -217,45 +228,47 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 	if err != nil {
 		return current, false, nil
 	}
+	found := takeCensus(ctx, client)
 	var mu sync.Mutex
 	var g errgroup.Group
-	g.Go(func() error {
-		nodesReady = p.nodesAsWanted(ctx, client)
-		return nil
-	})
-	inventories, err := client.Inventories(ctx)
-	if err != nil {
-		inventories = nil
-	}
 	for _, c := range p.components {
 		g.Go(func() error {
-			objs, err := p.render(c)
-			if err != nil || inventories[c.Name].Hash != kube.Hash(objs) {
-				return nil
-			}
-			// The hash tells what was applied; somebody may have changed it since.
-			drift, err := client.Diff(ctx, c.Name, objs)
-			if err != nil || len(drift) > 0 {
-				return nil
-			}
-			ready := client.Ready(c.Name, objs).Probe(ctx).State == check.Succeeded
+			ok := p.isCurrent(ctx, client, c, found)
 			mu.Lock()
-			current[c.Name] = ready
+			current[c.Name] = ok
 			mu.Unlock()
 			return nil
 		})
 	}
 	_ = g.Wait()
-	return current, nodesReady, slices.Sorted(maps.Keys(inventories))
+	p.census = found
+	return current, p.nodesAsWanted(found.nodes), slices.Sorted(maps.Keys(found.inventories))
+}
+
+// isCurrent compares what was applied with the catalogue: by what it was rendered from, or
+// else by what comes of rendering it. Only what does not stand as it was left is asked for
+// object by object.
+func (p *platform) isCurrent(ctx context.Context, client *kube.Client, c catalog.Component, found census) bool {
+	applied, standing := found.inventories[c.Name], found.standings[c.Name]
+	in := p.renderInput(c)
+	if inputs := in.Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
+		return true
+	}
+	objs, err := kube.Render(in)
+	if err != nil || applied.Hash != kube.Hash(objs) {
+		return false
+	}
+	if !standing.Intact {
+		if drift, err := client.Diff(ctx, c.Name, objs); err != nil || len(drift) > 0 {
+			return false
+		}
+	}
+	return standing.Ready || client.Ready(c.Name, objs).Probe(ctx).State == check.Succeeded
 }
 
 // nodesAsWanted tells whether every node is Ready and says where it is and what it is: a
 // command line that was killed may have left labels undone.
-func (p *platform) nodesAsWanted(ctx context.Context, client *kube.Client) bool {
-	nodes, err := client.List(ctx, "v1", "Node", "", "")
-	if err != nil {
-		return false
-	}
+func (p *platform) nodesAsWanted(nodes []unstructured.Unstructured) bool {
 	ready := readyOf(nodes)
 	labels := map[string]map[string]string{}
 	for _, n := range nodes {
@@ -268,8 +281,20 @@ func (p *platform) nodesAsWanted(ctx context.Context, client *kube.Client) bool 
 	})
 }
 
-func (p *platform) render(c catalog.Component) ([]*unstructured.Unstructured, error) {
-	return kube.Render(kube.RenderInput{Component: c, Overlay: p.overlay, Facts: p.facts(), Images: p.references()})
+// rendered is what a component is made of in the cluster, and what that was made of.
+type rendered struct {
+	inputs string
+	objs   []*unstructured.Unstructured
+}
+
+func (p *platform) render(c catalog.Component) (rendered, error) {
+	in := p.renderInput(c)
+	objs, err := kube.Render(in)
+	return rendered{in.Inputs(p.tree()), objs}, err
+}
+
+func (p *platform) renderInput(c catalog.Component) kube.RenderInput {
+	return kube.RenderInput{Component: c, Overlay: p.overlay, Facts: p.facts(), Images: p.references()}
 }
 
 func (p *platform) facts() kube.Facts {

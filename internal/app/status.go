@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,15 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -121,22 +116,32 @@ func (s *session) status(ctx context.Context) (status, error) {
 	if err != nil {
 		return status{}, err
 	}
+	if obs.Phase != driver.PhaseRunning && obs.Phase != driver.PhasePartial {
+		return s.statusOf(ctx, obs, nil, census{}), nil
+	}
+	client, err := s.kube()
+	if err != nil {
+		return s.statusOf(ctx, obs, nil, census{}), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return s.statusOf(ctx, obs, client, takeCensus(ctx, client)), nil
+}
+
+// statusOf puts together what was seen; client, when there is one, tells more of what is
+// not ready.
+func (s *session) statusOf(ctx context.Context, obs driver.Observation, client *kube.Client, seen census) status {
 	st := status{
 		Environment: s.spec.Name, Driver: s.spec.Driver, Phase: string(obs.Phase), Durability: s.spec.Durability,
 		Network: s.spec.Network.Plugin, NetworkReason: s.networkReason,
 		Nodes: []nodeStatus{}, Components: []componentStatus{}, Endpoints: map[string]string{},
 	}
 	maps.Copy(st.Endpoints, obs.Endpoints)
-	ready := map[string]bool{}
-	if obs.Phase == driver.PhaseRunning || obs.Phase == driver.PhasePartial {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		if client, err := s.kube(); err == nil {
-			ready = readyNodes(ctx, client)
-			namespaces := s.declaredNamespaces()
-			st.Components = skippedStates(componentStates(ctx, client, namespaces), s.skipped, namespaces)
-		}
+	if client != nil {
+		namespaces := s.declaredNamespaces()
+		st.Components = skippedStates(componentStates(ctx, client, seen, namespaces), s.skipped, namespaces)
 	}
+	ready := readyOf(seen.nodes)
 	for _, n := range obs.Nodes {
 		state := "not ready"
 		switch {
@@ -149,62 +154,7 @@ func (s *session) status(ctx context.Context) (status, error) {
 		}
 		st.Nodes = append(st.Nodes, nodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state})
 	}
-	return st, nil
-}
-
-func readyNodes(ctx context.Context, c *kube.Client) map[string]bool {
-	nodes, err := c.List(ctx, "v1", "Node", "", "")
-	if err != nil {
-		return map[string]bool{}
-	}
-	return readyOf(nodes)
-}
-
-func readyOf(nodes []unstructured.Unstructured) map[string]bool {
-	ready := map[string]bool{}
-	for _, n := range nodes {
-		conditions, _, _ := unstructured.NestedSlice(n.Object, "status", "conditions")
-		for _, c := range conditions {
-			if m, ok := c.(map[string]any); ok && m["type"] == "Ready" {
-				ready[n.GetName()] = m["status"] == "True"
-			}
-		}
-	}
-	return ready
-}
-
-// componentStates judges every component by the objects of its inventory, so that it
-// needs no catalogue. namespaces are those that components declare, where known.
-func componentStates(ctx context.Context, c *kube.Client, namespaces map[string]string) []componentStatus {
-	inventories, err := c.Inventories(ctx)
-	if err != nil {
-		return []componentStatus{}
-	}
-	var mu sync.Mutex
-	states := []componentStatus{}
-	var g errgroup.Group
-	for name, inv := range inventories {
-		g.Go(func() error {
-			objs, namespace := inventoryObjects(inv)
-			cs := componentStatus{Name: name, Namespace: cmp.Or(namespaces[name], namespace), State: "ready"}
-			switch r := c.Ready(name, objs).Probe(ctx); r.State {
-			case check.Running:
-				cs.State, cs.Reason = "progressing", r.Message
-			case check.Failed:
-				cs.State, cs.Reason = "failed", r.Message
-			}
-			if len(inv.Deferred) > 0 && cs.Reason == "" {
-				cs.Reason = fmt.Sprintf("deferred until their CRD exists: %v", inv.Deferred)
-			}
-			mu.Lock()
-			states = append(states, cs)
-			mu.Unlock()
-			return nil
-		})
-	}
-	_ = g.Wait()
-	slices.SortFunc(states, func(a, b componentStatus) int { return cmp.Compare(a.Name, b.Name) })
-	return states
+	return st
 }
 
 // declaredNamespaces are those of the catalogue, when there is one at hand.
@@ -218,24 +168,6 @@ func (s *session) declaredNamespaces() map[string]string {
 		}
 	}
 	return m
-}
-
-// inventoryObjects names the objects of an inventory and the namespace most of them
-// are in.
-func inventoryObjects(inv kube.Inventory) (objs []*unstructured.Unstructured, namespace string) {
-	count := map[string]int{}
-	for _, r := range inv.Objects {
-		u := &unstructured.Unstructured{}
-		u.SetAPIVersion(r.APIVersion)
-		u.SetKind(r.Kind)
-		u.SetNamespace(r.Namespace)
-		u.SetName(r.Name)
-		objs = append(objs, u)
-		if count[r.Namespace]++; r.Namespace != "" && (namespace == "" || count[r.Namespace] > count[namespace]) {
-			namespace = r.Namespace
-		}
-	}
-	return objs, namespace
 }
 
 func printStatus(w io.Writer, st status) error {

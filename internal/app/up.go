@@ -108,7 +108,7 @@ func (u *upOptions) run(ctx context.Context) error {
 			return err
 		}
 		sink.Close()
-		return u.summarize(ctx, p, clock, true)
+		return u.summarize(p, clock, p.statusOf(ctx, obs, p.cube, p.census), true)
 	}
 	// Nothing of this environment exists outside its state folder until here.
 	fresh := obs.Phase == driver.PhaseAbsent
@@ -121,7 +121,11 @@ func (u *upOptions) run(ctx context.Context) error {
 		return err
 	}
 	sink.Close()
-	return u.summarize(ctx, p, clock, false)
+	st, err := p.status(ctx)
+	if err != nil {
+		return err
+	}
+	return u.summarize(p, clock, st, false)
 }
 
 // apply checks the lock and the host, keeps the state and runs the plan. stands: the platform is
@@ -238,11 +242,7 @@ type summary struct {
 	Verify      *report            `json:"verify,omitempty"`
 }
 
-func (u *upOptions) summarize(ctx context.Context, p *platform, clock *phaseClock, nothing bool) error {
-	st, err := p.status(ctx)
-	if err != nil {
-		return err
-	}
+func (u *upOptions) summarize(p *platform, clock *phaseClock, st status, nothing bool) error {
 	sum := summary{Type: ui.TypeSummary, Environment: p.spec.Name, Changed: !nothing, Seconds: clock.seconds(), Status: st}
 	if p.tally.any() {
 		r := p.tally.sorted().report()

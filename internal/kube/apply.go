@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -33,16 +34,22 @@ type Applied struct {
 // server, a webhook that is not ready) are retried until ctx ends, or for 2 minutes
 // when it has no deadline.
 func (c *Client) Apply(ctx context.Context, component string, objs []*unstructured.Unstructured) (Applied, error) {
+	return c.ApplyFrom(ctx, component, "", objs)
+}
+
+// ApplyFrom is [Client.Apply] of objects that were rendered from known inputs. The inventory
+// keeps them, so that the same inputs need not be rendered again to tell what is current.
+func (c *Client) ApplyFrom(ctx context.Context, component, inputs string, objs []*unstructured.Unstructured) (Applied, error) {
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
-	applied, err := c.apply(ctx, component, objs)
+	applied, err := c.apply(ctx, component, inputs, objs)
 	if err != nil {
 		return applied, fmt.Errorf("apply component %s: %w", component, err)
 	}
 	return applied, nil
 }
 
-func (c *Client) apply(ctx context.Context, component string, objs []*unstructured.Unstructured) (Applied, error) {
+func (c *Client) apply(ctx context.Context, component, inputs string, objs []*unstructured.Unstructured) (Applied, error) {
 	s, err := c.survey(ctx, component, objs)
 	if err != nil {
 		return Applied{}, err
@@ -61,33 +68,33 @@ func (c *Client) apply(ctx context.Context, component string, objs []*unstructur
 		}
 	}
 	union.Objects = slices.Concat(wanted, left)
-	final := Inventory{Hash: hash, Objects: wanted, Deferred: s.deferred}
-	settled := s.recorded && sameInventory(s.own, final)
-	if !settled {
+	final := Inventory{Hash: hash, Inputs: inputs, Objects: wanted, Marks: map[string]string{}, Deferred: s.deferred}
+	if !s.recorded || !sameSet(s.own, final) {
 		if err := c.record(ctx, component, union); err != nil {
 			return result, err
 		}
 	}
-	if err := c.applyRanks(ctx, s, &result); err != nil {
+	if err := c.applyRanks(ctx, s, &result, final.Marks); err != nil {
 		return result, err
 	}
 	if result.Pruned, err = c.prune(ctx, component, left); err != nil {
 		return result, err
 	}
-	if settled {
+	if s.recorded && sameSet(s.own, final) && s.own.Inputs == inputs && maps.Equal(s.own.Marks, final.Marks) {
 		return result, nil
 	}
 	return result, c.record(ctx, component, final)
 }
 
-func sameInventory(a, b Inventory) bool {
+func sameSet(a, b Inventory) bool {
 	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Deferred, b.Deferred) {
 		return false
 	}
 	return !slices.ContainsFunc(b.Objects, func(r Ref) bool { return !a.has(r) })
 }
 
-func (c *Client) applyRanks(ctx context.Context, s *survey, result *Applied) error {
+// applyRanks puts the mark of each object into marks.
+func (c *Client) applyRanks(ctx context.Context, s *survey, result *Applied, marks map[string]string) error {
 	var mu sync.Mutex
 	for r := range ranks {
 		var stage []*unstructured.Unstructured
@@ -104,6 +111,7 @@ func (c *Client) applyRanks(ctx context.Context, s *survey, result *Applied) err
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			marks[refOf(o).id().String()] = markOf(after)
 			switch {
 			case before == nil || before.GetUID() != after.GetUID():
 				result.Created++

@@ -168,16 +168,19 @@ func (c *Client) Delete(ctx context.Context, apiVersion, kind, namespace, name s
 // 2xx is an error that carries the status (apierrors.IsNotFound and so on work) and
 // the body, which is returned too: /readyz says there what is not ready.
 func (c *Client) RawGet(ctx context.Context, path string) ([]byte, error) {
-	return c.raw(ctx, http.MethodGet, path, "", nil)
+	return c.raw(ctx, http.MethodGet, path, anyJSON, "", nil)
 }
 
 // RawPost sends a body to a path of the API server, such as that of a Service's proxy. The
 // answer is as that of [Client.RawGet].
 func (c *Client) RawPost(ctx context.Context, path, contentType string, body []byte) ([]byte, error) {
-	return c.raw(ctx, http.MethodPost, path, contentType, body)
+	return c.raw(ctx, http.MethodPost, path, anyJSON, contentType, body)
 }
 
-func (c *Client) raw(ctx context.Context, method, path, contentType string, content []byte) ([]byte, error) {
+// anyJSON is the Accept header of a request that takes what there is.
+const anyJSON = "application/json, */*"
+
+func (c *Client) raw(ctx context.Context, method, path, accept, contentType string, content []byte) ([]byte, error) {
 	ref, err := url.Parse(path)
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", path, err)
@@ -188,7 +191,7 @@ func (c *Client) raw(ctx context.Context, method, path, contentType string, cont
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", path, err)
 	}
-	req.Header.Set("Accept", "application/json, */*")
+	req.Header.Set("Accept", accept)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}

@@ -26,8 +26,14 @@ type Inventory struct {
 	// Hash of the rendered set that was applied completely; empty while an apply is
 	// under way, or after one that failed.
 	Hash string `json:"hash"`
+	// Inputs is what [RenderInput.Inputs] said of the set that has Hash; empty when it said
+	// nothing.
+	Inputs string `json:"inputs,omitempty"`
 	// Objects that exist, or may exist when Hash is empty.
 	Objects []Ref `json:"objects"`
+	// Marks are the states in which the server left the objects ("group/kind/namespace/name"),
+	// for [Client.Standings].
+	Marks map[string]string `json:"marks,omitempty"`
 	// Deferred optional objects ("Kind namespace/name"): their kind did not exist when
 	// the set was applied. Applying again when it does makes them.
 	Deferred []string `json:"deferred,omitempty"`
