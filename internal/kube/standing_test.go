@@ -120,7 +120,6 @@ func TestStandingsUnproven(t *testing.T) {
 		if _, err := c.Apply(t.Context(), component, objects(t, ns, text)); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = c.Remove(context.WithoutCancel(t.Context()), component) })
 	}
 	apply(ns+"-web", deploymentYAML)
 	apply(ns+"-late", configMap("late", "x")+`---
