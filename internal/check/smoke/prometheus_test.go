@@ -3,6 +3,8 @@ package smoke
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -79,18 +81,34 @@ func (p *fakeProm) install(f *fakeAPI) {
 			return []byte(p.targets), nil
 		case promProxy + "/api/v1/rules":
 			return []byte(p.rules), nil
-		case "/api/v1/namespaces/apps/services/pulse-ingest:8080/proxy/alerts":
-			var labels []string
-			for key, v := range p.pushed {
-				if run, ok := strings.CutPrefix(key, "orrery_verify_alert/"); ok && v == 1 {
-					labels = append(labels, fmt.Sprintf(`{"labels":{"run":%q}}`, run))
-				}
-			}
-			return fmt.Appendf(nil, `{"alerts":[%s]}`, strings.Join(labels, ",")), nil
 		case promProxy + "/api/v1/alerts":
 			return []byte(`{"status":"success","data":{"alerts":[]}}`), nil
 		}
 		return nil, fmt.Errorf("%s: 503", path)
+	}
+}
+
+// pulse is a replica of ingest that was told of every run that fires.
+func (p *fakeProm) pulse(t *testing.T, f *fakeAPI) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		var labels []string
+		for key, v := range p.pushed {
+			if run, ok := strings.CutPrefix(key, "orrery_verify_alert/"); ok && v == 1 {
+				labels = append(labels, fmt.Sprintf(`{"labels":{"run":%q}}`, run))
+			}
+		}
+		fmt.Fprintf(w, `{"alerts":[%s]}`, strings.Join(labels, ","))
+	}))
+	t.Cleanup(server.Close)
+	for i, name := range []string{"pulse-ingest-gone", "pulse-ingest-1"} {
+		f.put(map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{
+			"name": name, "namespace": "apps", "labels": map[string]any{"app.kubernetes.io/name": "pulse", pulseComponent: "ingest"},
+		}})
+		if i == 1 {
+			f.forwards = map[string]string{name + ":8080": strings.TrimPrefix(server.URL, "http://")}
+		}
 	}
 }
 
@@ -127,6 +145,7 @@ func TestAlerts(t *testing.T) {
 		t.Errorf("without pulse: %s", r.Message)
 	}
 	f.put(map[string]any{"apiVersion": monitoringAlpha, "kind": "AlertmanagerConfig", "metadata": map[string]any{"name": "pulse", "namespace": "observability"}})
+	p.pulse(t, f)
 	f.put(map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": map[string]any{"name": "pulse-ingest", "namespace": "apps"}, "status": map[string]any{"readyReplicas": int64(2)}})
 	if r = alerts(t.Context(), env); r.State != check.Succeeded || !strings.Contains(r.Message, "so was pulse") {
 		t.Errorf("with pulse: %s %s", r.State, r.Message)
