@@ -309,7 +309,7 @@ func (m *manifests) named(t *testing.T, namespaces map[string]labels.Set) {
 	for name := range namespaces {
 		known = append(known, name)
 	}
-	pattern := regexp.MustCompile(`(https?://)?(?:[a-z0-9-]+\.)?\b([a-z0-9][a-z0-9-]*)\.(` + strings.Join(known, "|") + `)((?:\.svc)?(?:\.cluster\.local)?)(?::(\d+))?\b`)
+	pattern := regexp.MustCompile(`(https?://)?(?:[a-z0-9-]+\.)?\b([a-z0-9][a-z0-9-]*)\.(` + strings.Join(known, "|") + `)((?:\.svc)?(?:\.cluster\.local)?\.?)(?::(\d+))?\b`)
 	for _, p := range m.parties {
 		for _, found := range pattern.FindAllStringSubmatch(m.configuration(p), -1) {
 			s := m.service(found[3], found[2])
@@ -429,7 +429,7 @@ func TestEveryConnectionIsAllowed(t *testing.T) {
 				{"a person's pod", "Deployment pulse-worker", 8080, "TCP", "the account"},
 				{"Prometheus prometheus", "Alertmanager alertmanager", 9093, "TCP", "alerts"},
 				{"Alertmanager alertmanager", "Alertmanager alertmanager", 9094, "UDP", "several replicas"},
-				{"StatefulSet otel-gateway", "StatefulSet tempo", 4317, "TCP", "spans"},
+				{"StatefulSet otel-gateway", "StatefulSet tempo", 4318, "TCP", "spans"},
 				{"DaemonSet otel-agent", "StatefulSet loki", 3100, "TCP", "lines"},
 				{"Deployment grafana", "Prometheus prometheus", 9090, "TCP", "data source"},
 				{"Deployment grafana", "Alertmanager alertmanager", 9093, "TCP", "data source"},
@@ -478,7 +478,7 @@ func TestNothingElseIsAllowed(t *testing.T) {
 		for _, c := range []connection{
 			{mine, m.party(t, "Prometheus prometheus"), 9090, "TCP", "apps asks Prometheus"},
 			{mine, m.party(t, "StatefulSet loki"), 3100, "TCP", "apps writes to Loki past the gateway"},
-			{mine, m.party(t, "StatefulSet tempo"), 4317, "TCP", "apps writes to Tempo past the gateway"},
+			{mine, m.party(t, "StatefulSet tempo"), 4318, "TCP", "apps writes to Tempo past the gateway"},
 			{mine, m.party(t, "StatefulSet nats"), 6222, "TCP", "apps acts as a server"},
 			{mine, m.party(t, "StatefulSet nats"), 8222, "TCP", "apps reads NATS's monitoring"},
 			{mine, mine, 8080, "TCP", "apps among themselves"},
