@@ -76,10 +76,25 @@ func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, floa
 	for _, b := range p.catalog.Distribution.CNI {
 		g.Go(func() error { return p.supply.Link(ctx, filepath.Join(p.dist(), "cni"), b) })
 	}
+	for _, b := range p.catalog.Distribution.Archives {
+		g.Go(func() error { return p.unpack(ctx, b) })
+	}
 	if err := g.Wait(); err != nil {
 		return ui.StateFailed, err
 	}
 	return p.drive(driver.Driver.Ensure)(ctx, s, r)
+}
+
+// unpack lays out an archive of the node distribution as a folder of its name beside the
+// programs'.
+func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
+	packed := filepath.Join(p.stateDir, "dist", "archives")
+	archive := func() (string, error) { return filepath.Join(packed, bin.Name), p.supply.Link(ctx, packed, bin) }
+	sum := ""
+	if p.locked != nil {
+		sum = p.locked.Binaries[bin.Name].SHA256
+	}
+	return image.Unpack(ctx, cacheRoot(), sum, filepath.Join(p.stateDir, "dist", bin.Name), archive)
 }
 
 func (p *platform) dist() string { return filepath.Join(p.stateDir, "dist", "bin") }

@@ -311,7 +311,7 @@ func catalogFiles(cat *catalog.Catalog) ([]string, error) {
 
 // allBinaries are those of the node distribution and of all images.
 func allBinaries(cat *catalog.Catalog) []catalog.Binary {
-	all := slices.Concat(cat.Distribution.Binaries, cat.Distribution.CNI, cat.Distribution.Sandbox.Binaries)
+	all := slices.Concat(cat.Distribution.Everything().Files(), cat.Distribution.Sandbox.Binaries)
 	for _, c := range cat.Components {
 		for _, img := range c.Images {
 			all = append(all, img.Binaries...)

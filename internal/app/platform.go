@@ -97,8 +97,9 @@ func (s *session) platform(names []string) (*platform, error) {
 	}
 	p.supply = p.sources
 	runner.Actions = p.actions()
+	cat.Distribution = cat.Distribution.For(s.spec.Network.Plugin)
 	dist := cat.Distribution
-	for _, bin := range slices.Concat(dist.Binaries, dist.CNI) {
+	for _, bin := range dist.Files() {
 		p.binaries[bin.Name] = bin
 	}
 	add := func(img catalog.Image) {
@@ -131,6 +132,10 @@ func useMeasured(cat *catalog.Catalog, locked *lock.Platform) {
 	}
 	apply(cat.Distribution.Binaries)
 	apply(cat.Distribution.CNI)
+	for _, n := range cat.Distribution.Networks {
+		apply(n.Binaries)
+		apply(n.CNI)
+	}
 	apply(cat.Distribution.Sandbox.Binaries)
 	for _, c := range cat.Components {
 		for _, img := range c.Images {

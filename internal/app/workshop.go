@@ -68,7 +68,7 @@ func (o *options) workshop(sink ui.Sink) (*workshop, error) {
 	}
 	w.store, _ = supply.(*bundle.Store)
 	missing := func(name string) bool { return w.store != nil && locked.Images[name].Digest == "" }
-	for _, bin := range slices.Concat(cat.Distribution.Binaries, cat.Distribution.CNI) {
+	for _, bin := range cat.Distribution.Everything().Files() {
 		w.binaries[bin.Name] = bin
 	}
 	add := func(img catalog.Image, from string) {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -158,10 +159,12 @@ func (p *problems) binaries(path string, binaries []Binary) {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		names = append(names, b.Name)
 		p.want(at+".name", b.Name, programForm, "a file name")
-		if b.Module == "" {
+		if b.Module == "" && b.Debian == nil {
 			p.add(at+".module", "is missing; must be the folder of go.mod, or // for the repository's own")
 		}
-		if b.Package == "" {
+		if b.Archive() {
+			p.archive(at, b)
+		} else if b.Package == "" {
 			p.add(at+".package", "is missing; must be \".\", \"./dir\" or an import path")
 		}
 		if b.Version != "" {
@@ -184,6 +187,51 @@ func (p *problems) binaries(path string, binaries []Binary) {
 			p.add(path, "two programs or links are called %q; their files would overwrite each other", n)
 		}
 		seen[n] = true
+	}
+}
+
+var (
+	snapshotForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z$`)
+	versionForm  = regexp.MustCompile(`^([0-9]+:)?[0-9][A-Za-z0-9.+~-]*$`) // deb-version(7)
+	hexForm      = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	packageForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy 5.6.1
+)
+
+// archive checks a file that is made of others' files.
+func (p *problems) archive(at string, b Binary) {
+	if b.Package != "" || b.Folder != nil && b.Debian != nil || b.CGO || len(b.Tags)+len(b.CHeaders)+len(b.Links) > 0 || b.LDFlags != "" {
+		p.add(at, "is an archive and more; folder or debian stands for itself, beside name, module and version")
+	}
+	if f := b.Folder; f != nil {
+		if f.Path == "" || path.Clean(f.Path) != f.Path {
+			p.add(at+".folder.path", "is %q; must be a folder of a module, such as example.org/module/folder", f.Path)
+		}
+		for i, w := range f.Without {
+			if w == "." || !filepath.IsLocal(w) || path.Clean(w) != w {
+				p.add(fmt.Sprintf("%s.folder.without[%d]", at, i), "is %q; must be a folder or file below the folder", w)
+			}
+		}
+	}
+	if d := b.Debian; d != nil {
+		if b.Module != "" {
+			p.add(at+".module", "is given beside debian; packages of Debian are in no module")
+		}
+		p.want(at+".debian.suite", d.Suite, labelForm, "a release of Debian, such as bookworm")
+		p.want(at+".debian.snapshot", d.Snapshot, snapshotForm, "a time as snapshot.debian.org names it, such as 20260901T000000Z")
+		if !filepath.IsLocal(d.Program) {
+			p.add(at+".debian.program", "is %q; must be the path of the program in its package, such as usr/bin/env", d.Program)
+		}
+		if len(d.Packages) == 0 {
+			p.add(at+".debian.packages", "is empty")
+		}
+		for i, pkg := range d.Packages {
+			at := fmt.Sprintf("%s.debian.packages[%d]", at, i)
+			p.want(at+".name", pkg.Name, packageForm, "a package's name")
+			p.want(at+".version", pkg.Version, versionForm, "a package's version")
+			for _, arch := range sortedKeys(pkg.SHA256) {
+				p.want(at+".sha256."+arch, pkg.SHA256[arch], hexForm, "64 hexadecimal digits")
+			}
+		}
 	}
 }
 
@@ -246,6 +294,26 @@ func checkDistribution(d Distribution) []string {
 	p.binaries("binaries", d.Binaries)
 	p.binaries("cni", d.CNI)
 	p.image("sandbox", d.Sandbox)
+	for _, name := range sortedKeys(d.Networks) {
+		at, n := "networks."+name, d.Networks[name]
+		p.want(at, name, labelForm, labelRule)
+		// Beside those of every node, which their files must not overwrite.
+		p.binaries(at+".binaries", slices.Concat(n.Binaries, d.Binaries))
+		p.binaries(at+".cni", slices.Concat(n.CNI, d.CNI))
+		p.binaries(at+".archives", n.Archives)
+		for i, b := range n.Archives {
+			if !b.Archive() {
+				p.add(fmt.Sprintf("%s.archives[%d]", at, i), "is a program; give folder or debian")
+			}
+		}
+	}
+	for _, list := range [][]Binary{d.Binaries, d.CNI} {
+		for _, b := range list {
+			if b.Archive() {
+				p.add("binaries", "%q is an archive; those belong to networks.NAME.archives", b.Name)
+			}
+		}
+	}
 	if d.Sandbox.Registry != "" {
 		p.add("sandbox.registry", "the sandbox is part of every node and is built here; name its binaries")
 	}
@@ -298,7 +366,7 @@ func (l *loader) checkBuilds() {
 		images[img.Name] = owner[Image]{file, img}
 	}
 	file := filepath.Join(l.Root, DistributionFile)
-	for _, b := range slices.Concat(l.Distribution.Binaries, l.Distribution.CNI) {
+	for _, b := range l.Distribution.Everything().Files() {
 		binary(file, b)
 	}
 	image(file, l.Distribution.Sandbox)

@@ -248,6 +248,16 @@ func (l *loader) distribution() {
 	for i := range d.Sandbox.Binaries {
 		l.module(file, fmt.Sprintf("sandbox.binaries[%d].module", i), &d.Sandbox.Binaries[i])
 	}
+	for _, name := range sortedKeys(d.Networks) {
+		n := d.Networks[name]
+		for field, list := range map[string][]Binary{"binaries": n.Binaries, "cni": n.CNI, "archives": n.Archives} {
+			for i := range list {
+				if list[i].Debian == nil {
+					l.module(file, fmt.Sprintf("networks.%s.%s[%d].module", name, field, i), &list[i])
+				}
+			}
+		}
+	}
 }
 
 func isFile(path string) bool {

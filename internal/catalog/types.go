@@ -1,8 +1,13 @@
 package catalog
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
-// Binary is one program compiled from a pinned Go module folder.
+// Binary is one program compiled from a pinned Go module folder; or, with Folder or Debian, an
+// archive (tar) of files that are taken as they are. Exactly one of Package, Folder and Debian
+// is set.
 type Binary struct {
 	// Name of the resulting file.
 	Name string `json:"name"`
@@ -10,7 +15,11 @@ type Binary struct {
 	// "//" at its start means: relative to the repository root ("//" alone is the main module).
 	Module string `json:"module"`
 	// Package to build: "." or ./dir for our own main, or an import path of the pinned module.
-	Package string `json:"package"`
+	Package string `json:"package,omitempty"`
+	// Folder makes the file an archive of a folder of the pinned module.
+	Folder *Folder `json:"folder,omitempty"`
+	// Debian makes the file an archive of what is in packages of Debian.
+	Debian *Debian `json:"debian,omitempty"`
 	// Version for people and image tags, such as "v1.37.2".
 	Version string   `json:"version,omitempty"`
 	Tags    []string `json:"tags,omitempty"`
@@ -28,6 +37,40 @@ type Binary struct {
 
 	// Dir is the absolute folder of go.mod, set by the loader.
 	Dir string `json:"-"`
+}
+
+// Archive reports whether the file is an archive, which a node gets unpacked.
+func (b Binary) Archive() bool { return b.Folder != nil || b.Debian != nil }
+
+// Folder is a folder of another module, such as C source that stands beside Go's.
+type Folder struct {
+	// Path is like an import path: MODULE/folder. go.sum pins the module.
+	Path string `json:"path"`
+	// Without are folders and files below Path that are left out.
+	Without []string `json:"without,omitempty"`
+}
+
+// Debian is a program of Debian's with the libraries that it needs. Nothing of it is
+// installed: the packages are unpacked into the archive.
+type Debian struct {
+	// Suite is the release, such as "bookworm".
+	Suite string `json:"suite"`
+	// Snapshot is when the archive had all of Packages, as snapshot.debian.org names it
+	// ("20260901T000000Z"): where they are taken from once the archive has newer ones.
+	Snapshot string `json:"snapshot"`
+	// Program is the file of the program in its package. It becomes bin/NAME, where NAME is
+	// the last part; its libraries become lib/….
+	Program string `json:"program"`
+	// Packages that hold the program and every library that it needs.
+	Packages []DebianPackage `json:"packages"`
+}
+
+// DebianPackage is one package at one version.
+type DebianPackage struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	// SHA256 of the package's file by architecture, as Debian names it ("amd64").
+	SHA256 map[string]string `json:"sha256"`
 }
 
 // Image is an OCI image: made from scratch out of binaries, or pulled from a registry.
@@ -66,7 +109,45 @@ type Distribution struct {
 	CNI []Binary `json:"cni"`
 	// Sandbox is the pod sandbox (pause) image.
 	Sandbox Image `json:"sandbox"`
+	// Networks is what a node has on top of that for a network plugin, by the plugin's name
+	// (network.plugin of the spec).
+	Networks map[string]Network `json:"networks,omitempty"`
+
+	// Archives of the network that was chosen with [Distribution.For].
+	Archives []Binary `json:"-"`
 }
+
+// Network is what a network plugin is made of.
+type Network struct {
+	Binaries []Binary `json:"binaries,omitempty"`
+	CNI      []Binary `json:"cni,omitempty"`
+	// Archives are unpacked beside the programs, each into a folder of its name.
+	Archives []Binary `json:"archives,omitempty"`
+}
+
+// For is the distribution of nodes with the given network plugin.
+func (d Distribution) For(plugin string) Distribution {
+	return d.with(d.Networks[plugin])
+}
+
+// Everything is the distribution with all that any network plugin needs.
+func (d Distribution) Everything() Distribution {
+	for _, name := range sortedKeys(d.Networks) {
+		d = d.with(d.Networks[name])
+	}
+	return d
+}
+
+// with leaves the lists of d as they are: others hold them too.
+func (d Distribution) with(n Network) Distribution {
+	d.Binaries = slices.Concat(d.Binaries, n.Binaries)
+	d.CNI = slices.Concat(d.CNI, n.CNI)
+	d.Archives = slices.Concat(d.Archives, n.Archives)
+	return d
+}
+
+// Files are all files of a node that are made here: programs, CNI plugins and archives.
+func (d Distribution) Files() []Binary { return slices.Concat(d.Binaries, d.CNI, d.Archives) }
 
 // Component is one folder of the catalogue (component.yaml).
 type Component struct {

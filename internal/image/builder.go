@@ -233,6 +233,9 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 	}
 	defer b.store.abandon(work)
 
+	if bin.Archive() {
+		return b.makeArchive(ctx, key, bin, src, work)
+	}
 	lane := &b.big
 	if bin.CPUSeconds <= smallBuild {
 		lane = &b.small
@@ -263,6 +266,20 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 	}
 	b.opts.Log.Info("built", "binary", bin.Name, "version", bin.Version, "key", key[:12],
 		"cpuSeconds", usage.CPU.Seconds(), "maxRSSMiB", usage.MaxRSS>>20, "wall", time.Since(began))
+	return nil
+}
+
+// makeArchive packs bin into the folder work and stores it. Nothing is compiled, so it waits
+// for no build.
+func (b *Builder) makeArchive(ctx context.Context, key string, bin catalog.Binary, src source, work string) error {
+	b.progress(bin.Name, ui.Event{Message: "fetching and packing " + bin.Name + " " + bin.Version})
+	if err := b.pack(ctx, bin, src, work, filepath.Join(work, "out", bin.Name)); err != nil {
+		return fmt.Errorf("pack %s: %w", bin.Name, err)
+	}
+	m := manifest{Format: cacheFormat, Key: key, Name: bin.Name, Version: bin.Version, Source: src.ref}
+	if err := b.store.commit(work, m); err != nil {
+		return fmt.Errorf("store %s: %w", bin.Name, err)
+	}
 	return nil
 }
 

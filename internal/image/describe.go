@@ -30,6 +30,9 @@ func (b *Builder) Describe(ctx context.Context, bin catalog.Binary) (lock.Binary
 	if err != nil {
 		return lock.Binary{}, err
 	}
+	if bin.Archive() {
+		return b.describeArchive(bin, src, key)
+	}
 	d := lock.Binary{Module: src.ref, Package: bin.Package, Go: b.go_.version, Links: bin.Links}
 	d.Flags = describeFlags((&goRun{bin: bin}).flags())
 	cgo := "CGO_ENABLED=0"
@@ -57,12 +60,35 @@ func (b *Builder) Describe(ctx context.Context, bin catalog.Binary) (lock.Binary
 	if owned {
 		d.Tree = "sha256:" + tree.sum()
 	}
+	b.describeCached(&d, bin, key)
+	return d, nil
+}
+
+// describeCached adds what only the file tells, if it is built.
+func (b *Builder) describeCached(d *lock.Binary, bin catalog.Binary, key string) {
 	switch m, err := b.store.lookup(key); {
 	case err == nil:
 		d.SHA256, d.CPUSeconds = m.SHA256, m.CPUSeconds
 	case !errors.Is(err, fs.ErrNotExist):
 		b.opts.Log.Warn("a cached binary is damaged and will be built again", "binary", bin.Name, "error", err)
 	}
+}
+
+// describeArchive is Describe for what is packed and not compiled.
+func (b *Builder) describeArchive(bin catalog.Binary, src source, key string) (d lock.Binary, err error) {
+	d.Module = src.ref
+	if f := bin.Folder; f != nil {
+		d.Kind, d.Package = lock.KindFolder, f.Path
+		for _, w := range f.Without {
+			d.Flags = append(d.Flags, "without "+w)
+		}
+		if d.Sum, err = src.sum(bin); err != nil {
+			return d, fmt.Errorf("archive %s: %w", bin.Name, err)
+		}
+	} else {
+		d.Kind, d.Package, d.Packages = lock.KindDebian, bin.Debian.Program, debianPins(*bin.Debian, b.arch())
+	}
+	b.describeCached(&d, bin, key)
 	return d, nil
 }
 
@@ -81,7 +107,7 @@ func (b *Builder) DescribeImage(ctx context.Context, img catalog.Image) (lock.Im
 
 // sum is the go.sum line of the module that bin's package is in; empty for our own.
 func (s source) sum(bin catalog.Binary) (string, error) {
-	if s.own != "" {
+	if s.own != "" || bin.Debian != nil {
 		return "", nil
 	}
 	path, version, _ := strings.Cut(s.ref, "@")

@@ -45,7 +45,7 @@ func TestDistribution(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := map[string]bool{c.Distribution.Sandbox.Name: true}
-	for _, bin := range slices.Concat(c.Distribution.Binaries, c.Distribution.CNI, c.Distribution.Sandbox.Binaries) {
+	for _, bin := range slices.Concat(c.Distribution.Everything().Files(), c.Distribution.Sandbox.Binaries) {
 		node[bin.Name] = true
 	}
 	only := strings.Split(*onlyFlag, ",")
@@ -68,6 +68,11 @@ func TestDistribution(t *testing.T) {
 	}
 	for _, bin := range c.Distribution.CNI {
 		binaries = append(binaries, wantedBinary{bin, "cni"})
+	}
+	for _, n := range c.Distribution.Networks {
+		for _, bin := range slices.Concat(n.Binaries, n.CNI, n.Archives) {
+			binaries = append(binaries, wantedBinary{bin, ""})
+		}
 	}
 	images := []catalog.Image{c.Distribution.Sandbox}
 	for _, component := range c.Components {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -44,6 +45,9 @@ func (b *Builder) Prune(ctx context.Context, binaries []catalog.Binary, images [
 	if err := b.pruneBinaries(&p, keepBinaries, dryRun); err != nil {
 		return p, fmt.Errorf("prune binaries: %w", err)
 	}
+	if err := b.pruneUnpacked(&p, keepBinaries, dryRun); err != nil {
+		return p, fmt.Errorf("prune unpacked archives: %w", err)
+	}
 	if err := b.layout.prune(ctx, &p, keepImages, dryRun); err != nil {
 		return p, fmt.Errorf("prune images: %w", err)
 	}
@@ -84,6 +88,42 @@ func (b *Builder) pruneBinaries(p *Pruned, keep map[string]bool, dryRun bool) er
 	}
 	slices.Sort(p.Binaries)
 	return nil
+}
+
+// pruneUnpacked removes the unpacked files of archives that go, or went. Those that nodes have
+// are links to them, and stay.
+func (b *Builder) pruneUnpacked(p *Pruned, keep map[string]bool, dryRun bool) error {
+	sums := map[string]bool{}
+	for key := range keep {
+		if m, err := b.store.lookup(key); err == nil {
+			sums[m.SHA256] = true
+		}
+	}
+	dir := filepath.Join(b.opts.CacheDir, UnpackedDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if sums[e.Name()] || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		lock, err := lockFile(path+".lock", lockExclusive)
+		if err != nil {
+			continue // being unpacked or linked
+		}
+		p.Bytes += treeSize(path)
+		if !dryRun {
+			err = os.RemoveAll(path)
+			os.Remove(path + ".lock")
+		}
+		lock.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // prune removes the images whose key is not in keep.

@@ -43,8 +43,11 @@ func (b *Builder) source(bin catalog.Binary) (source, error) {
 	switch rest, fromRoot := strings.CutPrefix(bin.Module, "//"); {
 	case bin.Name == "" || bin.Name != filepath.Base(bin.Name) || bin.Name == "." || bin.Name == "..":
 		return s, fmt.Errorf("binary %q: the name must be a file name", bin.Name)
-	case bin.Package == "":
+	case bin.Package == "" && !bin.Archive():
 		return s, fmt.Errorf("binary %s: no package was given", bin.Name)
+	case bin.Debian != nil:
+		s.ref = "debian " + bin.Debian.Suite
+		return s, nil
 	case bin.Dir != "":
 		s.dir = bin.Dir
 	case fromRoot && b.opts.RepoRoot != "":
@@ -69,6 +72,10 @@ func (b *Builder) source(bin catalog.Binary) (source, error) {
 	s.modData = data
 	s.ref = s.mod.Module.Mod.Path
 	switch {
+	case bin.Folder != nil:
+		if s.ref = provider(s.mod, bin.Folder.Path); s.ref == "" {
+			return s, fmt.Errorf("archive %s: no module in %s provides folder %s", bin.Name, file, bin.Folder.Path)
+		}
 	case bin.Package == "." || strings.HasPrefix(bin.Package, "./"):
 		s.own = filepath.Clean(bin.Package)
 	case within(s.ref, bin.Package):
@@ -115,6 +122,9 @@ func (s source) importPath(bin catalog.Binary) string {
 
 // key hashes everything that decides the bytes of bin.
 func (b *Builder) key(ctx context.Context, bin catalog.Binary, s source) (string, error) {
+	if bin.Archive() {
+		return b.archiveKey(bin, s)
+	}
 	tc, err := b.toolchain(ctx, s)
 	if err != nil {
 		return "", fmt.Errorf("binary %s: %w", bin.Name, err)

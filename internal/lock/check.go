@@ -164,11 +164,13 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 // binaryDifferences compares inputs, in the order in which one explains the next.
 func binaryDifferences(l, h Binary) []Difference {
 	var d differences
+	d.text("kind", l.Kind, h.Kind)
 	d.text("go", l.Go, h.Go)
 	d.text("module", l.Module, h.Module)
 	d.text("sum", l.Sum, h.Sum)
 	d.text("package", l.Package, h.Package)
 	d.list("flags", l.Flags, h.Flags)
+	d.list("packages", l.Packages, h.Packages)
 	d.list("links", l.Links, h.Links)
 	d.text("pins (go.mod, go.sum)", l.Pins, h.Pins)
 	d.text("tree (source in this repository)", l.Tree, h.Tree)

@@ -104,7 +104,16 @@ func (l Lock) validate() error {
 				errs = append(errs, fmt.Errorf("%s.sum: belongs to MODULE@VERSION, and only to that", at))
 			}
 			optional(at+".sum", b.Sum, sumForm, "h1: and a hash as in go.sum")
-			want(at+".go", b.Go, goForm, "a Go version such as go1.26.8")
+			switch b.Kind {
+			case "":
+				want(at+".go", b.Go, goForm, "a Go version such as go1.26.8")
+			case KindFolder, KindDebian:
+				if (b.Kind == KindDebian) != (len(b.Packages) > 0) {
+					errs = append(errs, fmt.Errorf("%s.packages: belong to kind %s, and only to that", at, KindDebian))
+				}
+			default:
+				errs = append(errs, fmt.Errorf("%s.kind: is %q; must be %s or %s, or be left out", at, b.Kind, KindFolder, KindDebian))
+			}
 			optional(at+".pins", b.Pins, digestForm, aDigest)
 			optional(at+".tree", b.Tree, digestForm, aDigest)
 			want(at+".sha256", b.SHA256, hexForm, "64 hexadecimal digits")

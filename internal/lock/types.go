@@ -29,18 +29,30 @@ type Platform struct {
 	Omitted map[string]string `json:"omitted,omitempty"`
 }
 
-// Binary is one program. All fields but SHA256 and CPUSeconds are inputs.
+// Kinds of a [Binary] that is no program.
+const (
+	KindFolder = "folder" // an archive of a folder of a module
+	KindDebian = "debian" // an archive of a program of Debian's, with its libraries
+)
+
+// Binary is one program, or an archive that nodes get unpacked. All fields but SHA256 and
+// CPUSeconds are inputs.
 type Binary struct {
+	// Kind is empty for a program.
+	Kind string `json:"kind,omitempty"`
 	// Module is PATH@VERSION, or the path alone for a module of this repository.
 	Module string `json:"module"`
 	// Sum is the module's line of go.sum ("h1:…"); empty for a module of this repository.
 	Sum string `json:"sum,omitempty"`
-	// Package is the main package.
+	// Package is the main package; of an archive, the folder or the program.
 	Package string `json:"package"`
-	// Go is the toolchain, such as "go1.26.8".
-	Go string `json:"go"`
+	// Go is the toolchain, such as "go1.26.8"; empty for an archive.
+	Go string `json:"go,omitempty"`
 	// Flags are those of go build and the settings that decide bytes.
-	Flags []string `json:"flags"`
+	Flags []string `json:"flags,omitempty"`
+	// Packages of Debian that an archive was made of: "NAME VERSION sha256:…", the digest being
+	// that of the package's file.
+	Packages []string `json:"packages,omitempty"`
 	// Links are further names of the program, which images hold too.
 	Links []string `json:"links,omitempty"`
 	// Pins hashes go.mod and go.sum, which fix every module that is linked in; empty when

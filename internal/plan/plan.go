@@ -194,7 +194,7 @@ type builder struct {
 
 func (b *builder) distribution() {
 	d := b.in.Distribution
-	all := slices.Concat(d.Binaries, d.CNI)
+	all := d.Files()
 	var builds, prepare []string
 	for _, bin := range all {
 		id := b.build(bin)

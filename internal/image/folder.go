@@ -1,0 +1,147 @@
+package image
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/sumdb/dirhash"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/proc"
+)
+
+// archiveFormat is part of every archive's key. Raise it when the way they are made changes.
+const archiveFormat = "orrery-archive-1"
+
+// archiveKey hashes everything that decides the bytes of an archive. No compiler has a say.
+func (b *Builder) archiveKey(bin catalog.Binary, s source) (string, error) {
+	h := newHasher()
+	h.add("format", archiveFormat)
+	h.add("name", bin.Name)
+	if f := bin.Folder; f != nil {
+		sum, err := s.sum(bin)
+		if err != nil {
+			return "", fmt.Errorf("archive %s: %w", bin.Name, err)
+		}
+		h.add("folder", f.Path, s.ref, sum)
+		h.add("without", f.Without...)
+	}
+	if d := bin.Debian; d != nil {
+		h.add("debian", d.Suite, d.Program, b.arch())
+		h.add("packages", debianPins(*d, b.arch())...)
+	}
+	return h.sum(), nil
+}
+
+// packFolder writes bin's folder of a module as an archive. The module comes as Go's proxy
+// has it, and is held to go.sum as a whole.
+func (b *Builder) packFolder(ctx context.Context, bin catalog.Binary, s source, out string) error {
+	module, err := b.moduleZip(ctx, s)
+	if err != nil {
+		return err
+	}
+	want, err := s.sum(bin)
+	if err != nil {
+		return err
+	}
+	if got, err := dirhash.HashZip(module, dirhash.Hash1); err != nil || got != want {
+		return fmt.Errorf("%s is not what go.sum pins: %s, want %s (%v); 'go clean -modcache' has it fetched again", module, got, want, err)
+	}
+	r, err := zip.OpenReader(module)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	root, _, _ := strings.Cut(s.ref, "@")
+	prefix := s.ref + strings.TrimPrefix(bin.Folder.Path, root) + "/"
+	var files []archived
+	for _, f := range r.File {
+		name, inside := strings.CutPrefix(f.Name, prefix)
+		left := slices.ContainsFunc(bin.Folder.Without, func(w string) bool { return name == w || strings.HasPrefix(name, w+"/") })
+		if !inside || left || strings.HasSuffix(name, "/") {
+			continue
+		}
+		files = append(files, archived{name: name, mode: 0o644, size: int64(f.UncompressedSize64), open: f.Open})
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("module %s has no folder %s", s.ref, bin.Folder.Path)
+	}
+	return writeArchive(out, files)
+}
+
+// moduleZip is where Go has the module of s as it was downloaded.
+func (b *Builder) moduleZip(ctx context.Context, s source) (string, error) {
+	tc, err := b.toolchain(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	var out bytes.Buffer
+	err = proc.Run(ctx, &proc.Cmd{
+		// Outside of every module. What comes is compared with go.sum, so no other database
+		// of checksums is asked.
+		Path: tc.path, Args: []string{"mod", "download", "-json", s.ref}, Dir: "/",
+		Env: b.environment(tc, false, "GOSUMDB=off"), Stdout: &out, Tail: maxDiagnostics,
+	})
+	var m struct{ Zip, Error string }
+	if jsonErr := json.Unmarshal(out.Bytes(), &m); err != nil || jsonErr != nil || m.Zip == "" {
+		if m.Error != "" {
+			return "", fmt.Errorf("download %s: %s", s.ref, m.Error)
+		}
+		return "", fmt.Errorf("download %s: %w", s.ref, err)
+	}
+	return m.Zip, nil
+}
+
+// archived is a file that goes into an archive.
+type archived struct {
+	name string // with slashes, relative
+	mode int64
+	size int64
+	open func() (io.ReadCloser, error)
+}
+
+// writeArchive makes the same bytes of the same files: nothing of the machine or the time
+// gets in.
+func writeArchive(path string, files []archived) error {
+	slices.SortFunc(files, func(a, b archived) int { return strings.Compare(a.name, b.name) })
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	w := tar.NewWriter(out)
+	for _, f := range files {
+		if !filepath.IsLocal(f.name) {
+			return fmt.Errorf("%q is no name for a file of an archive", f.name)
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: f.size, Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+		if err := copyArchived(w, f); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+func copyArchived(w io.Writer, f archived) error {
+	r, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(w, r)
+	return err
+}
