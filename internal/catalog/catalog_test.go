@@ -353,8 +353,8 @@ func TestRepository(t *testing.T) {
 func TestImports(t *testing.T) {
 	allowed := map[string]bool{
 		"bytes": true, "cmp": true, "errors": true, "fmt": true, "io": true, "io/fs": true, "maps": true,
-		"os":            true, // to read files; exec and net live elsewhere
-		"path/filepath": true, "reflect": true, "regexp": true, "slices": true, "strconv": true, "strings": true,
+		"os":   true, // to read files; exec and net live elsewhere
+		"path": true, "path/filepath": true, "reflect": true, "regexp": true, "slices": true, "strconv": true, "strings": true,
 		"go.yaml.in/yaml/v3": true, "github.com/orrery-dev/orrery/internal/reference": true,
 	}
 	files, err := filepath.Glob("*.go")

@@ -250,10 +250,13 @@ func (l *loader) distribution() {
 	}
 	for _, name := range sortedKeys(d.Networks) {
 		n := d.Networks[name]
-		for field, list := range map[string][]Binary{"binaries": n.Binaries, "cni": n.CNI, "archives": n.Archives} {
-			for i := range list {
-				if list[i].Debian == nil {
-					l.module(file, fmt.Sprintf("networks.%s.%s[%d].module", name, field, i), &list[i])
+		for _, list := range []struct {
+			field string
+			of    []Binary
+		}{{"binaries", n.Binaries}, {"cni", n.CNI}, {"archives", n.Archives}} {
+			for i := range list.of {
+				if list.of[i].Debian == nil {
+					l.module(file, fmt.Sprintf("networks.%s.%s[%d].module", name, list.field, i), &list.of[i])
 				}
 			}
 		}
