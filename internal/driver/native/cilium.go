@@ -14,14 +14,12 @@ import (
 
 // Where Cilium's parts are inside a node.
 const (
-	ciliumBin     = "/opt/orrery/cilium/bin/"
-	ciliumSources = "/opt/orrery/cilium/bpf" // of the BPF programs; ciliumLib/bpf is a copy
-	ciliumLib     = "/var/lib/cilium"
-	ciliumRun     = "/run/cilium"
-	ciliumCgroup  = ciliumRun + "/cgroupv2"
-	llvmFolder    = "/opt/llvm"
-	objectCache   = "/var/cache/orrery-clang"
-	bpfFolder     = "/sys/fs/bpf"
+	ciliumLib    = "/var/lib/cilium" // bpf in it has the sources of the BPF programs
+	ciliumRun    = "/run/cilium"
+	ciliumCgroup = ciliumRun + "/cgroupv2"
+	llvmFolder   = "/opt/llvm"
+	objectCache  = "/var/cache/clang"
+	bpfFolder    = "/sys/fs/bpf"
 )
 
 // Ports on a node's address, where monitoring asks.
@@ -47,8 +45,8 @@ func (cilium) name() string { return spec.PluginCilium }
 
 func (cilium) programs() []string {
 	return []string{"bin/cni/cilium-cni", "bin/cni/loopback",
-		"cilium/bin/cilium-agent", "cilium/bin/cilium-operator", "cilium/bin/cilium-dbg", "cilium/bin/cilium-health-responder",
-		"cilium/bpf/bpf_lxc.c", "cilium/crds/ciliumnodes.yaml", "cilium/llvm/bin/clang"}
+		"bin/cilium-agent", "bin/cilium-operator", "bin/cilium-dbg", "bin/cilium-health-responder",
+		"bpf/bpf_lxc.c", "crds/ciliumnodes.yaml", "llvm/bin/clang"}
 }
 
 func (cilium) users(n node) []user {
@@ -81,7 +79,7 @@ func (cilium) routes(cluster, node) []route { return nil }
 
 func (cilium) services(c cluster, n node) []service {
 	environment := []string{
-		"PATH=" + ciliumBin[:len(ciliumBin)-1] + ":" + llvmFolder + "/bin:" + nodeBin[:len(nodeBin)-1] + ":/run/tools",
+		"PATH=" + nodeBin[:len(nodeBin)-1] + ":" + llvmFolder + "/bin:/run/tools",
 		"LD_LIBRARY_PATH=" + llvmFolder + "/lib", // clang's
 		"K8S_NODE_NAME=" + n.Name, "CILIUM_K8S_NAMESPACE=" + ciliumNamespace,
 	}
@@ -90,12 +88,12 @@ func (cilium) services(c cluster, n node) []service {
 	wait := apiURL(c, n) + "/apis/cilium.io/v2/ciliumnodes?limit=1"
 	s := []service{{
 		Name: "cilium-agent", Env: environment, Wait: wait, WaitAs: "cilium-agent",
-		Args: []string{ciliumBin + "cilium-agent", "--config=/etc/kubernetes/cilium-agent.yaml"},
+		Args: []string{nodeBin + "cilium-agent", "--config=/etc/kubernetes/cilium-agent.yaml"},
 	}}
 	if n.server() {
 		s = append(s, service{
 			Name: "cilium-operator", Env: environment, Wait: wait, WaitAs: "cilium-operator",
-			Args: []string{ciliumBin + "cilium-operator", "--config=/etc/kubernetes/cilium-operator.yaml"},
+			Args: []string{nodeBin + "cilium-operator", "--config=/etc/kubernetes/cilium-operator.yaml"},
 		})
 	}
 	return s
@@ -109,10 +107,7 @@ func (cilium) assignsRanges() bool { return true }
 func (cilium) probes(h host) []probe { return h.bpfProbes() }
 
 func (cilium) datapath(p paths) *datapath {
-	return &datapath{
-		Programs: p.join("dist", "cilium", "bin"), Sources: p.join("dist", "cilium", "bpf"),
-		LLVM: p.join("dist", "cilium", "llvm"), Objects: p.join("dist", "cilium", "objects"),
-	}
+	return &datapath{Sources: p.join("dist", "bpf"), LLVM: p.join("dist", "llvm"), Objects: p.join("dist", "objects")}
 }
 
 // ready asks the agent of the node, whose files are seen through its PID 1.

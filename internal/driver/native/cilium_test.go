@@ -145,7 +145,7 @@ func TestCiliumRules(t *testing.T) {
 // fakeCRDs puts files where the distribution has them.
 func fakeCRDs(t *testing.T, p paths) {
 	t.Helper()
-	dir := p.join("dist", "cilium", "crds")
+	dir := p.join("dist", "crds")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

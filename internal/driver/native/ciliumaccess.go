@@ -100,7 +100,7 @@ func (cilium) objects(p paths) ([]object, error) {
 		grant("Role", ciliumNamespace, ciliumOperators, ciliumOperators, ciliumLeaseRules),
 	)
 	for _, kind := range ciliumKinds {
-		f := p.join("dist", "cilium", "crds", kind+".yaml")
+		f := p.join("dist", "crds", kind+".yaml")
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return nil, fmt.Errorf("a kind of Cilium's: %w; 'orrery up' puts it there", err)

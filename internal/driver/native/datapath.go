@@ -1,10 +1,14 @@
 package native
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,13 +16,27 @@ import (
 // datapath is what compiling, loading and keeping BPF programs needs of a node: folders of
 // the host.
 type datapath struct {
-	Programs string `json:"programs"`
-	Sources  string `json:"sources"`
-	LLVM     string `json:"llvm"`
+	Sources string `json:"sources"`
+	LLVM    string `json:"llvm"`
 	// Objects are shared by the nodes of all environments: what one compiled, others have.
 	// It need not exist.
 	Objects string `json:"objects,omitempty"`
 }
+
+// datapathTools of the host are run by the agent, beside hostTools.
+var datapathTools = []string{"ip"}
+
+// hostTraffic marks the packets of the node's own processes. BPF programs know by the mark that
+// a packet comes from the node, such as a probe of the kubelet, and let it through to its pods;
+// all others count as from the outside world. Packets that carry another of the agent's marks
+// (lib/common.h of the programs) are left alone. The agent would do the same with iptables.
+const hostTraffic = `table ip orrery {
+	chain output {
+		type filter hook output priority filter; policy accept;
+		meta mark and 0x0f00 != { 0x0400, 0x0800, 0x0900, 0x0a00, 0x0b00, 0x0d00, 0x0e00 } meta mark set meta mark and 0xfffff0ff or 0x0c00
+	}
+}
+`
 
 // datapathSysctls belong to the whole machine too, and the agent would set them.
 var datapathSysctls = map[string]string{
@@ -34,7 +52,6 @@ func (d *datapath) lay(b *rootBuilder) {
 	b.mount("cgroup2", ciliumCgroup, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.dir("/run/netns")
 	b.link("/run/netns", ciliumRun+"/netns")
-	b.bind(d.Programs, ciliumBin[:len(ciliumBin)-1], true)
 	b.bind(d.LLVM, llvmFolder, true)
 	if exists(d.Objects) {
 		b.bind(d.Objects, objectCache, false)
@@ -45,6 +62,16 @@ func (d *datapath) lay(b *rootBuilder) {
 	for p, v := range datapathSysctls {
 		b.mask("/proc/sys/"+p, v+"\n")
 	}
+}
+
+// start runs when the node has its root and its network.
+func (d *datapath) start() error {
+	cmd := exec.Command("/run/tools/nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(hostTraffic)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("mark the node's own packets with nft: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // copySources copies a folder but for what only upstream's own tests need.

@@ -127,7 +127,8 @@ func (s *serviceSet) spawn(svc service) (int, <-chan syscall.WaitStatus, error) 
 		return 0, nil, err
 	}
 	pid, err := syscall.ForkExec(svc.Args[0], append([]string{filepath.Base(svc.Args[0])}, svc.Args[1:]...), &syscall.ProcAttr{
-		Env: append(append([]string(nil), s.environment...), svc.Env...), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
+		// Of two values of a variable, programs take the first.
+		Env: append(append([]string(nil), svc.Env...), s.environment...), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {

@@ -105,6 +105,9 @@ func setUpNode(c initConfig, layout string) error {
 			return fmt.Errorf("sysctl net.ipv4.%s: %w", name, err)
 		}
 	}
+	if c.Datapath != nil {
+		return c.Datapath.start()
+	}
 	return nil
 }
 

@@ -57,6 +57,7 @@ func (h host) bpfProbes() []probe {
 		{"cgroup2", h.checkCgroup2},
 		{"other-cilium", h.checkOtherCilium},
 		{"clang", h.checkCompiler},
+		{"iproute2", h.checkTools},
 	}
 }
 
@@ -132,6 +133,15 @@ func (h host) checkCompiler(ctx context.Context) check.Result {
 		return check.Fail(err)
 	}
 	return check.OK("%s compiles BPF programs", which)
+}
+
+func (h host) checkTools(context.Context) check.Result {
+	for _, t := range datapathTools {
+		if _, err := h.look(t); err != nil {
+			return check.Fail(fmt.Errorf("%s not found: apt-get install iproute2", t))
+		}
+	}
+	return check.OK("%s is there", strings.Join(datapathTools, ", "))
 }
 
 // clangOnPath is the compiler of the host.

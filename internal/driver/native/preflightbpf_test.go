@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -51,6 +52,9 @@ func TestBPFProbes(t *testing.T) {
 			before := h.exists
 			h.exists = func(p string) bool { return p == "/sys/class/net/cilium_host" || before(p) }
 		}, "other-cilium", check.Failed, "another Cilium"},
+		{"no ip", func(h *host) {
+			h.look = func(string) (string, error) { return "", exec.ErrNotFound }
+		}, "iproute2", check.Failed, "apt-get install iproute2"},
 		{"no clang", func(h *host) {
 			h.compiler = func(context.Context) (string, error) { return "", errors.New("clang not found") }
 		}, "clang", check.Failed, "clang not found"},

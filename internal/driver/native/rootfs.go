@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -150,7 +151,11 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.mask("/proc/sys/kernel/random/boot_id", newUUID()+"\n")
 	etcFiles(b, c)
 	b.dir("/run/tools")
-	for _, t := range hostTools {
+	tools := hostTools
+	if c.Datapath != nil {
+		tools = slices.Concat(tools, datapathTools)
+	}
+	for _, t := range tools {
 		for _, d := range []string{"/usr/sbin/", "/usr/bin/"} {
 			if exists(b.in(d + t)) {
 				b.link(d+t, "/run/tools/"+t)
