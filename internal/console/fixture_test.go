@@ -29,6 +29,7 @@ type world struct {
 	slow     atomic.Int64
 	verify   func(ctx context.Context, report func(Check)) error
 	boards   []dashboard.Dashboard
+	flows    FollowFlows
 }
 
 func newWorld(t testing.TB) *world {
@@ -51,7 +52,7 @@ func (w *world) serve(t testing.TB) (*Console, *httptest.Server) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := New(ctx, Options{
 		Environment: "local", Token: token, Address: server.Listener.Addr().String(), Interval: 50 * time.Millisecond,
-		API: w, Dashboards: w.boards, Verify: w.verify,
+		API: w, Dashboards: w.boards, Verify: w.verify, Flows: w.flows,
 		Look: func(context.Context) (Snapshot, error) {
 			if w.away.Load() {
 				return Snapshot{}, errors.New("dial tcp 127.0.0.1:6443: connect: connection refused")

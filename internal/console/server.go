@@ -36,6 +36,8 @@ type Options struct {
 	// Verify runs the checks and reports each when it begins (state running) and ends. Nil
 	// when checks cannot be run from here.
 	Verify func(ctx context.Context, report func(Check)) error
+	// Flows is what the service map shows. Nil where the network keeps no record.
+	Flows FollowFlows
 	// Token that the first request must carry; at least 16 characters.
 	Token string
 	// Address that is listened on, 127.0.0.1:PORT: requests for other hosts are refused.
@@ -58,6 +60,7 @@ type Console struct {
 	drawer    *drawer
 	sources   sources
 	verifier  *verifier
+	flows     *flowWatcher
 	cookie    string // its name: browsers do not tell ports apart
 	session   string // its value
 	version   string // of the assets
@@ -91,6 +94,7 @@ func New(ctx context.Context, o Options) (*Console, error) {
 		return c.sources.draw(ctx, a, s)
 	})
 	c.verifier = newVerifier(ctx, o.Verify)
+	c.flows = newFlowWatcher(ctx, o.Flows)
 	var err error
 	if c.templates, err = template.New("").Funcs(template.FuncMap{"icon": icon}).ParseFS(assets, "assets/*.html"); err != nil {
 		return nil, fmt.Errorf("console: templates: %w", err)
@@ -106,6 +110,7 @@ func (c *Console) Close() {
 	c.wg.Wait()
 	c.drawer.wait()
 	c.verifier.wait()
+	c.flows.wait()
 }
 
 // Ready waits until the first look is over, or ctx ends.
@@ -135,6 +140,7 @@ func assetVersion() string {
 func (c *Console) routes() {
 	for pattern, view := range map[string]viewFunc{
 		"GET /{$}":         c.overview,
+		"GET /map":         c.serviceMap,
 		"GET /d/{name}":    c.board,
 		"GET /logs":        c.logs,
 		"GET /traces/{id}": c.trace,
@@ -342,6 +348,8 @@ func (c *Console) viewOf(r *http.Request) viewFunc {
 	switch {
 	case path == "/":
 		return c.overview
+	case path == "/map":
+		return c.serviceMap
 	case path == "/logs":
 		return c.logs
 	case path == "/traces":

@@ -23,6 +23,8 @@ type Query struct {
 	Port int
 	// Node that saw it; the others are not asked.
 	Node string
+	// Types of events: trace, drop, policy-verdict, l7, trace-sock. A packet makes several.
+	Types []string
 	// Since leaves out what is older.
 	Since time.Time
 	// Last is how many are wanted at most, the newest; 0 is all. When following: how many of
@@ -83,6 +85,9 @@ func (q Query) args(server string, follow bool) []string {
 	}
 	for _, p := range q.Protocols {
 		add("protocol", p)
+	}
+	for _, t := range q.Types {
+		add("type", t)
 	}
 	if q.Port != 0 {
 		add("port", strconv.Itoa(q.Port))

@@ -13,7 +13,8 @@
   const patch = (id, html) => {
     const el = document.getElementById(id);
     if (!el || el.innerHTML === html) return;
-    const busy = el.contains(document.activeElement) && document.activeElement !== el ||
+    const focus = el.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+    const busy = !focus && el.contains(document.activeElement) && document.activeElement !== el ||
       el.contains(getSelection().anchorNode) && !getSelection().isCollapsed || el.matches(":hover") && $("circle.hit:hover, .cursor:not([visibility])", el);
     if (busy) { held.set(id, html); return; }
     held.delete(id);
@@ -21,6 +22,7 @@
     const scroll = all(".scroll", el).map((s) => [s.scrollLeft, s.scrollTop]);
     el.innerHTML = html;
     all("details", el).forEach((d) => { if (d.dataset.keep && open.has(d.dataset.keep)) d.open = true; });
+    if (focus) all("[data-focus]", el).find((e) => e.dataset.focus === focus)?.focus({ preventScroll: true });
     all(".scroll", el).forEach((s, i) => { if (scroll[i]) [s.scrollLeft, s.scrollTop] = scroll[i]; });
   };
   const release = () => { for (const [id, html] of [...held]) patch(id, html); };
@@ -147,7 +149,7 @@
 
   // Keys
   let prefix = 0;
-  const pages = { o: "/", l: "/logs", t: "/traces", v: "/verify" };
+  const pages = { o: "/", m: "/map", l: "/logs", t: "/traces", v: "/verify" };
   all(".side nav .sub a").forEach((a, i) => { pages[i + 1] = a.getAttribute("href"); });
   addEventListener("keydown", (e) => {
     if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest?.("input, select, textarea") || keys.open) return;
