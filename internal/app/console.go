@@ -14,16 +14,17 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/console"
 	"github.com/orrery-dev/orrery/internal/dashboard"
+	"github.com/orrery-dev/orrery/internal/flow"
 )
 
 func newConsole(o *options) *cobra.Command {
 	var opts consoleOptions
 	c := &cobra.Command{
 		Use:   "console",
-		Short: "A page in the browser: topology, dashboards, logs, traces, checks",
+		Short: "A page in the browser: topology, service map, dashboards, logs, traces, checks",
 		Long: `Serve a page on 127.0.0.1 that shows the environment as it is: where every pod runs, the
-components, dashboards, logs, traces and checks. It is live, needs no network beyond this
-machine, and goes on when the cluster goes away and comes back.
+components, who speaks to whom, dashboards, logs, traces and checks. It is live, needs no
+network beyond this machine, and goes on when the cluster goes away and comes back.
 
 The address that is printed carries a token; whoever has it can see everything and run the
 checks. It ends with Ctrl-C.`,
@@ -72,7 +73,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	defer look.close()
 	defer cancel() // before look.close
 	c, err := console.New(ctx, console.Options{
-		Environment: s.spec.Name, Look: look.look, API: look, Dashboards: boards, Verify: verify,
+		Environment: s.spec.Name, Look: look.look, API: look, Dashboards: boards, Verify: verify, Flows: s.flowsForConsole,
 		Token: rand.Text(), Address: l.Addr().String(), Log: s.log,
 	})
 	if err != nil {
@@ -123,6 +124,14 @@ func (s *session) forConsole() ([]dashboard.Dashboard, func(context.Context, fun
 		return nil, nil, err
 	}
 	return boards, p.verifyForConsole, nil
+}
+
+// flowsForConsole are those of which a map is made.
+func (s *session) flowsForConsole(ctx context.Context, since time.Time, give func(flow.Flow), trouble func(string, error)) error {
+	return s.flows(trouble).Follow(ctx, flow.Query{Since: since, Types: flow.MapTypes}, func(f flow.Flow) error {
+		give(f)
+		return nil
+	})
 }
 
 // verifyForConsole runs all checks, a few at a time, and tells of each.

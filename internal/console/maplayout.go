@@ -21,17 +21,27 @@ type place struct {
 const (
 	peerWidth  = 164.0
 	peerHeight = 40.0
-	columnGap  = 92.0
-	rowGap     = 18.0
-	mapMargin  = 14.0
+	columnGap  = 138.0
+	rowGap     = 26.0
+	// mostColumns fit a page without making letters small.
+	mostColumns = 4
+	mapMargin   = 14.0
 	// mostPeers are drawn; the busiest. The list has all.
 	mostPeers = 60
 )
 
-// layout puts peers into columns by the longest way that leads to them, and orders each
-// column so that lines cross less. The same edges give the same picture, whatever their rates.
-func layout(edges []flow.Edge) (places map[flow.Peer]*place, width, height float64) {
-	places = map[flow.Peer]*place{}
+// mapPicture is who stands where.
+type mapPicture struct {
+	places        map[flow.Peer]*place
+	columns       [][]*place
+	width, height float64
+}
+
+// layout puts peers into a few columns, by how many steps lead to them and on from them, and
+// orders each column so that lines cross less. The same edges give the same picture, whatever
+// their rates.
+func layout(edges []flow.Edge) mapPicture {
+	places := map[flow.Peer]*place{}
 	out := map[flow.Peer][]flow.Peer{}
 	calls := map[flow.Peer]int{}
 	for _, e := range edges {
@@ -54,13 +64,7 @@ func layout(edges []flow.Edge) (places map[flow.Peer]*place, width, height float
 		return cmp.Or(cmp.Compare(calls[a], calls[b]), cmp.Compare(len(out[b]), len(out[a])), strings.Compare(a.String(), b.String()))
 	})
 	forward := acyclic(peers, out)
-	columns := 0
-	for _, p := range topological(peers, forward) {
-		columns = max(columns, places[p].column+1)
-		for _, to := range forward[p] {
-			places[to].column = max(places[to].column, places[p].column+1)
-		}
-	}
+	columns := rank(places, topological(peers, forward), forward)
 	grid := make([][]*place, columns)
 	for _, p := range peers {
 		grid[places[p].column] = append(grid[places[p].column], places[p])
@@ -70,8 +74,8 @@ func layout(edges []flow.Edge) (places map[flow.Peer]*place, width, height float
 	for _, column := range grid {
 		rows = max(rows, len(column))
 	}
-	width = 2*mapMargin + float64(columns)*peerWidth + float64(max(0, columns-1))*columnGap
-	height = 2*mapMargin + float64(rows)*peerHeight + float64(max(0, rows-1))*rowGap
+	width := 2*mapMargin + columnGap/2 + float64(columns)*peerWidth + float64(max(0, columns-1))*columnGap
+	height := 2*mapMargin + float64(rows)*peerHeight + float64(max(0, rows-1))*rowGap
 	for i, column := range grid {
 		// Shorter columns spread over the height, so that their lines part.
 		step := (height - 2*mapMargin) / float64(len(column))
@@ -80,7 +84,59 @@ func layout(edges []flow.Edge) (places map[flow.Peer]*place, width, height float
 			p.y = mapMargin + (float64(j)+0.5)*step - peerHeight/2
 		}
 	}
-	return places, width, height
+	return mapPicture{places, grid, width, height}
+}
+
+// rank gives each peer its column: on the way from those whom nobody calls to those who call
+// nobody. It returns how many columns there are.
+func rank(places map[flow.Peer]*place, order []flow.Peer, forward map[flow.Peer][]flow.Peer) int {
+	before, after := map[flow.Peer]int{}, map[flow.Peer]int{}
+	longest := 0
+	for _, p := range order {
+		longest = max(longest, before[p])
+		for _, to := range forward[p] {
+			before[to] = max(before[to], before[p]+1)
+		}
+	}
+	for _, p := range slices.Backward(order) {
+		for _, to := range forward[p] {
+			after[p] = max(after[p], after[to]+1)
+		}
+	}
+	most := min(mostColumns, longest+1)
+	used := map[int]bool{}
+	for _, p := range order {
+		if way := before[p] + after[p]; way > 0 {
+			places[p].column = int(float64(before[p])/float64(way)*float64(most-1) + 0.5)
+		}
+		used[places[p].column] = true
+	}
+	// A column that nobody came to is left out.
+	number := map[int]int{}
+	for i, c := range slices.Sorted(maps.Keys(used)) {
+		number[c] = i
+	}
+	for _, p := range order {
+		places[p].column = number[places[p].column]
+	}
+	return len(number)
+}
+
+// gap is the height at which a line passes a column between its peers, next to y.
+func (m mapPicture) gap(column int, y float64) float64 {
+	best, distance := y, -1.0
+	try := func(at float64) {
+		if d := max(at-y, y-at); distance < 0 || d < distance {
+			best, distance = at, d
+		}
+	}
+	last := 0.0
+	for _, p := range m.columns[column] {
+		try((last + p.y) / 2)
+		last = p.y + peerHeight
+	}
+	try((last + m.height) / 2)
+	return best
 }
 
 // acyclic leaves out edges that lead back to a peer on the way there.

@@ -127,8 +127,8 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values) template.HTML {
 		}
 		return d.html()
 	}
-	places, width, height := layout(edges)
-	peers := slices.SortedFunc(maps.Values(places), func(a, b *place) int {
+	picture := layout(edges)
+	peers := slices.SortedFunc(maps.Values(picture.places), func(a, b *place) int {
 		return cmp.Or(cmp.Compare(a.x, b.x), cmp.Compare(a.y, b.y))
 	})
 	dropping := 0
@@ -137,15 +137,15 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values) template.HTML {
 			dropping++
 		}
 	}
-	d.f(`<div class="scroll flowmap"><svg viewBox="0 0 %[1]s %[2]s" width="%[1]s" height="%[2]s" role="group" aria-label="%[3]s">`, num(width), num(height),
-		esc(fmt.Sprintf("Service map: %s, %s, %d with drops; the list below says the same", count(len(places), "peer", "peers"), count(len(edges), "way", "ways"), dropping)))
+	d.f(`<div class="scroll flowmap"><svg viewBox="0 0 %[1]s %[2]s" width="%[1]s" height="%[2]s" role="group" aria-label="%[3]s">`, num(picture.width), num(picture.height),
+		esc(fmt.Sprintf("Service map: %s, %s, %d with drops; the list below says the same", count(len(picture.places), "peer", "peers"), count(len(edges), "way", "ways"), dropping)))
 	for _, kind := range []string{"ok", "drop", "quiet"} {
 		d.f(`<marker id="to-%[1]s" class="head %[1]s" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>`, kind)
 	}
 	// What is dropped lies on top.
 	slices.SortStableFunc(edges, func(a, b flow.Edge) int { return cmp.Compare(a.Dropped, b.Dropped) })
-	for _, e := range edges {
-		drawEdge(&d, e, places[e.From], places[e.To], data.touches(e))
+	for i, e := range edges {
+		picture.drawEdge(&d, e, data.touches(e), 3*float64(i%5-2))
 	}
 	for _, p := range peers {
 		drawPeer(&d, p, edges, data, all)
@@ -154,7 +154,7 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values) template.HTML {
 	if more > 0 {
 		d.f(`<p class="none">%s with less traffic are in the list only; choose a namespace to see them.</p>`, esc(upper(plural(more, "peer", "peers"))))
 	}
-	d.f(`<p class="key-line"><span><i class="way"></i>forwarded, wider for more</span><span><i class="way drop"></i>dropped</span><span><i class="way quiet"></i>quiet for a minute</span><span class="hint">Who calls stands left of who is called. A number is events a second: packets, or the sign of many that look alike.</span></p>`)
+	d.f(`<p class="key-line"><span><i class="way"></i>forwarded, wider for more</span><span><i class="way drop"></i>dropped</span><span><i class="way rest"></i>quiet for a minute</span><span class="hint">Who calls stands left of who is called. A number is events a second: packets, or the sign of many that look alike.</span></p>`)
 	return d.html()
 }
 
@@ -190,9 +190,9 @@ func drawPeer(d *drawing, p *place, edges []flow.Edge, data mapData, all url.Val
 		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 21)), num(p.x+11), num(p.y+32), esc(cut(under, 25)))
 }
 
-// drawEdge draws a line from the right of who calls to the left of who is called. Lines that
-// lead back go around.
-func drawEdge(d *drawing, e flow.Edge, from, to *place, touched bool) {
+// drawEdge draws a line from who calls to who is called, between those who have nothing to do
+// with it. Lines beside each other are lane apart.
+func (m mapPicture) drawEdge(d *drawing, e flow.Edge, touched bool, lane float64) {
 	kind := "ok"
 	switch {
 	case e.Dropped > 0:
@@ -204,27 +204,50 @@ func drawEdge(d *drawing, e flow.Edge, from, to *place, touched bool) {
 	if !touched {
 		class += " dim"
 	}
-	x1, y1 := from.x+peerWidth, from.y+peerHeight/2
-	x2, y2 := to.x-2, to.y+peerHeight/2
-	var path string
-	switch {
-	case from == to:
-		x1 -= 30
-		path = fmt.Sprintf("M%s %sc-4 -22 34 -22 24 0", num(x1), num(from.y))
-	case to.column > from.column:
-		bend := (x2 - x1) / 2
-		path = fmt.Sprintf("M%s %sC%s %s %s %s %s %s", num(x1), num(y1), num(x1+bend), num(y1), num(x2-bend), num(y2), num(x2), num(y2))
-	case to.column == from.column:
-		x2 = to.x + peerWidth + 2
-		path = fmt.Sprintf("M%s %sC%s %s %s %s %s %s", num(x1), num(y1), num(x1+columnGap*.7), num(y1), num(x2+columnGap*.7), num(y2), num(x2), num(y2))
-	default: // back
-		x1, x2 = from.x, to.x+peerWidth+2
-		bend := (x1 - x2) / 2
-		path = fmt.Sprintf("M%s %sC%s %s %s %s %s %s", num(x1), num(y1+6), num(x1-bend), num(y1+6), num(x2+bend), num(y2+6), num(x2), num(y2+6))
-	}
+	path := m.line(m.places[e.From], m.places[e.To], lane)
 	width := 1 + min(4.5, 0.9*math.Log2(1+e.Forwarded+e.Dropped))
 	d.f(`<g class="%s" data-tip="%s"><path class="line-hit" d="%s"/><path d="%s" stroke-width="%s" marker-end="url(#to-%s)"/></g>`,
 		class, esc(edgeTip(e)), path, path, num(width), kind)
+}
+
+// line leaves on the side that faces the other and arrives there; within a column it goes
+// around on the right.
+func (m mapPicture) line(from, to *place, lane float64) string {
+	x1, y1 := from.x+peerWidth, from.y+peerHeight/2
+	x2, y2 := to.x-2, to.y+peerHeight/2
+	step := 1
+	switch {
+	case from == to:
+		return fmt.Sprintf("M%s %sc-4 -20 30 -20 22 -1", num(x1-32), num(from.y))
+	case to.column == from.column:
+		x2 = to.x + peerWidth + 2
+		out := columnGap * 0.45
+		return fmt.Sprintf("M%s %sC%s %s %s %s %s %s", num(x1), num(y1), num(x1+out), num(y1), num(x2+out), num(y2), num(x2), num(y2))
+	case to.column < from.column: // back
+		x1, x2, step = from.x, to.x+peerWidth+2, -1
+		y1, y2 = y1+7, y2+7
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "M%s %s", num(x1), num(y1))
+	x, y := x1, y1
+	bend := func(tx, ty float64) {
+		half := (tx - x) / 2
+		fmt.Fprintf(&b, "C%s %s %s %s %s %s", num(x+half), num(y), num(tx-half), num(ty), num(tx), num(ty))
+		x, y = tx, ty
+	}
+	for column := from.column + step; column != to.column; column += step {
+		left := m.columns[column][0].x
+		near, far := left-12, left+peerWidth+12
+		if step < 0 {
+			near, far = far, near
+		}
+		share := (left + peerWidth/2 - x1) / (x2 - x1)
+		bend(near, m.gap(column, y1+(y2-y1)*share)+lane)
+		fmt.Fprintf(&b, "H%s", num(far))
+		x = far
+	}
+	bend(x2, y2)
+	return b.String()
 }
 
 func edgeTip(e flow.Edge) string {
@@ -276,8 +299,12 @@ func drawEdges(edges []flow.Edge, data mapData) template.HTML {
 		case e.Forwarded == 0:
 			h = Done
 		}
+		dropped := ""
+		if e.Dropped > 0 {
+			dropped = rate(e.Dropped)
+		}
 		d.f(`<tr class="%s"><td>%s <span>%s</span></td><td><span>%s</span></td><td>%s</td><td class="n">%s</td><td class="n">%s</td><td>%s</td></tr>`,
-			h, icon(h), esc(e.From.String()), esc(e.To.String()), esc(ports(e.Ports)), rate(e.Forwarded), rate(e.Dropped), esc(strings.Join(e.Reasons, ", ")))
+			h, icon(h), esc(e.From.String()), esc(e.To.String()), esc(ports(e.Ports)), rate(e.Forwarded), dropped, esc(strings.Join(e.Reasons, ", ")))
 	}
 	d.f(`</tbody></table></div>`)
 	return d.html()

@@ -80,7 +80,8 @@ func edgesOf(ways ...string) (edges []flow.Edge) {
 
 func TestLayout(t *testing.T) {
 	edges := edgesOf("a/x>a/y TCP 1", "a/y>a/z TCP 1", "a/x>a/z TCP 1", "a/z>a/x TCP 1", "a/z>a/z TCP 1", "b/alone>world TCP 443")
-	places, width, height := layout(edges)
+	picture := layout(edges)
+	places, width, height := picture.places, picture.width, picture.height
 	at := func(namespace, name string) *place { return places[flow.Peer{Namespace: namespace, Name: name}] }
 	x, y, z := at("a", "x"), at("a", "y"), at("a", "z")
 	if x.column >= y.column || y.column >= z.column {
@@ -93,7 +94,7 @@ func TestLayout(t *testing.T) {
 		}
 		seen[[2]float64{p.x, p.y}] = true
 	}
-	again, _, _ := layout(edges)
+	again := layout(edges).places
 	for p, was := range places {
 		if again[p].x != was.x || again[p].y != was.y {
 			t.Errorf("%s jumps", p)
@@ -104,7 +105,7 @@ func TestLayout(t *testing.T) {
 	for i := range 40 {
 		ring = append(ring, fmt.Sprintf("n/%d>n/%d TCP 1", i, (i+1)%40))
 	}
-	if places, _, _ := layout(edgesOf(ring...)); len(places) != 40 {
+	if places := layout(edgesOf(ring...)).places; len(places) != 40 {
 		t.Errorf("%d places", len(places))
 	}
 	kept, more := busiest(edgesOf(ring...), 10)

@@ -111,10 +111,11 @@ func slotOf(t time.Time) int64 { return t.UnixNano() / int64(slot) }
 // MapTypes are the events that a map needs; see [Query].
 var MapTypes = []string{"trace", "drop"}
 
-// Add takes a flow into account. Answers are part of what they answer, and the agents'
-// checks of each other are left out.
+// Add takes a flow into account. Left out are answers, which are part of what they answer, the
+// agents' checks of each other, and protocols that the network does not speak: every new pod
+// asks once for a router of IPv6, and the packet is dropped.
 func (m *Map) Add(f Flow) {
-	if f.Reply || f.Verdict != Forwarded && f.Verdict != Dropped || f.Point == "policy-verdict" || f.Point == "l7" {
+	if f.Reply || f.DropReason == "UNSUPPORTED_L3_PROTOCOL" || f.Verdict != Forwarded && f.Verdict != Dropped || f.Point == "policy-verdict" || f.Point == "l7" {
 		return
 	}
 	from, ok := peer(f.Source, false)

@@ -45,6 +45,7 @@ func TestMap(t *testing.T) {
 		{Time: zero, Verdict: Forwarded, Reply: true, Source: nats, Destination: at(ingest, 40000), Point: "to-endpoint"},
 		{Time: zero, Verdict: Forwarded, Source: Endpoint{Reserved: "health"}, Destination: at(nats, 4240), Point: "to-endpoint"},
 		{Time: zero, Verdict: Forwarded, Source: Endpoint{Reserved: "host"}, Destination: Endpoint{Reserved: "remote-node"}, Point: "to-network"},
+		{Time: zero, Verdict: Dropped, DropReason: "UNSUPPORTED_L3_PROTOCOL", Source: ingest, Destination: Endpoint{IP: "ff02::2"}, Point: "drop"},
 		{Time: zero, Verdict: Translated, Source: ingest, Destination: at(nats, 1), Point: "pre-direction-fwd"},
 	} {
 		m.Add(hidden)

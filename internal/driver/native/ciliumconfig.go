@@ -69,10 +69,8 @@ func ciliumAgentConfig(c cluster, n node) map[string]string {
 		"synchronize-k8s-nodes":           "true",
 		"monitor-aggregation":             "medium",
 		"prometheus-serve-addr":           fmt.Sprintf("%s:%d", n.Address, ciliumAgentMetrics),
-
-		"enable-hubble":      "true",
-		"hubble-socket-path": ciliumRun + "/hubble.sock",
 	})
+	maps.Copy(m, hubbleConfig(n))
 	maps.Copy(m, ciliumMaps)
 	return m
 }

@@ -9,9 +9,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 )
 
-// hubbleSocket is where a node's agent serves its flows to whoever is root on the node.
-const hubbleSocket = "/run/cilium/hubble.sock"
-
 var _ driver.FlowSource = (*Driver)(nil)
 
 // Flows implements [driver.FlowSource]: each agent's own socket, through the root of the
