@@ -1,0 +1,3 @@
+package main
+
+func render(repo string) error { return nil }

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// What came of a case. Skipped is no success.
+const (
+	statePassed  = "passed"
+	stateFailed  = "failed"
+	stateSkipped = "skipped"
+)
+
+// results are those of one network.
+type results struct {
+	Plugin     string    `json:"plugin"`
+	Kubernetes string    `json:"kubernetes"`
+	Runs       []onerun  `json:"runs"`
+	Images     []stoodIn `json:"images"`
+	Cases      []result  `json:"cases"`
+}
+
+// onerun is when and on what cases were run.
+type onerun struct {
+	Set     string  `json:"set"`
+	Focus   string  `json:"focus,omitempty"`
+	Date    string  `json:"date"`
+	Nodes   string  `json:"nodes"` // servers+agents
+	Minutes float64 `json:"minutes"`
+}
+
+type result struct {
+	Name    string  `json:"name"`
+	State   string  `json:"state"`
+	Reason  string  `json:"reason,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+func (r *results) count(state string) (n int) {
+	for _, c := range r.Cases {
+		if c.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *results) summary() string {
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", r.count(statePassed), r.count(stateFailed), r.count(stateSkipped))
+}
+
+func (r *results) sort() {
+	slices.SortFunc(r.Cases, func(a, b result) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// print tells what did not pass, and the sum.
+func (r *results) print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, c := range r.Cases {
+		if c.State != statePassed {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", c.State, c.Name, c.Reason)
+		}
+	}
+	fmt.Fprintln(t, r.summary())
+	return t.Flush()
+}
+
+func readResults(file string) (*results, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var r results
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return &r, nil
+}
+
+// merge puts new results into a file: cases that were not run again stay, unless they are
+// of another Kubernetes.
+func merge(file string, now *results) error {
+	before, err := readResults(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	all := *now
+	all.Cases = slices.Clone(now.Cases)
+	if before != nil && before.Kubernetes == now.Kubernetes {
+		ran := map[string]bool{}
+		for _, c := range now.Cases {
+			ran[c.Name] = true
+		}
+		for _, c := range before.Cases {
+			if !ran[c.Name] {
+				all.Cases = append(all.Cases, c)
+			}
+		}
+		same := func(r onerun) bool { return r.Set == now.Runs[0].Set && r.Focus == now.Runs[0].Focus }
+		all.Runs = append(slices.DeleteFunc(slices.Clone(before.Runs), same), now.Runs...)
+	}
+	all.sort()
+	data, err := json.MarshalIndent(all, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o644)
+}
