@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // debian fetches packages with apt, whose state and cache are folders of ours: the host's
@@ -49,9 +50,18 @@ func (d debian) open(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(d.dir, "status"), nil, 0o644); err != nil {
 		return err
 	}
-	_, err := d.apt(ctx, "update")
-	return err
+	read := filepath.Join(d.dir, "updated")
+	if info, err := os.Stat(read); err == nil && time.Since(info.ModTime()) < indexAge {
+		return nil
+	}
+	if _, err := d.apt(ctx, "update", "-o", "APT::Update::Error-Mode=any"); err != nil {
+		return err
+	}
+	return os.WriteFile(read, nil, 0o644)
 }
+
+// indexAge is how old the index may be: packages that it names are kept by the archive longer.
+const indexAge = 24 * time.Hour
 
 func (d debian) apt(ctx context.Context, args ...string) (string, error) {
 	at := func(name string) string { return filepath.Join(d.dir, name) }
@@ -76,6 +86,9 @@ var simulated = regexp.MustCompile(`(?m)^Inst (\S+) \((\S+) .*\[(\S+)\]\)`)
 
 // fetch downloads packages with all that they need, and returns them by name.
 func (d debian) fetch(ctx context.Context, names []string) ([]deb, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
 	out, err := d.apt(ctx, append([]string{"install", "--simulate"}, names...)...)
 	if err != nil {
 		return nil, err

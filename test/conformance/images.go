@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,8 +18,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
 )
 
@@ -115,10 +121,18 @@ func (r *runner) standIns(ctx context.Context) ([]stoodIn, error) {
 	slices.Sort(names)
 	r.say("making stand-ins for the images of the tests")
 	b := &imageBuilder{
-		builder: r.programs.builder, spec: spec, dir: filepath.Join(r.dir, "images"), made: map[string]v1.Image{},
+		builder: r.programs.builder, spec: spec, dir: filepath.Join(r.cache, "conformance", "images"), made: map[string]made{},
 		debian: debian{filepath.Join(r.cache, "conformance", "debian"), spec.Debian, debianKeyring},
 		module: moduleDir(ctx, filepath.Join(r.repo, strings.TrimPrefix(suiteModule, "//"))),
 	}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := filelock.Wait(ctx, b.dir+".lock", filelock.Exclusive, func() { r.say("another process is making them") })
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
 	if err := b.debian.open(ctx); err != nil {
 		return nil, err
 	}
@@ -130,15 +144,11 @@ func (r *runner) standIns(ctx context.Context) ([]stoodIn, error) {
 			if !slices.Contains(s.For, repository) {
 				continue
 			}
-			img, err := b.build(ctx, s)
+			m, err := b.build(ctx, s)
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", s.Name, err)
 			}
-			digest, err := img.Digest()
-			if err != nil {
-				return nil, err
-			}
-			in.Name, in.Note, in.Digest, in.layout = s.Name, s.Note, digest.String(), filepath.Join(b.dir, s.Name)
+			in.Name, in.Note, in.Digest, in.layout = s.Name, s.Note, m.digest, m.layout
 		}
 		all = append(all, in)
 	}
@@ -153,38 +163,104 @@ func moduleDir(ctx context.Context, suite string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// imageBuilder makes images.
+// imageBuilder makes images, and keeps them in the cache by a key of what they are made of.
 type imageBuilder struct {
 	builder *image.Builder
 	spec    standIns
 	debian  debian
 	dir     string // where they go
 	module  string // of the suite
-	made    map[string]v1.Image
+	made    map[string]made
 }
 
-// build makes one image, once, as an OCI layout in b.dir/NAME.
-func (b *imageBuilder) build(ctx context.Context, s standIn) (v1.Image, error) {
-	if img := b.made[s.Name]; img != nil {
-		return img, nil
+type made struct{ key, layout, digest string }
+
+// build makes one image, as an OCI layout.
+func (b *imageBuilder) build(ctx context.Context, s standIn) (made, error) {
+	if m, ok := b.made[s.Name]; ok {
+		return m, nil
 	}
-	img := mutate.MediaType(empty.Image, "application/vnd.oci.image.manifest.v1+json")
-	if s.Base != "" {
-		img = b.made[s.Base] // it stands before
-		if img == nil {
-			return nil, fmt.Errorf("its base %s is not made", s.Base)
+	packages, err := b.debian.fetch(ctx, s.Packages)
+	if err != nil {
+		return made{}, err
+	}
+	key, err := b.key(ctx, s, packages)
+	if err != nil {
+		return made{}, err
+	}
+	m := made{key: key, layout: filepath.Join(b.dir, s.Name+"-"+key[:16])}
+	if _, err := os.Stat(m.layout); errors.Is(err, fs.ErrNotExist) {
+		err = b.assemble(ctx, s, packages, m.layout)
+		if err != nil {
+			return m, err
 		}
 	}
-	layers, err := b.layers(ctx, s)
+	index, err := layout.ImageIndexFromPath(m.layout)
 	if err != nil {
-		return nil, err
+		return m, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return m, err
+	}
+	m.digest = manifest.Manifests[0].Digest.String()
+	b.made[s.Name] = m
+	return m, nil
+}
+
+// format is part of every key. Raise it when the same is to become other bytes.
+const format = "1"
+
+func (b *imageBuilder) key(ctx context.Context, s standIn, packages []deb) (string, error) {
+	h := sha256.New()
+	description, err := json.Marshal(s)
+	if err != nil {
+		return "", err
+	}
+	// Versions decide what the files of the module are.
+	fmt.Fprintf(h, "%s\n%s\n%s\n%s\n", format, description, b.made[s.Base].key, filepath.Base(b.module))
+	for _, p := range packages {
+		fmt.Fprintf(h, "%s %s\n", p.name, p.version)
+	}
+	for _, name := range s.Programs {
+		bin, _ := b.spec.program(name)
+		key, err := b.builder.Key(ctx, bin)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(h, name, key)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// assemble writes the image to a folder, which is there when it is whole.
+func (b *imageBuilder) assemble(ctx context.Context, s standIn, packages []deb, to string) error {
+	work, err := os.MkdirTemp(b.dir, ".making-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
+	if s.Base != "" {
+		base := b.made[s.Base] // it stands before
+		digest, err := v1.NewHash(base.digest)
+		if err != nil {
+			return err
+		}
+		if img, err = layout.Path(base.layout).Image(digest); err != nil {
+			return err
+		}
+	}
+	layers, err := b.layers(ctx, s, packages, work)
+	if err != nil {
+		return err
 	}
 	if img, err = mutate.AppendLayers(img, layers...); err != nil {
-		return nil, err
+		return err
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", strings.TrimPrefix(b.builder.Platform(), "linux/")
@@ -193,12 +269,23 @@ func (b *imageBuilder) build(ctx context.Context, s standIn) (v1.Image, error) {
 		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/"},
 	}
 	if img, err = mutate.ConfigFile(img, config); err != nil {
-		return nil, err
+		return err
 	}
-	to, err := layout.Write(filepath.Join(b.dir, s.Name), empty.Index)
+	result, err := layout.Write(filepath.Join(work, "layout"), empty.Index)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b.made[s.Name] = img
-	return img, to.AppendImage(img)
+	if err := result.AppendImage(img); err != nil {
+		return err
+	}
+	old, err := filepath.Glob(filepath.Join(b.dir, s.Name+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, o := range old {
+		if err := os.RemoveAll(o); err != nil {
+			return err
+		}
+	}
+	return os.Rename(filepath.Join(work, "layout"), to)
 }

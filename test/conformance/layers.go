@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -36,10 +36,10 @@ type entry struct {
 }
 
 // layers are Debian's packages, then a layer for each program, then the rest.
-func (b *imageBuilder) layers(ctx context.Context, s standIn) ([]v1.Layer, error) {
+func (b *imageBuilder) layers(ctx context.Context, s standIn, packages []deb, work string) ([]v1.Layer, error) {
 	var trees []tree
 	if s.Base == "" {
-		system, err := b.system(ctx, s)
+		system, err := b.system(ctx, s, packages)
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +76,7 @@ func (b *imageBuilder) layers(ctx context.Context, s standIn) ([]v1.Layer, error
 	}
 	var layers []v1.Layer
 	for i, t := range trees {
-		l, err := t.layer(filepath.Join(b.dir, fmt.Sprintf(".%s-%d.tar", s.Name, i)))
+		l, err := t.layer(filepath.Join(work, fmt.Sprintf("layer-%d.tar", i)))
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +86,7 @@ func (b *imageBuilder) layers(ctx context.Context, s standIn) ([]v1.Layer, error
 }
 
 // system is the file system below the programs: users, links into /usr, packages, applets.
-func (b *imageBuilder) system(ctx context.Context, s standIn) (tree, error) {
+func (b *imageBuilder) system(ctx context.Context, s standIn, packages []deb) (tree, error) {
 	lines := func(l ...string) []byte { return []byte(strings.Join(l, "\n") + "\n") }
 	t := tree{
 		"etc/passwd":        {mode: 0o644, kind: tar.TypeReg, data: lines(append([]string{"root:x:0:0:root:/root:/bin/sh"}, s.Passwd...)...)},
@@ -103,13 +103,6 @@ func (b *imageBuilder) system(ctx context.Context, s standIn) (tree, error) {
 		t[d] = entry{mode: 0o777, kind: tar.TypeSymlink, link: "usr/" + d}
 		t["usr/"+d] = entry{mode: 0o755, kind: tar.TypeDir}
 	}
-	if len(s.Packages) == 0 {
-		return t, nil
-	}
-	packages, err := b.debian.fetch(ctx, s.Packages)
-	if err != nil {
-		return nil, err
-	}
 	for _, p := range packages {
 		err := p.unpack(ctx, func(h *tar.Header, r io.Reader) error {
 			data, err := io.ReadAll(r)
@@ -121,17 +114,19 @@ func (b *imageBuilder) system(ctx context.Context, s standIn) (tree, error) {
 		}
 	}
 	if s.Applets {
-		return t, t.applets(ctx, b.dir)
+		return t, t.applets(ctx)
 	}
 	return t, nil
 }
 
 // applets links to busybox each of its commands that the tree does not have.
-func (t tree) applets(ctx context.Context, dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func (t tree) applets(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "orrery-applets-")
+	if err != nil {
 		return err
 	}
-	program := filepath.Join(dir, ".busybox")
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "busybox") // it is what it is called
 	if err := os.WriteFile(program, t["usr/bin/busybox"].data, 0o755); err != nil {
 		return err
 	}
@@ -152,9 +147,6 @@ func (t tree) applets(ctx context.Context, dir string) error {
 
 // layer packs the tree; file is a place for it until the image is written.
 func (t tree) layer(file string) (v1.Layer, error) {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return nil, err
-	}
 	f, err := os.Create(file)
 	if err != nil {
 		return nil, err
@@ -167,7 +159,8 @@ func (t tree) layer(file string) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromFile(file, tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithMediaType(types.OCILayer))
+	return tarball.LayerFromFile(file, tarball.WithCompression(compression.ZStd), tarball.WithCompressionLevel(1),
+		tarball.WithMediaType(types.OCILayerZStd), tarball.WithCompressedCaching)
 }
 
 func (t tree) write(w *tar.Writer) error {
