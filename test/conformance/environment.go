@@ -3,17 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
-)
 
-// mirror is what the suite's registries are in an environment.
-const mirror = "registry.orrery.internal/conformance"
+	"github.com/orrery-dev/orrery/internal/image"
+)
 
 // up makes the environment, unless one was named, and writes its kubeconfig.
 func (r *runner) up(ctx context.Context) error {
@@ -64,17 +64,27 @@ func (r *runner) orrery(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// load puts an image into the environment's mirror as the suite will call it.
-func (r *runner) load(ctx context.Context, in stoodIn) error {
-	if in.layout == "" {
-		return nil
+// load puts the stand-ins into the environment's mirror as the suite will call them, below
+// a folder that is named by what they are: nodes keep what they have pulled by its name.
+func (r *runner) load(ctx context.Context, images []stoodIn) (folder string, err error) {
+	h := sha256.New()
+	for _, in := range images {
+		fmt.Fprintln(h, in.Image, in.Digest)
 	}
-	name, ok := inMirror(in.Image)
-	if !ok {
-		return fmt.Errorf("image %s has no place in the mirror", in.Image)
+	folder = "conformance/" + hex.EncodeToString(h.Sum(nil))[:8]
+	for _, in := range images {
+		if in.layout == "" {
+			continue
+		}
+		name, ok := inMirror(in.Image)
+		if !ok {
+			return "", fmt.Errorf("image %s has no place in the mirror", in.Image)
+		}
+		if _, err := r.orrery(ctx, "images", "load", in.layout, "--name", folder+"/"+name); err != nil {
+			return "", err
+		}
 	}
-	_, err := r.orrery(ctx, "images", "load", in.layout, "--name", name)
-	return err
+	return folder, nil
 }
 
 // registries are the suite's own names for where its images are, with the folder of the
@@ -88,26 +98,25 @@ var registries = map[string][2]string{
 	"cloudProviderGcpRegistry": {"registry.k8s.io/cloud-provider-gcp", "gcp"},
 }
 
-// inMirror is NAME:TAG in the mirror of an image of the suite.
-func inMirror(image string) (string, bool) {
+// inMirror is FOLDER/NAME:TAG of an image of the suite.
+func inMirror(name string) (string, bool) {
 	best, to := "", ""
 	for _, r := range registries {
-		if strings.HasPrefix(image, r[0]+"/") && len(r[0]) > len(best) {
+		if strings.HasPrefix(name, r[0]+"/") && len(r[0]) > len(best) {
 			best, to = r[0], r[1]
 		}
 	}
 	if best == "" {
 		return "", false
 	}
-	_, folder, _ := strings.Cut(mirror, "/")
-	return folder + "/" + to + strings.TrimPrefix(image, best), true
+	return to + strings.TrimPrefix(name, best), true
 }
 
 // writeRegistries writes the file that KUBE_TEST_REPO_LIST names.
-func writeRegistries(file string) error {
+func writeRegistries(file, folder string) error {
 	var b strings.Builder
 	for _, name := range sortedKeys(registries) {
-		fmt.Fprintf(&b, "%s: %s/%s\n", name, mirror, registries[name][1])
+		fmt.Fprintf(&b, "%s: %s/%s/%s\n", name, image.RegistryHost, folder, registries[name][1])
 	}
-	return errors.Join(os.WriteFile(file, []byte(b.String()), 0o644))
+	return os.WriteFile(file, []byte(b.String()), 0o644)
 }

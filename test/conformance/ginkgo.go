@@ -25,13 +25,13 @@ var phases = []struct{ name, labels string }{
 }
 
 // test runs the set and returns what came of each of its cases.
-func (r *runner) test(ctx context.Context, images []stoodIn) (*results, error) {
+func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*results, error) {
 	notes, err := loadNotes(filepath.Join(r.repo, "test", "conformance", "notes.yaml"))
 	if err != nil {
 		return nil, err
 	}
 	repositories := filepath.Join(r.dir, "registries.yaml")
-	if err := writeRegistries(repositories); err != nil {
+	if err := writeRegistries(repositories, folder); err != nil {
 		return nil, err
 	}
 	out := &results{Plugin: r.plugin, Kubernetes: r.programs.version, Images: images}

@@ -163,12 +163,12 @@ func (r *runner) all(ctx context.Context) (*results, error) {
 	if err := r.up(ctx); err != nil {
 		return nil, err
 	}
-	for _, i := range images {
-		if err := r.load(ctx, i); err != nil {
-			return nil, err
-		}
+	r.say("loading them into the mirror of %s", r.env)
+	folder, err := r.load(ctx, images)
+	if err != nil {
+		return nil, err
 	}
-	return r.test(ctx, images)
+	return r.test(ctx, images, folder)
 }
 
 func (r *runner) say(format string, a ...any) {

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/modfile"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+)
+
+// The tests must be those of the Kubernetes that nodes run.
+func TestSuiteIsTheDistributions(t *testing.T) {
+	c, err := catalog.Load("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := func(file string) map[string]string {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mod, err := modfile.Parse(file, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]string{}
+		for _, r := range mod.Require {
+			all[r.Mod.Path] = r.Mod.Version
+		}
+		for _, r := range mod.Replace {
+			all[r.Old.Path] = r.New.Version
+		}
+		return all
+	}
+	suite, nodes := versions("suite/go.mod"), versions("../../infra/native/kubernetes/go.mod")
+	if got := suite["k8s.io/kubernetes"]; got != c.Distribution.Kubernetes {
+		t.Errorf("the tests are of %s, the nodes run %s", got, c.Distribution.Kubernetes)
+	}
+	for path, version := range nodes {
+		if got := suite[path]; got != "" && got != version {
+			t.Errorf("%s is %s in suite/go.mod and %s in the nodes': what both consist of is compiled twice", path, got, version)
+		}
+	}
+}
+
+func TestDocumentIsCurrent(t *testing.T) {
+	want, err := renderText("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("../../" + document)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is not what the results say: go run ./test/conformance -render", document)
+	}
+}
+
+// Everything that is listed has to be of use.
+func TestNotesMatchResults(t *testing.T) {
+	n, err := loadNotes("notes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, plugin := range []string{"ptp", "cilium"} {
+		r, err := readResults(filepath.Join("results", plugin+".json"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range n.Failures {
+			if one.Plugin != plugin {
+				continue
+			}
+			if !slices.ContainsFunc(r.Cases, func(c result) bool {
+				return c.State == stateFailed && regexp.MustCompile(one.Match).MatchString(c.Name)
+			}) {
+				t.Errorf("notes.yaml explains %q on %s, which did not fail", one.Match, plugin)
+			}
+		}
+	}
+}
+
+func TestLoadStandIns(t *testing.T) {
+	s, err := loadStandIns("images.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range s.Images {
+		if img.Note == "" || len(img.For) == 0 {
+			t.Errorf("%s does not say what it stands for, or how it differs", img.Name)
+		}
+		for _, image := range img.For {
+			if _, ok := inMirror(image + ":1"); !ok {
+				t.Errorf("%s has no place in the mirror", image)
+			}
+		}
+	}
+	for name, text := range map[string]string{
+		`no program "gone"`:                "images: [{name: a, for: [b], note: c, programs: [gone]}]\n",
+		`no image "gone" stands before it`: "images: [{name: a, for: [b], note: c, base: gone}]\n",
+		`colour`:                           "images: [{name: a, colour: red}]\n",
+	} {
+		file := filepath.Join(t.TempDir(), "images.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadStandIns(file); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("error %v, want %s", err, name)
+		}
+	}
+}
+
+func TestLoadNotes(t *testing.T) {
+	for _, text := range []string{"never: [{match: '(', why: x}]\n", "failures: [{match: x}]\n", "failures: [{why: x}]\n", "always: []\n"} {
+		file := filepath.Join(t.TempDir(), "notes.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadNotes(file); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
+const report = `[{"SpecReports": [
+ {"ContainerHierarchyTexts": null, "LeafNodeText": "", "LeafNodeType": "SynchronizedBeforeSuite", "State": "passed"},
+ {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "should work [Conformance]", "LeafNodeType": "It", "State": "passed", "RunTime": 1500000000},
+ {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "should break [Conformance]", "LeafNodeType": "It", "State": "failed", "RunTime": 2000000000, "Failure": {"Message": "timed\n out"}},
+ {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "should hang [Conformance]", "LeafNodeType": "It", "State": "timedout"},
+ {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "needs two nodes [Conformance]", "LeafNodeType": "It", "State": "skipped", "Failure": {"Message": "Requires at least 2 nodes"}},
+ {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "needs a cloud [Conformance]", "LeafNodeType": "It", "State": "skipped"},
+ {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "runs alone [Serial] [Conformance]", "LeafNodeType": "It", "State": "skipped"},
+ {"ContainerHierarchyTexts": ["[sig-apps] Job"], "LeafNodeText": "should run [Conformance]", "LeafNodeType": "It", "State": "skipped"}]}]`
+
+func TestOutcome(t *testing.T) {
+	specs, err := readReport([]byte(report))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := notes{Never: []note{{Match: "needs a cloud", Why: "there is no cloud"}, {Match: "runs alone", Plugin: "cilium", Why: "x"}}}
+	var got []result
+	for _, s := range specs {
+		if c, ok := s.outcome(options{plugin: "ptp", set: "network"}, n); ok {
+			got = append(got, c)
+		}
+	}
+	want := []result{
+		{Name: "[sig-network] DNS should work [Conformance]", State: statePassed, Seconds: 1.5},
+		{Name: "[sig-network] DNS should break [Conformance]", State: stateFailed, Reason: "timed out", Seconds: 2},
+		{Name: "[sig-network] DNS should hang [Conformance]", State: stateFailed},
+		{Name: "[sig-network] DNS needs two nodes [Conformance]", State: stateSkipped, Reason: "Requires at least 2 nodes"},
+		{Name: "[sig-network] DNS needs a cloud [Conformance]", State: stateSkipped, Reason: "there is no cloud"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("outcomes:\n%+v\nwant\n%+v", got, want)
+	}
+	if _, err := readReport([]byte(`[{"SpecReports": [{"LeafNodeType": "SynchronizedBeforeSuite", "State": "failed", "Failure": {"Message": "no nodes"}}]}]`)); err == nil || !strings.Contains(err.Error(), "no nodes") {
+		t.Errorf("error %v, want what the suite failed of", err)
+	}
+}
+
+func TestMerge(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "results", "ptp.json")
+	run := func(version, date string, cases ...result) *results {
+		r := &results{Plugin: "ptp", Kubernetes: version, Runs: []onerun{{Set: "network", Date: date}}, Cases: cases}
+		if err := merge(file, r); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readResults(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	run("v1", "1", result{Name: "b", State: statePassed}, result{Name: "a", State: stateFailed, Reason: "x"})
+	got := run("v1", "2", result{Name: "a", State: statePassed})
+	if want := []result{{Name: "a", State: statePassed}, {Name: "b", State: statePassed}}; !slices.Equal(got.Cases, want) {
+		t.Errorf("merged: %+v", got.Cases)
+	}
+	if len(got.Runs) != 1 || got.Runs[0].Date != "2" {
+		t.Errorf("runs: %+v", got.Runs)
+	}
+	if got := run("v2", "3", result{Name: "a", State: statePassed}); len(got.Cases) != 1 {
+		t.Errorf("results of another version stay: %+v", got.Cases)
+	}
+}
+
+func TestSimulated(t *testing.T) {
+	out := "Inst libc6 (2.36-9+deb12u10 Debian:12.15/oldstable [amd64])\nInst busybox-static (1:1.35.0-4 Debian:12.15/oldstable, Debian-Security:12 [amd64]) []\nConf libc6 (2.36 Debian [amd64])\n"
+	var got []string
+	for _, m := range simulated.FindAllStringSubmatch(out, -1) {
+		got = append(got, strings.Join(m[1:], " "))
+	}
+	if want := []string{"libc6 2.36-9+deb12u10 amd64", "busybox-static 1:1.35.0-4 amd64"}; !slices.Equal(got, want) {
+		t.Errorf("packages %q, want %q", got, want)
+	}
+}
+
+func TestMerged(t *testing.T) {
+	for in, want := range map[string]string{
+		"./bin/busybox": "usr/bin/busybox", "./usr/bin/curl": "usr/bin/curl", "./lib64/ld.so": "usr/lib64/ld.so",
+		"./library/x": "library/x", "/etc/../../lib/x": "usr/lib/x", "./": "",
+	} {
+		if got := merged(in); got != want {
+			t.Errorf("merged(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// A hard link stands behind its target, a folder before what is in it.
+func TestTreeOrder(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	err := tree{
+		"usr/bin/a": {kind: tar.TypeLink, link: "usr/bin/b", mode: 0o755}, "usr/bin/b": {kind: tar.TypeReg, data: []byte("x"), mode: 0o755},
+	}.write(w)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+	}
+	if want := []string{"usr/", "usr/bin/", "usr/bin/b", "usr/bin/a"}; !slices.Equal(names, want) {
+		t.Errorf("entries %q, want %q", names, want)
+	}
+}
+
+func TestSets(t *testing.T) {
+	for name, pattern := range sets {
+		if _, err := regexp.Compile(pattern); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
