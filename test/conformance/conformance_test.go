@@ -124,7 +124,7 @@ func TestLoadStandIns(t *testing.T) {
 }
 
 func TestLoadNotes(t *testing.T) {
-	for _, text := range []string{"never: [{match: '(', why: x}]\n", "failures: [{match: x}]\n", "failures: [{why: x}]\n", "always: []\n"} {
+	for _, text := range []string{"never: [{match: '(', why: x}]\n", "failures: [{match: x, why: y}]\n", "never: [{match: x}]\n", "failures: [{why: x}]\n", "always: []\n"} {
 		file := filepath.Join(t.TempDir(), "notes.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
@@ -35,9 +36,16 @@ func loadNotes(file string) (notes, error) {
 	errs := catalog.Decode(data, &n)
 	for _, list := range [][]note{n.Never, n.Failures} {
 		for _, one := range list {
-			if _, err := regexp.Compile(one.Match); err != nil || one.Match == "" || one.Why == "" {
-				errs = append(errs, fmt.Errorf("note %q: want a regular expression that matches names, and why: %w", one.Match, err))
+			if _, err := regexp.Compile(one.Match); err != nil {
+				errs = append(errs, fmt.Errorf("note %q: %w", one.Match, err))
+			} else if one.Match == "" || one.Why == "" {
+				errs = append(errs, fmt.Errorf("note %q: want a regular expression that matches names, and why", one.Match))
 			}
+		}
+	}
+	for _, one := range n.Failures {
+		if !slices.Contains([]string{"orrery", "environment", "suite"}, one.Whose) {
+			errs = append(errs, fmt.Errorf("note %q: whose is %q, want orrery, environment or suite", one.Match, one.Whose))
 		}
 	}
 	if len(errs) > 0 {

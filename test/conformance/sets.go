@@ -11,6 +11,8 @@ var sets = map[string]string{
 	"network": `\[sig-network\].*\[Conformance\]`,
 	// NetworkPolicy: its rules and its API.
 	"netpol": `\[sig-network\].*(Netpol|NetworkPolicy)`,
+	// All of the network's, also what is not asked of every cluster.
+	"sig-network": `\[sig-network\]`,
 	// All that a conformant cluster must do.
 	"conformance": `\[Conformance\]`,
 	// One of each kind of traffic, a few minutes.
