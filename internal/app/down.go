@@ -72,9 +72,9 @@ func runDown(ctx context.Context, o *options) error {
 				fmt.Fprintln(o.out, "  "+l)
 			}
 		case absent:
-			fmt.Fprintf(o.out, "There was no environment %q. Audit: no process, namespace, mount, link, cgroup, listener or file of it.\n", s.spec.Name)
+			fmt.Fprintf(o.out, "There was no environment %q. Audit: no process, namespace, mount, link, cgroup, BPF object, listener or file of it.\n", s.spec.Name)
 		default:
-			fmt.Fprintf(o.out, "Environment %q is gone (%.1f s). Audit: no process, namespace, mount, link, cgroup, listener or file of it is left.\n", s.spec.Name, time.Since(start).Seconds())
+			fmt.Fprintf(o.out, "Environment %q is gone (%.1f s). Audit: no process, namespace, mount, link, cgroup, BPF object, listener or file of it is left.\n", s.spec.Name, time.Since(start).Seconds())
 		}
 	}
 	if len(leaks) > 0 {

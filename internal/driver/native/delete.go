@@ -28,6 +28,7 @@ func (d *Driver) Delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var errs []error
+	d.bpf = append(d.bpf, d.bpfNow()...)
 	// The supervisor first, or it would start again what we end.
 	if id, err := supervisorIdentity(d.paths); err == nil {
 		errs = append(errs, id.End(ctx, syscall.SIGKILL, time.Second))
@@ -53,6 +54,15 @@ func (d *Driver) Delete(ctx context.Context) error {
 	// The folder of all environments, when this was the last one.
 	_ = os.Remove(filepath.Dir(string(d.paths)))
 	return errors.Join(errs...)
+}
+
+// bpfNow are the BPF objects of the nodes that run.
+func (d *Driver) bpfNow() []bpfObject {
+	var pids []int
+	for _, p := range d.strays() {
+		pids = append(pids, p.id.PID)
+	}
+	return bpfOf(pids)
 }
 
 // effects that the driver makes, newest first; a way out is undone where it is removed.
@@ -177,6 +187,8 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 			leaks = append(leaks, "cgroup "+dir)
 		}
 	}
+	// They end with the mount namespaces of the nodes, unless somebody else holds them.
+	leaks = append(leaks, bpfLeft(ctx, d.bpf)...)
 	links, err := d.egressLeaks(ctx)
 	errs, leaks = append(errs, err), append(leaks, links...)
 	for _, port := range []int{d.cluster.API, d.cluster.Registry} {

@@ -50,6 +50,8 @@ type Driver struct {
 	host    host
 	log     *slog.Logger
 	now     func() time.Time
+
+	bpf []bpfObject // of the nodes that Delete ended, for Audit
 }
 
 var (

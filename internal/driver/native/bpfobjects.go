@@ -1,0 +1,240 @@
+package native
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// bpfObject is a program, map or link in the kernel. Identifiers are handed out in turn and
+// come back only after all others of 31 bits.
+type bpfObject struct {
+	Kind string // "program", "map" or "link"
+	ID   uint32
+}
+
+// bpfCommands of a kind, see bpf(2).
+var bpfCommands = map[string]struct{ next, open int }{
+	"program": {unix.BPF_PROG_GET_NEXT_ID, unix.BPF_PROG_GET_FD_BY_ID},
+	"map":     {unix.BPF_MAP_GET_NEXT_ID, unix.BPF_MAP_GET_FD_BY_ID},
+	"link":    {unix.BPF_LINK_GET_NEXT_ID, unix.BPF_LINK_GET_FD_BY_ID},
+}
+
+// bpfGone is how long the kernel may take to free what nobody holds any more.
+const bpfGone = 5 * time.Second
+
+// bpf is the system call: attr in the layout of union bpf_attr.
+func bpf(command int, attr []byte) (int, error) {
+	r, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(command), uintptr(unsafe.Pointer(&attr[0])), uintptr(len(attr)))
+	runtime.KeepAlive(attr)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(r), nil
+}
+
+// open gives a descriptor of the object; unix.ENOENT when there is none.
+func (o bpfObject) open() (int, error) {
+	attr := make([]byte, 12)
+	binary.NativeEndian.PutUint32(attr, o.ID)
+	return bpf(bpfCommands[o.Kind].open, attr)
+}
+
+// exists is false also where objects cannot be looked at: what is left then is nobody's to find.
+func (o bpfObject) exists() bool {
+	fd, err := o.open()
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// String names it as a person would look for it.
+func (o bpfObject) String() string {
+	name := ""
+	if fd, err := o.open(); err == nil {
+		defer unix.Close(fd)
+		at := map[string]int{"program": 64, "map": 24}[o.Kind] // of char name[16]
+		if info, err := bpfInfo(fd, make([]byte, 80)); err == nil && at != 0 {
+			name = " " + string(bytes.TrimRight(info[at:at+16], "\x00"))
+		}
+	}
+	return fmt.Sprintf("BPF %s%s (id %d)", o.Kind, name, o.ID)
+}
+
+// bpfInfo fills info with what the kernel tells of a descriptor: struct bpf_prog_info,
+// bpf_map_info or bpf_link_info.
+func bpfInfo(fd int, info []byte) ([]byte, error) {
+	var pins runtime.Pinner // the kernel is given its address as a number
+	defer pins.Unpin()
+	pins.Pin(&info[0])
+	attr := make([]byte, 16)
+	binary.NativeEndian.PutUint32(attr, uint32(fd))
+	binary.NativeEndian.PutUint32(attr[4:], uint32(len(info)))
+	binary.NativeEndian.PutUint64(attr[8:], uint64(uintptr(unsafe.Pointer(&info[0]))))
+	_, err := bpf(unix.BPF_OBJ_GET_INFO_BY_FD, attr)
+	return info, err
+}
+
+// mapsOf are the identifiers of the maps that a program uses.
+func mapsOf(fd int) []uint32 {
+	info, err := bpfInfo(fd, make([]byte, 80))
+	if err != nil {
+		return nil
+	}
+	n := binary.NativeEndian.Uint32(info[52:]) // nr_map_ids
+	if n == 0 {
+		return nil
+	}
+	ids := make([]uint32, n)
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&ids[0])
+	info = make([]byte, 80)
+	binary.NativeEndian.PutUint32(info[52:], n)
+	binary.NativeEndian.PutUint64(info[56:], uint64(uintptr(unsafe.Pointer(&ids[0])))) // map_ids
+	_, err = bpfInfo(fd, info)
+	if err != nil {
+		return nil
+	}
+	return ids
+}
+
+// bpfIDs lists all objects of a kind in the kernel.
+func bpfIDs(kind string) []bpfObject {
+	var found []bpfObject
+	attr := make([]byte, 12)
+	for {
+		if _, err := bpf(bpfCommands[kind].next, attr); err != nil {
+			return found
+		}
+		id := binary.NativeEndian.Uint32(attr[4:])
+		found = append(found, bpfObject{kind, id})
+		binary.NativeEndian.PutUint32(attr, id)
+	}
+}
+
+// pinned is what stands in a file of a BPF file system.
+func pinned(path string) (bpfObject, error) {
+	name := append([]byte(path), 0)
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&name[0])
+	attr := make([]byte, 16)
+	binary.NativeEndian.PutUint64(attr, uint64(uintptr(unsafe.Pointer(&name[0]))))
+	fd, err := bpf(unix.BPF_OBJ_GET, attr)
+	if err != nil {
+		return bpfObject{}, err
+	}
+	defer unix.Close(fd)
+	what, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return bpfObject{}, err
+	}
+	kind := ""
+	switch {
+	case strings.Contains(what, "bpf-prog"):
+		kind = "program"
+	case strings.Contains(what, "bpf-map"):
+		kind = "map"
+	case strings.Contains(what, "bpf_link"), strings.Contains(what, "bpf-link"):
+		kind = "link"
+	default:
+		return bpfObject{}, fmt.Errorf("%s is neither program, map nor link: %s", path, what)
+	}
+	info, err := bpfInfo(fd, make([]byte, 80))
+	if err != nil {
+		return bpfObject{}, err
+	}
+	return bpfObject{kind, binary.NativeEndian.Uint32(info[4:])}, nil // all three structs: type, id
+}
+
+// bpfOf are the objects that the processes of an environment pinned, each in the BPF file
+// system of its node, and the programs that use maps among them. It is empty where the
+// network needs none.
+func bpfOf(pids []int) []bpfObject {
+	found, seen := map[bpfObject]bool{}, map[string]bool{}
+	for _, pid := range pids {
+		dir := "/proc/" + strconv.Itoa(pid)
+		ns, err := os.Readlink(dir + "/ns/mnt")
+		if err != nil || seen[ns] {
+			continue
+		}
+		seen[ns] = true
+		root := dir + "/root" + bpfFolder
+		var st unix.Statfs_t
+		if unix.Statfs(root, &st) != nil || st.Type != unix.BPF_FS_MAGIC {
+			continue
+		}
+		_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || !e.Type().IsRegular() {
+				return nil // what goes away meanwhile needs no audit
+			}
+			if o, err := pinned(path); err == nil {
+				found[o] = true
+			}
+			return nil
+		})
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	for _, o := range bpfIDs("program") {
+		fd, err := o.open()
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(mapsOf(fd), func(id uint32) bool { return found[bpfObject{"map", id}] }) {
+			found[o] = true
+		}
+		unix.Close(fd)
+	}
+	objects := make([]bpfObject, 0, len(found))
+	for o := range found {
+		objects = append(objects, o)
+	}
+	slices.SortFunc(objects, func(a, b bpfObject) int {
+		if a.Kind != b.Kind {
+			return strings.Compare(a.Kind, b.Kind)
+		}
+		return int(a.ID) - int(b.ID)
+	})
+	return objects
+}
+
+// bpfLeft are those that are still there once the kernel had its time.
+func bpfLeft(ctx context.Context, objects []bpfObject) []string {
+	ctx, cancel := context.WithTimeout(ctx, bpfGone)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		objects = slices.DeleteFunc(objects, func(o bpfObject) bool { return !o.exists() })
+		if len(objects) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		var left []string
+		for _, o := range objects {
+			left = append(left, o.String())
+		}
+		return left
+	}
+}
