@@ -60,21 +60,18 @@ func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float6
 func (p *platform) prepare(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
 	isRegistry := func(b catalog.Binary) bool { return b.Name == "registry" }
 	if i := slices.IndexFunc(p.catalog.Distribution.Binaries, isRegistry); i >= 0 {
-		if err := p.supply.Link(ctx, p.dist(), p.catalog.Distribution.Binaries[i]); err != nil {
+		if err := p.place(ctx, p.catalog.Distribution.Binaries[i]); err != nil {
 			return ui.StateFailed, err
 		}
 	}
 	return p.drive(driver.Driver.Prepare)(ctx, s, r)
 }
 
-// cluster lays out the node distribution and starts the nodes from it.
+// cluster lays out the node distribution, verifies it and starts the nodes from it.
 func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
 	var g errgroup.Group
-	for _, b := range p.catalog.Distribution.Binaries {
-		g.Go(func() error { return p.supply.Link(ctx, p.dist(), b) })
-	}
-	for _, b := range p.catalog.Distribution.CNI {
-		g.Go(func() error { return p.supply.Link(ctx, filepath.Join(p.dist(), "cni"), b) })
+	for _, b := range p.catalog.Distribution.Programs() {
+		g.Go(func() error { return p.place(ctx, b) })
 	}
 	for _, b := range p.catalog.Distribution.Archives {
 		g.Go(func() error { return p.unpack(ctx, b) })
@@ -96,8 +93,6 @@ func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
 	}
 	return image.Unpack(ctx, cacheRoot(), sum, filepath.Join(p.stateDir, "dist", bin.Name), archive)
 }
-
-func (p *platform) dist() string { return filepath.Join(p.stateDir, "dist", "bin") }
 
 func (p *platform) registry() string { return fmt.Sprintf("127.0.0.1:%d", p.spec.Ports.Registry) }
 

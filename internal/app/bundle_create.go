@@ -167,7 +167,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		return c, err
 	}
 	c.Lock = formatted
-	for _, bin := range slices.Concat(w.catalog.Distribution.Binaries, w.catalog.Distribution.CNI) {
+	for _, bin := range w.catalog.Distribution.Programs() {
 		path, err := w.supply.Binary(ctx, bin)
 		if err != nil {
 			return c, err
@@ -175,6 +175,9 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		c.Programs = append(c.Programs, bundle.Program{Name: bin.Name, SHA256: locked.Binaries[bin.Name].SHA256, Path: path})
 	}
 	slices.SortFunc(c.Programs, func(x, y bundle.Program) int { return strings.Compare(x.Name, y.Name) })
+	if c.Papers, err = w.papers(ctx, w.catalog.Distribution.Programs()); err != nil {
+		return c, err
+	}
 	for _, name := range slices.Sorted(maps.Keys(w.images)) {
 		built, err := w.supply.Image(ctx, w.images[name])
 		if err != nil {
@@ -209,7 +212,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 // not asked for.
 func (w *workshop) supplyAll(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, bin := range slices.Concat(w.catalog.Distribution.Binaries, w.catalog.Distribution.CNI) {
+	for _, bin := range w.catalog.Distribution.Programs() {
 		g.Go(func() error {
 			_, err := w.supply.Binary(ctx, bin)
 			return err
@@ -228,7 +231,7 @@ func (w *workshop) supplyAll(ctx context.Context) error {
 func (w *workshop) restrict(components []catalog.Component) {
 	w.images = map[string]catalog.Image{w.catalog.Distribution.Sandbox.Name: w.catalog.Distribution.Sandbox}
 	w.binaries, w.pulled = map[string]catalog.Binary{}, map[string]catalog.Image{}
-	for _, bin := range slices.Concat(w.catalog.Distribution.Binaries, w.catalog.Distribution.CNI) {
+	for _, bin := range w.catalog.Distribution.Programs() {
 		w.binaries[bin.Name] = bin
 	}
 	for _, comp := range components {
@@ -268,7 +271,7 @@ func (w *workshop) bundledLock(ctx context.Context, sink ui.Sink) (lock.Platform
 	for name, h := range have.Binaries {
 		l := w.locked.Binaries[name]
 		if h.SHA256 != "" && h.SHA256 != l.SHA256 {
-			l.SHA256, l.CTools = h.SHA256, h.CTools
+			l.SHA256, l.CTools, l.SBOM = h.SHA256, h.CTools, h.SBOM
 		}
 		own.Binaries[name] = l
 	}

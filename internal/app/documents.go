@@ -62,11 +62,11 @@ func (o *options) document(c *cobra.Command, kind string, of func(*workshop, con
 // sbom makes the bill of materials of an image, and keeps it, so that comparing it with
 // the lock later takes no time.
 func (w *workshop) sbom(ctx context.Context, img catalog.Image) ([]byte, error) {
-	in, err := w.builder.Inspect(ctx, img)
+	in, err := w.builder.Contents(ctx, img)
 	if err != nil {
 		return nil, err
 	}
-	licences, err := w.licences(ctx, img, in)
+	licences, err := w.licences(ctx, "image "+img.Name, img.Binaries, in.Programs, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -74,14 +74,19 @@ func (w *workshop) sbom(ctx context.Context, img catalog.Image) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	file := w.sbomFile(in.Digest)
+	return doc, w.keepSBOM(in.Digest, doc)
+}
+
+// keepSBOM keeps the bill of materials of what has this digest.
+func (w *workshop) keepSBOM(of string, doc []byte) error {
+	file := w.sbomFile(of)
 	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, doc) {
-		return doc, nil
+		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return nil, err
+		return err
 	}
-	return doc, writeWhole(file, doc)
+	return writeWhole(file, doc)
 }
 
 func (w *workshop) sbomFile(digest string) string {
@@ -102,21 +107,31 @@ func (w *workshop) keptSBOM(image, want string) ([]byte, error) {
 
 // noteSBOMs fills in the digests of the bills of materials that were made here.
 func (w *workshop) noteSBOMs(have lock.Platform) {
-	for name, i := range have.Images {
-		if i.Digest == "" {
-			continue
+	digest := func(of string) string {
+		doc, err := os.ReadFile(w.sbomFile(of))
+		if err != nil {
+			return ""
 		}
-		if doc, err := os.ReadFile(w.sbomFile(i.Digest)); err == nil {
-			sum := sha256.Sum256(doc)
-			i.SBOM = "sha256:" + hex.EncodeToString(sum[:])
+		sum := sha256.Sum256(doc)
+		return "sha256:" + hex.EncodeToString(sum[:])
+	}
+	for name, i := range have.Images {
+		if i.Digest != "" {
+			i.SBOM = digest(i.Digest)
 			have.Images[name] = i
+		}
+	}
+	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+		if b := have.Binaries[bin.Name]; b.SHA256 != "" {
+			b.SBOM = digest("sha256:" + b.SHA256)
+			have.Binaries[bin.Name] = b
 		}
 	}
 }
 
-// licences finds the licence of every module of an image and holds it to the policy. All
-// that is not allowed is named at once.
-func (w *workshop) licences(ctx context.Context, img catalog.Image, in image.Inspection) (map[string]string, error) {
+// licences finds the licence of every module of some programs, and of the C libraries that
+// are linked into them, and holds it to the policy. All that is not allowed is named at once.
+func (w *workshop) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []image.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
 	policy, err := licence.LoadPolicy(filepath.Join(w.catalog.Root, policyFile))
 	if err != nil {
 		return nil, usageError{err}
@@ -130,9 +145,9 @@ func (w *workshop) licences(ctx context.Context, img catalog.Image, in image.Ins
 	}
 	found := map[string]string{"std": "BSD-3-Clause"}
 	var bad []error
-	for i, p := range in.Programs {
+	for i, p := range programs {
 		modules := append([]image.Module{p.Main}, p.Modules...)
-		dirs, err := w.builder.ModuleDirs(ctx, img.Binaries[i], modules)
+		dirs, err := w.builder.ModuleDirs(ctx, binaries[i], modules)
 		if err != nil {
 			return nil, err
 		}
@@ -153,9 +168,16 @@ func (w *workshop) licences(ctx context.Context, img catalog.Image, in image.Ins
 			found[m.Path] = decided
 		}
 	}
+	for _, lib := range libraries { // whose texts are not in a module: the policy has to know them
+		decided, err := policy.Decide(lib.LicenceKey(), licence.Unknown)
+		if err != nil {
+			bad = append(bad, err)
+		}
+		found[lib.LicenceKey()] = decided
+	}
 	if len(bad) > 0 {
 		slices.SortFunc(bad, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-		return nil, fmt.Errorf("licences of image %s:\n%w\nwhen it is right, say so in %s, with the reason", img.Name, errors.Join(bad...), policyFile)
+		return nil, fmt.Errorf("licences of %s:\n%w\nwhen it is right, say so in %s, with the reason", of, errors.Join(bad...), policyFile)
 	}
 	return found, nil
 }

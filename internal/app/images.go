@@ -27,7 +27,7 @@ func newImages(o *options) *cobra.Command {
 		Use:   "images",
 		Short: "What the platform runs: list, look inside, verify, build again and compare, load, clean up",
 	}
-	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o))
+	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o), newImagesRebuild(o))
 	return c
 }
 

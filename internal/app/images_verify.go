@@ -40,9 +40,22 @@ type imageVerification struct {
 	// TrustedKeys are fingerprints, the environment's own first.
 	TrustedKeys []string `json:"trustedKeys"`
 	// Note says that the environment's own key is lost, when it is.
-	Note   string        `json:"note,omitempty"`
-	OK     bool          `json:"ok"`
-	Images []sign.Report `json:"images"`
+	Note     string        `json:"note,omitempty"`
+	OK       bool          `json:"ok"`
+	Images   []sign.Report `json:"images,omitempty"`
+	Programs []sign.Report `json:"programs,omitempty"` // of `programs verify`
+}
+
+// verification says what is checked against.
+func (s *session) verification(policy sign.Policy) imageVerification {
+	v := imageVerification{Environment: s.spec.Name, Policy: s.spec.Images.Verify, TrustedKeys: []string{}, OK: true}
+	if s.passwords().Lost(s.signingDir()) {
+		v.Note = "the environment's own key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery up" + s.envFlag() + "' makes another and signs everything again"
+	}
+	for _, k := range policy.Keys {
+		v.TrustedKeys = append(v.TrustedKeys, k.Fingerprint())
+	}
+	return v
 }
 
 func verifyImages(ctx context.Context, o *options, names []string) error {
@@ -72,13 +85,7 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 		return err
 	}
 	policy.Thorough = true
-	v := imageVerification{Environment: s.spec.Name, Policy: s.spec.Images.Verify, TrustedKeys: []string{}, OK: true}
-	if s.passwords().Lost(s.signingDir()) {
-		v.Note = "the environment's own key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery up" + s.envFlag() + "' makes another and signs all images again"
-	}
-	for _, k := range policy.Keys {
-		v.TrustedKeys = append(v.TrustedKeys, k.Fingerprint())
-	}
+	v := s.verification(policy)
 	errs := p.verifyAll(ctx, names, policy, &v)
 	if err := ctx.Err(); err != nil {
 		return err
@@ -86,7 +93,7 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 	if asJSON {
 		err = printJSON(o.out, v)
 	} else {
-		err = printVerification(o.out, v, errs)
+		err = printVerification(o.out, v, "images", v.Images, errs)
 	}
 	if err == nil && !v.OK {
 		return exitError(exitFailed)
@@ -134,10 +141,10 @@ func (p *platform) digest(ctx context.Context, name string) (string, error) {
 	return "", fmt.Errorf("image %s is neither built here nor locked, so nobody knows its digest: 'orrery up' builds it", name)
 }
 
-func printVerification(out io.Writer, v imageVerification, errs []error) error {
+func printVerification(out io.Writer, v imageVerification, what string, reports []sign.Report, errs []error) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tDIGEST\tCONTENT\tSIGNATURE\tPROVENANCE\tSBOM\tLOCK")
-	for _, r := range v.Images {
+	for _, r := range reports {
 		digest := "unknown"
 		if r.Digest != "" {
 			digest = strings.TrimPrefix(r.Digest, "sha256:")[:12]
@@ -159,7 +166,7 @@ func printVerification(out io.Writer, v imageVerification, errs []error) error {
 		return err
 	}
 	failed := 0
-	for _, r := range v.Images {
+	for _, r := range reports {
 		if !r.OK() {
 			failed++
 		}
@@ -170,7 +177,7 @@ func printVerification(out io.Writer, v imageVerification, errs []error) error {
 	if v.Note != "" {
 		fmt.Fprintf(out, "\nnote: %s\n", v.Note)
 	}
-	_, err := fmt.Fprintf(out, "\n%d images: %d as they should be, %d not. Trusted: %s\n", len(v.Images), len(v.Images)-failed, failed, cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"))
+	_, err := fmt.Fprintf(out, "\n%d %s: %d as they should be, %d not. Trusted: %s\n", len(reports), what, len(reports)-failed, failed, cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"))
 	return err
 }
 

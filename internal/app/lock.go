@@ -268,6 +268,11 @@ func (w *workshop) lockOwn(ctx context.Context, locked lock.Platform) (lock.Plat
 			return have, err
 		}
 	}
+	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+		if _, err := w.programSBOM(ctx, bin); err != nil {
+			return have, err
+		}
+	}
 	w.noteSBOMs(have)
 	for name, b := range have.Binaries {
 		// A build beside others, or with compiler output at hand, measures less than a cold

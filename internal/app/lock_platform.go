@@ -67,6 +67,14 @@ func (w *workshop) buildAcross(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+		if _, wanted := w.binaries[bin.Name]; !wanted || w.builder.CannotCross(bin) != "" {
+			continue
+		}
+		if _, err := w.programSBOM(ctx, bin); err != nil {
+			return err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(w.images)) {
 		img := w.images[name]
 		if slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return w.builder.CannotCross(b) != "" }) {
@@ -125,6 +133,9 @@ func (w *workshop) settle(ctx context.Context, old lock.Platform) (lock.Platform
 			b.CPUSeconds = math.Ceil(b.CPUSeconds)
 			if locked && before.SHA256 == b.SHA256 {
 				b.CPUSeconds = before.CPUSeconds
+			}
+			if b.SBOM == "" && before.SHA256 == b.SHA256 {
+				b.SBOM = before.SBOM
 			}
 			have.Binaries[name] = b
 		case locked:

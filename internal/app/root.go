@@ -79,7 +79,7 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
 	}
 	add("main", newUp(o), newDown(o), newVerify(o), newStop(o), newStart(o))
 	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o))
-	add("supply", newLock(o), newImages(o), newBundle(o))
+	add("supply", newLock(o), newImages(o), newPrograms(o), newBundle(o))
 	add("look", newStatus(o), newList(o), newNode(o), newLogs(o), newConsole(o), newFlows(o), newQuery(o), newTrace(o), newOpen(o), newKubeconfig(o), newKubectl(o), newSupport(o))
 	root.AddCommand(newVersion(o))
 	finish(root)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -90,7 +92,28 @@ func (s *session) trusted() ([]sign.PublicKey, error) {
 // imagePolicy is what every image of the environment has to fulfil.
 func (p *platform) imagePolicy() (sign.Policy, error) {
 	keys, err := p.trusted()
-	return sign.Policy{Keys: keys, Builders: []string{sbom.LocalBuilder}, Locked: p.locked}, err
+	return sign.Policy{Keys: keys, Builders: p.builders(), Locked: p.locked}, err
+}
+
+// builders are those whose provenance counts.
+func (s *session) builders() []string {
+	if len(s.spec.Images.Builders) > 0 {
+		return s.spec.Images.Builders
+	}
+	return []string{sbom.LocalBuilder}
+}
+
+// refuseBuilding refuses to compile what images.builders would not let run.
+func (p *platform) refuseBuilding(bins []catalog.Binary) error {
+	if len(bins) == 0 || p.spec.Images.Verify == spec.VerifyWarn || slices.Contains(p.builders(), sbom.LocalBuilder) {
+		return nil
+	}
+	var names []string
+	for _, b := range bins {
+		names = append(names, b.Name)
+	}
+	slices.Sort(names)
+	return refusedError{fmt.Errorf("images.builders does not name this machine, %s, and so nothing that is compiled here may run; this would have to be: %s\n  take it from a bundle or a registry (images.sources, images.registry), or add that builder", sbom.LocalBuilder, strings.Join(names, ", "))}
 }
 
 // policyFor is policy as it is for one image: what is not built by the catalogue's recipes

@@ -134,6 +134,9 @@ func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs dr
 	if err := p.refuseAllDrift(ctx); err != nil {
 		return false, err
 	}
+	if err := p.refuseBuilding(p.toBuild(pl)); err != nil {
+		return false, err
+	}
 	if err := installPackages(ctx, missingPackages(ctx, p.toBuild(pl)), !u.noInstall, p.sink); err != nil {
 		return false, err
 	}

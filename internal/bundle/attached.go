@@ -159,3 +159,24 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 	}
 	return out, nil
 }
+
+// Papers reads the documents of a program, by media type; none in a bundle that an older
+// orrery made.
+func (b *Imported) Papers(program string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, p := range b.papers {
+		if p.program != program {
+			continue
+		}
+		path := filepath.Join(b.dir, "blobs", "sha256", p.descriptor.Digest.Hex)
+		data, err := os.ReadFile(path)
+		if err == nil && hexSum(data) != p.descriptor.Digest.Hex {
+			err = b.damaged(path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("what is attached to program %s: %w", program, err)
+		}
+		out[string(p.descriptor.MediaType)] = data
+	}
+	return out, nil
+}

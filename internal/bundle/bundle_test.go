@@ -81,6 +81,21 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("attached: %v, %v", docs, err)
 	}
 
+	for _, name := range []string{"kubelet", "runc"} {
+		papers, has, err := store.Papers(name)
+		if err != nil || !has || len(papers) != 1 || string(papers["application/vnd.cyclonedx+json"]) != `{"about":"`+name+`"}` {
+			t.Errorf("documents of %s: %q, %v, %v", name, papers, has, err)
+		}
+	}
+	if papers, has, err := store.Papers("dnsd"); has || err != nil {
+		t.Errorf("documents of a program that is in an image: %q, %v", papers, err)
+	}
+	for _, p := range b.Describe().Programs {
+		if len(p.Attached) != 1 {
+			t.Errorf("program %s is described with the documents %q", p.Name, p.Attached)
+		}
+	}
+
 	again, err := b.Import(t.Context(), ImportOptions{CacheDir: cache})
 	if err != nil || !again.Already {
 		t.Errorf("second import: %+v, %v", again, err)

@@ -49,6 +49,9 @@ func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
 		}
 		attached[d.Digest.Hex] = d
 	}
+	if len(c.Papers) > 0 {
+		out = append(out, w.papers(c.Papers))
+	}
 	for _, l := range layers { // the small things first
 		w.add(l)
 	}
@@ -56,6 +59,22 @@ func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
 		out = append(out, attached[hex])
 	}
 	return out, nil
+}
+
+// papers adds the documents of programs, under one manifest.
+func (w *writer) papers(papers []Paper) v1.Descriptor {
+	config := descriptorOf(typeEmpty, []byte(emptyJSON))
+	m := manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: typePapers, Config: &config}
+	for _, p := range papers {
+		d := descriptorOf(types.MediaType(p.Type), p.Data)
+		d.Annotations = map[string]string{title: p.Program}
+		m.Layers = append(m.Layers, d)
+		w.add(blob{digest: d.Digest.Hex, size: d.Size, data: p.Data})
+	}
+	data, _ := json.Marshal(m) // of strings and numbers
+	d := descriptorOf(types.OCIManifestSchema1, data)
+	w.add(blob{digest: d.Digest.Hex, size: d.Size, data: data})
+	return artifact(typePapers, d)
 }
 
 // graph adds a manifest of a layout and what it names.

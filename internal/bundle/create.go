@@ -37,6 +37,8 @@ type Contents struct {
 	Lock []byte
 	// Programs of the node distribution.
 	Programs []Program
+	// Papers are the documents of those programs.
+	Papers []Paper
 	// Images, each in the OCI layout that it names.
 	Images []image.Built
 	// Attached to the images: signatures and documents.
@@ -48,7 +50,16 @@ type Program struct {
 	Name   string `json:"name"`
 	SHA256 string `json:"sha256"` // hexadecimal
 	Size   int64  `json:"size"`   // bytes, unpacked; set by what reads a bundle
-	Path   string `json:"-"`      // where it is now
+	// Attached are the types of its documents; set by what reads a bundle.
+	Attached []string `json:"attached,omitempty"`
+	Path     string   `json:"-"` // where it is now
+}
+
+// Paper is a document of a program: its bill of materials, or its provenance.
+type Paper struct {
+	Program string
+	Type    string // media type
+	Data    []byte
 }
 
 // CreateOptions of [Create].

@@ -36,8 +36,15 @@ func (f *File) Describe() Description {
 
 func (s *survey) describe() Description {
 	d := Description{
-		Digest: "sha256:" + s.digest, Format: Format, Platform: s.platform, Overlay: s.overlay, Components: append([]string{}, s.components...),
+		Digest: "sha256:" + s.digest, Format: s.format, Platform: s.platform, Overlay: s.overlay, Components: append([]string{}, s.components...),
 		Programs: append([]Program{}, s.programs...), Images: append([]Image{}, s.images...), Catalog: s.catalog.plain, LockSHA256: s.lock,
+	}
+	for i := range d.Programs {
+		for _, p := range s.papers {
+			if p.program == d.Programs[i].Name {
+				d.Programs[i].Attached = append(d.Programs[i].Attached, string(p.descriptor.MediaType))
+			}
+		}
 	}
 	for _, e := range s.entries {
 		d.Unpacked += e.unpacked()
@@ -103,8 +110,8 @@ func (s *survey) Items() []Item {
 		switch {
 		case e.kind == kindCatalog:
 			kind, name = "catalogue", "-"
-		case strings.HasPrefix(e.owner, "what is attached to image "):
-			kind, name = "attached", strings.TrimPrefix(e.owner, "what is attached to image ")
+		case strings.HasPrefix(e.owner, "what is attached to "):
+			kind, name = "attached", strings.TrimPrefix(strings.TrimPrefix(e.owner, "what is attached to "), "image ")
 		case kind != "program" && kind != "image":
 			continue
 		}

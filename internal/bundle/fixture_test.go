@@ -84,6 +84,9 @@ func newFixture(t testing.TB) fixture {
 		t.Fatal(err)
 	}
 	f.Attached = []Attached{doc}
+	for _, name := range []string{"kubelet", "runc"} {
+		f.Papers = append(f.Papers, Paper{name, "application/vnd.cyclonedx+json", []byte(`{"about":"` + name + `"}`)})
+	}
 	l := lock.Lock{APIVersion: lock.APIVersion, Kind: lock.Kind, Platforms: map[string]lock.Platform{f.Platform: locked}}
 	if f.Lock, err = l.Format(); err != nil {
 		t.Fatal(err)

@@ -10,9 +10,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Format is the version of the file that this package writes. It reads this one and
-// refuses newer ones.
-const Format = 1
+// Format is the version of the file that this package writes. It reads this one and older
+// ones, and refuses newer ones. Since 2 there are documents of programs.
+const Format = 2
 
 // Extension is how names of bundles end.
 const Extension = ".orrery"
@@ -32,6 +32,7 @@ const (
 	typeBundle    = "application/vnd.orrery.bundle.v1"
 	typeNodes     = "application/vnd.orrery.distribution.v1"
 	typeCatalog   = "application/vnd.orrery.catalog.v1"
+	typePapers    = "application/vnd.orrery.distribution.documents.v1"
 	typeSums      = "application/vnd.orrery.checksums.v1"
 	typeProgram   = "application/vnd.orrery.program.v1+zstd"
 	typeTar       = "application/vnd.oci.image.layer.v1.tar+zstd"

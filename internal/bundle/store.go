@@ -132,6 +132,19 @@ func (s *Store) Attached(digest string) ([]Attached, error) {
 	return nil, nil
 }
 
+// Papers reads the documents of the program of that name that the lock names, by media type.
+// ok: a bundle has the program.
+func (s *Store) Papers(program string) (papers map[string][]byte, ok bool, err error) {
+	want := s.locked.Binaries[program].SHA256
+	for _, b := range s.bundles {
+		if _, has := b.program(want); has && want != "" {
+			papers, err = b.Papers(program)
+			return papers, true, err
+		}
+	}
+	return nil, false, nil
+}
+
 func (s *Store) missing(what string) error {
 	if len(s.bundles) == 1 {
 		return fmt.Errorf("%s: bundle %s does not have it, or has it no more: import the bundle again, or one that has it", what, s.bundles[0].Digest())

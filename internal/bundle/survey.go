@@ -55,6 +55,12 @@ type Image struct {
 	descriptor v1.Descriptor
 }
 
+// paper is a document of a program.
+type paper struct {
+	program    string
+	descriptor v1.Descriptor
+}
+
 // attachment is a manifest with a subject.
 type attachment struct {
 	descriptor v1.Descriptor
@@ -64,12 +70,14 @@ type attachment struct {
 // survey is what an index says, all of it checked but the content of layers.
 type survey struct {
 	digest     string // of the index, hexadecimal
+	format     int
 	platform   string
 	overlay    string
 	components []string
 	lock       string // SHA-256 of orrery.lock
 	catalog    entry
 	programs   []Program
+	papers     []paper
 	images     []Image
 	attached   []attachment
 	entries    map[string]entry // by digest, in hexadecimal
@@ -108,6 +116,7 @@ func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*survey, error)
 		digest: hexSum(raw), platform: idx.Annotations[notePlatform], overlay: idx.Annotations[noteOverlay],
 		lock: idx.Annotations[noteLock], entries: map[string]entry{},
 	}
+	s.format, _ = strconv.Atoi(idx.Annotations[noteFormat]) // which parseIndex has read
 	if os_, arch, ok := strings.Cut(s.platform, "/"); !ok || !nameForm.MatchString(os_) || !nameForm.MatchString(arch) {
 		return nil, fmt.Errorf("%s: annotation %s: is %q; must be OS/ARCH", indexName, notePlatform, s.platform)
 	}
@@ -138,10 +147,13 @@ func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*survey, error)
 // top takes one entry of the index.
 func (s *survey) top(d v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) error {
 	switch d.ArtifactType {
-	case typeCatalog, typeNodes, typeSums:
+	case typeCatalog, typeNodes, typeSums, typePapers:
 		m, err := s.manifest(d, ownerOf(d.ArtifactType), read)
 		if err != nil {
 			return err
+		}
+		if d.ArtifactType == typePapers {
+			return s.documents(m)
 		}
 		return s.artifact(d.ArtifactType, m)
 	}
@@ -171,7 +183,7 @@ func (s *survey) top(d v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) 
 }
 
 func ownerOf(artifact string) string {
-	return map[string]string{typeCatalog: "the catalogue", typeNodes: "the list of programs", typeSums: "the checksums"}[artifact]
+	return map[string]string{typeCatalog: "the catalogue", typeNodes: "the list of programs", typeSums: "the checksums", typePapers: "the documents of programs"}[artifact]
 }
 
 // artifact takes one of ours.
@@ -227,6 +239,33 @@ func (s *survey) artifact(which string, m manifest) error {
 		if err := s.note(l, e); err != nil {
 			return fmt.Errorf("layers[%d]: %w", i, err)
 		}
+	}
+	return nil
+}
+
+// documents takes those of programs.
+func (s *survey) documents(m manifest) error {
+	if s.papers != nil {
+		return fmt.Errorf("a second list of %s", ownerOf(typePapers))
+	}
+	s.papers = []paper{}
+	if m.Config != nil {
+		if err := s.note(*m.Config, entry{digest: m.Config.Digest.Hex, size: m.Config.Size, owner: ownerOf(typePapers)}); err != nil {
+			return err
+		}
+	}
+	for i, l := range m.Layers {
+		name := l.Annotations[title]
+		switch {
+		case !nameForm.MatchString(name) || l.MediaType == "":
+			return fmt.Errorf("layers[%d]: annotation %s and mediaType: %q and %q are no program and type", i, title, name, l.MediaType)
+		case l.Size > maxAttached:
+			return fmt.Errorf("layers[%d]: a document of %d bytes; at most %d are taken", i, l.Size, int64(maxAttached))
+		}
+		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: "what is attached to program " + name}); err != nil {
+			return fmt.Errorf("layers[%d]: %w", i, err)
+		}
+		s.papers = append(s.papers, paper{name, l})
 	}
 	return nil
 }

@@ -149,6 +149,9 @@ func (d Distribution) with(n Network) Distribution {
 // Files are all files of a node that are made here: programs, CNI plugins and archives.
 func (d Distribution) Files() []Binary { return slices.Concat(d.Binaries, d.CNI, d.Archives) }
 
+// Programs are those files of a node that are run: no archives.
+func (d Distribution) Programs() []Binary { return slices.Concat(d.Binaries, d.CNI) }
+
 // Component is one folder of the catalogue (component.yaml).
 type Component struct {
 	APIVersion  string   `json:"apiVersion"`

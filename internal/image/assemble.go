@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -318,23 +319,36 @@ type layer struct {
 }
 
 // addLayer packs what write writes. One encoder and no parallel blocks: the bytes must
-// not depend on the number of cores.
+// not depend on the number of cores. Which files are in it is noted on the way.
 func (l layout) addLayer(write func(*tar.Writer) error) (layer, error) {
 	var out layer
 	plain := sha256.New()
+	again, tee := io.Pipe()
+	var files []FileInfo
+	var listErr error
+	var listing sync.WaitGroup
+	listing.Go(func() {
+		files, listErr = listFiles(context.Background(), tar.NewReader(again))
+		_, _ = io.Copy(io.Discard, again) // else the writer would wait
+	})
 	descriptor, err := l.addBlob(func(w io.Writer) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
 		if err != nil {
 			return err
 		}
-		t := tar.NewWriter(io.MultiWriter(z, plain))
+		t := tar.NewWriter(io.MultiWriter(z, plain, tee))
 		return errors.Join(write(t), t.Close(), z.Close())
 	})
+	_ = tee.CloseWithError(err)
+	listing.Wait()
 	if err != nil {
 		return out, err
 	}
 	out.diffID, out.digest, out.size = sum(plain), descriptor.Digest, descriptor.Size
-	return out, nil
+	if listErr != nil {
+		return out, listErr
+	}
+	return out, l.noteFiles(LayerInfo{Digest: out.digest.String(), Size: out.size, Files: files})
 }
 
 func (l layout) addJSON(mediaType types.MediaType, value any) (v1.Descriptor, error) {

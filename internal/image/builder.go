@@ -65,6 +65,9 @@ type Builder struct {
 	libs   map[string]string // description of the C toolchain by its package list
 	memory *semaphore.Weighted
 	budget int64 // MiB, of memory
+
+	hashing sync.Mutex // guards hashed
+	hashed  Toolchain
 }
 
 // smallBuild is the most CPU-seconds that a build of the small lane takes. So chosen, all

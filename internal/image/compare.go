@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -86,6 +88,25 @@ func Compare(a, b Built) (*Mismatch, error) {
 		}
 	}
 	return nil, fmt.Errorf("digests %s and %s differ and their content does not: the store is damaged", a.Digest, b.Digest)
+}
+
+// CompareFiles is Compare for two files.
+func CompareFiles(a, b string) (*Mismatch, error) {
+	fa, err := os.Open(a)
+	if err != nil {
+		return nil, err
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return nil, err
+	}
+	defer fb.Close()
+	at, ca, cb, err := firstDifferentByte(fa, fb)
+	if err != nil || at < 0 {
+		return nil, err
+	}
+	return &Mismatch{Where: filepath.Base(a), Offset: at, What: ca + " and " + cb}, nil
 }
 
 func (b Built) open() (v1.Image, error) {

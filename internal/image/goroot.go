@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,8 +12,6 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/dirhash"
-
-	"github.com/orrery-dev/orrery/internal/proc"
 )
 
 // Toolchain is the Go that compiles.
@@ -25,9 +22,21 @@ type Toolchain struct {
 	Sum string `json:"sum"`
 }
 
-// Toolchain hashes the installed Go. That reads about 100 MB, so the result is kept in
+// Toolchain hashes the installed Go, once. That reads about 100 MB, so the result is kept in
 // the cache as long as its commands have the size and time that they had.
 func (b *Builder) Toolchain(ctx context.Context) (Toolchain, error) {
+	b.hashing.Lock()
+	defer b.hashing.Unlock()
+	if b.hashed.Sum == "" {
+		var err error
+		if b.hashed, err = b.hashToolchain(ctx); err != nil {
+			return Toolchain{}, err
+		}
+	}
+	return b.hashed, nil
+}
+
+func (b *Builder) hashToolchain(ctx context.Context) (Toolchain, error) {
 	fail := func(err error) (Toolchain, error) { return Toolchain{}, fmt.Errorf("hash the Go toolchain: %w", err) }
 	b.mu.Lock()
 	tc := b.go_
@@ -38,13 +47,8 @@ func (b *Builder) Toolchain(ctx context.Context) (Toolchain, error) {
 			return Toolchain{}, err
 		}
 	}
-	var out bytes.Buffer
-	cmd := &proc.Cmd{Path: tc.path, Args: []string{"env", "GOROOT", "GOTOOLDIR"}, Dir: "/", Env: b.environment(tc, false), Stdout: &out}
-	if err := proc.Run(ctx, cmd); err != nil {
-		return fail(err)
-	}
-	root, tools, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
-	stamp, err := stampOf(root, tools)
+	root := tc.root
+	stamp, err := stampOf(root, tc.tools)
 	if err != nil {
 		return fail(err)
 	}

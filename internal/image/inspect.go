@@ -1,10 +1,12 @@
 package image
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,11 +72,29 @@ type Module struct {
 
 // Inspect reads an image. Every file is hashed.
 func (b *Builder) Inspect(ctx context.Context, img catalog.Image) (Inspection, error) {
+	return b.inspect(ctx, img, func(l v1.Layer) (LayerInfo, error) { return inspectLayer(ctx, l) })
+}
+
+// Contents is Inspect by the lists of files that were noted, hashes and all, when the layers
+// were packed: reading them again takes seconds for a large image.
+func (b *Builder) Contents(ctx context.Context, img catalog.Image) (Inspection, error) {
+	return b.inspect(ctx, img, func(l v1.Layer) (LayerInfo, error) {
+		if info, ok := b.layout.notedFiles(l); ok {
+			return info, nil
+		}
+		info, err := inspectLayer(ctx, l)
+		if err == nil {
+			_ = b.layout.noteFiles(info) // it only saves time
+		}
+		return info, err
+	})
+}
+
+func (b *Builder) inspect(ctx context.Context, img catalog.Image, layerInfo func(v1.Layer) (LayerInfo, error)) (Inspection, error) {
 	built, err := b.Image(ctx, img)
 	if err != nil {
 		return Inspection{}, err
 	}
-	in := Inspection{Built: built, Platform: b.opts.Platform}
 	fail := func(err error) (Inspection, error) {
 		return Inspection{}, fmt.Errorf("inspect image %s: %w", img.Name, err)
 	}
@@ -83,25 +103,9 @@ func (b *Builder) Inspect(ctx context.Context, img catalog.Image) (Inspection, e
 		return fail(err)
 	}
 	defer unlock()
-	opened, err := built.open()
-	if err != nil {
+	in := Inspection{Built: built, Platform: b.opts.Platform}
+	if err := in.read(built, layerInfo); err != nil {
 		return fail(err)
-	}
-	config, err := opened.ConfigFile()
-	if err != nil {
-		return fail(err)
-	}
-	in.User, in.Entrypoint = config.Config.User, config.Config.Entrypoint
-	layers, err := opened.Layers()
-	if err != nil {
-		return fail(err)
-	}
-	for _, l := range layers {
-		info, err := inspectLayer(ctx, l)
-		if err != nil {
-			return fail(err)
-		}
-		in.Layers = append(in.Layers, info)
 	}
 	for _, bin := range img.Binaries {
 		p, err := b.Program(ctx, bin)
@@ -112,6 +116,58 @@ func (b *Builder) Inspect(ctx context.Context, img catalog.Image) (Inspection, e
 		in.Programs = append(in.Programs, p)
 	}
 	return in, nil
+}
+
+// read fills in what the layout says of an image.
+func (in *Inspection) read(built Built, layerInfo func(v1.Layer) (LayerInfo, error)) error {
+	opened, err := built.open()
+	if err != nil {
+		return err
+	}
+	config, err := opened.ConfigFile()
+	if err != nil {
+		return err
+	}
+	in.User, in.Entrypoint = config.Config.User, config.Config.Entrypoint
+	layers, err := opened.Layers()
+	if err != nil {
+		return err
+	}
+	for _, l := range layers {
+		info, err := layerInfo(l)
+		if err != nil {
+			return err
+		}
+		in.Layers = append(in.Layers, info)
+	}
+	return nil
+}
+
+func (l layout) filesNote(digest string) string {
+	return filepath.Join(l.dir, "files", strings.TrimPrefix(digest, "sha256:")+".json")
+}
+
+// noteFiles keeps the list of files of a layer.
+func (l layout) noteFiles(info LayerInfo) error {
+	data, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	return l.writeFile(l.filesNote(info.Digest), data)
+}
+
+// notedFiles is what was noted of a layer; false when nothing was, or it cannot be read.
+func (l layout) notedFiles(of v1.Layer) (LayerInfo, bool) {
+	var info LayerInfo
+	digest, err := of.Digest()
+	if err != nil {
+		return info, false
+	}
+	data, err := os.ReadFile(l.filesNote(digest.String()))
+	if err != nil || json.Unmarshal(data, &info) != nil {
+		return info, false
+	}
+	return info, info.Digest == digest.String() && len(info.Files) > 0
 }
 
 func inspectLayer(ctx context.Context, l v1.Layer) (LayerInfo, error) {
@@ -128,16 +184,28 @@ func inspectLayer(ctx context.Context, l v1.Layer) (LayerInfo, error) {
 		return info, err
 	}
 	defer func() { _ = r.Close() }()
+	info.Files, err = listFiles(ctx, r)
+	return info, err
+}
+
+// tarReader is that of archive/tar, or around it.
+type tarReader interface {
+	io.Reader
+	Next() (*tar.Header, error)
+}
+
+// listFiles hashes every file of a tar.
+func listFiles(ctx context.Context, r tarReader) (files []FileInfo, err error) {
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return info, nil
+			return files, nil
 		}
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err != nil {
-			return info, err
+			return files, err
 		}
 		f := FileInfo{
 			Path: "/" + strings.TrimSuffix(h.Name, "/"), Type: "file", Mode: h.Mode, Link: h.Linkname,
@@ -151,11 +219,11 @@ func inspectLayer(ctx context.Context, l v1.Layer) (LayerInfo, error) {
 		default:
 			sum := sha256.New()
 			if _, err := io.Copy(sum, r); err != nil {
-				return info, err
+				return files, err
 			}
 			f.SHA256 = hex.EncodeToString(sum.Sum(nil))
 		}
-		info.Files = append(info.Files, f)
+		files = append(files, f)
 	}
 }
 

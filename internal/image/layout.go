@@ -237,6 +237,12 @@ func (l layout) collect(index v1.IndexManifest) error {
 			os.Remove(filepath.Join(l.dir, e.Name()))
 		}
 	}
+	notes, _ := filepath.Glob(l.filesNote("*"))
+	for _, n := range notes {
+		if !needed[strings.TrimSuffix(filepath.Base(n), ".json")] {
+			os.Remove(n)
+		}
+	}
 	for _, k := range keys {
 		if _, ok := l.lookup(strings.TrimSuffix(filepath.Base(k), ".json")); !ok {
 			os.Remove(k)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"go/version"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -18,6 +19,8 @@ import (
 type toolchain struct {
 	path    string // of the go command
 	version string // "go1.26.8"
+	root    string // GOROOT
+	tools   string // GOTOOLDIR
 	env     map[string]string
 }
 
@@ -55,9 +58,9 @@ func findToolchain(ctx context.Context, want string) (*toolchain, error) {
 	tc := &toolchain{path: path}
 	var out bytes.Buffer
 	cmd := &proc.Cmd{
-		Path: path, Args: append([]string{"env", "-json", "GOVERSION"}, userSettings...),
+		Path: path, Args: append([]string{"env", "-json", "GOVERSION", "GOROOT", "GOTOOLDIR"}, userSettings...),
 		// Outside of every module, so that no go.mod has a say in which Go answers.
-		Dir: "/", Env: append(os.Environ(), "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off"), Stdout: &out,
+		Dir: "/", Env: append(os.Environ(), "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off", "GOROOT="), Stdout: &out,
 	}
 	if err := proc.Run(ctx, cmd); err != nil {
 		return nil, fmt.Errorf("ask Go for its settings: %w", err)
@@ -65,14 +68,28 @@ func findToolchain(ctx context.Context, want string) (*toolchain, error) {
 	if err := json.Unmarshal(out.Bytes(), &tc.env); err != nil {
 		return nil, fmt.Errorf("ask Go for its settings: %w", err)
 	}
-	tc.version = tc.env["GOVERSION"]
-	delete(tc.env, "GOVERSION")
+	tc.version, tc.root, tc.tools = tc.env["GOVERSION"], tc.env["GOROOT"], tc.env["GOTOOLDIR"]
+	for _, name := range []string{"GOVERSION", "GOROOT", "GOTOOLDIR"} {
+		delete(tc.env, name)
+	}
 	if tc.env["GOPROXY"] == defaultProxy {
 		// Where the proxy has no answer, cloning from the origin would mean minutes of
 		// waiting for hosts that are rarely reachable, and git. Fail at once instead.
 		tc.env["GOPROXY"] = strings.TrimSuffix(defaultProxy, ",direct")
 	}
 	return tc, nil
+}
+
+// ModuleSettings are a person's go settings that say where modules come from, by name:
+// GOPROXY, GOMODCACHE and the like; and GOROOT, where Go itself is.
+func (b *Builder) ModuleSettings(ctx context.Context) (map[string]string, error) {
+	tc, err := findToolchain(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	settings := maps.Clone(tc.env)
+	settings["GOROOT"] = tc.root
+	return settings, nil
 }
 
 // environment is what go commands run in: the process's own without anything that Go or

@@ -116,6 +116,9 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 			}
 			d = []Difference{{"sha256", l.SHA256, h.SHA256}}
 		}
+		if len(d) == 0 && h.SBOM != "" && h.SHA256 == l.SHA256 && h.SBOM != l.SBOM {
+			drift = append(drift, Drift{Kind: "binary", Name: name, Differences: []Difference{{"sbom", orNothing(l.SBOM), h.SBOM}}})
+		}
 		if len(d) > 0 {
 			drift = append(drift, Drift{Kind: "binary", Name: name, Differences: d})
 			changed[name] = true

@@ -117,6 +117,7 @@ func (l Lock) validate() error {
 			optional(at+".pins", b.Pins, digestForm, aDigest)
 			optional(at+".tree", b.Tree, digestForm, aDigest)
 			want(at+".sha256", b.SHA256, hexForm, "64 hexadecimal digits")
+			optional(at+".sbom", b.SBOM, digestForm, aDigest)
 			if b.CPUSeconds < 0 {
 				errs = append(errs, fmt.Errorf("%s.cpuSeconds: is %v; must not be negative", at, b.CPUSeconds))
 			}

@@ -65,6 +65,9 @@ type Binary struct {
 	CTools []string `json:"cTools,omitempty"`
 	// SHA256 of the file, in hexadecimal.
 	SHA256 string `json:"sha256"`
+	// SBOM is the digest of the bill of materials ("sha256:…") of a program of the node
+	// distribution; those of images are in their image's.
+	SBOM string `json:"sbom,omitempty"`
 	// CPUSeconds (user + system) that a build with an empty cache takes.
 	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
 }

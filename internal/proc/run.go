@@ -22,6 +22,10 @@ type Cmd struct {
 	Dir  string
 	Env  []string // "K=V"; nil means ours
 
+	// User and Group, when not 0, are the IDs that it runs as, without further groups. Only
+	// root may.
+	User, Group uint32
+
 	Stdin          io.Reader // nil reads nothing
 	Stdout, Stderr io.Writer // nil drops; the tail of stderr is kept in any case
 
@@ -94,6 +98,9 @@ func Run(ctx context.Context, c *Cmd) error {
 	x := exec.CommandContext(ctx, c.Path, c.Args...)
 	x.Dir, x.Env, x.Stdin, x.Stdout, x.Stderr = c.Dir, c.Env, c.Stdin, c.Stdout, tail
 	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if c.User != 0 || c.Group != 0 {
+		x.SysProcAttr.Credential = &syscall.Credential{Uid: c.User, Gid: c.Group}
+	}
 	ended := make(chan struct{})
 	var killer sync.WaitGroup
 	x.Cancel = func() error {

@@ -66,6 +66,61 @@ type dependency struct {
 	DependsOn []string `json:"dependsOn,omitempty"`
 }
 
+// bill gathers what a document lists: components, and which of them needs which.
+type bill struct {
+	licences   map[string]string
+	components map[string]component
+	needs      map[string]map[string]bool
+}
+
+func newBill(root string, licences map[string]string) *bill {
+	return &bill{licences: licences, components: map[string]component{}, needs: map[string]map[string]bool{root: {}}}
+}
+
+func (b *bill) need(from, to string) {
+	if b.needs[from] == nil {
+		b.needs[from] = map[string]bool{}
+	}
+	b.needs[from][to] = true
+}
+
+// program describes a program by what Go wrote into it, and adds the modules that it needs.
+func (b *bill) program(ref, name string, p image.ProgramInfo) component {
+	c := component{Type: "application", Ref: ref, Name: name, Version: p.Main.Version, Licenses: expression(b.licences[p.Main.Path])}
+	if p.Main.Version != "" {
+		c.PURL = purl(p.Main, strings.TrimPrefix(strings.TrimPrefix(p.Package, p.Main.Path), "/"))
+	}
+	c.Properties = []property{{"go:module", p.Main.Path}, {"go:package", p.Package}}
+	if p.Main.Sum != "" {
+		c.Properties = append(c.Properties, property{"go:sum", p.Main.Sum})
+	}
+	for _, s := range p.Settings {
+		c.Properties = append(c.Properties, property{"go:build", s})
+	}
+	std := image.Module{Path: "std", Version: strings.TrimPrefix(p.Go, "go")}
+	for _, m := range append([]image.Module{std}, p.Modules...) {
+		lib := library(m, b.licences)
+		b.components[lib.Ref] = lib
+		b.need(ref, lib.Ref)
+	}
+	return c
+}
+
+// document is about root, whose digest is of.
+func (b *bill) document(root component, of string) ([]byte, error) {
+	d := bom{
+		Schema: "http://cyclonedx.org/schema/bom-1.6.schema.json", BOMFormat: "CycloneDX", SpecVersion: "1.6",
+		SerialNumber: serial(of), Version: 1, Metadata: metadata{root},
+	}
+	d.Components = slices.SortedFunc(maps.Values(b.components), func(x, y component) int {
+		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.Ref, y.Ref))
+	})
+	for _, ref := range slices.Sorted(maps.Keys(b.needs)) {
+		d.Dependencies = append(d.Dependencies, dependency{ref, slices.Sorted(maps.Keys(b.needs[ref]))})
+	}
+	return marshal(d)
+}
+
 // CycloneDX describes an image: its programs, their modules with hash and licence, the
 // Go standard library, and every other file. licences maps module paths to SPDX
 // expressions; a module that it does not have gets none.
@@ -80,37 +135,13 @@ func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) 
 		PURL: fmt.Sprintf("pkg:oci/%s@%s?arch=%s&repository_url=%s", in.Name, url.QueryEscape(in.Digest),
 			strings.TrimPrefix(in.Platform, "linux/"), url.QueryEscape(image.RegistryHost+"/"+in.Name)),
 	}
-	components := map[string]component{}
-	needs := map[string]map[string]bool{root.Ref: {}}
-	need := func(from, to string) {
-		if needs[from] == nil {
-			needs[from] = map[string]bool{}
-		}
-		needs[from][to] = true
-	}
+	b := newBill(root.Ref, licences)
 	programs := map[string]string{} // path → reference
 	for _, p := range in.Programs {
 		ref := "program:" + p.Path
 		programs[p.Path] = ref
-		need(root.Ref, ref)
-		c := component{Type: "application", Ref: ref, Name: strings.TrimPrefix(p.Path, "/"), Version: p.Main.Version, Licenses: expression(licences[p.Main.Path])}
-		if p.Main.Version != "" {
-			c.PURL = purl(p.Main, strings.TrimPrefix(strings.TrimPrefix(p.Package, p.Main.Path), "/"))
-		}
-		c.Properties = []property{{"go:module", p.Main.Path}, {"go:package", p.Package}}
-		if p.Main.Sum != "" {
-			c.Properties = append(c.Properties, property{"go:sum", p.Main.Sum})
-		}
-		for _, s := range p.Settings {
-			c.Properties = append(c.Properties, property{"go:build", s})
-		}
-		components[ref] = c
-		std := image.Module{Path: "std", Version: strings.TrimPrefix(p.Go, "go")}
-		for _, m := range append([]image.Module{std}, p.Modules...) {
-			lib := library(m, licences)
-			components[lib.Ref] = lib
-			need(ref, lib.Ref)
-		}
+		b.need(root.Ref, ref)
+		b.components[ref] = b.program(ref, strings.TrimPrefix(p.Path, "/"), p)
 	}
 	for _, l := range in.Layers {
 		for _, f := range l.Files {
@@ -118,27 +149,17 @@ func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) 
 			switch {
 			case f.Type != "file":
 			case isProgram:
-				c := components[ref]
+				c := b.components[ref]
 				c.Hashes = []digest{{"SHA-256", f.SHA256}}
-				components[ref] = c
+				b.components[ref] = c
 			default:
 				ref := "file:" + f.Path
-				components[ref] = component{Type: "file", Ref: ref, Name: f.Path, Hashes: []digest{{"SHA-256", f.SHA256}}}
-				need(root.Ref, ref)
+				b.components[ref] = component{Type: "file", Ref: ref, Name: f.Path, Hashes: []digest{{"SHA-256", f.SHA256}}}
+				b.need(root.Ref, ref)
 			}
 		}
 	}
-	b := bom{
-		Schema: "http://cyclonedx.org/schema/bom-1.6.schema.json", BOMFormat: "CycloneDX", SpecVersion: "1.6",
-		SerialNumber: serial(in.Digest), Version: 1, Metadata: metadata{root},
-	}
-	b.Components = slices.SortedFunc(maps.Values(components), func(x, y component) int {
-		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.Ref, y.Ref))
-	})
-	for _, ref := range slices.Sorted(maps.Keys(needs)) {
-		b.Dependencies = append(b.Dependencies, dependency{ref, slices.Sorted(maps.Keys(needs[ref]))})
-	}
-	return marshal(b)
+	return b.document(root, in.Digest)
 }
 
 func library(m image.Module, licences map[string]string) component {

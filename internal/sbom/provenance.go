@@ -56,9 +56,11 @@ type buildDefinition struct {
 	ResolvedDependencies []resource         `json:"resolvedDependencies"`
 }
 
-// externalParameters are what whoever wants the image decides: the catalogue's entry.
+// externalParameters are what whoever wants the image, or the program, decides: the
+// catalogue's entry.
 type externalParameters struct {
-	Image       string            `json:"image"`
+	Image       string            `json:"image,omitempty"`
+	Program     string            `json:"program,omitempty"`
 	Version     string            `json:"version"`
 	Platform    string            `json:"platform"`
 	User        string            `json:"user,omitempty"`
@@ -81,6 +83,8 @@ type binaryParameter struct {
 type internalParameters struct {
 	Go        string `json:"go"`
 	SLSALevel int    `json:"slsaBuildLevel"`
+	// CTools are the C compiler, the linker and packages, where there is C in it.
+	CTools []string `json:"cTools,omitempty"`
 }
 
 type runDetails struct {
@@ -114,55 +118,85 @@ func Provenance(s Source) ([]byte, error) {
 		Image: s.Image.Name, Version: s.Image.Version, Platform: s.Image.Platform,
 		User: s.Entry.User, Entrypoint: s.Entry.Entrypoint, Directories: s.Entry.Directories,
 	}
-	dependencies := map[string]resource{}
-	toolchain, err := dirHash(s.ToolchainSum)
+	d, err := resolve(s.ToolchainVersion, s.ToolchainSum, s.Image.Platform)
 	if err != nil {
-		return fail(fmt.Errorf("toolchain of Go: %w", err))
+		return fail(err)
 	}
-	os, arch, _ := strings.Cut(s.Image.Platform, "/")
-	uri := fmt.Sprintf("pkg:generic/go@%s?os=%s&arch=%s", strings.TrimPrefix(s.ToolchainVersion, "go"), os, arch)
-	dependencies[uri] = resource{Name: s.ToolchainVersion, URI: uri, Digest: toolchain}
 	for i, name := range s.Entry.Binaries {
 		b, ok := s.Binaries[name]
 		if !ok || i >= len(s.Image.Programs) {
 			return fail(fmt.Errorf("nothing is known of binary %s", name))
 		}
-		if b.Go != s.Image.Programs[i].Go {
-			return fail(fmt.Errorf("binary %s says that %s made it, and not %s", name, s.Image.Programs[i].Go, b.Go))
+		parameter, err := d.binary(name, b, s.Image.Programs[i])
+		if err != nil {
+			return fail(err)
 		}
-		external.Binaries = append(external.Binaries, binaryParameter{Name: name, Module: b.Module, Package: b.Package, Flags: b.Flags, Links: b.Links, Pins: b.Pins})
-		if b.Tree != "" {
-			uri := "tree:" + name
-			dependencies[uri] = resource{
-				Name: "source of " + name + " in this repository", URI: uri,
-				Digest: map[string]string{"orreryTree": strings.TrimPrefix(b.Tree, "sha256:")},
-			}
-		}
-		p := s.Image.Programs[i]
-		for _, m := range append([]image.Module{p.Main}, p.Modules...) {
-			if m.Version == "" { // a folder of this repository, which is part of the tree
-				continue
-			}
-			digest, err := dirHash(m.Sum)
-			if err != nil {
-				return fail(fmt.Errorf("module %s@%s in %s: %w", m.Path, m.Version, name, err))
-			}
-			r := resource{Name: m.Path, URI: purl(m, ""), Digest: digest}
-			if m.Replaces != "" {
-				r.Annotations = map[string]string{"replaces": m.Replaces}
-			}
-			dependencies[r.URI] = r
+		external.Binaries = append(external.Binaries, parameter)
+	}
+	return d.statement(resource{Name: image.RegistryHost + "/" + s.Image.Name, Digest: map[string]string{"sha256": hexDigest}}, BuildType, external)
+}
+
+// dependencies are what a build used, by URI.
+type dependencies struct {
+	toolchain string
+	cTools    []string
+	resolved  map[string]resource
+}
+
+// resolve begins with the Go toolchain, whose hash is sum.
+func resolve(version, sum, platform string) (dependencies, error) {
+	d := dependencies{toolchain: version, resolved: map[string]resource{}}
+	hash, err := dirHash(sum)
+	if err != nil {
+		return d, fmt.Errorf("toolchain of Go: %w", err)
+	}
+	os, arch, _ := strings.Cut(platform, "/")
+	uri := fmt.Sprintf("pkg:generic/go@%s?os=%s&arch=%s", strings.TrimPrefix(version, "go"), os, arch)
+	d.resolved[uri] = resource{Name: version, URI: uri, Digest: hash}
+	return d, nil
+}
+
+// binary adds what one binary was made from: what was asked for is b, what Go wrote into it
+// is p.
+func (d dependencies) binary(name string, b lock.Binary, p image.ProgramInfo) (binaryParameter, error) {
+	parameter := binaryParameter{Name: name, Module: b.Module, Package: b.Package, Flags: b.Flags, Links: b.Links, Pins: b.Pins}
+	if b.Go != p.Go {
+		return parameter, fmt.Errorf("binary %s says that %s made it, and not %s", name, p.Go, b.Go)
+	}
+	if b.Tree != "" {
+		uri := "tree:" + name
+		d.resolved[uri] = resource{
+			Name: "source of " + name + " in this repository", URI: uri,
+			Digest: map[string]string{"orreryTree": strings.TrimPrefix(b.Tree, "sha256:")},
 		}
 	}
+	for _, m := range append([]image.Module{p.Main}, p.Modules...) {
+		if m.Version == "" { // a folder of this repository, which is part of the tree
+			continue
+		}
+		digest, err := dirHash(m.Sum)
+		if err != nil {
+			return parameter, fmt.Errorf("module %s@%s in %s: %w", m.Path, m.Version, name, err)
+		}
+		r := resource{Name: m.Path, URI: purl(m, ""), Digest: digest}
+		if m.Replaces != "" {
+			r.Annotations = map[string]string{"replaces": m.Replaces}
+		}
+		d.resolved[r.URI] = r
+	}
+	return parameter, nil
+}
+
+func (d dependencies) statement(subject resource, buildType string, external externalParameters) ([]byte, error) {
 	return marshal(statement{
 		Type:          StatementType,
-		Subject:       []resource{{Name: image.RegistryHost + "/" + s.Image.Name, Digest: map[string]string{"sha256": hexDigest}}},
+		Subject:       []resource{subject},
 		PredicateType: PredicateType,
 		Predicate: predicate{
 			BuildDefinition: buildDefinition{
-				BuildType: BuildType, ExternalParameters: external,
-				InternalParameters: internalParameters{Go: s.ToolchainVersion, SLSALevel: 1},
-				ResolvedDependencies: slices.SortedFunc(maps.Values(dependencies), func(a, b resource) int {
+				BuildType: buildType, ExternalParameters: external,
+				InternalParameters: internalParameters{Go: d.toolchain, SLSALevel: 1, CTools: d.cTools},
+				ResolvedDependencies: slices.SortedFunc(maps.Values(d.resolved), func(a, b resource) int {
 					return cmp.Compare(a.URI, b.URI)
 				}),
 			},

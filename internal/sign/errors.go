@@ -17,6 +17,8 @@ var (
 	ErrSwapped = errors.New("swapped")
 	// ErrProvenance: the provenance is missing, or is not of this image, builder or source.
 	ErrProvenance = errors.New("provenance")
+	// ErrBuilder: the provenance is by a builder that does not count.
+	ErrBuilder = fmt.Errorf("%w by another builder", ErrProvenance)
 	// ErrSBOM: the bill of materials is missing, or is not of this image.
 	ErrSBOM = errors.New("bill of materials")
 	// ErrNotLocked: the lock has another digest, or none.
@@ -44,8 +46,9 @@ const (
 	CheckLock       = "lock"
 )
 
-// CheckError is one check of one image that failed.
+// CheckError is one check of one image, or of one program of the nodes, that failed.
 type CheckError struct {
+	What   string // "image" or "program"
 	Image  string // NAME@DIGEST
 	Check  string // one of the Check constants
 	Err    error  // wraps one of the kinds
@@ -53,7 +56,7 @@ type CheckError struct {
 }
 
 func (e *CheckError) Error() string {
-	return fmt.Sprintf("image %s: check %q failed: %v\n  %s", e.Image, e.Check, e.Err, e.Advice)
+	return fmt.Sprintf("%s %s: check %q failed: %v\n  %s", e.What, e.Image, e.Check, e.Err, e.Advice)
 }
 
 func (e *CheckError) Unwrap() error { return e.Err }

@@ -20,6 +20,7 @@ type provenance struct {
 		BuildType          string `json:"buildType"`
 		ExternalParameters struct {
 			Image       string            `json:"image"`
+			Program     string            `json:"program"`
 			Version     string            `json:"version"`
 			Platform    string            `json:"platform"`
 			User        string            `json:"user"`
@@ -28,7 +29,8 @@ type provenance struct {
 			Binaries    []binaryParameter `json:"binaries"`
 		} `json:"externalParameters"`
 		InternalParameters struct {
-			Go string `json:"go"`
+			Go     string   `json:"go"`
+			CTools []string `json:"cTools"`
 		} `json:"internalParameters"`
 		ResolvedDependencies []struct {
 			URI    string            `json:"uri"`
@@ -51,54 +53,77 @@ type binaryParameter struct {
 	Pins    string   `json:"pins"`
 }
 
-// check compares a predicate with what is expected of the image called name, and returns
-// the builder. Without a lock only builder, build type and name are compared.
-func (p Policy) provenance(predicate []byte, name string) (builder string, err error) {
+// provenance compares a predicate with what is expected of the image, or program, called
+// name, and returns the builder. Without a lock only builder, build type and name are
+// compared.
+func (v *verification) provenance(predicate []byte) (builder string, err error) {
 	var pr provenance
 	if err := json.Unmarshal(predicate, &pr); err != nil {
 		return "", mistake(ErrProvenance, "it cannot be read: %w", err)
 	}
 	builder = pr.RunDetails.Builder.ID
 	external := pr.BuildDefinition.ExternalParameters
-	switch {
-	case !slices.Contains(p.builders(), builder):
-		return builder, mistake(ErrProvenance, "built by %q, which is none of %q", builder, p.builders())
-	case pr.BuildDefinition.BuildType != sbom.BuildType:
-		return builder, mistake(ErrProvenance, "the build type is %q and not %q", pr.BuildDefinition.BuildType, sbom.BuildType)
-	case external.Image != name:
-		return builder, mistake(ErrProvenance, "it is of the image %q", external.Image)
+	buildType, of := sbom.BuildType, external.Image
+	if v.program {
+		buildType, of = sbom.ProgramBuildType, external.Program
 	}
-	if p.Locked == nil {
+	switch {
+	case !v.AnyBuilder && !slices.Contains(v.builders(), builder):
+		return builder, mistake(ErrBuilder, "built by %q, which is none of %q", builder, v.builders())
+	case pr.BuildDefinition.BuildType != buildType:
+		return builder, mistake(ErrProvenance, "the build type is %q and not %q", pr.BuildDefinition.BuildType, buildType)
+	case of != v.name:
+		return builder, mistake(ErrProvenance, "it is of the %s %q", v.what(), of)
+	}
+	v.cTools = pr.BuildDefinition.InternalParameters.CTools
+	if v.Locked == nil {
 		return builder, nil
 	}
-	entry, ok := p.Locked.Images[name]
-	if !ok {
-		return builder, nil // which the check of the lock says
+	var d []string
+	if v.program {
+		if _, ok := v.Locked.Binaries[v.name]; ok { // else the check of the lock says so
+			d = pr.differences([]string{v.name}, v.Locked.Binaries)
+		}
+	} else if entry, ok := v.Locked.Images[v.name]; ok {
+		d = pr.imageDifferences(entry, v.Locked.Binaries)
 	}
-	if d := pr.differences(entry, p.Locked.Binaries); len(d) > 0 {
+	if len(d) > 0 {
 		return builder, mistake(ErrProvenance, "it was made from something else than the lock says: %s", strings.Join(d, "; "))
 	}
 	return builder, nil
 }
 
-// differences lists what is not as locked.
-func (pr provenance) differences(entry lock.Image, binaries map[string]lock.Binary) []string {
-	var found []string
-	compare := func(field string, have, want any) {
-		if h, w := fmt.Sprint(have), fmt.Sprint(want); h != w {
-			found = append(found, fmt.Sprintf("%s is %s, locked is %s", field, h, w))
-		}
+// comparison lists what is not as locked.
+type comparison []string
+
+func (c *comparison) equal(field string, have, want any) {
+	if h, w := fmt.Sprint(have), fmt.Sprint(want); h != w {
+		*c = append(*c, fmt.Sprintf("%s is %s, locked is %s", field, h, w))
 	}
+}
+
+func (pr provenance) imageDifferences(entry lock.Image, binaries map[string]lock.Binary) []string {
+	var found comparison
 	external := pr.BuildDefinition.ExternalParameters
-	compare("version", external.Version, entry.Version)
-	compare("user", external.User, entry.User)
-	compare("entrypoint", external.Entrypoint, entry.Entrypoint)
-	compare("directories", external.Directories, entry.Directories)
+	found.equal("version", external.Version, entry.Version)
+	found.equal("user", external.User, entry.User)
+	found.equal("entrypoint", external.Entrypoint, entry.Entrypoint)
+	found.equal("directories", external.Directories, entry.Directories)
+	if len(found) > 0 {
+		return found
+	}
+	return pr.differences(entry.Binaries, binaries)
+}
+
+// differences compares the binaries, and what they were made from.
+func (pr provenance) differences(want []string, binaries map[string]lock.Binary) []string {
+	var found comparison
+	external := pr.BuildDefinition.ExternalParameters
 	var names []string
 	for _, b := range external.Binaries {
 		names = append(names, b.Name)
 	}
-	compare("binaries", names, entry.Binaries)
+	found.equal("binaries", names, want)
 	if len(found) > 0 {
 		return found
 	}
@@ -109,17 +134,17 @@ func (pr provenance) differences(entry lock.Image, binaries map[string]lock.Bina
 	for _, b := range external.Binaries {
 		want := binaries[b.Name]
 		at := func(field string) string { return b.Name + "." + field }
-		compare(at("module"), b.Module, want.Module)
-		compare(at("package"), b.Package, want.Package)
-		compare(at("flags"), b.Flags, want.Flags)
-		compare(at("links"), b.Links, want.Links)
-		compare(at("pins"), b.Pins, want.Pins)
-		compare(at("go"), pr.BuildDefinition.InternalParameters.Go, want.Go)
+		found.equal(at("module"), b.Module, want.Module)
+		found.equal(at("package"), b.Package, want.Package)
+		found.equal(at("flags"), b.Flags, want.Flags)
+		found.equal(at("links"), b.Links, want.Links)
+		found.equal(at("pins"), b.Pins, want.Pins)
+		found.equal(at("go"), pr.BuildDefinition.InternalParameters.Go, want.Go)
 		if want.Tree != "" {
-			compare(at("tree"), "sha256:"+resolved["tree:"+b.Name]["orreryTree"], want.Tree)
+			found.equal(at("tree"), "sha256:"+resolved["tree:"+b.Name]["orreryTree"], want.Tree)
 		}
 		if path, version, ok := strings.Cut(want.Module, "@"); ok {
-			compare(at("sum"), resolved["pkg:golang/"+path+"@"+url.QueryEscape(version)]["dirHash1"], hexSum(want.Sum))
+			found.equal(at("sum"), resolved["pkg:golang/"+path+"@"+url.QueryEscape(version)]["dirHash1"], hexSum(want.Sum))
 		}
 	}
 	return found
@@ -148,26 +173,40 @@ type bom struct {
 	} `json:"metadata"`
 }
 
-// sbom compares a bill of materials with the image NAME@DIGEST, and with the lock.
-func (p Policy) sbom(predicate []byte, name, digest string) error {
+// sbom compares a bill of materials with what it is about, and with the lock.
+func (v *verification) sbom(predicate []byte) error {
 	var b bom
 	if err := json.Unmarshal(predicate, &b); err != nil {
 		return mistake(ErrSBOM, "it cannot be read: %w", err)
 	}
 	root := b.Metadata.Component
-	if b.BOMFormat != "CycloneDX" || root.Name != name {
+	if b.BOMFormat != "CycloneDX" || root.Name != v.name {
 		return mistake(ErrSBOM, "it is a %q document about %q", b.BOMFormat, root.Name)
 	}
 	for _, h := range root.Hashes {
-		if h.Alg == "SHA-256" && "sha256:"+h.Content != digest {
+		if h.Alg == "SHA-256" && "sha256:"+h.Content != v.digest {
 			return mistake(ErrSBOM, "it describes sha256:%s", h.Content)
 		}
 	}
-	if p.Locked != nil && p.Locked.Images[name].SBOM != "" {
+	if want := v.lockedSBOM(); want != "" {
 		// Documents end with a line feed, which a predicate cannot carry.
-		if have, want := digestOf(append(slices.Clone(predicate), '\n')), p.Locked.Images[name].SBOM; have != want {
+		if have := digestOf(append(slices.Clone(predicate), '\n')); have != want {
 			return mistake(ErrSBOM, "its digest is %s, locked is %s", have, want)
 		}
 	}
 	return nil
+}
+
+// lockedSBOM is what the lock says; empty when it says nothing of these bytes.
+func (v *verification) lockedSBOM() string {
+	switch {
+	case v.Locked == nil:
+		return ""
+	case !v.program:
+		return v.Locked.Images[v.name].SBOM
+	}
+	if b := v.Locked.Binaries[v.name]; "sha256:"+b.SHA256 == v.digest {
+		return b.SBOM
+	}
+	return "" // of a program with C in it, made with other tools than the locked one
 }

@@ -20,6 +20,8 @@ type Policy struct {
 	Keys []PublicKey
 	// Builders whose provenance counts. Default: this machine ([sbom.LocalBuilder]).
 	Builders []string
+	// AnyBuilder: whoever built it, when only the signature is asked about.
+	AnyBuilder bool
 	// Locked is what the lock has for the platform; nil compares with nothing.
 	Locked *lock.Platform
 	// Foreign is for an image that is not built here: it has neither our provenance nor a
@@ -101,6 +103,8 @@ type verification struct {
 	report       Report
 	errs         []error
 
+	program  bool      // a program of the nodes, and no image
+	cTools   []string  // that the provenance names
 	listErr  error     // of the list of referrers
 	trusted  []trusted // statements by a trusted key
 	rejected []error   // why the others do not count
@@ -111,11 +115,18 @@ type trusted struct {
 	key PublicKey
 }
 
+func (v *verification) what() string {
+	if v.program {
+		return "program"
+	}
+	return "image"
+}
+
 func (v *verification) say(check string, err error, format string, a ...any) {
 	r := Result{Check: check, State: Passed, Detail: fmt.Sprintf(format, a...)}
 	if err != nil {
 		r.State, r.Detail = Failed, err.Error()
-		v.errs = append(v.errs, &CheckError{Image: v.name + "@" + v.digest, Check: check, Err: err, Advice: advice(err)})
+		v.errs = append(v.errs, &CheckError{What: v.what(), Image: v.name + "@" + v.digest, Check: check, Err: err, Advice: v.advice(err)})
 	}
 	v.report.Checks = append(v.report.Checks, r)
 }
@@ -124,8 +135,12 @@ func (v *verification) skip(check, why string) {
 	v.report.Checks = append(v.report.Checks, Result{Check: check, State: Skipped, Detail: why})
 }
 
-func advice(err error) string {
+func (v *verification) advice(err error) string {
 	switch {
+	case errors.Is(err, ErrBuilder):
+		return "if that builder is right, name it in images.builders of orrery.yaml; if not, do not run the " + v.what()
+	case v.program && (errors.Is(err, ErrTampered) || errors.Is(err, ErrSwapped) || errors.Is(err, ErrUnsigned)):
+		return "the nodes' programs or what was said of them changed since they were put there: find out who did it. 'orrery down' and 'orrery up' make them anew"
 	case errors.Is(err, ErrTampered), errors.Is(err, ErrSwapped):
 		return "somebody changed the mirror behind its back; find out who. 'orrery down' and 'orrery up' make it anew"
 	case errors.Is(err, ErrWrongKey):
@@ -268,12 +283,12 @@ func (v *verification) documents() {
 		return
 	}
 	v.document(CheckProvenance, ProvenancePredicate, ErrProvenance, func(s statement) (string, error) {
-		builder, err := v.Policy.provenance(s.Predicate, v.name)
+		builder, err := v.provenance(s.Predicate)
 		v.report.Builder = builder
 		return "by " + builder, err
 	})
 	v.document(CheckSBOM, SBOMPredicate, ErrSBOM, func(s statement) (string, error) {
-		return "CycloneDX", v.Policy.sbom(s.Predicate, v.name, v.digest)
+		return "CycloneDX", v.sbom(s.Predicate)
 	})
 }
 

@@ -389,11 +389,14 @@ func FuzzPredicates(f *testing.F) {
 	f.Add(docs.SBOM)
 	p := Policy{Locked: locked}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if builder, err := p.provenance(data, imageName); err == nil && builder != p.builders()[0] {
-			t.Fatalf("builder %q", builder)
-		}
-		if err := p.sbom(data, imageName, digest); err == nil && !json.Valid(data) {
-			t.Fatal("no JSON is accepted")
+		for _, program := range []bool{false, true} {
+			v := &verification{Policy: p, name: imageName, digest: digest, program: program}
+			if builder, err := v.provenance(data); err == nil && builder != p.builders()[0] {
+				t.Fatalf("builder %q", builder)
+			}
+			if err := v.sbom(data); err == nil && !json.Valid(data) {
+				t.Fatal("no JSON is accepted")
+			}
 		}
 	})
 }

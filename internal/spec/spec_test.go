@@ -203,6 +203,7 @@ func TestMistakes(t *testing.T) {
 		{"verify", head + "images: {verify: 'off'}\n", "orrery.yaml:3: spec path `images.verify`: want \"enforce\" or \"warn\", got \"off\""},
 		{"allowed by tag", head + "images:\n  allow:\n  - ghcr.io/x:1\n", "orrery.yaml:5: spec path `images.allow[0]`: image reference \"ghcr.io/x:1\" has no digest; add @sha256:… and 64 hexadecimal digits, so that it always means the same content"},
 		{"allow", head + "images:\n  allow: [ghcr.io/x@sha256:1]\n", "orrery.yaml:4: spec path `images.allow[0]`: image reference \"ghcr.io/x@sha256:1\": what follows @ must be sha256: and 64 hexadecimal digits in lower case"},
+		{"no builder", head + "images: {builders: [local]}\n", "orrery.yaml:3: spec path `images.builders[0]`: want the URI that a provenance names its builder by, such as https://orrery.dev/builder/local, got \"local\""},
 		{"no key file", head + "images: {trustedKeys: ['']}\n", "orrery.yaml:3: spec path `images.trustedKeys[0]`: want a PEM file with a public key, got nothing"},
 		{"password", head + "images: {password: {sops: a}}\n", "orrery.yaml:3: spec path `images.password.key`: want the name of the value in images.password.sops, got nothing"},
 		{"password in clear", head + "images: {password: hunter2}\n", "orrery.yaml:3: spec path `images.password`: want a mapping, got \"hunter2\""},

@@ -126,6 +126,9 @@ type Images struct {
 	// TrustedKeys are PEM files with public keys whose signatures count, relative to
 	// orrery.yaml. The environment's own key always does.
 	TrustedKeys []string `json:"trustedKeys,omitempty" jsonschema:"uniqueItems=true"`
+	// Builders are those whose provenance counts, by the URI that it names. Default: this
+	// machine, https://orrery.dev/builder/local; a list takes the place of the default.
+	Builders []string `json:"builders,omitempty" jsonschema:"uniqueItems=true"`
 	// Allow lists further images, by digest (HOST/PATH@sha256:…), that pods in guarded
 	// namespaces may run.
 	Allow []string `json:"allow,omitempty" jsonschema:"uniqueItems=true"`

@@ -222,6 +222,12 @@ func (e *Environment) validateImages(c *collector) {
 		}
 	}
 	duplicates(c, "images.trustedKeys", i.TrustedKeys)
+	for n, builder := range i.Builders {
+		if !uriForm.MatchString(builder) {
+			c.add(fmt.Sprintf("images.builders[%d]", n), "want the URI that a provenance names its builder by, such as https://orrery.dev/builder/local, got %q", builder)
+		}
+	}
+	duplicates(c, "images.builders", i.Builders)
 	for n, ref := range i.Allow {
 		if _, err := reference.ParsePinned(ref); err != nil {
 			c.add(fmt.Sprintf("images.allow[%d]", n), "%v", err)
@@ -237,6 +243,9 @@ func (e *Environment) validateImages(c *collector) {
 		}
 	}
 }
+
+// uriForm is as much of RFC 3986 as tells a URI from a name.
+var uriForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:[^\s<>"]+$`)
 
 // unusable names the special addresses that p holds.
 func unusable(p netip.Prefix) string {
