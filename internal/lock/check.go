@@ -81,6 +81,9 @@ func (d Drift) remedy() string {
 	if d.Kind == "image" {
 		return "the inputs are as locked and the bytes are not: 'orrery images reproduce " + d.Name + "' tells whether this machine makes the same twice; if the way images are made changed: orrery lock"
 	}
+	if len(d.Differences) == 1 && d.Differences[0].Field == "sbom" {
+		return "the program is as locked and what is said of it is not: if licences or their list changed, orrery lock"
+	}
 	return "the inputs are as locked and the bytes are not: remove the cache and build again; if it stays, this machine's Go or disk is not to be trusted"
 }
 
