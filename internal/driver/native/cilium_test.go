@@ -69,7 +69,7 @@ func TestCiliumConfig(t *testing.T) {
 			"ipam": "kubernetes", "k8s-require-ipv4-pod-cidr": "true", "kube-proxy-replacement": "true",
 			"ipv4-native-routing-cidr": "10.244.0.0/16", "prometheus-serve-addr": "10.89.0.11:9962",
 			"enable-ipv4-masquerade": fmt.Sprint(egress), "enable-bpf-masquerade": fmt.Sprint(egress),
-			"enable-l7-proxy": "false", "k8s-kubeconfig-path": "/etc/kubernetes/cilium-agent.conf",
+			"enable-l7-proxy": "true", "enable-bpf-tproxy": "true", "k8s-kubeconfig-path": "/etc/kubernetes/cilium-agent.conf",
 		} {
 			if m[key] != want {
 				t.Errorf("egress %t: %s is %q, want %q", egress, key, m[key], want)

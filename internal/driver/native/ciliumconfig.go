@@ -20,8 +20,8 @@ func ciliumCommon(c cluster) map[string]string {
 		"ipam":                   "kubernetes",
 		"kube-proxy-replacement": "true",
 		"k8s-namespace":          ciliumNamespace,
-		// HTTP rules would need Envoy.
-		"enable-l7-proxy":          "false",
+		// For the DNS proxy, by which toFQDNs rules learn addresses. HTTP rules would need Envoy.
+		"enable-l7-proxy":          "true",
 		"enable-k8s-networkpolicy": "true",
 		"enable-policy":            "default",
 	}
@@ -47,19 +47,20 @@ func ciliumAgentConfig(c cluster, n node) map[string]string {
 		"enable-ipv4-masquerade": strconv.FormatBool(c.Egress),
 		"enable-bpf-masquerade":  strconv.FormatBool(c.Egress),
 		"enable-ipv6-masquerade": "false",
-		// Everything is done in BPF; no rule of iptables is needed.
-		"install-iptables-rules": "false",
-		"cgroup-root":            ciliumCgroup,
-		"bpf-root":               bpfFolder,
-		"lib-dir":                ciliumLib,
-		"state-dir":              ciliumRun,
-		"socket-path":            ciliumRun + "/cilium.sock",
-		"procfs":                 "/proc",
+		// The proxy gets its packets from BPF too; see datapath.go about iptables.
+		"enable-bpf-tproxy": "true",
+		"cgroup-root":       ciliumCgroup,
+		"bpf-root":          bpfFolder,
+		"lib-dir":           ciliumLib,
+		"state-dir":         ciliumRun,
+		"socket-path":       ciliumRun + "/cilium.sock",
+		"procfs":            "/proc",
 		// Written when the agent is ready, and only then the kubelet calls the node Ready.
-		"write-cni-conf-when-ready": "/etc/cni/net.d/05-cilium.conflist",
-		"cni-exclusive":             "true",
-		"cni-log-file":              ciliumRun + "/cilium-cni.log",
-		"external-envoy-proxy":      "false",
+		"write-cni-conf-when-ready":   "/etc/cni/net.d/05-cilium.conflist",
+		"cni-exclusive":               "true",
+		"cni-log-file":                ciliumRun + "/cilium-cni.log",
+		"external-envoy-proxy":        "false",
+		"disable-envoy-version-check": "true",
 
 		"enable-health-checking":          "true",
 		"enable-endpoint-health-checking": "true",

@@ -64,6 +64,15 @@ func (d *datapath) lay(b *rootBuilder) {
 	}
 }
 
+// tools of the agent that the host need not have. It insists on iptables when it has a proxy,
+// even one that gets its packets from BPF (enable-bpf-tproxy). Of all its rules only hostTraffic
+// is of use then, and that is there already; this one takes them and does nothing.
+func (d *datapath) tools(b *rootBuilder) {
+	const iptables = "/run/tools/iptables"
+	b.file(iptables, "#!/bin/sh\nexit 0\n")
+	b.do("chmod "+iptables, func() error { return os.Chmod(b.in(iptables), 0o755) })
+}
+
 // start runs when the node has its root and its network.
 func (d *datapath) start() error {
 	cmd := exec.Command("/run/tools/nft", "-f", "-")

@@ -163,6 +163,9 @@ func enterRoot(c initConfig, cg cgroups) error {
 			}
 		}
 	}
+	if c.Datapath != nil {
+		c.Datapath.tools(b)
+	}
 	if b.err != nil {
 		return fmt.Errorf("root file system of %s: %w", c.Hostname, b.err)
 	}
