@@ -38,10 +38,10 @@ var numbers = map[string]string{
 var (
 	defined = regexp.MustCompile(`(?m)^#define[ \t]+(\w+)[ \t]+(0x[0-9a-fA-F]+|[0-9]+)[ \t]*$`)
 	// address is an initialiser of Cilium's union macaddr.
-	address  = regexp.MustCompile(`\{\s*\.addr\s*=\s*\{\s*(0x[0-9a-fA-F]{1,2}(?:\s*,\s*0x[0-9a-fA-F]{1,2}){5})\s*\}\s*\}`)
-	byteForm = regexp.MustCompile(`0x[0-9a-fA-F]{1,2}`)
-	// conditional: the preprocessor wants a number, not a variable.
-	conditional = regexp.MustCompile(`(?m)^[ \t]*#[ \t]*(?:el)?if\b.*$`)
+	address     = regexp.MustCompile(`\{\s*\.addr\s*=\s*\{\s*(0x[0-9a-fA-F]{1,2}(?:\s*,\s*0x[0-9a-fA-F]{1,2}){5})\s*\}\s*\}`)
+	byteForm    = regexp.MustCompile(`0x[0-9a-fA-F]{1,2}`)
+	definedForm = regexp.MustCompile(`\bdefined\s*(?:\(\s*(\w+)\s*\)|(\w+))`)
+	word        = regexp.MustCompile(`\w+`)
 )
 
 // generalise returns node_config.h with variables in place of the node's numbers, and what they
@@ -49,18 +49,6 @@ var (
 // stay numbers.
 func generalise(in *input) (text []byte, values []value) {
 	text = in.files[in.node]
-	inConditions := func(macro string) bool {
-		word := regexp.MustCompile(`\b` + macro + `\b`)
-		for _, file := range in.files {
-			for _, line := range conditional.FindAll(file, -1) {
-				// "defined X" asks whether there is one, which does not change.
-				if word.Match(regexp.MustCompile(`defined\s*\(?\s*`+macro+`\b`).ReplaceAll(line, nil)) {
-					return true
-				}
-			}
-		}
-		return false
-	}
 	var declarations bytes.Buffer
 	declare := func(name, typ string, size int) {
 		fmt.Fprintf(&declarations, "__attribute__((section(%q))) volatile const %s %s%s;\n", configSection, typ, name,
@@ -71,7 +59,7 @@ func generalise(in *input) (text []byte, values []value) {
 		macro := string(m[1])
 		typ := numbers[macro]
 		number, err := strconv.ParseUint(string(m[2]), 0, 64)
-		if typ == "" || err != nil || inConditions(macro) {
+		if typ == "" || err != nil || in.calculates(macro) {
 			return line
 		}
 		v := value{name: variable + strings.ToLower(macro), data: binary.NativeEndian.AppendUint64(nil, number)}
@@ -106,6 +94,22 @@ func generalise(in *input) (text []byte, values []value) {
 		return text, nil
 	}
 	return append(declarations.Bytes(), text...), values
+}
+
+// calculates reports whether the preprocessor wants the macro's number. Whether there is such a
+// macro does not change.
+func (in *input) calculates(macro string) bool {
+	for _, line := range in.conditions {
+		if !bytes.Contains(line, []byte(macro)) {
+			continue
+		}
+		for _, w := range word.FindAll(definedForm.ReplaceAll(line, nil), -1) {
+			if string(w) == macro {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 const (

@@ -23,14 +23,18 @@ type input struct {
 	order  []string          // paths in the order in which they were found
 	absent []string          // paths that clang would have preferred, had they been there
 	node   string            // path of node_config.h; empty when it is not included
+	// conditions are all lines that the preprocessor calculates: #if and #elif.
+	conditions [][]byte
 }
 
-var (
-	directive = regexp.MustCompile(`(?m)^[ \t]*#[ \t]*(include_next|include|import|embed)\b[ \t]*(.*)$`)
-	named     = regexp.MustCompile(`^(?:"([^"\n]+)"|<([^>\n]+)>)`)
-	// doubtful has clang look at files, or at the clock, in ways that are not followed here.
-	doubtful = regexp.MustCompile(`__has_include|__has_embed|\.incbin|__DATE__|__TIME__|__TIMESTAMP__|_Pragma\s*\(\s*"\s*clang\s+module`)
-)
+var named = regexp.MustCompile(`^[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)`)
+
+// doubtful has clang look at files, or at the clock, in ways that are not followed here; or is
+// another way of writing #.
+var doubtful = [][]byte{
+	[]byte("__has_include"), []byte("__has_embed"), []byte(".incbin"), []byte("__DATE__"), []byte("__TIME"),
+	[]byte("#pragma clang module"), []byte("%:"), []byte("??="), []byte("\\\r\n"),
+}
 
 // maxInput bounds what is read for a request, in bytes. Cilium's source is 2 MB.
 const maxInput = 64 << 20
@@ -59,16 +63,18 @@ func scan(r request) (*input, error) {
 			// Comments have the node's addresses, and no say.
 			text = withoutComments(text)
 		}
-		if doubtful.Match(text) || bytes.Contains(text, []byte("\\\r\n")) {
-			return nil, fmt.Errorf("%w: %s", errForeign, path)
+		for _, d := range doubtful {
+			if bytes.Contains(text, d) {
+				return nil, fmt.Errorf("%w: %s has %s", errForeign, path, d)
+			}
 		}
 		in.files[path] = text
 		in.order = append(in.order, path)
-		for _, m := range directive.FindAllSubmatch(text, -1) {
-			name := named.FindSubmatch(m[2])
-			if string(m[1]) != "include" || name == nil {
-				return nil, fmt.Errorf("%w: %s: %s", errForeign, path, bytes.TrimSpace(m[0]))
-			}
+		included, err := in.directives(path, text)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range included {
 			found, err := in.find(r, filepath.Dir(path), string(name[1]), string(name[2]))
 			if err != nil {
 				return nil, err
@@ -79,6 +85,60 @@ func scan(r request) (*input, error) {
 		}
 	}
 	return in, nil
+}
+
+// directives are the names that text includes, as named matches them. Every # is looked at,
+// also those in comments and literals: what looks like a directive there costs a file too many.
+func (in *input) directives(path string, text []byte) (included [][][]byte, err error) {
+	for at := 0; ; {
+		i := bytes.IndexByte(text[at:], '#')
+		if i < 0 {
+			return included, nil
+		}
+		at += i + 1
+		rest := bytes.TrimLeft(text[at:], " \t")
+		n := 0
+		for n < len(rest) && (rest[n] >= 'a' && rest[n] <= 'z' || rest[n] == '_') {
+			n++
+		}
+		word := string(rest[:n])
+		rest = rest[n:]
+		// A directive may be cut by a comment or by the end of a line that goes on.
+		if len(rest) > 0 && (rest[0] == '\\' || n == 0 && bytes.HasPrefix(rest, []byte("/*"))) && !isPaste(text, at) {
+			return nil, fmt.Errorf("%w: %s: a directive in two parts", errForeign, path)
+		}
+		switch word {
+		case "if", "elif":
+			in.conditions = append(in.conditions, logicalLine(rest))
+		case "include":
+			name := named.FindSubmatch(rest)
+			if name == nil {
+				return nil, fmt.Errorf("%w: %s: an #include of no name", errForeign, path)
+			}
+			included = append(included, name)
+		case "include_next", "import", "embed":
+			return nil, fmt.Errorf("%w: %s: #%s", errForeign, path, word)
+		}
+	}
+}
+
+// isPaste reports whether the # before at is part of ##.
+func isPaste(text []byte, at int) bool {
+	return at >= 2 && text[at-2] == '#' || at < len(text) && text[at] == '#'
+}
+
+// logicalLine is text up to the end of a line that does not go on.
+func logicalLine(text []byte) []byte {
+	for at := 0; ; {
+		i := bytes.IndexByte(text[at:], '\n')
+		if i < 0 {
+			return text
+		}
+		at += i + 1
+		if at < 2 || text[at-2] != '\\' {
+			return text[:at]
+		}
+	}
 }
 
 // find is the file that an #include means: "quoted" beside the file that it stands in, then,
