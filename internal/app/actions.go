@@ -44,6 +44,10 @@ func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float6
 		return ui.StateFailed, err
 	}
 	if _, err := p.supply.Binary(ctx, bin); err != nil {
+		if clang := p.hostCompiler(ctx, bin); clang != "" {
+			p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: s.ID, Phase: "build", Message: fmt.Sprintf("this host's own %s is used in place of %s, which cannot be had: %v", clang, bin.Name, err)})
+			return ui.StateDone, nil
+		}
 		return ui.StateFailed, err
 	}
 	if cached { // compared before the first step
@@ -73,26 +77,13 @@ func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, floa
 	for _, b := range p.catalog.Distribution.Programs() {
 		g.Go(func() error { return p.place(ctx, b) })
 	}
-	for _, b := range p.catalog.Distribution.Archives {
-		g.Go(func() error { return p.unpack(ctx, b) })
-	}
+	g.Go(func() error { return p.archives(ctx) })
 	if err := g.Wait(); err != nil {
 		return ui.StateFailed, err
 	}
 	return p.drive(driver.Driver.Ensure)(ctx, s, r)
 }
 
-// unpack lays out an archive of the node distribution as a folder of its name beside the
-// programs'.
-func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
-	packed := filepath.Join(p.stateDir, "dist", "archives")
-	archive := func() (string, error) { return filepath.Join(packed, bin.Name), p.supply.Link(ctx, packed, bin) }
-	sum := ""
-	if p.locked != nil {
-		sum = p.locked.Binaries[bin.Name].SHA256
-	}
-	return image.Unpack(ctx, cacheRoot(), sum, filepath.Join(p.stateDir, "dist", bin.Name), archive)
-}
 
 func (p *platform) registry() string { return fmt.Sprintf("127.0.0.1:%d", p.spec.Ports.Registry) }
 

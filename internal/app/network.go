@@ -30,6 +30,3 @@ func (s *session) decideNetwork(ctx context.Context, have *spec.Environment) {
 		s.networkReason = "ptp instead of cilium: " + errors.Join(lacks...).Error()
 	}
 }
-
-// compiler of BPF programs; nil means the host's own clang.
-func (s *session) compiler() native.Compiler { return nil }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/apt"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/dashboard"
@@ -162,6 +163,9 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 	for name, bin := range p.binaries {
 		g.Go(func() error {
 			ok, err := p.supply.Cached(ctx, bin)
+			if err == nil && !ok && bin.Debian != nil && apt.Available() != nil {
+				ok = p.hostCompiler(ctx, bin) != "" // it never will be, and need not
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			in.Cached[name] = ok

@@ -302,6 +302,9 @@ func checkDistribution(d Distribution) []string {
 		p.binaries(at+".cni", slices.Concat(n.CNI, d.CNI))
 		p.binaries(at+".archives", n.Archives)
 		for i, b := range n.Archives {
+			if b.Name == "bin" || b.Name == "objects" {
+				p.add(fmt.Sprintf("%s.archives[%d].name", at, i), "is %q, which nodes have another folder of", b.Name)
+			}
 			if !b.Archive() {
 				p.add(fmt.Sprintf("%s.archives[%d]", at, i), "is a program; give folder or debian")
 			}

@@ -48,6 +48,8 @@ type Folder struct {
 	Path string `json:"path"`
 	// Without are folders and files below Path that are left out.
 	Without []string `json:"without,omitempty"`
+	// Flat takes the files out of their folders, which are left out.
+	Flat bool `json:"flat,omitempty"`
 }
 
 // Debian is a program of Debian's with the libraries that it needs. Nothing of it is

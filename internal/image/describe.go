@@ -82,6 +82,9 @@ func (b *Builder) describeArchive(bin catalog.Binary, src source, key string) (d
 		for _, w := range f.Without {
 			d.Flags = append(d.Flags, "without "+w)
 		}
+		if f.Flat {
+			d.Flags = append(d.Flags, "flat")
+		}
 		if d.Sum, err = src.sum(bin); err != nil {
 			return d, fmt.Errorf("archive %s: %w", bin.Name, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,6 +35,9 @@ func (b *Builder) archiveKey(bin catalog.Binary, s source) (string, error) {
 		}
 		h.add("folder", f.Path, s.ref, sum)
 		h.add("without", f.Without...)
+		if f.Flat {
+			h.add("flat")
+		}
 	}
 	if d := bin.Debian; d != nil {
 		h.add("debian", d.Suite, d.Program, b.arch())
@@ -69,6 +73,9 @@ func (b *Builder) packFolder(ctx context.Context, bin catalog.Binary, s source, 
 		left := slices.ContainsFunc(bin.Folder.Without, func(w string) bool { return name == w || strings.HasPrefix(name, w+"/") })
 		if !inside || left || strings.HasSuffix(name, "/") {
 			continue
+		}
+		if bin.Folder.Flat {
+			name = path.Base(name)
 		}
 		files = append(files, archived{name: name, mode: 0o644, size: int64(f.UncompressedSize64), open: f.Open})
 	}
@@ -111,18 +118,19 @@ type archived struct {
 
 // writeArchive makes the same bytes of the same files: nothing of the machine or the time
 // gets in.
-func writeArchive(path string, files []archived) error {
+func writeArchive(to string, files []archived) error {
 	slices.SortFunc(files, func(a, b archived) int { return strings.Compare(a.name, b.name) })
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	w := tar.NewWriter(out)
+	w, last := tar.NewWriter(out), ""
 	for _, f := range files {
-		if !filepath.IsLocal(f.name) {
-			return fmt.Errorf("%q is no name for a file of an archive", f.name)
+		if !filepath.IsLocal(f.name) || f.name == last {
+			return fmt.Errorf("%q is no name for a file of an archive, or that of two", f.name)
 		}
+		last = f.name
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: f.size, Format: tar.FormatPAX}); err != nil {
 			return err
 		}

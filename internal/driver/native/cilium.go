@@ -79,8 +79,7 @@ func (cilium) routes(cluster, node) []route { return nil }
 
 func (cilium) services(c cluster, n node) []service {
 	environment := []string{
-		"PATH=" + nodeBin[:len(nodeBin)-1] + ":" + llvmFolder + "/bin:/run/tools",
-		"LD_LIBRARY_PATH=" + llvmFolder + "/lib", // clang's
+		"PATH=" + nodeBin[:len(nodeBin)-1] + ":/run/tools", // clang is the one in front of llvmFolder's
 		"K8S_NODE_NAME=" + n.Name, "CILIUM_K8S_NAMESPACE=" + ciliumNamespace,
 	}
 	// Both give up, or wait for many seconds, when what they want to watch does not exist yet

@@ -68,7 +68,7 @@ func realHost() host {
 		},
 		routes:  hostRoutes,
 		inotify: inotifyInstances,
-		bpf:     tryBPF, compiler: clangOnPath,
+		bpf:     tryBPF, compiler: HostClang,
 	}
 }
 

@@ -144,20 +144,34 @@ func (h host) checkTools(context.Context) check.Result {
 	return check.OK("%s is there", strings.Join(datapathTools, ", "))
 }
 
-// clangOnPath is the compiler of the host.
-func clangOnPath(ctx context.Context) (string, error) {
-	path, err := proc.Look("clang")
-	if errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("clang not found, which compiles the BPF programs for each node: apt-get install clang (%d.%d or later)", bpfCompiler[0], bpfCompiler[1])
+// hostClangs are the names that a clang may have on PATH, in order of preference.
+var hostClangs = []string{"clang", "clang-21", "clang-20", "clang-19", "clang-18"}
+
+// HostClang is the path of the host's own clang, if it has one that is new enough. It is a
+// [Compiler].
+func HostClang(ctx context.Context) (string, error) {
+	var tooOld error
+	for _, name := range hostClangs {
+		path, err := proc.Look(name)
+		if errors.Is(err, exec.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		var out strings.Builder
+		if err := proc.Run(ctx, &proc.Cmd{Path: path, Args: []string{"--version"}, Stdout: &out}); err != nil {
+			return "", fmt.Errorf("%s --version: %w", path, err)
+		}
+		if err = checkClang(path, out.String()); err == nil {
+			return path, nil
+		}
+		tooOld = errors.Join(tooOld, err)
 	}
-	if err != nil {
-		return "", err
+	if tooOld != nil {
+		return "", tooOld
 	}
-	var out strings.Builder
-	if err := proc.Run(ctx, &proc.Cmd{Path: path, Args: []string{"--version"}, Stdout: &out}); err != nil {
-		return "", fmt.Errorf("%s --version: %w", path, err)
-	}
-	return path, checkClang(path, out.String())
+	return "", fmt.Errorf("clang not found, which compiles the BPF programs for each node: apt-get install clang (%d.%d or later)", bpfCompiler[0], bpfCompiler[1])
 }
 
 var clangVersion = regexp.MustCompile(`clang version (\d+\.\d+)`)

@@ -1,0 +1,151 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/apt"
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/driver/native"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// objectsDir of the cache has what nodes of all environments compiled; see
+// internal/clangcache.
+const objectsDir = "objects"
+
+// archives lays out the archives of the node distribution, each as a folder of its name beside
+// the programs'; and, where there is a compiler among them, the folder that nodes share what
+// they compile in.
+func (p *platform) archives(ctx context.Context) error {
+	var g errgroup.Group
+	for _, bin := range p.catalog.Distribution.Archives {
+		g.Go(func() error { return p.unpack(ctx, bin) })
+		if bin.Debian != nil {
+			g.Go(p.shareObjects)
+		}
+	}
+	return g.Wait()
+}
+
+func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
+	dir := filepath.Join(p.stateDir, "dist", bin.Name)
+	if cached, err := p.supply.Cached(ctx, bin); err == nil && !cached {
+		if clang := p.hostCompiler(ctx, bin); clang != "" {
+			return linkCompiler(dir, clang)
+		}
+	}
+	packed := filepath.Join(p.stateDir, "dist", ".archives")
+	archive := func() (string, error) { return filepath.Join(packed, bin.Name), p.supply.Link(ctx, packed, bin) }
+	sum := ""
+	if p.locked != nil {
+		sum = p.locked.Binaries[bin.Name].SHA256
+	}
+	return image.Unpack(ctx, cacheRoot(), sum, dir, archive)
+}
+
+// linkCompiler has nodes run the host's own clang, which they see where the host does.
+func linkCompiler(dir, clang string) error {
+	at := filepath.Join(dir, "bin", "clang")
+	if to, err := os.Readlink(at); err == nil && to == clang {
+		return nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(clang, at)
+}
+
+func (p *platform) shareObjects() error {
+	shared, at := filepath.Join(cacheRoot(), objectsDir), filepath.Join(p.stateDir, "dist", objectsDir)
+	if err := os.MkdirAll(shared, 0o700); err != nil {
+		return err
+	}
+	if to, err := os.Readlink(at); err == nil && to == shared {
+		return nil
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(shared, at)
+}
+
+// hostCompiler is the host's own clang where bin is the compiler, and nodes can see it; empty
+// otherwise.
+func (p *platform) hostCompiler(ctx context.Context, bin catalog.Binary) string {
+	if bin.Debian == nil {
+		return ""
+	}
+	clang, err := native.HostClang(ctx)
+	if err == nil {
+		clang, err = filepath.EvalSymlinks(clang)
+	}
+	if err != nil || !strings.HasPrefix(clang, "/usr/") { // nodes see the host's /usr
+		return ""
+	}
+	return clang
+}
+
+// compiler of BPF programs: Debian's, where it is in the cache or can be fetched, or came in a
+// bundle; else the host's own.
+func (s *session) compiler() native.Compiler {
+	return func(ctx context.Context) (string, error) {
+		bin, have, err := s.ownCompiler(ctx)
+		switch {
+		case err != nil:
+			return "", err
+		case have:
+			return bin.Name + " " + bin.Version, nil
+		}
+		unavailable := error(fmt.Errorf("bundle %s was made without %s", s.bundle, bin.Name))
+		if !s.fromBundle() {
+			if unavailable = apt.Available(); unavailable == nil {
+				return fmt.Sprintf("%s %s, fetched from Debian,", bin.Name, bin.Version), nil
+			}
+		}
+		clang, err := native.HostClang(ctx)
+		if err != nil {
+			return "", fmt.Errorf("%w; %w", unavailable, err)
+		}
+		return clang, nil
+	}
+}
+
+// ownCompiler is the compiler of the catalogue, and whether it is on this machine.
+func (s *session) ownCompiler(ctx context.Context) (bin catalog.Binary, have bool, err error) {
+	cat, err := s.loadCatalog()
+	if err != nil {
+		return bin, false, err
+	}
+	for _, a := range cat.Distribution.For(spec.PluginCilium).Archives {
+		if a.Debian == nil {
+			continue
+		}
+		locked, err := loadLocked(cat.Root)
+		if err != nil {
+			return a, false, err
+		}
+		_, supply, err := s.suppliers(cat.Root, locked, s.spec.Images.Sources, ui.Discard)
+		if err != nil {
+			return a, false, err
+		}
+		have, err = supply.Cached(ctx, a)
+		return a, have, err
+	}
+	return bin, false, errors.New("the catalogue names no compiler of BPF programs for network plugin cilium")
+}
