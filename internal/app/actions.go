@@ -83,7 +83,6 @@ func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, floa
 	return p.drive(driver.Driver.Ensure)(ctx, s, r)
 }
 
-
 func (p *platform) registry() string { return fmt.Sprintf("127.0.0.1:%d", p.spec.Ports.Registry) }
 
 func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
