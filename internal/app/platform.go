@@ -71,6 +71,7 @@ func (s *session) platform(names []string) (*platform, error) {
 		return nil, err
 	}
 	useMeasured(cat, locked)
+	cat = cat.For(s.spec.Network.Plugin)
 	components, err := cat.Select(s.spec.Overlay, names)
 	if err != nil {
 		return nil, usageError{err}

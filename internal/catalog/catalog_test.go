@@ -161,6 +161,7 @@ func TestLoadErrors(t *testing.T) {
 		{"several mistakes at once", web, "namespace: apps\nneeds: [dns]", "namespace: Apps\nneeds: [dns, dns, web]", []string{"namespace: is", "needs[1]: \"dns\" is listed already", "needs[2]: a component cannot need itself"}},
 		{"bootstrap outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\nbootstrap: [web]", []string{`bootstrap[0]: is "web", which is not among components`}},
 		{"gate outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\ngate: web", []string{`gate: is "web", which is not among components`}},
+		{"another network", web, "needs: [dns]", "needs: [dns]\nwhen: {network: calico}", []string{`when.network: is "calico"; must be one of cilium, ptp`}},
 		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
 		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},
 		{"both renders", web, "{chart: chart}", "{chart: chart, kustomize: k}", []string{"render: names both"}},
@@ -287,6 +288,38 @@ func TestSelectGate(t *testing.T) {
 	}
 	if needs := c.Components["a"].Needs; needs != nil {
 		t.Errorf("the catalogue was changed: a needs %q", needs)
+	}
+}
+
+// What is for another network is neither selected nor needed, and asking for it says why.
+func TestFor(t *testing.T) {
+	c := &Catalog{
+		Components: map[string]Component{
+			"agents": {Name: "agents", When: When{Network: "cilium"}}, "proxy": {Name: "proxy", When: When{Network: "ptp"}},
+			"z": {Name: "z", Needs: []string{"agents", "proxy"}},
+		},
+		Overlays: map[string]Overlay{"local": {Name: "local", Components: []string{"agents", "proxy", "z"}, Bootstrap: []string{"agents"}}},
+	}
+	for network, want := range map[string]string{
+		"cilium": "agents: z: agents", "ptp": "proxy: z: proxy", "auto": "agents: proxy: z: agents proxy", "": "agents: proxy: z: agents proxy",
+	} {
+		got, err := c.For(network).Select("local", nil)
+		var lines []string
+		for _, c := range got {
+			lines = append(lines, strings.TrimSpace(c.Name+": "+strings.Join(c.Needs, " ")))
+		}
+		if text := strings.Join(lines, " "); err != nil || text != want {
+			t.Errorf("%q: %s, %v, want %s", network, text, err, want)
+		}
+	}
+	if _, err := c.For("ptp").Select("local", []string{"agents"}); err == nil || err.Error() != `component "agents" is for environments with network.plugin cilium; this one has ptp` {
+		t.Error(err)
+	}
+	if _, err := c.For("ptp").Select("local", []string{"nothing"}); err == nil || !strings.Contains(err.Error(), "there is no component") {
+		t.Error(err)
+	}
+	if n := c.Components["z"].Needs; len(n) != 2 {
+		t.Errorf("the catalogue was changed: %v", n)
 	}
 }
 

@@ -25,6 +25,9 @@ var (
 	tagRule     = "letters, digits, \".\", \"_\" and \"-\", at most 128 characters, such as \"v1.2.3\"" // of tagForm
 )
 
+// networks are the plugins that a component may be made for; those of the spec but for auto.
+var networks = []string{"cilium", "ptp"}
+
 // problems collects the mistakes of one file, each as "path: what is wrong; what is right".
 type problems []string
 
@@ -79,6 +82,9 @@ func checkComponent(c Component, folder string) []string {
 		if n == c.Name {
 			p.add(fmt.Sprintf("needs[%d]", i), "a component cannot need itself")
 		}
+	}
+	if w := c.When.Network; w != "" && !slices.Contains(networks, w) {
+		p.add("when.network", "is %q; must be one of %s", w, list(networks))
 	}
 	switch {
 	case c.Render.Kustomize == "" && c.Render.Chart == "":

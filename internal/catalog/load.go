@@ -28,6 +28,8 @@ type Catalog struct {
 	Components   map[string]Component
 	Overlays     map[string]Overlay
 	Distribution Distribution
+
+	elsewhere map[string]string // components that this environment does not have, with the reason
 }
 
 // Load reads and checks the catalogue below repoRoot. The error joins every mistake

@@ -2,9 +2,39 @@ package catalog
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 )
+
+// For is the catalogue as an environment with that network.plugin has it: without the
+// components that are for others, also among what is needed. "" and "auto" have them all.
+func (c *Catalog) For(network string) *Catalog {
+	if network == "" || network == "auto" {
+		return c
+	}
+	out := *c
+	out.Components, out.Overlays, out.elsewhere = map[string]Component{}, map[string]Overlay{}, map[string]string{}
+	for name, component := range c.Components {
+		if w := component.When.Network; w != "" && w != network {
+			out.elsewhere[name] = fmt.Sprintf("component %q is for environments with network.plugin %s; this one has %s", name, w, network)
+		}
+	}
+	here := func(names []string) []string {
+		return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return out.elsewhere[n] != "" })
+	}
+	for name, component := range c.Components {
+		if out.elsewhere[name] == "" {
+			component.Needs = here(component.Needs)
+			out.Components[name] = component
+		}
+	}
+	for name, o := range c.Overlays {
+		o.Components, o.Bootstrap = here(o.Components), here(o.Bootstrap)
+		out.Overlays[name] = o
+	}
+	return &out
+}
 
 // Select yields the named components of the catalogue, or all of the overlay when none
 // is named, together with what they need and the overlay's gate, in dependency order (by
@@ -19,6 +49,9 @@ func (c *Catalog) Select(overlay string, components []string) ([]Component, erro
 		components = o.Components
 	}
 	for _, name := range components {
+		if why := c.elsewhere[name]; why != "" {
+			return nil, errors.New(why)
+		}
 		if _, ok := c.Components[name]; !ok {
 			return nil, fmt.Errorf("there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
 		}

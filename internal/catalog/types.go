@@ -162,7 +162,9 @@ type Component struct {
 	Description string   `json:"description"`
 	Namespace   string   `json:"namespace"`
 	Needs       []string `json:"needs,omitempty"`
-	Images      []Image  `json:"images,omitempty"`
+	// When says which environments have it; all when it is empty.
+	When   When    `json:"when,omitzero"`
+	Images []Image `json:"images,omitempty"`
 	Render      Render   `json:"render"`
 	// Secrets are generated once, inside the cluster, and never overwritten.
 	Secrets []Secret `json:"secrets,omitempty"`
@@ -173,6 +175,12 @@ type Component struct {
 
 	// Dir is the absolute folder of component.yaml, set by the loader.
 	Dir string `json:"-"`
+}
+
+// When is what an environment must be like.
+type When struct {
+	// Network is the network.plugin that it must have.
+	Network string `json:"network,omitempty"`
 }
 
 // Render says how manifests are made. Exactly one of Kustomize and Chart is set.
