@@ -165,7 +165,7 @@ type Component struct {
 	// When says which environments have it; all when it is empty.
 	When   When    `json:"when,omitzero"`
 	Images []Image `json:"images,omitempty"`
-	Render      Render   `json:"render"`
+	Render Render  `json:"render"`
 	// Secrets are generated once, inside the cluster, and never overwritten.
 	Secrets []Secret `json:"secrets,omitempty"`
 	// Ready names conditions beyond kstatus; see internal/check/smoke.
