@@ -15,6 +15,7 @@ type passage struct {
 	from, to string // NAMESPACE/NAME of pods, or the beginning of it; "" is anything
 	port     int    // at the destination
 	since    time.Time
+	node     string // that saw it; "" asks all
 }
 
 func (p passage) String() string {
@@ -49,7 +50,7 @@ func awaitFlow(ctx context.Context, env Env, p passage, what string, verdict flo
 		return flow.Flow{}, final{driver.ErrNoFlows}
 	}
 	var found flow.Flow
-	q := flow.Query{From: p.from, To: p.to, Port: p.port, Verdicts: []flow.Verdict{verdict}, Since: p.since}
+	q := flow.Query{From: p.from, To: p.to, Port: p.port, Verdicts: []flow.Verdict{verdict}, Since: p.since, Node: p.node}
 	err := until(ctx, flowTime, func() error {
 		flows, err := env.Flows(ctx, q)
 		switch {

@@ -49,7 +49,7 @@ type Env struct {
 }
 
 // ClusterChecks are the names of the checks that belong to no component and always run.
-var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "datapath"}
+var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "datapath", "network-policy"}
 
 // probe is one check as the table below names it. run returns Running to be asked again.
 type probe struct {
@@ -66,6 +66,8 @@ var registry = map[string][]probe{
 	"apiservers": {{"apiservers", 90 * time.Second, apiServers}},
 	"etcd":       {{"etcd", 90 * time.Second, etcd}},
 	"datapath":   {{"datapath", 2 * time.Minute, datapath}},
+
+	"network-policy": {{"network-policy", 3 * time.Minute, networkPolicy}},
 
 	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},
 	"dns":        {{"dns", 90 * time.Second, dns}},
