@@ -32,8 +32,9 @@ var bpfCommands = map[string]struct{ next, open int }{
 	"link":    {unix.BPF_LINK_GET_NEXT_ID, unix.BPF_LINK_GET_FD_BY_ID},
 }
 
-// bpfGone is how long the kernel may take to free what nobody holds any more.
-const bpfGone = 5 * time.Second
+// bpfGone is how long the kernel may take to free what nobody holds any more: programs end
+// with the network namespaces that they are attached in, which it takes apart one by one.
+const bpfGone = time.Minute
 
 // bpf is the system call: attr in the layout of union bpf_attr.
 func bpf(command int, attr []byte) (int, error) {
@@ -52,14 +53,23 @@ func (o bpfObject) open() (int, error) {
 	return bpf(bpfCommands[o.Kind].open, attr)
 }
 
-// exists is false also where objects cannot be looked at: what is left then is nobody's to find.
+// exists is false also where objects cannot be listed: what is left then is nobody's to find.
+//
+// It does not open the object. Letting go of the last descriptor of an array of programs has
+// the kernel empty it in the background, under a reference for that; asked to again before it
+// came to do so, it takes a second reference and gives back one, and the array stays for ever
+// (prog_array_map_clear in kernel/bpf/arraymap.c). On a busy machine that is easily had.
 func (o bpfObject) exists() bool {
-	fd, err := o.open()
-	if err != nil {
-		return false
-	}
-	unix.Close(fd)
-	return true
+	id, err := o.next(o.ID - 1)
+	return err == nil && id == o.ID
+}
+
+// next identifier of an object of this kind; unix.ENOENT when there is none.
+func (o bpfObject) next(after uint32) (uint32, error) {
+	attr := make([]byte, 12)
+	binary.NativeEndian.PutUint32(attr, after)
+	_, err := bpf(bpfCommands[o.Kind].next, attr)
+	return binary.NativeEndian.Uint32(attr[4:]), err
 }
 
 // String names it as a person would look for it.
@@ -116,14 +126,14 @@ func mapsOf(fd int) []uint32 {
 // bpfIDs lists all objects of a kind in the kernel.
 func bpfIDs(kind string) []bpfObject {
 	var found []bpfObject
-	attr := make([]byte, 12)
+	o := bpfObject{Kind: kind}
 	for {
-		if _, err := bpf(bpfCommands[kind].next, attr); err != nil {
+		id, err := o.next(o.ID)
+		if err != nil {
 			return found
 		}
-		id := binary.NativeEndian.Uint32(attr[4:])
-		found = append(found, bpfObject{kind, id})
-		binary.NativeEndian.PutUint32(attr, id)
+		o.ID = id
+		found = append(found, o)
 	}
 }
 
@@ -216,8 +226,8 @@ func bpfOf(pids []int) []bpfObject {
 }
 
 // bpfLeft are those that are still there once the kernel had its time.
-func bpfLeft(ctx context.Context, objects []bpfObject) []string {
-	ctx, cancel := context.WithTimeout(ctx, bpfGone)
+func bpfLeft(ctx context.Context, objects []bpfObject, limit time.Duration) []string {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

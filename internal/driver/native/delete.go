@@ -188,7 +188,7 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 		}
 	}
 	// They end with the mount namespaces of the nodes, unless somebody else holds them.
-	leaks = append(leaks, bpfLeft(ctx, d.bpf)...)
+	leaks = append(leaks, bpfLeft(ctx, d.bpf, bpfGone)...)
 	links, err := d.egressLeaks(ctx)
 	errs, leaks = append(errs, err), append(leaks, links...)
 	for _, port := range []int{d.cluster.API, d.cluster.Registry} {
