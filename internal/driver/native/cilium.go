@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -109,12 +110,20 @@ func (cilium) datapath(p paths) *datapath {
 	return &datapath{Sources: p.join("dist", "bpf"), LLVM: p.join("dist", "llvm"), Objects: p.join("dist", "objects")}
 }
 
+func (cilium) failure(service, log string) (string, bool) {
+	if service != "cilium-agent" && service != "cilium-operator" {
+		return "", false
+	}
+	return lastFatal(log)
+}
+
 // ready asks the agent of the node, whose files are seen through its PID 1.
 func (cilium) ready(ctx context.Context, pid int) error {
 	return agentStatus(ctx, "/proc/"+strconv.Itoa(pid)+"/root"+ciliumRun+"/cilium.sock")
 }
 
-// agentStatus is nil when the agent calls itself well.
+// agentStatus is nil when the agent calls itself well and has loaded the programs of the node
+// itself, which is the first that it compiles.
 func agentStatus(ctx context.Context, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -124,24 +133,53 @@ func agentStatus(ctx context.Context, socket string) error {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cilium/v1/healthz", nil)
-	if err != nil {
-		return err
+	ask := func(path string, into any) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cilium/v1/"+path, nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("brief", "true")
+		resp, err := client.Do(req)
+		if err != nil {
+			return fmt.Errorf("the Cilium agent does not answer: %w", err)
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+			return fmt.Errorf("the Cilium agent's status (%s): %w", resp.Status, err)
+		}
+		return nil
 	}
-	req.Header.Set("brief", "true")
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("the Cilium agent does not answer: %w", err)
-	}
-	defer resp.Body.Close()
-	var status struct {
+	var health struct {
 		Cilium struct{ State, Msg string } `json:"cilium"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
-		return fmt.Errorf("the Cilium agent's status (%s): %w", resp.Status, err)
+	if err := ask("healthz", &health); err != nil {
+		return err
 	}
-	if s := status.Cilium; s.State != "Ok" {
+	if s := health.Cilium; s.State != "Ok" {
 		return fmt.Errorf("the Cilium agent is not ready: %s: %s", s.State, s.Msg)
 	}
-	return nil
+	var endpoints []struct {
+		Status struct {
+			State    string `json:"state"`
+			Identity struct {
+				ID int `json:"id"`
+			} `json:"identity"`
+		} `json:"status"`
+	}
+	if err := ask("endpoint", &endpoints); err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		if e.Status.Identity.ID != hostIdentity {
+			continue
+		}
+		if e.Status.State != "ready" {
+			return fmt.Errorf("the Cilium agent is compiling and loading the node's BPF programs (%s)", e.Status.State)
+		}
+		return nil
+	}
+	return errors.New("the Cilium agent has not begun with the node's BPF programs")
 }
+
+// hostIdentity is Cilium's number for the node itself (reserved:host).
+const hostIdentity = 1

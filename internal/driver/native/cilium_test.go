@@ -263,26 +263,26 @@ func TestCiliumReady(t *testing.T) {
 	if err := (cilium{}).ready(t.Context(), 1<<30); err == nil || !strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("without a process: %v", err)
 	}
-	for body, want := range map[string]string{
-		`{"cilium":{"state":"Ok"}}`:                               "",
-		`{"cilium":{"state":"Failure","msg":"no clang for you"}}`: "Failure: no clang for you",
-		`{}`:   "not ready",
-		`what`: "status",
+	const well = `{"cilium":{"state":"Ok"}}`
+	for _, tc := range []struct{ health, endpoints, want string }{
+		{well, `[{"status":{"identity":{"id":4},"state":"regenerating"}},{"status":{"identity":{"id":1},"state":"ready"}}]`, ""},
+		{well, `[{"status":{"identity":{"id":1},"state":"regenerating"}}]`, "(regenerating)"},
+		{well, `[]`, "not begun"},
+		{`{"cilium":{"state":"Failure","msg":"no clang for you"}}`, `[]`, "Failure: no clang for you"},
+		{`{}`, `[]`, "not ready"},
+		{`what`, `[]`, "status"},
 	} {
 		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/v1/healthz" || r.Header.Get("brief") != "true" {
-				t.Errorf("asks %s", r.URL)
-			}
-			_, _ = io.WriteString(w, body)
+			_, _ = io.WriteString(w, map[string]string{"/v1/healthz": tc.health, "/v1/endpoint": tc.endpoints}[r.URL.Path])
 		})}
 		go func() { _ = s.Serve(l) }()
 		err = agentStatus(t.Context(), l.Addr().String())
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", body, err, want)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s %s: %v, want %q", tc.health, tc.endpoints, err, tc.want)
 		}
 		s.Close()
 	}

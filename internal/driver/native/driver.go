@@ -317,7 +317,11 @@ func (d *Driver) explain(ctx context.Context) string {
 		}
 		for _, s := range n.Services {
 			if s.Restarts > 0 || s.State != "running" {
-				fmt.Fprintf(&b, "\n  %s/%s: %s, %d restarts; the end of its log: %s", n.Name, s.Name, s.State, s.Restarts, lastLine(tail(d.paths.nodeLog(n.Name, s.Name), 400)))
+				why, _ := d.failure(n.Name, s.Name)
+				if why == "" {
+					why = "the end of its log: " + lastLine(tail(d.paths.nodeLog(n.Name, s.Name), 400))
+				}
+				fmt.Fprintf(&b, "\n  %s/%s: %s, %d restarts; %s", n.Name, s.Name, s.State, s.Restarts, why)
 			}
 		}
 	}

@@ -34,6 +34,9 @@ type network interface {
 	assignsRanges() bool
 	// probes of the host that are about this plugin.
 	probes(h host) []probe
+	// failure reads why a service of the plugin ended from the end of its log; "" when it does
+	// not say. lasting: another try ends the same way.
+	failure(service, log string) (why string, lasting bool)
 	// ready is nil when the plugin works on the node whose PID 1 has that PID on the host.
 	ready(ctx context.Context, pid int) error
 }
@@ -68,11 +71,12 @@ func (ptp) users(node) []user {
 	return []user{{"kube-proxy", leaf{cn: "system:kube-proxy", client: true}}}
 }
 
-func (ptp) datapath(paths) *datapath         { return nil }
-func (ptp) objects(paths) ([]object, error)  { return nil, nil }
-func (ptp) assignsRanges() bool              { return false }
-func (ptp) probes(host) []probe              { return nil }
-func (ptp) ready(context.Context, int) error { return nil }
+func (ptp) datapath(paths) *datapath              { return nil }
+func (ptp) objects(paths) ([]object, error)       { return nil, nil }
+func (ptp) assignsRanges() bool                   { return false }
+func (ptp) probes(host) []probe                   { return nil }
+func (ptp) failure(string, string) (string, bool) { return "", false }
+func (ptp) ready(context.Context, int) error      { return nil }
 
 func (ptp) files(c cluster, n node) (map[string][]byte, error) {
 	type obj = map[string]any

@@ -98,6 +98,9 @@ func (d *Driver) Ready(ctx context.Context) error {
 				continue
 			}
 			wanted++
+			if err := d.networkBroken(m); err != nil {
+				return check.Fail(err)
+			}
 			if err := d.nodeReady(ctx, a, m, nodes); err != nil {
 				why = err
 				continue
@@ -158,6 +161,26 @@ func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes m
 		return nil
 	}
 	return fmt.Errorf("%s has reported nothing", m.Name)
+}
+
+// networkBroken is an error when a service of the network plugin ends again and again for the
+// same reason, so that waiting longer will not help.
+func (d *Driver) networkBroken(m machineStatus) error {
+	for _, s := range m.Services {
+		if s.Restarts < 2 {
+			continue
+		}
+		if why, lasting := d.failure(m.Name, s.Name); lasting {
+			return fmt.Errorf("%s on %s ended %d times: %s", s.Name, m.Name, s.Restarts, why)
+		}
+	}
+	return nil
+}
+
+// failure is why a service of the network plugin ended, as far as its log says.
+func (d *Driver) failure(node, service string) (string, bool) {
+	const enough = 256 << 10 // bytes, more than a start writes
+	return networks[d.cluster.Plugin].failure(service, tail(d.paths.nodeLog(node, service), enough))
 }
 
 // podRange of a node as text.
