@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"os/signal"
 	"slices"
 	"strconv"
@@ -208,7 +209,7 @@ func (s *stage) found(ctx context.Context, traces []string, lines int) (gotLines
 		case gotLines+gotSpans > before:
 			last = time.Now()
 		case time.Since(last) > time.Minute || ctx.Err() != nil:
-			return gotLines, gotSpans, errors.Join(ctx.Err(), fmt.Errorf("lost: %d spans that were acknowledged, %d lines", len(missing)*spansPerTrace, lines-gotLines))
+			return gotLines, gotSpans, errors.Join(ctx.Err(), fmt.Errorf("lost: %d spans that were acknowledged, %d lines: %s", len(missing)*spansPerTrace, lines-gotLines, s.missing(ctx, lines)))
 		}
 		pause(ctx, 500*time.Millisecond)
 	}
@@ -231,6 +232,47 @@ func (s *stage) count(ctx context.Context, selector string) (int, error) {
 	}
 	return strconv.Atoi(strings.Trim(string(answer.Data.Result[0].Value[1]), `"`))
 }
+
+// missing says which lines of which writer Loki does not have, as far as it gives them back.
+func (s *stage) missing(ctx context.Context, lines int) string {
+	const most = 10_000 // that Loki gives back at once
+	if lines > 5*most {
+		return "too many to look through"
+	}
+	have := make([]bool, lines+1)
+	for i := range 5 {
+		q := url.Values{"query": {fmt.Sprintf(`{k8s_pod_name="writer-%d"}`, i)}, "limit": {strconv.Itoa(most)}, "since": {"1h"}}
+		body, err := get(ctx, fmt.Sprintf("http://127.0.0.1:%d/loki/api/v1/query_range?%s", s.ports["loki"], q.Encode()))
+		if err != nil {
+			return err.Error()
+		}
+		for _, m := range lineNumber.FindAllSubmatch(body, -1) {
+			if n, err := strconv.Atoi(string(m[1])); err == nil && n <= lines {
+				have[n] = true
+			}
+		}
+	}
+	var text strings.Builder
+	for i := range 5 {
+		first := 0
+		for n := 1; n <= lines+5; n++ {
+			switch {
+			case n%5 != i:
+			case n <= lines && !have[n]:
+				if first == 0 {
+					first = n
+				}
+			case first != 0:
+				fmt.Fprintf(&text, "writer-%d %d to %d; ", i, first, n-5)
+				first = 0
+			}
+		}
+	}
+	return text.String()
+}
+
+// lineNumber is in what the writers write, as it stands in Loki's JSON.
+var lineNumber = regexp.MustCompile(`\\"n\\":(\d+),`)
 
 // spans of a trace that Tempo has.
 func (s *stage) spans(ctx context.Context, id string) (int, error) {

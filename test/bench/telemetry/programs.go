@@ -145,7 +145,7 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4318", at("tempo-otlp"), "/var/tempo", filepath.Join(dir, "tempo"),
 		}},
 		{"gateway", "otel-collector/gateway.yaml", "otelcol", "204MiB", []string{"--config", "%s"}, "http://" + at("gateway-health"), []string{
-			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"),
+			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"), "tempo.observability.svc.${clusterDomain}.:3200", at("tempo"),
 			"loki.observability.svc.${clusterDomain}.:3100", at("loki"), "prometheus.observability.svc.${clusterDomain}.:9090", "127.0.0.1:1",
 			"0.0.0.0:13133", at("gateway-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["gateway"]), "/var/lib/otelcol", filepath.Join(dir, "gateway"),
 		}},
