@@ -53,12 +53,12 @@ func TestServerKilledWhileEventsFlow(t *testing.T) {
 				}
 				refused++
 			}
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(2 * time.Millisecond) // a sender with a rate; every event is waited for below
 		}
 	}
 	senders.Go(func() { send("flow") })
 	for range 2 {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // a moment in the middle of the flow, whichever
 		server.Kill()
 		eventually(t, func() error {
 			if status, body := get(t, in.admin+"/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "NATS") {
@@ -86,9 +86,22 @@ func TestRequestForEventsIsLost(t *testing.T) {
 	in.ready()
 	found := server.Swallow("$JS.API.CONSUMER.MSG.NEXT." + messaging.Stream + "." + messaging.Consumer)
 	out := start(t, server, "worker", nil)
+	// It knows the consumer, and nothing was heard of it.
+	eventually(t, func() error {
+		if status, body := get(t, out.admin+"/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "the consumer is not active yet") {
+			return fmt.Errorf("without an answer, readyz says %d %s", status, body)
+		}
+		return nil
+	})
 	found()
 	in.post("silence", 1, 20)
 	out.settled("silence", 20)
+	out.ready()
+	// The same with a worker that has long been active: the next of its requests.
+	found = server.Swallow("$JS.API.CONSUMER.MSG.NEXT." + messaging.Stream + "." + messaging.Consumer)
+	found()
+	in.post("silence", 21, 40)
+	out.settled("silence", 40)
 	out.ready()
 }
 

@@ -151,7 +151,7 @@ func TestPages(t *testing.T) {
 				if !strings.Contains(body, `class="wait"`) {
 					break
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // as a person's next look; at most 20
 			}
 			for _, want := range wants {
 				if !strings.Contains(body, want) {

@@ -144,7 +144,7 @@ func (s *Server) Swallow(subject string) (found func()) {
 	}
 	return func() {
 		s.t.Helper()
-		if _, err := sub.NextMsg(10 * time.Second); err != nil {
+		if _, err := sub.NextMsg(30 * time.Second); err != nil {
 			s.t.Fatalf("nothing was sent to %s: %v", subject, err)
 		}
 		account.RemoveMapping(subject)

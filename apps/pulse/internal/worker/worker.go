@@ -35,6 +35,7 @@ const (
 	concurrency = 32               // writes to the store at a time
 	heartbeat   = 2 * time.Second  // of the server while there is nothing to deliver
 	retryDelay  = time.Second      // before a failed event comes again
+	firstWait   = 1500 * time.Millisecond
 )
 
 // Options of New.
@@ -107,12 +108,14 @@ func (w *Worker) take(ctx, last context.Context) error {
 	if err != nil {
 		return fmt.Errorf("consumer %s of stream %s: %w", messaging.Consumer, messaging.Stream, err)
 	}
+	if err := w.first(ctx, last, consumer); err != nil {
+		return err
+	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(2*batchSize), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
 	defer messages.Stop()
-	w.heard.Store(time.Now().UnixNano())
 	for {
 		// The first of a batch is waited for. A heartbeat is not handed out, but the lack
 		// of two is an error; the wait is cut short to note that there was none. It must be
@@ -149,6 +152,25 @@ func (w *Worker) take(ctx, last context.Context) error {
 		cancel()
 		w.process(last, batch)
 	}
+}
+
+// first asks for events for a moment. That the consumer is known does not say that it
+// delivers: only after an event, or the server's word that there is none, this worker is
+// active. The long request after it would let one wait for a heartbeat or two.
+func (w *Worker) first(ctx, last context.Context, consumer jetstream.Consumer) error {
+	answer, err := consumer.Fetch(batchSize, jetstream.FetchMaxWait(firstWait), jetstream.FetchHeartbeat(firstWait/3))
+	if err != nil {
+		return fmt.Errorf("ask for events: %w", err)
+	}
+	for m := range answer.Messages() {
+		w.heard.Store(time.Now().UnixNano())
+		w.process(last, []jetstream.Msg{m})
+	}
+	if err := answer.Error(); err != nil {
+		return fmt.Errorf("ask for events: %w", err)
+	}
+	w.heard.Store(time.Now().UnixNano())
+	return ctx.Err()
 }
 
 // giveBack what was delivered and not looked at, so that another worker need not wait for it.
