@@ -118,9 +118,6 @@ func faults(t *testing.T, e *environment) {
 			t.Errorf("addresses were %s, are %s", before, after)
 		}
 	})
-	if e.collected(t) {
-		fault("dns-last", func(t *testing.T) { dnsLast(t, e) })
-	}
 	// What stands on the rest is proven once, after everything has died under it.
 	t.Run("after", func(t *testing.T) {
 		t.Cleanup(func() { e.keepSupport(t) })
