@@ -212,7 +212,9 @@ func (p *platform) runChecks(ctx context.Context, names []string, report func(st
 			return nil
 		})
 	}
-	return results, g.Wait()
+	err = g.Wait()
+	p.record(ctx, results)
+	return results, err
 }
 
 // checks collects the conditions of the named components.

@@ -57,7 +57,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	if err != nil {
 		return err
 	}
-	boards, verify, missing := s.forConsole()
+	boards, checks, missing := s.forConsole()
 	if missing != nil {
 		// Without a catalogue there is still a topology, and logs and traces.
 		fmt.Fprintf(o.err, "orrery: no dashboards and no checks: %v\n", missing)
@@ -73,7 +73,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	defer look.close()
 	defer cancel() // before look.close
 	c, err := console.New(ctx, console.Options{
-		Environment: s.spec.Name, Look: look.look, API: look, Dashboards: boards, Verify: verify, Flows: s.flowsForConsole,
+		Environment: s.spec.Name, Look: look.look, API: look, Dashboards: boards, Verify: checks.run, Earlier: checks.earlier, Flows: s.flowsForConsole,
 		Token: rand.Text(), Address: l.Addr().String(), Log: s.log,
 	})
 	if err != nil {
@@ -113,17 +113,23 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	return fmt.Errorf("console: %w", err)
 }
 
+// consoleChecks are the checks as the console has them; nothing without a catalogue.
+type consoleChecks struct {
+	run     func(context.Context, func(console.Check)) error
+	earlier func() []console.Check
+}
+
 // forConsole is what the console has from the catalogue.
-func (s *session) forConsole() ([]dashboard.Dashboard, func(context.Context, func(console.Check)) error, error) {
+func (s *session) forConsole() ([]dashboard.Dashboard, consoleChecks, error) {
 	p, err := s.platform(nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, consoleChecks{}, err
 	}
 	boards, err := p.dashboards()
 	if err != nil {
-		return nil, nil, err
+		return nil, consoleChecks{}, err
 	}
-	return boards, p.verifyForConsole, nil
+	return boards, consoleChecks{p.verifyForConsole, p.earlier}, nil
 }
 
 // flowsForConsole are those of which a map is made.
@@ -143,14 +149,17 @@ func (p *platform) verifyForConsole(ctx context.Context, report func(console.Che
 	if err != nil {
 		return err
 	}
+	results := make(checkResults, len(conditions))
 	var wg sync.WaitGroup
-	for _, c := range conditions {
+	for i, c := range conditions {
 		report(console.Check{Component: c.Component, Name: c.Name, State: string(check.Running)})
 		wg.Go(func() {
 			r := runCheck(ctx, c)
+			results[i] = r
 			report(console.Check{Component: r.Component, Name: r.Name, State: string(r.State), Detail: r.Detail, Seconds: r.Seconds})
 		})
 	}
 	wg.Wait()
+	p.record(ctx, results)
 	return ctx.Err()
 }

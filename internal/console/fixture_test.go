@@ -28,6 +28,7 @@ type world struct {
 	away     atomic.Bool // nothing answers
 	slow     atomic.Int64
 	verify   func(ctx context.Context, report func(Check)) error
+	earlier  []Check
 	boards   []dashboard.Dashboard
 	flows    FollowFlows
 }
@@ -52,7 +53,7 @@ func (w *world) serve(t testing.TB) (*Console, *httptest.Server) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := New(ctx, Options{
 		Environment: "local", Token: token, Address: server.Listener.Addr().String(), Interval: 50 * time.Millisecond,
-		API: w, Dashboards: w.boards, Verify: w.verify, Flows: w.flows,
+		API: w, Dashboards: w.boards, Verify: w.verify, Earlier: func() []Check { return w.earlier }, Flows: w.flows,
 		Look: func(context.Context) (Snapshot, error) {
 			if w.away.Load() {
 				return Snapshot{}, errors.New("dial tcp 127.0.0.1:6443: connect: connection refused")

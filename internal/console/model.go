@@ -82,6 +82,7 @@ type Check struct {
 	State           string // succeeded | failed | skipped | running
 	Detail          string
 	Seconds         float64
+	At              time.Time // of an earlier result: when the check ended
 }
 
 type zone struct {

@@ -38,6 +38,9 @@ type Options struct {
 	Verify func(ctx context.Context, report func(Check)) error
 	// Flows is what the service map shows. Nil where the network keeps no record.
 	Flows FollowFlows
+	// Earlier are the last results of the checks from before this console, by whomever. Nil
+	// or none: nobody has verified.
+	Earlier func() []Check
 	// Token that the first request must carry; at least 16 characters.
 	Token string
 	// Address that is listened on, 127.0.0.1:PORT: requests for other hosts are refused.

@@ -359,6 +359,30 @@ func TestPanelsKeepTheirPicture(t *testing.T) {
 	await(t, stream, "p-1-0", `<div class="chart"`)
 }
 
+// What was verified before this console is shown until something is verified in it.
+func TestVerifiedBefore(t *testing.T) {
+	w := newWorld(t)
+	at := time.Date(2026, 11, 23, 3, 4, 5, 0, time.Local)
+	w.earlier = []Check{
+		{Component: "cluster", Name: "nodes", State: "succeeded", Detail: "5 of 5", Seconds: 1.5, At: at},
+		{Component: "nats", Name: "nats-jetstream", State: "failed", Detail: "<no> leader", Seconds: 2, At: at.Add(time.Hour)},
+	}
+	_, s := w.serve(t)
+	client := visitor(t, s)
+	body, _ := read(t, client, s.URL+"/verify")
+	for _, want := range []string{"Not verified since this console began", "Checks cannot be run from here", "1 passed, 1 failed, 0 skipped", "of 23 Nov 03:04:05 to 23 Nov 04:04:05", "&lt;no&gt; leader", "5 of 5"} {
+		if strings.Contains(body, want) == (want == "Not verified since this console began") {
+			t.Errorf("%q in %s", want, body)
+		}
+	}
+	w.verify = func(context.Context, func(Check)) error { return nil }
+	_, s = w.serve(t)
+	client = visitor(t, s)
+	if body, _ := read(t, client, s.URL+"/verify"); !strings.Contains(body, "Not verified since this console began") || !strings.Contains(body, "5 of 5") {
+		t.Error(body)
+	}
+}
+
 func TestVerify(t *testing.T) {
 	w := newWorld(t)
 	w.verify = func(ctx context.Context, report func(Check)) error {

@@ -74,12 +74,13 @@ type verification struct {
 	Checks            []Check
 	Began, Ended      time.Time
 	Failed            error
+	Earlier           []Check // when nothing was begun here
 }
 
 func (v *verifier) view() verification {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return verification{v.run != nil, v.running, slices.Clone(v.checks), v.began, v.ended, v.failed}
+	return verification{Possible: v.run != nil, Running: v.running, Checks: slices.Clone(v.checks), Began: v.began, Ended: v.ended, Failed: v.failed}
 }
 
 func (v *verifier) wait() { v.wg.Wait() }

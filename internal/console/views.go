@@ -353,7 +353,11 @@ func (c *Console) trace(ctx context.Context, r *http.Request) (*view, error) {
 
 func (c *Console) verify(context.Context, *http.Request) (*view, error) {
 	v := &view{Template: "verify.html", Title: "Verify"}
-	v.add("checks", drawVerification(c.verifier.view()))
+	now := c.verifier.view()
+	if now.Began.IsZero() && c.Earlier != nil {
+		now.Earlier = c.Earlier()
+	}
+	v.add("checks", drawVerification(now))
 	return v, nil
 }
 
@@ -379,16 +383,34 @@ func drawVerification(v verification) template.HTML {
 		} else {
 			d.f(`<p class="none">Not verified since this console began. The checks write and read real data and take away what they made; it takes about half a minute.</p>`)
 		}
-		return d.html()
+		if len(v.Earlier) == 0 {
+			return d.html()
+		}
+		v.Checks = v.Earlier
 	}
 	count := map[string]int{}
 	for _, c := range v.Checks {
 		count[c.State]++
 	}
 	d.f(`<p class="sub" role="status">%d passed, %d failed, %d skipped`, count["succeeded"], count["failed"], count["skipped"])
-	if v.Running {
+	switch {
+	case v.Running:
 		d.f(`, %d under way`, count["running"])
-	} else {
+	case v.Began.IsZero():
+		first, last := v.Checks[0].At, v.Checks[0].At
+		for _, c := range v.Checks {
+			if c.At.Before(first) {
+				first = c.At
+			}
+			if c.At.After(last) {
+				last = c.At
+			}
+		}
+		d.f(` · the last results of orrery up, verify or a console, of %s`, first.Local().Format("2 Jan 15:04:05"))
+		if last.Sub(first) > time.Minute {
+			d.f(` to %s`, last.Local().Format("2 Jan 15:04:05"))
+		}
+	default:
 		d.f(` · took %s · at %s`, esc(dashboard.Duration(v.Ended.Sub(v.Began).Round(100*time.Millisecond))), v.Began.Local().Format("15:04:05"))
 	}
 	d.f(`</p>`)
