@@ -21,7 +21,7 @@ func TestTelemetry(t *testing.T) {
 	if limits() != "" {
 		t.Skip("ORRERY_E2E_CORE leaves out what this is about")
 	}
-	e := newEnvironment(t, "tel", "servers: 1\nagents: 0\ncomponents: [prometheus, kube-state-metrics, loki, tempo, otel-collector]\n")
+	e := newEnvironment(t, "tel", "servers: 1\nagents: 0\ncomponents: [local-path, prometheus, kube-state-metrics, loki, tempo, otel-collector]\n")
 	e.up(t)
 	api := e.proxy(t)
 	journey := func(name string, f func(t *testing.T)) {
