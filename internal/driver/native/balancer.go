@@ -23,7 +23,7 @@ const (
 	holdTime = 15 * time.Second
 )
 
-// balancer passes TCP connections on to API servers that say they are ready. It does not
+// balancer passes TCP connections on to API servers that serve. It does not
 // end TLS: certificates and identities are the API servers'.
 type balancer struct {
 	dial func(ctx context.Context, address string) (net.Conn, error)
@@ -51,7 +51,7 @@ func newBalancer(addresses []string, dial func(context.Context, string) (net.Con
 	return b
 }
 
-// run probes every backend's /readyz until ctx ends. roots is the cluster's authority.
+// run probes every backend until ctx ends. roots is the cluster's authority.
 func (b *balancer) run(ctx context.Context, roots *x509.CertPool) {
 	var wg sync.WaitGroup
 	for _, be := range b.backends {
@@ -113,7 +113,7 @@ func (b *balancer) watch(ctx context.Context, be *backend, roots *x509.CertPool)
 func probeReady(ctx context.Context, client *http.Client, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+servingPath, nil)
 	if err != nil {
 		return err
 	}

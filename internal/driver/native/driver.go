@@ -172,6 +172,11 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	if err := d.Prepare(ctx); err != nil {
 		return err
 	}
+	// What comes with Kubernetes is there since the first start.
+	ready := readyPath
+	if exists(d.paths.etcd(d.cluster.servers()[0])) {
+		ready = servingPath
+	}
 	if err := newClient(d.paths).post(ctx, "/v1/start"); err != nil {
 		return fmt.Errorf("start the nodes: %w", err)
 	}
@@ -180,7 +185,7 @@ func (d *Driver) Ensure(ctx context.Context) error {
 		return err
 	}
 	defer api.close()
-	if r := check.Await(ctx, d.apiReady(api), nil); r.State != check.Succeeded {
+	if r := check.Await(ctx, d.apiReady(api, ready), nil); r.State != check.Succeeded {
 		return fmt.Errorf("%w%s", r.Err, d.explain(ctx))
 	}
 	if err := api.grantKubeletAccess(ctx); err != nil {
@@ -189,10 +194,10 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	return d.networkObjects(ctx, api)
 }
 
-func (d *Driver) apiReady(a *api) check.Condition {
+func (d *Driver) apiReady(a *api, path string) check.Condition {
 	probes := 0
 	return check.Condition{Component: "cluster", Name: "api", Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
-		if _, err := a.get(ctx, "/readyz"); err != nil {
+		if _, err := a.get(ctx, path); err != nil {
 			if probes++; probes%20 == 0 {
 				if err := d.hopeless(ctx); err != nil {
 					return check.Fail(err)

@@ -113,7 +113,7 @@ func (ptp) services(c cluster, n node) []service {
 	return []service{{
 		Name: "kube-proxy",
 		Args: []string{nodeBin + "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--v=1"},
-		Wait: waitAPI(n),
+		Wait: waitAPI(c, n),
 	}}
 }
 

@@ -33,21 +33,25 @@ func apiURL(c cluster, n node) string {
 	return fmt.Sprintf("https://%s:%d", c.Gateway, apiPort)
 }
 
-// waitAPI holds services back on servers, where the API server is starting on the same
-// cores and they could only fail meanwhile. Agents' connections wait in the balancer.
-func waitAPI(n node) string {
-	if n.server() {
-		return fmt.Sprintf("https://127.0.0.1:%d/readyz", apiPort)
-	}
-	return ""
-}
+// readyPath is where an API server says whether it is ready. An API server that serves is
+// ready but for the roles that come with Kubernetes: it looks for every one of them, and makes
+// them on the first start, which takes it seconds. Kubelets do not need them, since a node's
+// rights are no role; nobody does when they were made before.
+const (
+	readyPath   = "/readyz"
+	servingPath = readyPath + "?exclude=poststarthook/rbac/bootstrap-roles"
+)
+
+// waitAPI holds services back that could only fail before the API is ready: on servers its
+// API server starts on the same cores, and what is not a node has no rights before.
+func waitAPI(c cluster, n node) string { return apiURL(c, n) + readyPath }
 
 // nodeServices lists the services of n in the order of their start.
 func nodeServices(c cluster, n node, net network) []service {
 	var s []service
 	if n.server() {
 		s = append(s, etcdService(c, n), apiserverService(c, n),
-			controllerManagerService(c, n, net), schedulerService(n))
+			controllerManagerService(c, n, net), schedulerService(c, n))
 	}
 	s = append(s, service{
 		Name: "containerd", Last: true,
@@ -131,16 +135,16 @@ func controllerManagerService(c cluster, n node, net network) service {
 		"--flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
 	}
 	args = append(args, serving(n, "kube-controller-manager")...)
-	return service{Name: "kube-controller-manager", Args: append(args, net.controllerFlags(c)...), Wait: waitAPI(n)}
+	return service{Name: "kube-controller-manager", Args: append(args, net.controllerFlags(c)...), Wait: waitAPI(c, n)}
 }
 
-func schedulerService(n node) service {
+func schedulerService(c cluster, n node) service {
 	conf := "/etc/kubernetes/kube-scheduler.conf"
 	args := []string{
 		nodeBin + "kube-scheduler", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
 		"--leader-elect", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
 	}
-	return service{Name: "kube-scheduler", Wait: waitAPI(n), Args: append(args, serving(n, "kube-scheduler")...)}
+	return service{Name: "kube-scheduler", Wait: waitAPI(c, n), Args: append(args, serving(n, "kube-scheduler")...)}
 }
 
 // serving lets a controller be asked for its metrics over the fabric, under a certificate of
