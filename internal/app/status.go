@@ -110,6 +110,9 @@ func runStatus(ctx context.Context, o *options, watch bool) error {
 	}
 }
 
+// statusTimeout bounds what status waits for a cluster that does not answer.
+const statusTimeout = 15 * time.Second
+
 // status asks the driver and, when the API answers, the cluster.
 func (s *session) status(ctx context.Context) (status, error) {
 	obs, err := s.observe(ctx)
@@ -123,7 +126,7 @@ func (s *session) status(ctx context.Context) (status, error) {
 	if err != nil {
 		return s.statusOf(ctx, obs, nil, census{}), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	return s.statusOf(ctx, obs, client, takeCensus(ctx, client)), nil
 }

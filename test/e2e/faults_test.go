@@ -18,20 +18,21 @@ import (
 // services of a server, each of which is killed once.
 var services = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet", "kube-proxy"}
 
-// restored bounds how long everything may take to be Ready again after a fault.
-const restored = 2 * time.Minute
+// restored bounds how long everything may take to be Ready again after a fault. It is no
+// promise: on a machine that does much else, all of it starts on what is left.
+const restored = 5 * time.Minute
 
 // faults kills everything that can be killed, under a ledger of acknowledged messages.
 func faults(t *testing.T, e *environment) {
 	l := openLedger(t, e)
-	if ok := t.Run("before", func(t *testing.T) { l.more(t, 20, time.Minute); l.check(t) }); !ok {
+	if ok := t.Run("before", func(t *testing.T) { l.more(t, 20, restored); l.check(t) }); !ok {
 		t.Fatal("the ledger cannot be kept: a fault would prove nothing")
 	}
 	// fault runs one: what is done, and what must then come true besides Ready.
 	fault := func(name string, do func(t *testing.T), more ...func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { e.keepSupport(t) })
-			l.more(t, 20, time.Minute)
+			l.more(t, 20, restored)
 			do(t)
 			for _, f := range more {
 				f(t)
@@ -74,7 +75,7 @@ func faults(t *testing.T, e *environment) {
 		if err := e.ready(t.Context(), "agent1"); err != nil {
 			t.Errorf("the others: %v", err)
 		}
-		goesOn := l.more(t, 20, time.Minute) // the stream, with the node away
+		goesOn := l.more(t, 20, restored) // the stream, with the node away
 		start := e.try(t, "node", "start", "agent1")
 		if start.code != 0 {
 			t.Fatal(start)

