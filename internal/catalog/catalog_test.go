@@ -1,8 +1,6 @@
 package catalog
 
 import (
-	"go/parser"
-	"go/token"
 	"maps"
 	"os"
 	"path/filepath"
@@ -10,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/orrery-dev/orrery/internal/imports"
 )
 
 // tree is a small catalogue that is right; tests break one file of it.
@@ -382,32 +382,13 @@ func TestRepository(t *testing.T) {
 	}
 }
 
-// TestImports keeps the package pure.
+// The catalogue reads files and does nothing else: exec and net live elsewhere.
 func TestImports(t *testing.T) {
-	allowed := map[string]bool{
-		"bytes": true, "cmp": true, "errors": true, "fmt": true, "io": true, "io/fs": true, "maps": true,
-		"os":   true, // to read files; exec and net live elsewhere
-		"path": true, "path/filepath": true, "reflect": true, "regexp": true, "slices": true, "strconv": true, "strings": true,
-		"go.yaml.in/yaml/v3": true, "github.com/orrery-dev/orrery/internal/reference": true,
-	}
-	files, err := filepath.Glob("*.go")
-	if err != nil || len(files) == 0 {
-		t.Fatal("no source found: ", err)
-	}
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, spec := range f.Imports {
-			if path, _ := strconv.Unquote(spec.Path.Value); !allowed[path] {
-				t.Errorf("%s imports %s: the catalogue reads files and does nothing else (see doc.go)", file, path)
-			}
-		}
-	}
+	imports.Only(t,
+		"go.yaml.in/yaml/v3", "github.com/orrery-dev/orrery/internal/reference", "github.com/orrery-dev/orrery/internal/spelling",
+		"bytes", "cmp", "errors", "fmt", "io", "io/fs", "maps", "os", "path", "path/filepath", "reflect", "regexp",
+		"slices", "strconv", "strings",
+	)
 }
 
 func FuzzComponent(f *testing.F) {

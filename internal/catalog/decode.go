@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/orrery-dev/orrery/internal/spelling"
 )
 
 // Decode reads one YAML document strictly into the struct that v points to, for files that
@@ -232,41 +233,8 @@ func fields(t reflect.Type) string {
 
 // suggestion names the known field that was probably meant, if there is one.
 func suggestion(key string, known []string) string {
-	best, distance := "", max(1, len(key)/3)+1
-	for _, k := range known {
-		if strings.EqualFold(k, key) {
-			return fmt.Sprintf(", did you mean %q?", k)
-		}
-		if d := editDistance(key, k); d < distance {
-			best, distance = k, d
-		}
+	if best := spelling.Nearest(key, known); best != "" {
+		return fmt.Sprintf(", did you mean %q?", best)
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// editDistance is Levenshtein's, over bytes: field names are ASCII.
-func editDistance(a, b string) int {
-	if len(a) > 64 {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = slices.Min([]int{cost, row[j] + 1, row[j+1] + 1})
-		}
-	}
-	return row[len(b)]
+	return ""
 }

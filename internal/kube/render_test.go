@@ -2,20 +2,18 @@ package kube
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"github.com/orrery-dev/orrery/internal/golden"
+)
 
 var testFacts = Facts{
 	Environment: "test", ClusterDomain: "cluster.local", ClusterDNS: "10.96.0.10", PodCIDR: "10.244.0.0/16",
@@ -72,19 +70,7 @@ func TestRender(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", "render", tt.name+".golden.yaml")
-			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(string(want), string(got)); d != "" {
-				t.Errorf("-golden +got (write anew with -update)\n%s", d)
-			}
+			golden.Equal(t, filepath.Join("testdata", "render", tt.name+".golden.yaml"), string(got))
 			again, err := Render(in)
 			if err != nil {
 				t.Fatal(err)

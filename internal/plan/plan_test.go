@@ -1,9 +1,7 @@
 package plan
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,9 +11,9 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/spec"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/orrery-dev/orrery/internal/golden"
+)
 
 func bin(name string, cpu float64, memory int) catalog.Binary {
 	return catalog.Binary{Name: name, Module: name, Package: ".", Version: "v1.0.0", CPUSeconds: cpu, MemoryMiB: memory}
@@ -110,7 +108,7 @@ func TestUpGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, c.name+".txt", p.String()+"\n"+raw(p))
+			golden.Equal(t, filepath.Join("testdata", c.name+".txt"), p.String()+"\n"+raw(p))
 		})
 	}
 }
@@ -126,23 +124,6 @@ func raw(p Plan) string {
 		b.WriteString("\n")
 	}
 	return b.String()
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v; run go test -update", err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs (-want +got); run go test -update when that is meant:\n%s", path, d)
-	}
 }
 
 func TestUpIsPure(t *testing.T) {

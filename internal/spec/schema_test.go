@@ -3,17 +3,14 @@ package spec
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/invopop/jsonschema"
 	validator "github.com/santhosh-tekuri/jsonschema/v6"
-)
 
-var update = flag.Bool("update", false, "write the schema and the golden files")
+	"github.com/orrery-dev/orrery/internal/golden"
+)
 
 // schemaReference is where people and editors look for the schema.
 const schemaReference = "../../docs/reference/orrery.schema.json"
@@ -41,23 +38,9 @@ func generate(t *testing.T) []byte {
 func TestSchemaIsCurrent(t *testing.T) {
 	want := generate(t)
 	for _, path := range []string{"orrery.schema.json", schemaReference} {
-		if *update {
-			if err := os.MkdirAll("../../docs/reference", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, want, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		got, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(want), string(got)); d != "" {
-			t.Errorf("%s is not what the types say; run go generate ./internal/spec (-want +got):\n%s", path, d)
-		}
+		golden.Equal(t, path, string(want))
 	}
-	if *update {
+	if *golden.Update {
 		return // the binary still holds the old one
 	}
 	got, err := Schema()

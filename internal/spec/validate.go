@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/reference"
+
+	"github.com/orrery-dev/orrery/internal/spelling"
 )
 
 // Limits of an environment.
@@ -318,34 +319,8 @@ func list(want []string) string {
 
 // near suggests the word of want that got was probably meant to be, or nothing.
 func near(got string, want []string) string {
-	if got == "" || len(got) > 64 {
-		return ""
+	if best := spelling.Nearest(got, want); best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
 	}
-	best := slices.MinFunc(want, func(a, b string) int { return cmp.Compare(distance(got, a), distance(got, b)) })
-	if distance(got, best) > max(1, len(best)/3) {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
-}
-
-// distance is the Levenshtein distance, ignoring case.
-func distance(a, b string) int {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substitute := diagonal
-			if a[i] != b[j] {
-				substitute++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }

@@ -3,7 +3,6 @@ package ui
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,30 +12,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"github.com/orrery-dev/orrery/internal/golden"
 )
 
-var update = flag.Bool("update", false, "write the golden files")
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v; run go test -update", err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs (-want +got); run go test -update when that is meant:\n%s", path, d)
-	}
-}
 
 // day plays an `up` with most of what can happen. at is called at some moments.
 func day(sink Sink, at func(moment string)) {
@@ -104,7 +85,7 @@ func TestPlain(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Emit(Event{Type: TypeNotice, Message: "after the end"})
-		golden(t, "plain.txt", b.String())
+		golden.Equal(t, filepath.Join("testdata", "plain.txt"), b.String())
 	})
 }
 
@@ -119,7 +100,7 @@ func TestJSON(t *testing.T) {
 		}
 		all := strings.SplitAfter(b.String(), "\n")
 		// The first seconds and the end say it all.
-		golden(t, "events.jsonl", strings.Join(all[:16], "")+strings.Join(all[len(all)-10:], ""))
+		golden.Equal(t, filepath.Join("testdata", "events.jsonl"), strings.Join(all[:16], "")+strings.Join(all[len(all)-10:], ""))
 	})
 }
 
@@ -156,7 +137,7 @@ func TestTTY(t *testing.T) {
 				if cursor, wrap, synchronized := screen.modes(); !cursor || !wrap || synchronized {
 					t.Error("the terminal was not given back as it was")
 				}
-				golden(t, c.name+".txt", b.String())
+				golden.Equal(t, filepath.Join("testdata", c.name+".txt"), b.String())
 			})
 		})
 	}
