@@ -33,13 +33,13 @@ func apiURL(c cluster, n node) string {
 	return fmt.Sprintf("https://%s:%d", c.Gateway, apiPort)
 }
 
-// readyPath is where an API server says whether it is ready. An API server that serves is
-// ready but for the roles that come with Kubernetes: it looks for every one of them, and makes
-// them on the first start, which takes it seconds. Kubelets do not need them, since a node's
-// rights are no role; nobody does when they were made before.
+// readyPath is where an API server says whether it is ready. One that serves is ready but for
+// the roles and priorities that come with Kubernetes: it looks for every one of them, and
+// makes them on the first start, which takes it seconds. Kubelets do not need them, since a
+// node's rights are no role; nobody waits for them when they were made before.
 const (
 	readyPath   = "/readyz"
-	servingPath = readyPath + "?exclude=poststarthook/rbac/bootstrap-roles"
+	servingPath = readyPath + "?exclude=poststarthook/rbac/bootstrap-roles&exclude=poststarthook/scheduling/bootstrap-system-priority-classes"
 )
 
 // waitAPI holds services back that could only fail before the API is ready: on servers its
