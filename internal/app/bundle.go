@@ -16,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -24,7 +25,7 @@ func newBundle(o *options) *cobra.Command {
 		Use:   "bundle",
 		Short: "One file with the whole platform, for machines without Go, compiler and network",
 	}
-	c.AddCommand(newBundleCreate(o), newBundleInspect(o), newBundleImport(o), newBundleDiff(o))
+	c.AddCommand(newBundleCreate(o), newBundleInspect(o), newBundleImport(o), newBundleDiff(o), newBundleDistrust(o))
 	return c
 }
 
@@ -112,13 +113,19 @@ hashes it. -o lock prints the orrery.lock in it, -o key the public key of its si
 				return usageError{err}
 			}
 			want.Images.Verify = ""
-			r := bundleReport{File: args[0], Description: b.Describe(), Key: signer.Fingerprint(), Trusted: trustBundle(b, args[0], "", want.Images, ui.Discard) == nil}
+			r := bundleReport{File: args[0], Description: b.Describe(), Key: signer.Fingerprint(), Trusted: trusts(b, args[0], want.Images)}
 			if asJSON {
 				return printJSON(o.out, r)
 			}
 			return o.printBundle(r)
 		},
 	}
+}
+
+// trusts reports whether an import would be allowed without a key.
+func trusts(b *bundle.File, file string, policy spec.Images) bool {
+	ok, err := trustBundle(b, file, "", policy, ui.Discard)
+	return ok && err == nil
 }
 
 func (o *options) printBundle(r bundleReport) error {
@@ -234,9 +241,10 @@ func machineItems() ([]bundle.Item, error) {
 }
 
 // bundleKey is the key that signs bundles: the given one, or this machine's, which is made
-// when there is none.
-func bundleKey(ctx context.Context, file string) (*sign.Key, error) {
-	dir := bundleKeyDir()
+// when there is none. Its password is that of environments' keys: with one of the person's
+// own (ORRERY_KEY_PASSWORD, images.password) the key stays the same over restarts.
+func bundleKey(ctx context.Context, file string, images spec.Images) (*sign.Key, error) {
+	dir, passwords := bundleKeyDir(), passwordsOf(images)
 	if file != "" {
 		if filepath.Base(file) != sign.PrivateFile {
 			return nil, usagef("--key %s: name the private half of a key pair, %s as 'cosign generate-key-pair' makes it", file, sign.PrivateFile)
@@ -244,11 +252,11 @@ func bundleKey(ctx context.Context, file string) (*sign.Key, error) {
 		if _, err := os.Stat(file); err != nil {
 			return nil, usageError{err}
 		}
-		dir = filepath.Dir(file)
+		dir, passwords = filepath.Dir(file), sign.Passwords{Given: os.Getenv("ORRERY_KEY_PASSWORD")}
 	} else if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a folder for the key of this machine: %w", err)
 	}
-	return sign.EnsureKey(ctx, dir, sign.Passwords{Given: os.Getenv("ORRERY_KEY_PASSWORD")})
+	return sign.EnsureKey(ctx, dir, passwords)
 }
 
 // stepOf shows a verb that is one step while do runs.

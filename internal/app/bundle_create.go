@@ -86,7 +86,11 @@ func (b *bundleCreate) run(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	key, err := bundleKey(ctx, b.key)
+	want, err := b.loadSpec()
+	if err != nil {
+		return usageError{err}
+	}
+	key, err := bundleKey(ctx, b.key, want.Images)
 	if err != nil {
 		return err
 	}
@@ -111,6 +115,9 @@ func (b *bundleCreate) run(ctx context.Context, file string) error {
 		return err
 	}
 	defer made.Close()
+	if err := noteTrusted(ctx, made.Digest()); err != nil { // it is ours, whatever becomes of the key
+		return err
+	}
 	r := createReport{bundleReport{file, made.Describe(), key.Public().Fingerprint(), true}, file + ".pub", took}
 	if b.output == "json" {
 		return printJSON(b.out, r)

@@ -16,7 +16,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sign"
-	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -32,6 +31,9 @@ func (o *options) remember(digest string) {
 func (o *options) fromBundle() bool { return o.bundle != "" && o.catalog == "" }
 
 func (o *options) imported() (*bundle.Imported, error) {
+	if o.preview != nil {
+		return o.preview, nil
+	}
 	b, err := bundle.OpenImported(cacheRoot(), o.bundle)
 	if errors.Is(err, bundle.ErrNotImported) {
 		err = fmt.Errorf("%w; or use a repository: --catalog DIR", err)
@@ -94,7 +96,8 @@ func (o *options) importBundle(ctx context.Context, file, keyFile string, sink u
 	if err != nil {
 		return bundle.Result{}, usageError{err}
 	}
-	if err := trustBundle(b, file, keyFile, want.Images, sink); err != nil {
+	trusted, err := trustBundle(b, file, keyFile, want.Images, sink)
+	if err != nil {
 		return bundle.Result{}, err
 	}
 	var r bundle.Result
@@ -105,6 +108,9 @@ func (o *options) importBundle(ctx context.Context, file, keyFile string, sink u
 	if errors.Is(err, bundle.ErrPlatform) {
 		err = refusedError{err}
 	}
+	if err == nil && trusted {
+		err = noteTrusted(ctx, b.Digest())
+	}
 	return r, err
 }
 
@@ -113,11 +119,54 @@ func (u *upOptions) useBundle(ctx context.Context, sink ui.Sink) error {
 	if u.catalog != "" {
 		return usagef("--bundle and --catalog: the catalogue is the bundle's; give one of them")
 	}
-	r, err := u.importBundle(ctx, u.bundleFile, u.bundleKey, sink)
+	if u.dryRun {
+		return u.previewBundle(sink)
+	}
+	for {
+		r, err := u.importBundle(ctx, u.bundleFile, u.bundleKey, sink)
+		if err != nil {
+			return err
+		}
+		// Until the environment's state names the bundle, only this keeps it from being pruned.
+		release, err := bundle.Hold(ctx, cacheRoot(), r.Digest)
+		if errors.Is(err, bundle.ErrNotImported) && ctx.Err() == nil {
+			continue // pruned in the moment between
+		}
+		if err != nil {
+			return err
+		}
+		u.release, u.bundle = release, r.Digest
+		return nil
+	}
+}
+
+// previewBundle has a plan made of the bundle, without importing it: its catalogue goes into
+// a folder for the time being.
+func (u *upOptions) previewBundle(sink ui.Sink) error {
+	b, err := openBundle(u.bundleFile)
 	if err != nil {
 		return err
 	}
-	u.bundle = r.Digest
+	defer b.Close()
+	want, err := u.loadSpec()
+	if err != nil {
+		return usageError{err}
+	}
+	if _, err := trustBundle(b, u.bundleFile, u.bundleKey, want.Images, sink); err != nil {
+		return err
+	}
+	if platform := b.Describe().Platform; platform != image.Platform() {
+		return refusedError{fmt.Errorf("%s is %w: %s, and this machine is %s", u.bundleFile, bundle.ErrPlatform, platform, image.Platform())}
+	}
+	dir, err := os.MkdirTemp("", "orrery-preview-")
+	if err != nil {
+		return err
+	}
+	u.release = func() { os.RemoveAll(dir) }
+	if u.preview, err = b.Preview(dir); err != nil {
+		return err
+	}
+	u.bundle = b.Digest()
 	return nil
 }
 
@@ -131,56 +180,6 @@ func openBundle(file string) (*bundle.File, error) {
 	}
 	return b, err
 }
-
-// trustBundle checks the signature, and that its key is trusted: this machine's own, one of
-// images.trustedKeys, or the one in keyFile.
-func trustBundle(b *bundle.File, file, keyFile string, policy spec.Images, sink ui.Sink) error {
-	signer, err := bundleSigner(b)
-	if err != nil {
-		return refusedError{err}
-	}
-	var trusted []string
-	files := policy.TrustedKeys
-	if keyFile != "" {
-		files = append(slices.Clone(files), keyFile)
-	}
-	own := filepath.Join(bundleKeyDir(), sign.PublicFile)
-	if _, err := os.Stat(own); err == nil {
-		files = append(slices.Clone(files), own)
-	}
-	for _, f := range files {
-		k, err := sign.LoadPublicKey(f)
-		if err != nil {
-			return usageError{err}
-		}
-		trusted = append(trusted, k.Fingerprint())
-	}
-	if slices.Contains(trusted, signer.Fingerprint()) {
-		return nil
-	}
-	if policy.Verify == spec.VerifyWarn {
-		sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: "build", Message: fmt.Sprintf("images.verify is warn, so %s is used, although its key %s is not trusted", file, signer.Fingerprint())})
-		return nil
-	}
-	return refusedError{fmt.Errorf(`%s is signed by %s, which nobody here trusts
-  compare the fingerprint with that of whoever made it ('orrery bundle create' prints it); if it is theirs:
-    orrery bundle inspect %[1]s -o key > bundle.pub
-    orrery bundle import %[1]s --key bundle.pub
-  or name the file in images.trustedKeys of orrery.yaml`, file, signer.Fingerprint())}
-}
-
-// bundleSigner is the key that signed, whoever's it is.
-func bundleSigner(b *bundle.File) (sign.PublicKey, error) {
-	signer, err := sign.ParsePublicKey(b.PublicKey())
-	if err != nil {
-		return signer, fmt.Errorf("the bundle's public key: %w", err)
-	}
-	return signer, b.Verify(signer.VerifyBlob)
-}
-
-// bundleKeyDir holds the key that this machine signs bundles with. No environment has a
-// name that begins with a dot.
-func bundleKeyDir() string { return filepath.Join(stateRoot(), ".signing") }
 
 // holdings finds files of the cache by their SHA-256, to link rather than write them.
 func holdings() func(string) (string, bool) {
@@ -248,6 +247,19 @@ func (w *workshop) printCarried(out io.Writer, name, kind string) error {
 // pruneBundles removes imported bundles that no environment was made from. When the state
 // of one cannot be read, nobody can say what it needs.
 func pruneBundles(dryRun bool) ([]bundle.Pruned, error) {
+	if _, err := bundlesUsed(); err != nil {
+		return nil, err
+	}
+	// Asked again for each: environments are made meanwhile.
+	keep := func(digest string) bool {
+		used, err := bundlesUsed()
+		return err != nil || used[digest]
+	}
+	return bundle.Prune(cacheRoot(), keep, dryRun)
+}
+
+// bundlesUsed are the bundles that environments were made from, by digest.
+func bundlesUsed() (map[string]bool, error) {
 	used := map[string]bool{}
 	entries, err := os.ReadDir(stateRoot())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -260,7 +272,7 @@ func pruneBundles(dryRun bool) ([]bundle.Pruned, error) {
 		}
 		used[kept.Bundle] = true
 	}
-	return bundle.Prune(cacheRoot(), func(digest string) bool { return used[digest] }, dryRun)
+	return used, nil
 }
 
 // catalogFiles are what a bundle takes of a repository: all of infra/, and go.mod and

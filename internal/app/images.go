@@ -27,7 +27,7 @@ func newImages(o *options) *cobra.Command {
 		Use:   "images",
 		Short: "What the platform runs: list, look inside, verify, build again and compare, load, clean up",
 	}
-	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o), newImagesRebuild(o))
+	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesSign(o), newImagesReproduce(o), newImagesLoad(o), newImagesPrune(o), newImagesRebuild(o))
 	return c
 }
 
@@ -229,11 +229,7 @@ func newImagesInspect(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w, img, err := o.builtImage(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			in, err := w.builder.Inspect(c.Context(), img)
+			in, err := o.inspectImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -243,6 +239,36 @@ func newImagesInspect(o *options) *cobra.Command {
 			return printInspection(o.out, in)
 		},
 	}
+}
+
+// inspectImage reads an image: one that is built here, else as it came in a bundle or from a
+// registry.
+func (o *options) inspectImage(ctx context.Context, name string) (image.Inspection, error) {
+	w, err := o.workshop(ui.Discard)
+	if err != nil {
+		return image.Inspection{}, err
+	}
+	if img, ok := w.pulled[name]; ok || w.store != nil {
+		if !ok {
+			if img, err = w.image(name); err != nil {
+				return image.Inspection{}, err
+			}
+		}
+		fetched, err := o.fetchedImages(w)
+		if err != nil {
+			return image.Inspection{}, err
+		}
+		built, ok := fetched(img)
+		if !ok {
+			return image.Inspection{}, fmt.Errorf("image %s is not on this machine: 'orrery up' has it pulled where %s can be reached, and 'orrery bundle import' brings one that a bundle has", name, cmp.Or(img.Registry, "a registry"))
+		}
+		return image.ReadImage(ctx, built)
+	}
+	w, img, err := o.builtImage(ctx, name)
+	if err != nil {
+		return image.Inspection{}, err
+	}
+	return w.builder.Inspect(ctx, img)
 }
 
 // builtImage finds an image, and builds it if it is not built, showing progress on
@@ -395,7 +421,10 @@ func prune(ctx context.Context, o *options, dryRun bool) (pruned, error) {
 	if _, noRepository := o.root(); noRepository != nil && o.catalog == "" {
 		err = nil
 	} else if err == nil && w.builder != nil {
-		p.Pruned, err = w.builder.Prune(ctx, slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun)
+		var across []*image.Builder
+		if across, err = w.across(o); err == nil {
+			p.Pruned, err = w.builder.Prune(ctx, slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun, across...)
+		}
 		err = errors.Join(err, w.prunePulled(ctx, &p.Pruned, dryRun))
 	}
 	gone, bundleErr := pruneBundles(dryRun)

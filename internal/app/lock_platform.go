@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"maps"
 	"math"
 	"slices"
@@ -26,6 +28,29 @@ func (w *workshop) forPlatform(o *options, platform string, sink ui.Sink) (*work
 	across := *w
 	across.builder, across.supply = b, b
 	return &across, nil
+}
+
+// across are builders for the other platforms that the lock has.
+func (w *workshop) across(o *options) ([]*image.Builder, error) {
+	l, err := lock.Load(w.lockFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err // without it nobody can say what is needed
+	}
+	var out []*image.Builder
+	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
+		if platform == w.builder.Platform() {
+			continue
+		}
+		other, err := w.forPlatform(o, platform, ui.Discard)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, other.builder)
+	}
+	return out, nil
 }
 
 // only leaves the named binaries and images, and what those images consist of.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -30,7 +31,8 @@ type options struct {
 	plain   bool
 	verbose bool
 
-	bundle string // digest of the bundle that catalogue, lock and images come from; often ""
+	bundle  string           // digest of the bundle that catalogue, lock and images come from; often ""
+	preview *bundle.Imported // of a bundle that is not imported, for a plan; often nil
 }
 
 func newRoot(s *streams) *cobra.Command {

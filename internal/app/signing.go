@@ -33,9 +33,12 @@ type signing struct {
 
 func (s *session) signingDir() string { return filepath.Join(s.stateDir, "signing") }
 
-func (s *session) passwords() sign.Passwords {
+func (s *session) passwords() sign.Passwords { return passwordsOf(s.spec.Images) }
+
+// passwordsOf says where the password of a signing key comes from.
+func passwordsOf(images spec.Images) sign.Passwords {
 	p := sign.Passwords{Given: os.Getenv("ORRERY_KEY_PASSWORD")}
-	if from := s.spec.Images.Password; from != nil {
+	if from := images.Password; from != nil {
 		p.SOPS, p.Value = from.SOPS, from.Key
 	}
 	return p
@@ -182,10 +185,16 @@ func (p *platform) documents(ctx context.Context, img catalog.Image, built image
 	}
 	bill, err := w.keptSBOM(built.Digest, locked.SBOM)
 	if err != nil {
-		if bill, err = w.sbom(ctx, img); err != nil {
-			return sign.Documents{}, err
-		}
+		return w.documents(ctx, img)
 	}
 	provenance, err := w.provenance(ctx, img)
 	return sign.Documents{SBOM: bill, Provenance: provenance}, err
+}
+
+// documents makes those of an image, whatever was made before.
+func (w *workshop) documents(ctx context.Context, img catalog.Image) (docs sign.Documents, err error) {
+	if docs.SBOM, err = w.sbom(ctx, img); err == nil {
+		docs.Provenance, err = w.provenance(ctx, img)
+	}
+	return docs, err
 }

@@ -26,6 +26,7 @@ type upOptions struct {
 	noInstall, retain, dryRun, skipVerify bool
 	clusterOnly                           bool // deploy nothing
 	bundleFile, bundleKey                 string
+	release                               func() // lets the bundle go
 	require                               []string
 }
 
@@ -74,6 +75,8 @@ func (u *upOptions) run(ctx context.Context) error {
 		return usagef("--key is about a bundle: name it with --bundle FILE")
 	}
 	if u.bundleFile != "" {
+		u.release = func() {}
+		defer func() { u.release() }()
 		if err := u.useBundle(ctx, clock); err != nil {
 			return err
 		}

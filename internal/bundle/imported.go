@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -21,6 +23,19 @@ import (
 type Imported struct {
 	dir string
 	*survey
+
+	preview bool // nothing but the catalogue is there: see [File.Preview]
+}
+
+// Preview unpacks the catalogue of the bundle into dir, and nothing else. What it returns
+// says of everything in the bundle that it is there: it is for plans that nobody executes.
+func (f *File) Preview(dir string) (*Imported, error) {
+	b := &Imported{dir: dir, survey: f.survey, preview: true}
+	im := &importer{File: f, opts: ImportOptions{}, dir: dir, syncs: &errgroup.Group{}}
+	if err := im.write(f.catalog, f.open(f.catalog)); err != nil {
+		return nil, f.locate(f.catalog, "its catalogue cannot be read: "+err.Error())
+	}
+	return b, nil
 }
 
 // OpenImported reads the index of an imported bundle. Its error wraps [ErrNotImported] when
@@ -83,7 +98,7 @@ func (b *Imported) program(sum string) (string, bool) {
 		if p.SHA256 == sum {
 			path := filepath.Join(b.dir, "bin", sum)
 			info, err := os.Lstat(path)
-			return path, err == nil && info.Mode().IsRegular() && info.Size() == p.Size
+			return path, b.preview || err == nil && info.Mode().IsRegular() && info.Size() == p.Size
 		}
 	}
 	return "", false
@@ -101,7 +116,11 @@ func (b *Imported) image(digest string) (image.Built, bool) {
 
 // all tells whether a manifest and everything that it names is there.
 func (b *Imported) all(d v1.Descriptor, depth int) bool {
-	if e, known := b.entries[d.Digest.Hex]; !known || !e.there(b.dir) {
+	e, known := b.entries[d.Digest.Hex]
+	if b.preview {
+		return known
+	}
+	if !known || !e.there(b.dir) {
 		return false
 	}
 	if !isManifest(d) || depth > maxDepth {
@@ -153,8 +172,31 @@ type Pruned struct {
 	Bytes  int64  `json:"bytes"`
 }
 
+// Hold keeps an imported bundle from being pruned until release is called, or the process
+// ends. Its error wraps [ErrNotImported] when the machine does not have it, or no longer.
+func Hold(ctx context.Context, cacheDir, digest string) (release func(), err error) {
+	root := filepath.Join(cacheDir, dirName)
+	missing := fmt.Errorf("bundle %s is %w: import it with 'orrery bundle import FILE'", digest, ErrNotImported)
+	if _, err := os.Stat(root); err != nil {
+		return nil, missing
+	}
+	if err := os.MkdirAll(filepath.Join(root, ".lock"), 0o755); err != nil {
+		return nil, err
+	}
+	held, err := filelock.Wait(ctx, lockPath(root, hexOf(digest)), filelock.Shared, nil)
+	if err != nil {
+		return nil, fmt.Errorf("hold bundle %s: %w", digest, err)
+	}
+	if _, err := os.Stat(filepath.Join(Dir(cacheDir, digest), indexName)); err != nil {
+		held.Close()
+		return nil, missing
+	}
+	return func() { held.Close() }, nil
+}
+
 // Prune removes imported bundles that keep does not want, and what interrupted imports
-// left, unless somebody is importing it right now. With dryRun it only says so.
+// left, unless somebody is importing or holding it right now. keep is asked when nobody
+// can take the bundle any more. With dryRun it only says so.
 func Prune(cacheDir string, keep func(digest string) bool, dryRun bool) ([]Pruned, error) {
 	root := filepath.Join(cacheDir, dirName)
 	entries, err := os.ReadDir(root)
@@ -178,6 +220,10 @@ func Prune(cacheDir string, keep func(digest string) bool, dryRun bool) ([]Prune
 			}
 			if err != nil {
 				return out, fmt.Errorf("prune bundles: %w", err)
+			}
+			if !part && keep("sha256:"+hex) { // somebody began to need it meanwhile
+				held.Close()
+				continue
 			}
 			err = remove(root, e.Name())
 			os.Remove(lockPath(root, hex))

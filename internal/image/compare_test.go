@@ -2,6 +2,9 @@ package image
 
 import (
 	"context"
+	"os"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -64,9 +67,38 @@ func TestInspect(t *testing.T) {
 	if i < 0 || len(in.Layers[1].Files[i].SHA256) != 64 || in.Layers[1].Files[i].Mode != 0o755 {
 		t.Errorf("files %+v", in.Layers[1].Files)
 	}
+	// Of an image that was not made here, the same is found in its layers.
+	read, err := ReadImage(t.Context(), in.Built)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(read, in) {
+		t.Errorf("read %+v, inspected %+v", read, in)
+	}
+	// What was noted when it was packed is what is in it; a damaged note does not count.
+	noted, err := b.Contents(t.Context(), helloImage(t))
+	if err != nil || !reflect.DeepEqual(noted, in) {
+		t.Errorf("noted %+v, inspected %+v: %v", noted, in, err)
+	}
+	for _, l := range in.Layers {
+		if err := os.WriteFile(b.layout.filesNote(l.Digest), []byte(`{"digest":"sha256:`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again, err := b.Contents(t.Context(), helloImage(t)); err != nil || !reflect.DeepEqual(again, in) {
+		t.Errorf("with damaged notes %+v: %v", again, err)
+	}
 	if p := in.Programs[0]; p.Main.Path != "example.org/hello" || !slices.Contains(p.Settings, "-trimpath=true") {
 		t.Errorf("program %+v", p)
 	}
+}
+
+// otherArch is a processor that this machine does not have.
+func otherArch() string {
+	if runtime.GOARCH == "arm64" {
+		return "amd64"
+	}
+	return "arm64"
 }
 
 func TestPrune(t *testing.T) {
@@ -104,6 +136,24 @@ func TestPrune(t *testing.T) {
 		if kept(t.Context(), old) != dryRun || !kept(t.Context(), img) {
 			t.Errorf("dry run %v: kept old %v, current %v", dryRun, kept(t.Context(), old), kept(t.Context(), img))
 		}
+	}
+	// What was made for another platform stays as long as somebody names it.
+	arm, err := NewBuilder(Options{CacheDir: b.opts.CacheDir, RepoRoot: b.opts.RepoRoot, Platform: "linux/" + otherArch()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := arm.Image(t.Context(), img); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := b.Prune(t.Context(), img.Binaries, []catalog.Image{img}, false, arm); err != nil || len(p.Binaries)+len(p.Images) != 0 {
+		t.Errorf("with what another platform needs: %+v, %v", p, err)
+	}
+	if _, ok, err := arm.CachedImage(t.Context(), img); err != nil || !ok {
+		t.Errorf("the image for another platform is gone: %v", err)
+	}
+	p, err := b.Prune(t.Context(), img.Binaries, []catalog.Image{img}, false)
+	if err != nil || len(p.Binaries) != 1 || len(p.Images) != 1 || !strings.Contains(p.Images[0], "linux/"+otherArch()) {
+		t.Errorf("without it: %+v, %v", p, err)
 	}
 	if p, err := b.Prune(t.Context(), img.Binaries, []catalog.Image{img}, false); err != nil || p.Bytes != 0 || len(p.Binaries)+len(p.Images) != 0 {
 		t.Errorf("a second time: %+v, %v", p, err)

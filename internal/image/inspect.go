@@ -118,6 +118,75 @@ func (b *Builder) inspect(ctx context.Context, img catalog.Image, layerInfo func
 	return in, nil
 }
 
+// ReadImage is [Builder.Inspect] for an image that was not made here, but came in a bundle or
+// from a registry: its programs are looked for among its files. Those that Go did not make are
+// files only.
+func ReadImage(ctx context.Context, built Built) (Inspection, error) {
+	in := Inspection{Built: built, Platform: Platform()}
+	fail := func(err error) (Inspection, error) {
+		return Inspection{}, fmt.Errorf("inspect image %s: %w", built.Name, err)
+	}
+	tmp, err := os.MkdirTemp("", "orrery-inspect-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(tmp)
+	err = in.read(built, func(l v1.Layer) (LayerInfo, error) {
+		info, err := inspectLayer(ctx, l)
+		if err != nil {
+			return info, err
+		}
+		programs, err := programsOf(ctx, l, filepath.Join(tmp, "program"))
+		in.Programs = append(in.Programs, programs...)
+		return info, err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return in, nil
+}
+
+// programsOf reads what Go wrote into the programs of a layer, each by way of the file tmp.
+func programsOf(ctx context.Context, l v1.Layer, tmp string) (programs []ProgramInfo, err error) {
+	r, err := openLayer(l)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return programs, nil
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return programs, err
+		}
+		if h.Typeflag != tar.TypeReg || h.Mode&0o111 == 0 {
+			continue
+		}
+		if err := copyTo(tmp, r); err != nil {
+			return programs, err
+		}
+		if info, err := buildinfo.ReadFile(tmp); err == nil {
+			p := programInfo(info)
+			p.Path = "/" + strings.TrimPrefix(h.Name, "./")
+			programs = append(programs, p)
+		}
+	}
+}
+
+func copyTo(path string, r io.Reader) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
+}
+
 // read fills in what the layout says of an image.
 func (in *Inspection) read(built Built, layerInfo func(v1.Layer) (LayerInfo, error)) error {
 	opened, err := built.open()
@@ -237,6 +306,10 @@ func (b *Builder) Program(ctx context.Context, bin catalog.Binary) (ProgramInfo,
 	if err != nil {
 		return ProgramInfo{}, fmt.Errorf("read the build information of %s: %w", bin.Name, err)
 	}
+	return programInfo(info), nil
+}
+
+func programInfo(info *buildinfo.BuildInfo) ProgramInfo {
 	p := ProgramInfo{Package: info.Path, Go: info.GoVersion, Main: moduleOf(&info.Main)}
 	for _, d := range info.Deps {
 		p.Modules = append(p.Modules, moduleOf(d))
@@ -244,7 +317,7 @@ func (b *Builder) Program(ctx context.Context, bin catalog.Binary) (ProgramInfo,
 	for _, s := range info.Settings {
 		p.Settings = append(p.Settings, s.Key+"="+s.Value)
 	}
-	return p, nil
+	return p
 }
 
 func moduleOf(m *debug.Module) Module {

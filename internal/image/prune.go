@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -23,24 +24,35 @@ type Pruned struct {
 	Bytes int64 `json:"bytes"`
 }
 
-// Prune removes every cached binary and image that is not one of those given, unless
-// somebody is making it right now. With dryRun it only says what it would remove.
-func (b *Builder) Prune(ctx context.Context, binaries []catalog.Binary, images []catalog.Image, dryRun bool) (Pruned, error) {
+// Prune removes every cached binary and image that is not one of those given, as b or one of
+// across would make it for its own platform, unless somebody is making it right now. With
+// dryRun it only says what it would remove.
+func (b *Builder) Prune(ctx context.Context, binaries []catalog.Binary, images []catalog.Image, dryRun bool, across ...*Builder) (Pruned, error) {
 	p := Pruned{Binaries: []string{}, Images: []string{}}
-	keepBinaries, keepImages := map[string]bool{}, map[string]bool{}
-	for _, bin := range binaries {
-		key, err := b.Key(ctx, bin)
-		if err != nil {
-			return p, err // without all keys, what is needed would go
-		}
-		keepBinaries[key] = true
+	keepBinaries := map[string]bool{}
+	keepImages := map[layout]map[string]bool{}
+	layouts, err := b.layouts()
+	if err != nil {
+		return p, err
 	}
-	for _, img := range images {
-		key, err := b.imageKey(ctx, img)
-		if err != nil {
-			return p, err
+	for _, l := range layouts { // of platforms that nobody asks for any more, too
+		keepImages[l] = map[string]bool{}
+	}
+	for _, one := range append([]*Builder{b}, across...) {
+		for _, bin := range binaries {
+			key, err := one.Key(ctx, bin)
+			if err != nil {
+				return p, err // without all keys, what is needed would go
+			}
+			keepBinaries[key] = true
 		}
-		keepImages[key] = true
+		for _, img := range images {
+			key, err := one.imageKey(ctx, img)
+			if err != nil {
+				return p, err
+			}
+			keepImages[one.layout][key] = true
+		}
 	}
 	if err := b.pruneBinaries(&p, keepBinaries, dryRun); err != nil {
 		return p, fmt.Errorf("prune binaries: %w", err)
@@ -48,10 +60,26 @@ func (b *Builder) Prune(ctx context.Context, binaries []catalog.Binary, images [
 	if err := b.pruneUnpacked(&p, keepBinaries, dryRun); err != nil {
 		return p, fmt.Errorf("prune unpacked archives: %w", err)
 	}
-	if err := b.layout.prune(ctx, &p, keepImages, dryRun); err != nil {
-		return p, fmt.Errorf("prune images: %w", err)
+	for _, l := range layouts {
+		if err := l.prune(ctx, &p, keepImages[l], dryRun); err != nil {
+			return p, fmt.Errorf("prune images: %w", err)
+		}
 	}
 	return p, nil
+}
+
+// layouts are those of the cache: this platform's and others'.
+func (b *Builder) layouts() ([]layout, error) {
+	dirs, err := filepath.Glob(filepath.Join(b.opts.CacheDir, "images-*"))
+	if err != nil {
+		return nil, err
+	}
+	all := []layout{{dir: filepath.Join(b.opts.CacheDir, "images"), arch: strings.TrimPrefix(Platform(), "linux/")}}
+	for _, dir := range dirs {
+		arch, _ := strings.CutPrefix(filepath.Base(dir), "images-")
+		all = append(all, layout{dir: dir, arch: arch})
+	}
+	return all, nil
 }
 
 func (b *Builder) pruneBinaries(p *Pruned, keep map[string]bool, dryRun bool) error {
@@ -150,7 +178,11 @@ func (l layout) prune(ctx context.Context, p *Pruned, keep map[string]bool, dryR
 			kept = append(kept, d)
 			continue
 		}
-		p.Images = append(p.Images, d.Annotations[refName])
+		name := d.Annotations[refName]
+		if "linux/"+l.arch != Platform() {
+			name += " (linux/" + l.arch + ")"
+		}
+		p.Images = append(p.Images, name)
 	}
 	if dryRun {
 		return nil

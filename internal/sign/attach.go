@@ -22,12 +22,23 @@ type Documents struct {
 // same key stays as it is. What the environment's former keys signed is taken away; what
 // others signed is not touched.
 func Attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
-	repo := openRepository(registry, name)
-	if err := repo.attach(ctx, digest, key, docs); err != nil {
+	return attach(ctx, registry, name, digest, key, docs, false)
+}
+
+// Renew is Attach that signs what the same key signed before, too, and replaces it.
+func Renew(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
+	return attach(ctx, registry, name, digest, key, docs, true)
+}
+
+func attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents, anew bool) error {
+	if err := openRepository(registry, name).attach(ctx, digest, key, docs, anew); err != nil {
 		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, registry, err)
 	}
 	return nil
 }
+
+// emptyContent is what a configuration of the type [emptyConfig] consists of.
+const emptyContent = "{}"
 
 // wanted is a statement that is to be attached.
 type wanted struct {
@@ -62,7 +73,7 @@ func statements(digest string, docs Documents) ([]*wanted, error) {
 	return all, nil
 }
 
-func (r repository) attach(ctx context.Context, digest string, key *Key, docs Documents) error {
+func (r repository) attach(ctx context.Context, digest string, key *Key, docs Documents, anew bool) error {
 	want, err := statements(digest, docs)
 	if err != nil {
 		return err
@@ -85,7 +96,7 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		switch w := a.answers(want, key.public); {
 		case a.err != nil && ctx.Err() != nil:
 			return ctx.Err()
-		case w != nil && !w.there:
+		case w != nil && !w.there && !anew:
 			w.there = true
 			keep = append(keep, a.descriptor)
 		case w != nil, a.damaged(), a.err == nil && slices.Contains(ours, a.bundle.Verification.PublicKey.Hint):
@@ -111,18 +122,27 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 			return fmt.Errorf("list the referrers: %w", err)
 		}
 	}
+	g, ctx := errgroup.WithContext(ctx)
 	for _, d := range stale {
-		if err := r.deleteManifest(ctx, d.Digest); err != nil {
-			return fmt.Errorf("remove what a former key signed: %w", err)
-		}
+		g.Go(func() error {
+			if err := r.deleteManifest(ctx, d.Digest); err != nil {
+				return fmt.Errorf("remove what a former key signed: %w", err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 // putAll signs and uploads what is not there yet, side by side.
 func (r repository) putAll(ctx context.Context, key *Key, want []*wanted, subject *descriptor) ([]descriptor, error) {
 	want = slices.DeleteFunc(want, func(w *wanted) bool { return w.there })
 	made := make([]descriptor, len(want))
+	if len(want) > 0 { // of all that are attached
+		if _, err := r.putBlob(ctx, []byte(emptyContent)); err != nil {
+			return nil, err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for i, w := range want {
 		g.Go(func() error {
@@ -142,17 +162,13 @@ func (r repository) put(ctx context.Context, key *Key, w *wanted, subject *descr
 	if err != nil {
 		return descriptor{}, err
 	}
-	config, err := r.putBlob(ctx, []byte("{}"))
-	if err != nil {
-		return descriptor{}, err
-	}
 	blob, err := r.putBlob(ctx, b)
 	if err != nil {
 		return descriptor{}, err
 	}
 	m := manifest{
 		SchemaVersion: 2, MediaType: ociManifest, ArtifactType: bundleType,
-		Config:  descriptor{MediaType: emptyConfig, Digest: config, Size: 2},
+		Config:  descriptor{MediaType: emptyConfig, Digest: digestOf([]byte(emptyContent)), Size: int64(len(emptyContent))},
 		Layers:  []descriptor{{MediaType: bundleType, Digest: blob, Size: int64(len(b))}},
 		Subject: subject,
 		Annotations: map[string]string{
