@@ -19,9 +19,9 @@ type place struct {
 }
 
 const (
-	peerWidth  = 164.0
+	peerWidth  = 176.0
 	peerHeight = 40.0
-	columnGap  = 138.0
+	columnGap  = 112.0
 	rowGap     = 26.0
 	// mostColumns fit a page without making letters small.
 	mostColumns = 4

@@ -51,7 +51,7 @@ func (c *Console) serviceMap(_ context.Context, r *http.Request) (*view, error) 
 	edges := data.selected(t.Edges)
 	v.Data = data
 	v.add("headline", c.mapHeadline(t))
-	v.add("map", drawMap(edges, data, all))
+	v.add("map", drawMap(edges, data, all, c.Flows != nil && t.Seen == 0 && t.Failed == nil))
 	v.add("edges", drawEdges(edges, data))
 	return v, nil
 }
@@ -112,15 +112,18 @@ func (c *Console) mapHeadline(t traffic) template.HTML {
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-func rate(v float64) string { return dashboard.PerSecond.Format(v) }
+// rate in events a minute: many ways are quiet.
+func rate(v float64) string { return dashboard.Count.Format(math.Round(60*v)) + "/min" }
 
 // drawMap draws who speaks to whom. Peers are links that choose; the list below says the same
 // in words.
-func drawMap(edges []flow.Edge, data mapData, all url.Values) template.HTML {
+func drawMap(edges []flow.Edge, data mapData, all url.Values, listening bool) template.HTML {
 	var d drawing
 	edges, more := busiest(edges, mostPeers)
 	if len(edges) == 0 {
-		if data.Dropped {
+		if listening {
+			d.f(`<p class="wait"><span class="sr">loading</span></p>`)
+		} else if data.Dropped {
 			d.f(`<p class="calm">%s Nothing was dropped in the last minute.</p>`, icon(Good))
 		} else {
 			d.f(`<p class="none">Nobody speaks here.</p>`)
@@ -154,7 +157,7 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values) template.HTML {
 	if more > 0 {
 		d.f(`<p class="none">%s with less traffic are in the list only; choose a namespace to see them.</p>`, esc(upper(plural(more, "peer", "peers"))))
 	}
-	d.f(`<p class="key-line"><span><i class="way"></i>forwarded, wider for more</span><span><i class="way drop"></i>dropped</span><span><i class="way rest"></i>quiet for a minute</span><span class="hint">Who calls stands left of who is called. A number is events a second: packets, or the sign of many that look alike.</span></p>`)
+	d.f(`<p class="key-line"><span><i class="way"></i>forwarded, wider for more</span><span><i class="way drop"></i>dropped</span><span><i class="way rest"></i>quiet for a minute</span><span class="hint">Who calls stands left of who is called. A number is events a minute: packets, or the sign of many that look alike.</span></p>`)
 	return d.html()
 }
 
@@ -187,7 +190,7 @@ func drawPeer(d *drawing, p *place, edges []flow.Edge, data mapData, all url.Val
 	d.f(`<rect x="%s" y="%s" width="%s" height="%s" rx="9"/>`, num(p.x), num(p.y), num(peerWidth), num(peerHeight))
 	under := cmp.Or(p.peer.Namespace, map[flow.Peer]string{flow.Nodes: "kubelets and hosts", flow.APIServer: "control plane", flow.World: "outside", flow.Unknown: "no owner known"}[p.peer])
 	d.f(`<text class="name" x="%s" y="%s">%s</text><text class="ns" x="%s" y="%s">%s</text></a>`,
-		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 21)), num(p.x+11), num(p.y+32), esc(cut(under, 25)))
+		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 20)), num(p.x+11), num(p.y+32), esc(cut(under, 27)))
 }
 
 // drawEdge draws a line from who calls to who is called, between those who have nothing to do

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -140,6 +141,8 @@ func decode(line []byte) (Flow, error) {
 	for protocol, ports := range in.L4 { // a oneof: there is one at most
 		f.Protocol, f.Source.Port, f.Destination.Port = protocol, ports.Source, ports.Destination
 	}
+	f.Source.server()
+	f.Destination.server()
 	if s := in.DestService; s != nil && s.Name != "" {
 		f.Service = s.Namespace + "/" + s.Name
 	}
@@ -185,8 +188,7 @@ func (e wireEndpoint) endpoint(ip string, names []string) Endpoint {
 		out.Workload, out.WorkloadKind = e.Workloads[0].Name, e.Workloads[0].Kind
 	}
 	for _, l := range e.Labels {
-		// An API server is a node as well, and that is the lesser news.
-		if r, ok := strings.CutPrefix(l, reservedPrefix); ok && (out.Reserved == "" || r == "kube-apiserver") {
+		if r, ok := strings.CutPrefix(l, reservedPrefix); ok && out.Reserved == "" {
 			out.Reserved = r
 		}
 	}
@@ -194,6 +196,26 @@ func (e wireEndpoint) endpoint(ip string, names []string) Endpoint {
 		out.Reserved = ""
 	}
 	return out
+}
+
+// apiPort is where API servers listen on their nodes.
+const apiPort = 6443
+
+// server tells the API server from the rest of its node, which has the same labels: the
+// kubelet there, say, when it asks pods whether they live.
+func (e *Endpoint) server() {
+	if e.Reserved == "" || !slices.Contains(e.Labels, reservedPrefix+"kube-apiserver") {
+		return
+	}
+	e.Reserved = "kube-apiserver"
+	if e.Port == apiPort {
+		return
+	}
+	for _, node := range []string{"host", "remote-node"} {
+		if slices.Contains(e.Labels, reservedPrefix+node) {
+			e.Reserved = node
+		}
+	}
 }
 
 func policies(lists ...[]wirePolicy) []string {

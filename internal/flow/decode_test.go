@@ -63,6 +63,10 @@ func TestDecode(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, d)
 		}
 	}
+	kubelet, err := decode([]byte(`{"flow":{"time":"2026-11-23T04:00:01Z","verdict":"FORWARDED","l4":{"TCP":{"source_port":41234,"destination_port":8080}},"source":{"identity":1,"labels":["reserved:host","reserved:kube-apiserver"]}}}`))
+	if err != nil || kubelet.Source.Reserved != "host" {
+		t.Errorf("what else runs on a server is %q, %v", kubelet.Source.Reserved, err)
+	}
 	if _, err := decode([]byte(`{"node_status":{"state_change":"NODE_CONNECTED"}}`)); !errors.Is(err, errNoFlow) {
 		t.Error(err)
 	}

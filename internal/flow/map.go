@@ -2,6 +2,7 @@ package flow
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,14 +113,13 @@ func slotOf(t time.Time) int64 { return t.UnixNano() / int64(slot) }
 var MapTypes = []string{"trace", "drop"}
 
 // Add takes a flow into account. Left out are answers, which are part of what they answer, the
-// agents' checks of each other, and protocols that the network does not speak: every new pod
-// asks once for a router of IPv6, and the packet is dropped.
+// agents' checks of each other, and protocols that the network does not speak.
 func (m *Map) Add(f Flow) {
-	if f.Reply || f.DropReason == "UNSUPPORTED_L3_PROTOCOL" || f.Verdict != Forwarded && f.Verdict != Dropped || f.Point == "policy-verdict" || f.Point == "l7" {
+	if f.Reply || f.DropReason == unspoken || f.Verdict != Forwarded && f.Verdict != Dropped || f.Point == "policy-verdict" || f.Point == "l7" {
 		return
 	}
-	from, ok := peer(f.Source, false)
-	to, also := peer(f.Destination, true)
+	from, ok := peer(f.Source)
+	to, also := peer(f.Destination)
 	if !ok || !also || from.Namespace == "" && to.Namespace == "" { // between machines: not ours
 		return
 	}
@@ -214,11 +214,8 @@ func frequent(names map[string]int) []string {
 	return all
 }
 
-// apiPort is where API servers listen on their nodes.
-const apiPort = 6443
-
 // peer is whom an endpoint belongs to; false for those that are not shown.
-func peer(e Endpoint, asked bool) (Peer, bool) {
+func peer(e Endpoint) (Peer, bool) {
 	switch {
 	case e.Workload != "":
 		return Peer{e.Namespace, e.Workload}, true
@@ -228,11 +225,9 @@ func peer(e Endpoint, asked bool) (Peer, bool) {
 	switch e.Reserved {
 	case "health", "ingress":
 		return Peer{}, false
-	case "host", "remote-node", "kube-apiserver":
-		// The address of a server is that of its kubelet too, which asks pods whether they live.
-		if asked && e.Port == apiPort {
-			return APIServer, true
-		}
+	case "kube-apiserver":
+		return APIServer, true
+	case "host", "remote-node":
 		return Nodes, true
 	case "world", "world-ipv4", "world-ipv6":
 		return World, true
@@ -240,14 +235,16 @@ func peer(e Endpoint, asked bool) (Peer, bool) {
 	return Unknown, true
 }
 
-// workloadOf a pod whose owner is not known, by the labels that people give.
+// made is what controllers append to the names of what they make
+// (k8s.io/apimachinery/pkg/util/rand): a Deployment by way of a ReplicaSet, a DaemonSet or a
+// Job, a StatefulSet.
+var made = regexp.MustCompile(`(-[bcdfghjklmnpqrstvwxz2456789]{6,10}-[bcdfghjklmnpqrstvwxz2456789]{5}|-[bcdfghjklmnpqrstvwxz2456789]{5}|-[0-9]+)$`)
+
+// workloadOf a pod by its name: a node knows who made its own pods, but not those of others,
+// and both ends must have the same name everywhere.
 func workloadOf(e Endpoint) string {
-	for _, key := range []string{"k8s:app.kubernetes.io/name=", "k8s:k8s-app=", "k8s:app="} {
-		for _, l := range e.Labels {
-			if name, ok := strings.CutPrefix(l, key); ok && name != "" {
-				return name
-			}
-		}
+	if name := made.ReplaceAllString(e.Pod, ""); name != "" {
+		return name
 	}
 	return e.Pod
 }

@@ -37,10 +37,10 @@ func TestMap(t *testing.T) {
 		m.Add(Flow{Time: zero.Add(time.Duration(s) * time.Second), Verdict: Dropped, DropReason: "POLICY_DENIED", Protocol: "UDP", Source: pod("apps", "probe"), Destination: at(nats, 53), Point: "drop"})
 		m.Add(Flow{Time: zero.Add(time.Duration(s) * time.Second), Verdict: Dropped, Source: pod("apps", "probe"), Destination: at(nats, 53), Point: "policy-verdict"})
 	}
-	pass(59, Endpoint{Reserved: "kube-apiserver", IP: "10.89.0.11", Port: 40000}, at(nats, 8222), "to-endpoint")
+	pass(59, Endpoint{Reserved: "host", IP: "10.89.0.11", Port: 40000}, at(nats, 8222), "to-endpoint")
 	pass(59, ingest, Endpoint{Reserved: "kube-apiserver", Port: 6443}, "to-network")
 	pass(59, ingest, Endpoint{Reserved: "world", Port: 443}, "to-network")
-	pass(59, Endpoint{Namespace: "x", Pod: "bare", Labels: []string{"k8s:app=web"}}, Endpoint{IP: "10.9.9.9"}, "to-stack")
+	pass(59, Endpoint{Namespace: "x", Pod: "web-5f9cfd6f97-c4jz6"}, Endpoint{IP: "10.9.9.9"}, "to-stack")
 	for _, hidden := range []Flow{
 		{Time: zero, Verdict: Forwarded, Reply: true, Source: nats, Destination: at(ingest, 40000), Point: "to-endpoint"},
 		{Time: zero, Verdict: Forwarded, Source: Endpoint{Reserved: "health"}, Destination: at(nats, 4240), Point: "to-endpoint"},
@@ -90,6 +90,17 @@ x/web>unknown 0.0/0.0 TCP
 	for _, e := range edges {
 		if len(e.Ports) > mostNames {
 			t.Errorf("%s: %d ports", e.From, len(e.Ports))
+		}
+	}
+}
+
+func TestWorkloadOf(t *testing.T) {
+	for name, want := range map[string]string{
+		"coredns-5f9cfd6f97-c4jz6": "coredns", "local-path-nddsz": "local-path", "nats-0": "nats", "prometheus-prometheus-0": "prometheus-prometheus",
+		"bare": "bare", "my-agent": "my-agent", "kube-state-metrics-6d8b7c9f4-x2kzv": "kube-state-metrics", "x-12345": "x",
+	} {
+		if got := workloadOf(Endpoint{Pod: name}); got != want {
+			t.Errorf("%s is one of %s, want %s", name, got, want)
 		}
 	}
 }

@@ -25,6 +25,9 @@ type Query struct {
 	Node string
 	// Types of events: trace, drop, policy-verdict, l7, trace-sock. A packet makes several.
 	Types []string
+	// Unspoken adds packets of protocols that the network does not speak: every new pod asks
+	// a few times for a router of IPv6, in vain.
+	Unspoken bool
 	// Since leaves out what is older.
 	Since time.Time
 	// Last is how many are wanted at most, the newest; 0 is all. When following: how many of
@@ -34,6 +37,8 @@ type Query struct {
 
 // Protocols that a query may name.
 var Protocols = []string{"tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6", "dns"}
+
+const unspoken = "UNSUPPORTED_L3_PROTOCOL"
 
 // Check says what is wrong with a query.
 func (q Query) Check() error {
@@ -91,6 +96,9 @@ func (q Query) args(server string, follow bool) []string {
 	}
 	if q.Port != 0 {
 		add("port", strconv.Itoa(q.Port))
+	}
+	if !q.Unspoken {
+		args = append(args, "--not", "--drop-reason-desc", unspoken)
 	}
 	switch {
 	case !q.Since.IsZero():
