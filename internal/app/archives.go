@@ -15,6 +15,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/licence"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -99,6 +100,35 @@ func (p *platform) hostCompiler(ctx context.Context, bin catalog.Binary) string 
 		return ""
 	}
 	return clang
+}
+
+// allowArchives holds what archives are made of to the licence policy, which has to know each of
+// them: their licences are not looked for in texts.
+func (w *workshop) allowArchives() error {
+	policy, err := licence.LoadPolicy(filepath.Join(w.catalog.Root, policyFile))
+	if err != nil {
+		return usageError{err}
+	}
+	var bad []error
+	for _, bin := range w.catalog.Distribution.Everything().Archives {
+		var names []string
+		if bin.Folder != nil {
+			names = append(names, bin.Folder.Path)
+		} else {
+			for _, pkg := range bin.Debian.Packages {
+				names = append(names, "deb:"+pkg.Name)
+			}
+		}
+		for _, name := range names {
+			if _, err := policy.Decide(name, licence.Unknown); err != nil && policy != nil {
+				bad = append(bad, fmt.Errorf("archive %s: %w", bin.Name, err))
+			}
+		}
+	}
+	if len(bad) > 0 {
+		return refusedError{fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the licence and the reason, or leave it out", policyFile, errors.Join(bad...))}
+	}
+	return nil
 }
 
 // compiler of BPF programs: Debian's, where it is in the cache or can be fetched, or came in a

@@ -273,6 +273,9 @@ func (w *workshop) lockOwn(ctx context.Context, locked lock.Platform) (lock.Plat
 			return have, err
 		}
 	}
+	if err := w.allowArchives(); err != nil {
+		return have, err
+	}
 	w.noteSBOMs(have)
 	for name, b := range have.Binaries {
 		// A build beside others, or with compiler output at hand, measures less than a cold

@@ -125,6 +125,9 @@ func TestLoadPulledImage(t *testing.T) {
 	}
 }
 
+// network is the head of the distribution with a network that has the given parts.
+func network(parts string) string { return "kubernetes: v1.37.2\nnetworks: {x: {" + parts + "}}" }
+
 func TestLoadErrors(t *testing.T) {
 	const (
 		dns, web     = "infra/k8s/base/dns/component.yaml", "infra/k8s/base/web/component.yaml"
@@ -195,6 +198,14 @@ func TestLoadErrors(t *testing.T) {
 		{"kustomization over a chart", "infra/k8s/overlays/local/web/kustomization.yaml", "", "a: 1\n", []string{"web/kustomization.yaml: would never be used: web renders a chart"}},
 		{"no distribution", distribution, "", "", []string{distribution + ": cannot read it"}},
 		{"no Kubernetes version", distribution, "kubernetes: v1.37.2", "", []string{"kubernetes: is missing"}},
+		{"network's program", distribution, "kubernetes: v1.37.2", network("binaries: [{name: runc, module: //infra/native/pause, package: .}]"), []string{`networks.x.binaries: two programs or links are called "runc"`}},
+		{"program as archive", distribution, "kubernetes: v1.37.2", network("archives: [{name: a, module: //infra/native/pause, package: .}]"), []string{"networks.x.archives[0]: is a program; give folder or debian"}},
+		{"archive as program", distribution, "cgo: true", "folder: {path: example.org/m/x}", []string{"binaries[0]: is an archive and more", "is an archive; those belong to networks.NAME.archives"}},
+		{"archive's name", distribution, "kubernetes: v1.37.2", network("archives: [{name: bin, module: //infra/native/pause, folder: {path: a/b}}]"), []string{"networks.x.archives[0].name: is \"bin\", which nodes have another folder of"}},
+		{"folder leads out", distribution, "kubernetes: v1.37.2", network("archives: [{name: a, module: //infra/native/pause, folder: {path: a/../b, without: [../c]}}]"), []string{"folder.path: is \"a/../b\"", "folder.without[0]: is \"../c\""}},
+		{"debian", distribution, "kubernetes: v1.37.2", network("archives: [{name: a, module: //infra/native/pause, debian: {suite: '', snapshot: yesterday, program: /bin/sh, packages: [{name: X, version: new, sha256: {amd64: '12'}}]}}]"), []string{
+			"archives[0].module: is given beside debian", "suite: is missing", "snapshot: is \"yesterday\"", "program: is \"/bin/sh\"", "packages[0].name: is \"X\"", "packages[0].version: is \"new\"", "sha256.amd64: is \"12\"",
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
