@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/orrery-dev/orrery/internal/apt"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -122,7 +123,6 @@ func (r *runner) standIns(ctx context.Context) ([]stoodIn, error) {
 	r.say("making stand-ins for the images of the tests")
 	b := &imageBuilder{
 		builder: r.programs.builder, spec: spec, dir: filepath.Join(r.cache, "conformance", "images"), made: map[string]made{},
-		debian: debian{filepath.Join(r.cache, "conformance", "debian"), spec.Debian, debianKeyring},
 		module: moduleDir(ctx, filepath.Join(r.repo, strings.TrimPrefix(suiteModule, "//"))),
 	}
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
@@ -133,8 +133,8 @@ func (r *runner) standIns(ctx context.Context) ([]stoodIn, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := b.debian.open(ctx); err != nil {
-		return nil, err
+	if b.debian, err = apt.Open(ctx, filepath.Join(r.cache, "conformance", "debian"), spec.Debian, b.arch()); err != nil {
+		return nil, fmt.Errorf("the images of the tests are made of Debian packages: %w", err)
 	}
 	var all []stoodIn
 	for _, name := range names {
@@ -167,11 +167,13 @@ func moduleDir(ctx context.Context, suite string) string {
 type imageBuilder struct {
 	builder *image.Builder
 	spec    standIns
-	debian  debian
+	debian  *apt.Index
 	dir     string // where they go
 	module  string // of the suite
 	made    map[string]made
 }
+
+func (b *imageBuilder) arch() string { return strings.TrimPrefix(b.builder.Platform(), "linux/") }
 
 type made struct{ key, layout, digest string }
 
@@ -180,7 +182,7 @@ func (b *imageBuilder) build(ctx context.Context, s standIn) (made, error) {
 	if m, ok := b.made[s.Name]; ok {
 		return m, nil
 	}
-	packages, err := b.debian.fetch(ctx, s.Packages)
+	packages, err := b.debian.Fetch(ctx, s.Packages...)
 	if err != nil {
 		return made{}, err
 	}
@@ -211,7 +213,7 @@ func (b *imageBuilder) build(ctx context.Context, s standIn) (made, error) {
 // format is part of every key. Raise it when the same is to become other bytes.
 const format = "1"
 
-func (b *imageBuilder) key(ctx context.Context, s standIn, packages []deb) (string, error) {
+func (b *imageBuilder) key(ctx context.Context, s standIn, packages []apt.File) (string, error) {
 	h := sha256.New()
 	description, err := json.Marshal(s)
 	if err != nil {
@@ -220,7 +222,7 @@ func (b *imageBuilder) key(ctx context.Context, s standIn, packages []deb) (stri
 	// Versions decide what the files of the module are.
 	fmt.Fprintf(h, "%s\n%s\n%s\n%s\n", format, description, b.made[s.Base].key, filepath.Base(b.module))
 	for _, p := range packages {
-		fmt.Fprintf(h, "%s %s\n", p.name, p.version)
+		fmt.Fprintf(h, "%s %s\n", p.Name, p.Version)
 	}
 	for _, name := range s.Programs {
 		bin, _ := b.spec.program(name)
@@ -234,7 +236,7 @@ func (b *imageBuilder) key(ctx context.Context, s standIn, packages []deb) (stri
 }
 
 // assemble writes the image to a folder, which is there when it is whole.
-func (b *imageBuilder) assemble(ctx context.Context, s standIn, packages []deb, to string) error {
+func (b *imageBuilder) assemble(ctx context.Context, s standIn, packages []apt.File, to string) error {
 	work, err := os.MkdirTemp(b.dir, ".making-")
 	if err != nil {
 		return err
@@ -263,7 +265,7 @@ func (b *imageBuilder) assemble(ctx context.Context, s standIn, packages []deb, 
 		return err
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", strings.TrimPrefix(b.builder.Platform(), "linux/")
+	config.OS, config.Architecture = "linux", b.arch()
 	config.Config = v1.Config{
 		User: s.User, Entrypoint: s.Entrypoint, Cmd: s.Command, WorkingDir: "/",
 		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/"},

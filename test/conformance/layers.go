@@ -20,6 +20,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/apt"
 )
 
 // tree is what a layer holds, by name without a leading slash.
@@ -36,7 +38,7 @@ type entry struct {
 }
 
 // layers are Debian's packages, then a layer for each program, then the rest.
-func (b *imageBuilder) layers(ctx context.Context, s standIn, packages []deb, work string) ([]v1.Layer, error) {
+func (b *imageBuilder) layers(ctx context.Context, s standIn, packages []apt.File, work string) ([]v1.Layer, error) {
 	var trees []tree
 	if s.Base == "" {
 		system, err := b.system(ctx, s, packages)
@@ -86,7 +88,7 @@ func (b *imageBuilder) layers(ctx context.Context, s standIn, packages []deb, wo
 }
 
 // system is the file system below the programs: users, links into /usr, packages, applets.
-func (b *imageBuilder) system(ctx context.Context, s standIn, packages []deb) (tree, error) {
+func (b *imageBuilder) system(ctx context.Context, s standIn, packages []apt.File) (tree, error) {
 	lines := func(l ...string) []byte { return []byte(strings.Join(l, "\n") + "\n") }
 	t := tree{
 		"etc/passwd":        {mode: 0o644, kind: tar.TypeReg, data: lines(append([]string{"root:x:0:0:root:/root:/bin/sh"}, s.Passwd...)...)},
@@ -104,7 +106,7 @@ func (b *imageBuilder) system(ctx context.Context, s standIn, packages []deb) (t
 		t["usr/"+d] = entry{mode: 0o755, kind: tar.TypeDir}
 	}
 	for _, p := range packages {
-		err := p.unpack(ctx, func(h *tar.Header, r io.Reader) error {
+		err := unpack(ctx, p, func(h *tar.Header, r io.Reader) error {
 			data, err := io.ReadAll(r)
 			t[h.Name] = entry{mode: h.Mode, kind: h.Typeflag, link: h.Linkname, data: data, uid: h.Uid, gid: h.Gid}
 			return err
