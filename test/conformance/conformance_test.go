@@ -187,13 +187,16 @@ func TestMerge(t *testing.T) {
 	}
 	run("v1", "1", result{Name: "b", State: statePassed}, result{Name: "a", State: stateFailed, Reason: "x"})
 	got := run("v1", "2", result{Name: "a", State: statePassed})
-	if want := []result{{Name: "a", State: statePassed}, {Name: "b", State: statePassed}}; !slices.Equal(got.Cases, want) {
+	if want := []result{{Name: "a", State: statePassed, Before: "x"}, {Name: "b", State: statePassed}}; !slices.Equal(got.Cases, want) {
 		t.Errorf("merged: %+v", got.Cases)
 	}
 	if len(got.Runs) != 1 || got.Runs[0].Date != "2" {
 		t.Errorf("runs: %+v", got.Runs)
 	}
-	if got := run("v2", "3", result{Name: "a", State: statePassed}); len(got.Cases) != 1 {
+	if got := run("v1", "3", result{Name: "a", State: statePassed}); got.Cases[0].Before != "" {
+		t.Errorf("it passed twice: %+v", got.Cases)
+	}
+	if got := run("v2", "4", result{Name: "a", State: statePassed}); len(got.Cases) != 1 {
 		t.Errorf("results of another version stay: %+v", got.Cases)
 	}
 }

@@ -43,6 +43,9 @@ func unpack(ctx context.Context, p apt.File, add func(*tar.Header, io.Reader) er
 		if err != nil {
 			return err
 		}
+		if slices.Contains(mergedDirs, path.Clean(h.Name)) {
+			continue // the links themselves, which every image has
+		}
 		h.Name = merged(h.Name)
 		if h.Typeflag == tar.TypeLink {
 			h.Linkname = merged(h.Linkname)

@@ -55,7 +55,7 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 		return nil, err
 	}
 	out.Runs = []onerun{{
-		Set: r.set, Focus: r.focus, Date: began.UTC().Format(time.DateOnly), Nodes: nodes,
+		Set: r.set, Focus: r.focus, Date: began.UTC().Format(time.DateOnly), Nodes: nodes, Again: r.failed,
 		Minutes: float64(int(time.Since(began).Minutes()*10)) / 10,
 	}}
 	return out, nil

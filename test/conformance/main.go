@@ -32,6 +32,8 @@ type options struct {
 	dir     string
 	results string
 	keep    bool
+	failed  bool
+	names   string // exactly these cases, as a regular expression
 	render  bool
 	timeout time.Duration
 }
@@ -50,6 +52,7 @@ func main() {
 	flag.StringVar(&o.cache, "cache", cmp.Or(os.Getenv("ORRERY_CACHE_DIR"), "/var/cache/orrery"), "the builders' cache")
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "folder on a disk for state and logs of this run")
 	flag.StringVar(&o.results, "results", "auto", `file to put the results into; "auto" is results/PLUGIN.json here, "" none`)
+	flag.BoolVar(&o.failed, "failed", false, "of those, only what failed according to the results")
 	flag.BoolVar(&o.keep, "keep", false, "leave the environment and the logs")
 	flag.BoolVar(&o.render, "render", false, "only write docs/reference/conformance.md from the results")
 	flag.DurationVar(&o.timeout, "timeout", 2*time.Hour, "of the tests together")
@@ -77,7 +80,27 @@ func main() {
 }
 
 // pattern selects cases by name.
-func (o options) pattern() string { return cmp.Or(o.focus, sets[o.set]) }
+func (o options) pattern() string { return cmp.Or(o.names, o.focus, sets[o.set]) }
+
+// onlyFailed narrows the choice to what failed before.
+func (o *options) onlyFailed() error {
+	before, err := readResults(o.results)
+	if err != nil {
+		return err
+	}
+	choice := regexp.MustCompile(o.pattern())
+	var names []string
+	for _, c := range before.Cases {
+		if c.State == stateFailed && choice.MatchString(c.Name) {
+			names = append(names, regexp.QuoteMeta(c.Name))
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("nothing of that failed, says %s", o.results)
+	}
+	o.names = "(" + strings.Join(names, "|") + ")"
+	return nil
+}
 
 // errFailed says that cases failed, not that they could not be run.
 var errFailed = errors.New("cases failed")
@@ -96,6 +119,11 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("the native driver needs root")
+	}
+	if o.failed {
+		if err := o.onlyFailed(); err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp(o.dir, "orrery-conformance-")
 	if err != nil {

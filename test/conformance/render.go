@@ -125,6 +125,9 @@ func (p *page) sums() {
 			if run.Focus != "" {
 				what = "`-focus '" + run.Focus + "'`"
 			}
+			if run.Again {
+				what += ", what had failed"
+			}
 			fmt.Fprintf(p, "| %s | %s | %s | %s | %.0f |\n", r.Plugin, strings.ReplaceAll(what, "|", `\|`), run.Nodes, run.Date, run.Minutes)
 		}
 	}
@@ -147,6 +150,15 @@ func (p *page) notPassed(r *results) {
 			n = note{Whose: "not found out yet", Why: "it says: " + c.Reason}
 		}
 		fmt.Fprintf(p, "| %s | %s | %s |\n", cell(c.Name), n.Whose, cell(n.Why))
+	}
+	var before []string
+	for _, c := range r.Cases {
+		if c.Before != "" {
+			before = append(before, fmt.Sprintf("| %s | %s |\n", cell(c.Name), cell(c.Before)))
+		}
+	}
+	if len(before) > 0 {
+		p.WriteString("\nPassed, but had failed in the run before:\n\n| Case | It said |\n|---|---|\n" + strings.Join(before, ""))
 	}
 	fmt.Fprintf(p, "\n## Skipped on %s\n", r.Plugin)
 	reasons := map[string][]string{}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type onerun struct {
 	Focus   string  `json:"focus,omitempty"`
 	Date    string  `json:"date"`
 	Nodes   string  `json:"nodes"` // servers+agents
+	Again   bool    `json:"again,omitempty"` // only what had failed
 	Minutes float64 `json:"minutes"`
 }
 
@@ -43,6 +45,8 @@ type result struct {
 	State   string  `json:"state"`
 	Reason  string  `json:"reason,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
+	// Before is why it failed in the run before, when it passed in this one.
+	Before string `json:"before,omitempty"`
 }
 
 func (r *results) count(state string) (n int) {
@@ -96,16 +100,21 @@ func merge(file string, now *results) error {
 	all := *now
 	all.Cases = slices.Clone(now.Cases)
 	if before != nil && before.Kubernetes == now.Kubernetes {
-		ran := map[string]bool{}
-		for _, c := range now.Cases {
-			ran[c.Name] = true
+		ran := map[string]int{}
+		for i, c := range now.Cases {
+			ran[c.Name] = i
 		}
 		for _, c := range before.Cases {
-			if !ran[c.Name] {
+			if i, ok := ran[c.Name]; !ok {
 				all.Cases = append(all.Cases, c)
+			} else if c.State == stateFailed && all.Cases[i].State == statePassed {
+				all.Cases[i].Before = cmp.Or(c.Reason, "no reason was given")
 			}
 		}
-		same := func(r onerun) bool { return r.Set == now.Runs[0].Set && r.Focus == now.Runs[0].Focus }
+		same := func(r onerun) bool {
+			last := now.Runs[0]
+			return r.Set == last.Set && r.Focus == last.Focus && (r.Again || !last.Again)
+		}
 		all.Runs = append(slices.DeleteFunc(slices.Clone(before.Runs), same), now.Runs...)
 	}
 	all.sort()
