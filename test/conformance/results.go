@@ -35,7 +35,7 @@ type onerun struct {
 	Set     string  `json:"set"`
 	Focus   string  `json:"focus,omitempty"`
 	Date    string  `json:"date"`
-	Nodes   string  `json:"nodes"` // servers+agents
+	Nodes   string  `json:"nodes"`           // servers+agents
 	Again   bool    `json:"again,omitempty"` // only what had failed
 	Minutes float64 `json:"minutes"`
 }
