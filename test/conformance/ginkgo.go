@@ -48,9 +48,13 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 			}
 		}
 		r.say("%s", out.summary())
+		if ctx.Err() != nil {
+			r.say("interrupted: what has ended counts")
+			break
+		}
 	}
 	out.sort()
-	nodes, err := r.nodes(ctx)
+	nodes, err := r.nodes(context.WithoutCancel(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -116,11 +120,8 @@ func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories string,
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it tidies up
-	cmd.WaitDelay = time.Minute
+	cmd.WaitDelay = 2 * time.Minute
 	failed := cmd.Run()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
 	data, err := os.ReadFile(filepath.Join(r.dir, report))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the tests ended without a report, see %s: %w", log.Name(), failed)
@@ -163,6 +164,8 @@ func (s spec) outcome(o options, notes notes) (result, bool) {
 		return c, false
 	}
 	switch s.State {
+	case "interrupted", "aborted":
+		return c, false
 	case "passed":
 		c.State = statePassed
 	case "skipped", "pending":
