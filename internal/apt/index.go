@@ -31,13 +31,14 @@ type File struct {
 // indexAge is how old an index may be: the archive keeps what it names for longer.
 const indexAge = 24 * time.Hour
 
-// Open reads the archive's index into the folder dir, which is made if needed and kept for the
+// Open reads the archive's index of a release ("trixie") into a folder below dir, which is made if needed and kept for the
 // next time, unless that was done within the last day. Several processes must not use one
 // folder at a time.
 func Open(ctx context.Context, dir, suite, arch string) (*Index, error) {
 	if err := Available(); err != nil {
 		return nil, err
 	}
+	dir = filepath.Join(dir, suite+"-"+arch)
 	env, err := settings(ctx, dir, archives(Request{Suite: suite, Arch: arch})[0], arch)
 	if err != nil {
 		return nil, err
