@@ -31,9 +31,9 @@ type File struct {
 // indexAge is how old an index may be: the archive keeps what it names for longer.
 const indexAge = 24 * time.Hour
 
-// Open reads the archive's index of a release ("trixie") into a folder below dir, which is made if needed and kept for the
-// next time, unless that was done within the last day. Several processes must not use one
-// folder at a time.
+// Open reads the archive's index of a release ("trixie") into a folder below dir, which is
+// made if needed and kept for the next time, unless that was done within the last day. Only
+// one process may use the folder at a time.
 func Open(ctx context.Context, dir, suite, arch string) (*Index, error) {
 	if err := Available(); err != nil {
 		return nil, err
