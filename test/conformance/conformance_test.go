@@ -111,6 +111,7 @@ func TestLoadStandIns(t *testing.T) {
 	for name, text := range map[string]string{
 		`no program "gone"`:                "images: [{name: a, for: [b], note: c, programs: [gone]}]\n",
 		`no image "gone" stands before it`: "images: [{name: a, for: [b], note: c, base: gone}]\n",
+		`no set "gone"`:                    "images: [{name: a, for: [b], note: c, sets: [gone]}]\n",
 		`colour`:                           "images: [{name: a, colour: red}]\n",
 	} {
 		file := filepath.Join(t.TempDir(), "images.yaml")

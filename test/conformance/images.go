@@ -40,6 +40,8 @@ type standIn struct {
 	Name string `json:"name"`
 	// For are repositories as the suite calls them.
 	For []string `json:"for"`
+	// Sets are those of the cases that need it; without, all do.
+	Sets []string `json:"sets,omitempty"`
 	// Note says for people how it differs from the original.
 	Note string `json:"note"`
 	// Base is another one, whose layers it begins with.
@@ -78,6 +80,11 @@ func loadStandIns(file string) (standIns, error) {
 	for i, img := range s.Images {
 		if img.Base != "" && !slices.ContainsFunc(s.Images[:i], func(b standIn) bool { return b.Name == img.Base }) {
 			errs = append(errs, fmt.Errorf("images[%d].base: no image %q stands before it", i, img.Base))
+		}
+		for _, set := range img.Sets {
+			if sets[set] == "" {
+				errs = append(errs, fmt.Errorf("images[%d].sets: no set %q", i, set))
+			}
 		}
 		for _, p := range img.Programs {
 			if _, ok := s.program(p); !ok {
@@ -141,7 +148,7 @@ func (r *runner) standIns(ctx context.Context) ([]stoodIn, error) {
 		repository, _, _ := strings.Cut(name, ":")
 		in := stoodIn{Image: name}
 		for _, s := range spec.Images {
-			if !slices.Contains(s.For, repository) {
+			if !slices.Contains(s.For, repository) || r.focus == "" && len(s.Sets) > 0 && !slices.Contains(s.Sets, r.set) {
 				continue
 			}
 			m, err := b.build(ctx, s)
@@ -215,6 +222,7 @@ const format = "1"
 
 func (b *imageBuilder) key(ctx context.Context, s standIn, packages []apt.File) (string, error) {
 	h := sha256.New()
+	s.Sets, s.Note, s.For = nil, "", nil // which say nothing of the image
 	description, err := json.Marshal(s)
 	if err != nil {
 		return "", err

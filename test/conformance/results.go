@@ -111,6 +111,13 @@ func merge(file string, now *results) error {
 				all.Cases[i].Before = cmp.Or(c.Reason, "no reason was given")
 			}
 		}
+		// What this set needed no image for, others did.
+		all.Images = slices.Clone(now.Images)
+		for i, in := range all.Images {
+			if j := slices.IndexFunc(before.Images, func(b stoodIn) bool { return b.Image == in.Image }); in.Name == "" && j >= 0 {
+				all.Images[i] = before.Images[j]
+			}
+		}
 		same := func(r onerun) bool {
 			last := now.Runs[0]
 			return r.Set == last.Set && r.Focus == last.Focus && (r.Again || !last.Again)
