@@ -87,7 +87,7 @@ func (cilium) services(c cluster, n node) []service {
 	// or is not theirs to see yet.
 	wait := apiURL(c, n) + "/apis/cilium.io/v2/ciliumnodes?limit=1"
 	s := []service{{
-		Name: "cilium-agent", Env: environment, Wait: wait, WaitAs: "cilium-agent",
+		Name: "cilium-agent", Env: environment, Wait: wait, WaitAs: "cilium-agent", Pins: bpfFolder,
 		Args: []string{nodeBin + "cilium-agent", "--config=/etc/kubernetes/cilium-agent.yaml"},
 	}}
 	if n.server() {

@@ -80,6 +80,11 @@ func (s *serviceSet) start() {
 func (s *serviceSet) supervise(svc service) {
 	pause := newBackoff()
 	for restarts := 0; ; restarts++ {
+		if svc.Pins != "" {
+			if missing, err := repairPins(svc.Pins); err != nil || len(missing) > 0 {
+				s.tell(initEvent{Service: svc.Name, State: "repaired", Restarts: restarts, Detail: fmt.Sprintf("missing %v, so all pins were removed; %v", missing, err)})
+			}
+		}
 		if svc.Wait != "" {
 			s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: svc.Wait})
 			if s.await(svc.Wait, svc.WaitAs) != nil {

@@ -234,6 +234,9 @@ func (m *machine) listen(status *os.File) {
 			m.problem = e.Detail
 		}
 		m.mu.Unlock()
+		if e.State == "repaired" {
+			m.log.Warn("BPF pins of the node were damaged", "node", m.node.Name, "service", e.Service, "what", e.Detail)
+		}
 		if e.Service != "" && (e.State == "exited" || e.State == "failed") {
 			m.log.Warn("service ended", "node", m.node.Name, "service", e.Service, "how", e.Detail, "restarts", e.Restarts)
 		}

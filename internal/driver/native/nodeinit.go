@@ -25,7 +25,7 @@ const statusFD = 3
 type initEvent struct {
 	Service  string `json:"service,omitempty"`
 	PID      int    `json:"pid,omitempty"` // in the node's PID namespace
-	State    string `json:"state"`         // waiting | running | exited | failed | up
+	State    string `json:"state"`         // waiting | running | exited | failed | repaired | up
 	Restarts int    `json:"restarts,omitempty"`
 	Detail   string `json:"detail,omitempty"`
 }

@@ -18,6 +18,9 @@ type service struct {
 	Wait string `json:"wait,omitempty"`
 	// WaitAs names the pair that the client is known by, when the answer is not for everybody.
 	WaitAs string `json:"waitAs,omitempty"`
+	// Pins is the bpf file system in which the service keeps what outlives it; it is looked
+	// after before each start, see repairPins.
+	Pins string `json:"pins,omitempty"`
 	// Last ends after the others at a graceful stop: what they write to.
 	Last bool `json:"last,omitempty"`
 }
