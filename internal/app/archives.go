@@ -142,11 +142,12 @@ func (s *session) compiler() native.Compiler {
 		case have:
 			return bin.Name + " " + bin.Version, nil
 		}
-		unavailable := error(fmt.Errorf("bundle %s was made without %s", s.bundle, bin.Name))
-		if !s.fromBundle() {
-			if unavailable = apt.Available(); unavailable == nil {
-				return fmt.Sprintf("%s %s, fetched from Debian,", bin.Name, bin.Version), nil
-			}
+		if s.fromBundle() {
+			return "", fmt.Errorf("bundle %s was made for another network plugin: it has no %s", s.bundle, bin.Name)
+		}
+		unavailable := apt.Available()
+		if unavailable == nil {
+			return fmt.Sprintf("%s %s, fetched from Debian,", bin.Name, bin.Version), nil
 		}
 		clang, err := native.HostClang(ctx)
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -153,6 +154,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 	if err != nil {
 		return c, usageError{err}
 	}
+	w.catalog.Distribution = w.catalog.Distribution.For(bundledNetwork(want.Network.Plugin))
 	c = bundle.Contents{Platform: image.Platform(), Overlay: want.Overlay, Root: w.catalog.Root}
 	w.restrict(components)
 	for _, comp := range components {
@@ -174,7 +176,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		return c, err
 	}
 	c.Lock = formatted
-	for _, bin := range w.catalog.Distribution.Programs() {
+	for _, bin := range w.catalog.Distribution.Files() {
 		path, err := w.supply.Binary(ctx, bin)
 		if err != nil {
 			return c, err
@@ -215,11 +217,20 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 	return c, nil
 }
 
+// bundledNetwork is the plugin that a bundle has the parts of: the other machine decides what
+// auto means there, and can only choose what it is given.
+func bundledNetwork(plugin string) string {
+	if plugin == spec.PluginAuto {
+		return spec.PluginCilium
+	}
+	return plugin
+}
+
 // supplyAll has all that is not here built. The programs of images that are here already are
 // not asked for.
 func (w *workshop) supplyAll(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, bin := range w.catalog.Distribution.Programs() {
+	for _, bin := range w.catalog.Distribution.Files() {
 		g.Go(func() error {
 			_, err := w.supply.Binary(ctx, bin)
 			return err
@@ -238,7 +249,7 @@ func (w *workshop) supplyAll(ctx context.Context) error {
 func (w *workshop) restrict(components []catalog.Component) {
 	w.images = map[string]catalog.Image{w.catalog.Distribution.Sandbox.Name: w.catalog.Distribution.Sandbox}
 	w.binaries, w.pulled = map[string]catalog.Binary{}, map[string]catalog.Image{}
-	for _, bin := range w.catalog.Distribution.Programs() {
+	for _, bin := range w.catalog.Distribution.Files() {
 		w.binaries[bin.Name] = bin
 	}
 	for _, comp := range components {
