@@ -58,7 +58,7 @@ It asks the nodes' agents for their flows (Hubble) and needs network.plugin cili
 	fs.StringSliceVar(&f.query.Protocols, "protocol", nil, "tcp, udp, sctp, icmp, icmpv4, icmpv6 or dns")
 	fs.IntVar(&f.query.Port, "port", 0, "port of one end")
 	fs.StringVar(&f.query.Node, "node", "", "seen by this node")
-	fs.BoolVar(&f.query.Unspoken, "all", false, "also drops of protocols that the network does not speak, such as IPv6, which every new pod tries")
+	fs.BoolVar(&f.query.All, "all", false, "also the verdicts of policies, which repeat packets, and drops of protocols that nobody speaks here, such as IPv6")
 	fs.Var(&f.since, "since", "nothing older, such as 90s, 15m or 2h")
 	fs.IntVar(&f.query.Last, "last", 100, "how many at most: the newest (0: all that the nodes have kept)")
 	fs.BoolVarP(&f.follow, "follow", "F", false, "go on until Ctrl-C")

@@ -100,7 +100,13 @@ type lostError struct {
 }
 
 func (e lostError) Error() string {
-	return fmt.Sprintf("%s events were lost (%s)", cmp.Or(string(e.number), "some"), strings.ToLower(strings.ReplaceAll(e.source, "_", " ")))
+	number := cmp.Or(string(e.number), "some")
+	if number != "1" {
+		number += " events were"
+	} else {
+		number += " event was"
+	}
+	return fmt.Sprintf("%s lost (%s)", number, strings.ToLower(strings.ReplaceAll(e.source, "_", " ")))
 }
 
 // decode reads one line. errNoFlow and lostError are about lines that are well.

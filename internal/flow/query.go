@@ -25,9 +25,10 @@ type Query struct {
 	Node string
 	// Types of events: trace, drop, policy-verdict, l7, trace-sock. A packet makes several.
 	Types []string
-	// Unspoken adds packets of protocols that the network does not speak: every new pod asks
-	// a few times for a router of IPv6, in vain.
-	Unspoken bool
+	// All adds what says little: the verdict of a policy, which comes with the packet that it is
+	// about, and packets of protocols that the network does not speak (every new pod asks a few
+	// times for a router of IPv6, in vain).
+	All bool
 	// Since leaves out what is older.
 	Since time.Time
 	// Last is how many are wanted at most, the newest; 0 is all. When following: how many of
@@ -38,6 +39,7 @@ type Query struct {
 // Protocols that a query may name.
 var Protocols = []string{"tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6", "dns"}
 
+// unspoken is the reason of drops that Query.All adds; number 139.
 const unspoken = "UNSUPPORTED_L3_PROTOCOL"
 
 // Check says what is wrong with a query.
@@ -97,8 +99,8 @@ func (q Query) args(server string, follow bool) []string {
 	if q.Port != 0 {
 		add("port", strconv.Itoa(q.Port))
 	}
-	if !q.Unspoken {
-		args = append(args, "--not", "--drop-reason-desc", unspoken)
+	if !q.All {
+		args = append(args, "--denylist", `{"event_type":[{"type":5}]}`, "--denylist", `{"drop_reason_desc":[139]}`)
 	}
 	switch {
 	case !q.Since.IsZero():

@@ -116,7 +116,7 @@ func TestRead(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 	asked, err := os.ReadFile(filepath.Join(dir, "b.args"))
-	if want := "--namespace z --not --drop-reason-desc UNSUPPORTED_L3_PROTOCOL --since 2026-11-23T04:00:00.002Z"; err != nil || !strings.HasSuffix(string(asked), want) {
+	if want := `--namespace z --denylist {"event_type":[{"type":5}]} --denylist {"drop_reason_desc":[139]} --since 2026-11-23T04:00:00.002Z`; err != nil || !strings.HasSuffix(string(asked), want) {
 		t.Errorf("asked %s, want %s at the end", asked, want)
 	}
 }
@@ -168,7 +168,7 @@ func TestFollow(t *testing.T) {
 	if !strings.Contains(told.String(), "c: ") {
 		t.Errorf("told: %s", told)
 	}
-	if asked, _ := os.ReadFile(filepath.Join(dir, "a.args")); !strings.HasSuffix(string(asked), "--verdict DROPPED --not --drop-reason-desc UNSUPPORTED_L3_PROTOCOL --last 5 --follow") {
+	if asked, _ := os.ReadFile(filepath.Join(dir, "a.args")); !strings.HasSuffix(string(asked), `--verdict DROPPED --denylist {"event_type":[{"type":5}]} --denylist {"drop_reason_desc":[139]} --last 5 --follow`) {
 		t.Errorf("asked %s", asked)
 	}
 	enough := errors.New("enough")
