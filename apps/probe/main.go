@@ -27,8 +27,9 @@ const usage = `usage: probe COMMAND
   get URL            print the body of URL; fails unless the status is 2xx
   reach [N*]URL...   ask all URLs at once, each N times in turn on a connection of its own, and
                      print for each a line of JSON: who answered, and the last error
-  stream TIME URL    ask URL for TIME without pause, on a new connection each and on a kept one,
-                     and print as JSON how many requests failed and how
+  stream TIME URL    ask URL for TIME, or with - until standard input ends, without pause, on a
+                     new connection each and on a kept one, and print as JSON how many requests
+                     failed and how
   lookup NAME        print the addresses of NAME, sorted, one a line
   write FILE TEXT    write TEXT to FILE and flush it to the disk
   read FILE          print FILE
@@ -70,7 +71,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case command == "reach" && len(args) > 0:
 		return reach(ctx, args, out)
 	case command == "stream" && len(args) == 2:
-		return stream(ctx, args[0], args[1], out)
+		return stream(ctx, args[0], args[1], os.Stdin, out)
 	case command == "lookup" && len(args) == 1:
 		return lookup(ctx, args[0], out)
 	case command == "write" && len(args) == 2:

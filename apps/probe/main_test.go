@@ -177,6 +177,24 @@ func TestStream(t *testing.T) {
 	}
 }
 
+func TestStreamEndsWithItsInput(t *testing.T) {
+	in, end := io.Pipe()
+	var asked atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if asked.Add(1) == 3 {
+			end.Close()
+		}
+	}))
+	defer s.Close()
+	var out bytes.Buffer
+	if err := stream(t.Context(), "-", s.URL, in, &out); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), `"failed":0`); n != 2 {
+		t.Errorf("printed %s", out.String())
+	}
+}
+
 func TestInbox(t *testing.T) {
 	var b inbox
 	post := func(body string) int {

@@ -109,21 +109,27 @@ type streamed struct {
 // pause between requests of a stream. It does not load what it watches.
 const pause = 10 * time.Millisecond
 
-// stream asks until the time is over or ctx ends.
-func stream(ctx context.Context, length, url string, out io.Writer) error {
-	during, err := time.ParseDuration(length)
-	if err != nil || during <= 0 {
-		return errUsage
-	}
-	end := time.After(during)
+// stream asks until the time is over, or in ends, or ctx does.
+func stream(ctx context.Context, length, url string, in io.Reader, out io.Writer) error {
 	over := make(chan struct{})
-	go func() {
-		select {
-		case <-end:
-		case <-ctx.Done():
+	if length == "-" {
+		go func() {
+			_, _ = io.Copy(io.Discard, in)
+			close(over)
+		}()
+	} else {
+		during, err := time.ParseDuration(length)
+		if err != nil || during <= 0 {
+			return errUsage
 		}
-		close(over)
-	}()
+		go func() {
+			select {
+			case <-time.After(during):
+			case <-ctx.Done():
+			}
+			close(over)
+		}()
+	}
 	results := []streamed{{Connections: "new"}, {Connections: "kept"}}
 	var asking sync.WaitGroup
 	for i := range results {

@@ -145,7 +145,8 @@ func TestBundle(t *testing.T) {
 		Seconds map[string]float64
 		Verify  struct{ Passed, Failed, Skipped int }
 	}](t, lastJSON(up.stdout))
-	if sum.Verify.Failed+sum.Verify.Skipped > 0 || sum.Verify.Passed < 5 {
+	// Network policies are skipped where the network enforces none.
+	if sum.Verify.Failed > 0 || sum.Verify.Skipped > 1 || sum.Verify.Passed < 5 {
 		t.Errorf("verified: %+v", sum.Verify)
 	}
 	t.Logf("up --bundle: %v, %d checks passed", sum.Seconds, sum.Verify.Passed)

@@ -24,6 +24,8 @@ type host struct {
 	links   []string
 	routes  string
 	rules   string // the nftables rule set, "" when it cannot be listed
+	qdiscs  string // "" likewise
+	bpf     bpfObjects
 }
 
 // restless are sysctls that move by themselves, or with the load.
@@ -61,6 +63,10 @@ func lookAtHost() (host, error) {
 	if out, err := exec.CommandContext(ctx, "nft", "--stateless", "list", "ruleset").Output(); err == nil {
 		h.rules = string(out)
 	}
+	if out, err := exec.CommandContext(ctx, "tc", "qdisc", "show").Output(); err == nil {
+		h.qdiscs = string(out)
+	}
+	h.bpf = lookAtBPF()
 	return h, nil
 }
 
@@ -114,6 +120,28 @@ func unchanged(t *testing.T) {
 	if before.rules != now.rules {
 		t.Errorf("the host's nftables rules were\n%s\nare\n%s", before.rules, now.rules)
 	}
+	if before.qdiscs != now.qdiscs {
+		t.Errorf("the host's qdiscs were\n%s\nare\n%s", before.qdiscs, now.qdiscs)
+	}
+	if !slices.Equal(before.bpf.pins, now.bpf.pins) {
+		t.Errorf("pinned on the host was %v, is %v", before.bpf.pins, now.bpf.pins)
+	}
+}
+
+// bpfUnchanged compares the BPF objects of the whole machine with those before the first
+// test, when no environment runs and nobody else is here. The kernel frees them at leisure.
+func bpfUnchanged(t *testing.T) {
+	t.Helper()
+	if crowd := append(others(), neighboursBefore...); len(crowd) > 0 {
+		t.Logf("BPF objects of the machine are not counted, since %v are on it too", crowd)
+		return
+	}
+	eventually(t, "the machine's BPF objects are those of before", time.Minute, func(context.Context) error {
+		if now := lookAtBPF(); now.String() != before.bpf.String() {
+			return fmt.Errorf("there are %v; there were %v", now, before.bpf)
+		}
+		return nil
+	})
 }
 
 // audit searches the machine for anything of an environment that was removed. It shares
