@@ -321,7 +321,7 @@ func (n *networked) agentsKilled(t *testing.T) {
 		n.killedAndBack(t, name, "cilium-agent")
 	}
 	n.becomesReady(t, restored)
-	n.connected(t)
+	n.verify(t, "cluster") // with new pods everywhere, so that the agents do all of their work again
 	stop.Close()
 	r := <-ended
 	if r.code != 0 || r.err != nil {
