@@ -27,6 +27,8 @@ type fakeNetwork struct {
 	// broken changes the answers to one URL asked from a pod, by what it names: "pod",
 	// "plain", "sticky", "local", "lonely", "nodeport" or "name". Nil is a network that works.
 	broken func(from, what string, answers []string) []string
+	// ports says which port of a pod answers whom. Nil is all.
+	ports func(from, port string) bool
 }
 
 func (n *fakeNetwork) exec(pod, command string) (string, error) {
@@ -65,6 +67,9 @@ func (n *fakeNetwork) answer(from string, u *url.URL, times int) (what string, a
 	for _, o := range n.f.objects {
 		switch {
 		case o.GetKind() == "Pod" && text(o, "status", "podIP") == u.Hostname():
+			if n.ports != nil && !n.ports(from, u.Port()) {
+				return "pod", nil
+			}
 			return "pod", slices.Repeat([]string{o.GetName()}, times)
 		case o.GetKind() == "Node" && internalIP(o) == u.Hostname() && u.Port() == "30080":
 			return "nodeport", slices.Repeat(n.behind(n.service("-plain"))[:1], times)

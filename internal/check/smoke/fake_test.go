@@ -29,6 +29,7 @@ type fakeAPI struct {
 	admit    func(*unstructured.Unstructured) error
 	post     func(path string, body []byte) ([]byte, error)
 	get      func(path string) ([]byte, error) // for what raw has not
+	unknown  string                            // a kind that is not served
 	portless bool                              // Services get no port on the nodes
 	pending  bool                              // pods stay Pending
 	forwards map[string]string                 // pod:port → address that listens
@@ -107,6 +108,9 @@ func (f *fakeAPI) Get(ctx context.Context, _, kind, namespace, name string) (*un
 func (f *fakeAPI) List(ctx context.Context, _, kind, namespace, selector string) (found []unstructured.Unstructured, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if kind == f.unknown {
+		return nil, errTest
+	}
 	for _, k := range slices.Sorted(maps.Keys(f.objects)) {
 		o := f.objects[k]
 		name, value, _ := strings.Cut(selector, "=")

@@ -37,6 +37,12 @@ func droppedFlow(ctx context.Context, env Env, p passage) (flow.Flow, error) {
 	})
 }
 
+// deniedFlow waits for the record of a packet that a rule dropped which denies, and not for
+// want of one that allows.
+func deniedFlow(ctx context.Context, env Env, p passage) (flow.Flow, error) {
+	return awaitFlow(ctx, env, p, "that a policy denied", flow.Dropped, func(f flow.Flow) bool { return f.DropReason == "POLICY_DENY" })
+}
+
 // forwardedFlow waits for the record of a packet that came through.
 func forwardedFlow(ctx context.Context, env Env, p passage) (flow.Flow, error) {
 	return awaitFlow(ctx, env, p, "that came through", flow.Forwarded, func(flow.Flow) bool { return true })

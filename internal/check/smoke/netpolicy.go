@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,90 +41,134 @@ func networkPolicy(ctx context.Context, env Env) check.Result {
 		return check.Skip("network plugin %s enforces no network policies; cilium does (network.plugin of orrery.yaml)", env.Spec.Network.Plugin)
 	}
 	return inSandbox(ctx, env, "network-policy", func(s *sandbox) (string, error) {
-		g, err := s.guarded(ctx)
+		g := &guarded{sandbox: s, pods: map[string]*unstructured.Unstructured{}, cilium: s.hasCilium(ctx)}
+		// Policies first: pods come into a network that knows them.
+		if err := g.makePolicies(ctx); err != nil {
+			return "", err
+		}
+		if err := g.startPods(ctx); err != nil {
+			return "", err
+		}
+		since := time.Now()
+		if err := g.expectAnswers(ctx); err != nil {
+			return "", err
+		}
+		proofs, err := g.prove(ctx, since)
 		if err != nil {
 			return "", err
 		}
-		blocked, err := g.blocks(ctx)
-		if err != nil {
-			return "", err
+		message := fmt.Sprintf("what no policy allows in %s is blocked%s, a policy lets in whom it names%s", namespace, proofs["stranger"], proofs["friend"])
+		if !g.cilium {
+			return message + "; rules that deny are not known here", nil
 		}
-		allowed, err := g.allows(ctx)
-		if err != nil {
-			return "", err
-		}
-		denied, err := g.denies(ctx)
-		if err != nil {
-			return "", err
-		}
-		return strings.Join([]string{blocked, allowed, denied}, "; "), nil
+		l7, err := g.refusesL7(ctx)
+		return fmt.Sprintf("%s, one that denies wins%s; %s", message, proofs["outcast"], l7), err
 	})
 }
 
-// guarded are a pod, two that want to talk to it, and what they were seen doing.
+// guarded is a pod, the target, and three that want to talk to it: a friend whom a policy
+// lets in, an outcast whom it lets in too and another one denies, and a stranger.
 type guarded struct {
 	*sandbox
-	target, friend, stranger string
-	address                  string            // of target
-	nodes                    map[string]string // pod → where it runs
-	recorded                 bool              // flows are
+	pods   map[string]*unstructured.Unstructured // by part
+	cilium bool                                  // rules that deny are known
 }
 
-func (s *sandbox) guarded(ctx context.Context) (*guarded, error) {
-	g := &guarded{sandbox: s, nodes: map[string]string{}, recorded: s.env.Flows != nil}
-	// First, so that the others find the label that they keep away from.
-	serve := []string{"serve", fmt.Sprintf(":%d", openPort), fmt.Sprintf(":%d", shutPort)}
+func (g *guarded) makePolicies(ctx context.Context) error {
+	ports := []any{map[string]any{"port": int64(shutPort), "protocol": "TCP"}}
+	parts := func(names ...any) map[string]any {
+		return map[string]any{
+			"matchLabels":      map[string]any{runLabel: g.id},
+			"matchExpressions": []any{map[string]any{"key": partLabel, "operator": "In", "values": names}},
+		}
+	}
+	policies := []map[string]any{
+		{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": map[string]any{"name": g.name("in")}, "spec": map[string]any{
+			"podSelector": parts("target"), "policyTypes": []any{"Ingress"},
+			"ingress": []any{map[string]any{"from": []any{map[string]any{"podSelector": parts("friend", "outcast")}}, "ports": ports}},
+		}},
+		// All are let out, so that it is the target that shuts the stranger out.
+		{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": map[string]any{"name": g.name("out")}, "spec": map[string]any{
+			"podSelector": parts("friend", "outcast", "stranger"), "policyTypes": []any{"Egress"},
+			"egress": []any{map[string]any{"to": []any{map[string]any{"podSelector": parts("target")}}, "ports": ports}},
+		}},
+	}
+	if g.cilium {
+		policies = append(policies, g.ciliumPolicy("deny", map[string]any{
+			"ingressDeny": []any{map[string]any{
+				"fromEndpoints": []any{map[string]any{"matchLabels": g.selector("outcast")}},
+				"toPorts":       []any{map[string]any{"ports": []any{map[string]any{"port": fmt.Sprint(shutPort), "protocol": "TCP"}}}},
+			}},
+			// It only takes away from what others allow.
+			"enableDefaultDeny": map[string]any{"ingress": false, "egress": false},
+		}))
+	}
+	var group errgroup.Group
+	for _, p := range policies {
+		group.Go(func() error { return g.create(ctx, p) })
+	}
+	return group.Wait()
+}
+
+func (g *guarded) clients() []string {
+	if g.cilium {
+		return []string{"friend", "stranger", "outcast"}
+	}
+	return []string{"friend", "stranger"}
+}
+
+func (g *guarded) startPods(ctx context.Context) error {
+	target := pod{part: "target", command: []string{"serve", fmt.Sprintf(":%d", openPort), fmt.Sprintf(":%d", shutPort)}}
+	names := map[string]string{}
 	var err error
-	if g.target, err = s.pod(ctx, pod{part: "target", command: serve}); err != nil {
-		return nil, err
+	if names["target"], err = g.pod(ctx, target); err != nil { // first: the friend keeps away from it
+		return err
 	}
-	client := pod{part: "friend", command: []string{"sleep"}}
-	if len(s.env.Spec.Topology()) > 1 {
-		client.apart = "target"
-	}
-	if g.friend, err = s.pod(ctx, client); err != nil {
-		return nil, err
-	}
-	if g.stranger, err = s.pod(ctx, pod{part: "stranger", command: []string{"sleep"}}); err != nil {
-		return nil, err
-	}
-	for _, name := range []string{g.target, g.friend, g.stranger} {
-		p, err := s.started(ctx, name)
-		if err != nil {
-			return nil, err
+	for _, part := range g.clients() {
+		client := pod{part: part, command: []string{"sleep"}}
+		if part == "friend" && len(g.env.Spec.Topology()) > 1 {
+			client.apart = "target"
 		}
-		g.nodes[name] = text(p, "spec", "nodeName")
-		if name == g.target {
-			g.address = text(p, "status", "podIP")
+		if names[part], err = g.pod(ctx, client); err != nil {
+			return err
 		}
 	}
-	return g, nil
+	for part, name := range names {
+		if g.pods[part], err = g.started(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// want is what has to come of a client's try.
-type want struct {
-	from   string
-	port   int
-	answer bool
-}
-
-// expect waits until every client's tries end as wanted. All are made at once.
-func (g *guarded) expect(ctx context.Context, rule string, wanted ...want) error {
-	asks := map[string][]ask{}
-	for _, w := range wanted {
-		asks[w.from] = append(asks[w.from], ask{
-			url:    fmt.Sprintf("http://%s:%d/", g.address, w.port),
-			what:   fmt.Sprintf("port %d of the pod on %s (%s)", w.port, g.nodes[g.target], rule),
-			judge:  answeredBy(g.target),
-			silent: !w.answer,
-		})
+// expectAnswers waits until every client's tries end as the policies want. All are made at
+// once; the open port tells a pod that is shut out from one that is not there.
+func (g *guarded) expectAnswers(ctx context.Context) error {
+	target := g.pods["target"]
+	rules := map[string]string{
+		"friend":   "a policy allows it",
+		"stranger": "no policy allows it",
+		"outcast":  "a policy denies it",
 	}
 	return until(ctx, settle, func() error {
 		var group errgroup.Group
-		for from, tries := range asks {
+		for _, part := range g.clients() {
+			asks := []ask{}
+			for _, port := range []int{openPort, shutPort} {
+				rule := "open to all"
+				if port == shutPort {
+					rule = rules[part]
+				}
+				asks = append(asks, ask{
+					url:    fmt.Sprintf("http://%s:%d/", text(target, "status", "podIP"), port),
+					what:   fmt.Sprintf("port %d of the pod on %s (%s)", port, text(target, "spec", "nodeName"), rule),
+					judge:  answeredBy(target.GetName()),
+					silent: port == shutPort && part != "friend",
+				})
+			}
 			group.Go(func() error {
-				if _, err := g.reach(ctx, namespace, from, tries); err != nil {
-					return fmt.Errorf("from %s: %w", from, err)
+				if _, err := g.reach(ctx, namespace, g.pods[part].GetName(), asks); err != nil {
+					return fmt.Errorf("from %s: %w", g.pods[part].GetName(), err)
 				}
 				return nil
 			})
@@ -132,121 +177,46 @@ func (g *guarded) expect(ctx context.Context, rule string, wanted ...want) error
 	})
 }
 
-// prove looks for the flow of a try on the node that saw its end, and says what it shows; ""
-// where none are recorded.
-func (g *guarded) prove(ctx context.Context, from string, port int, since time.Time, on string, find func(context.Context, Env, passage) (flow.Flow, error)) (string, error) {
-	if !g.recorded {
-		return "", nil
+// prove looks for the flows of the tries, on the node of the target, which saw their end, and
+// says what they show, by client; nothing where none are recorded.
+func (g *guarded) prove(ctx context.Context, since time.Time) (map[string]string, error) {
+	if g.env.Flows == nil {
+		return nil, nil
 	}
-	f, err := find(ctx, g.env, passage{
-		from: namespace + "/" + from, to: namespace + "/" + g.target, port: port, since: since, node: g.nodes[on],
-	})
-	if errors.Is(err, driver.ErrNoFlows) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	text := fmt.Sprintf(" (flow on %s: %s", f.Node, strings.ToLower(string(f.Verdict)))
-	if f.DropReason != "" {
-		text += " " + f.DropReason
-	}
-	return text + ")", nil
-}
-
-// blocks: before there is a policy for it, nobody reaches the shut port of a pod whose open
-// one answers.
-func (g *guarded) blocks(ctx context.Context) (string, error) {
-	since := time.Now()
-	err := g.expect(ctx, "the namespace's own policies have to block one and let the other through",
-		want{g.friend, openPort, true}, want{g.stranger, openPort, true},
-		want{g.friend, shutPort, false}, want{g.stranger, shutPort, false})
-	if err != nil {
-		return "", err
-	}
-	proof, err := g.prove(ctx, g.friend, shutPort, since, g.friend, droppedFlow) // it is not even let out
-	return fmt.Sprintf("what no policy allows in %s is blocked%s", namespace, proof), err
-}
-
-// allows: a policy lets one pod out and in, and another only out.
-func (g *guarded) allows(ctx context.Context) (string, error) {
-	ports := []any{map[string]any{"port": int64(shutPort), "protocol": "TCP"}}
-	both := map[string]any{
-		"matchLabels":      map[string]any{runLabel: g.id},
-		"matchExpressions": []any{map[string]any{"key": partLabel, "operator": "In", "values": []any{"friend", "stranger"}}},
-	}
-	target := map[string]any{"matchLabels": g.selector("target")}
-	for part, content := range map[string]map[string]any{
-		"in": {"podSelector": target, "policyTypes": []any{"Ingress"}, "ingress": []any{map[string]any{
-			"from": []any{map[string]any{"podSelector": map[string]any{"matchLabels": g.selector("friend")}}}, "ports": ports,
-		}}},
-		"out": {"podSelector": both, "policyTypes": []any{"Egress"}, "egress": []any{map[string]any{
-			"to": []any{map[string]any{"podSelector": target}}, "ports": ports,
-		}}},
-	} {
-		err := g.create(ctx, map[string]any{
-			"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-			"metadata": map[string]any{"name": g.name(part)}, "spec": content,
-		})
-		if err != nil {
-			return "", err
-		}
-	}
-	since := time.Now()
-	err := g.expect(ctx, "a policy allows one pod and no other", want{g.friend, shutPort, true}, want{g.stranger, shutPort, false})
-	if err != nil {
-		return "", err
-	}
+	finds := map[string]func(context.Context, Env, passage) (flow.Flow, error){"friend": forwardedFlow, "stranger": droppedFlow, "outcast": deniedFlow}
+	proofs, mu := map[string]string{}, sync.Mutex{}
 	var group errgroup.Group
-	var proof, other string
-	group.Go(func() (err error) {
-		proof, err = g.prove(ctx, g.friend, shutPort, since, g.target, forwardedFlow)
-		return err
-	})
-	group.Go(func() (err error) {
-		other, err = g.prove(ctx, g.stranger, shutPort, since, g.target, droppedFlow)
-		return err
-	})
-	err = group.Wait()
-	return fmt.Sprintf("a policy lets in whom it names%s and nobody else%s", proof, other), err
+	for _, part := range g.clients() {
+		group.Go(func() error {
+			f, err := finds[part](ctx, g.env, passage{
+				from: namespace + "/" + g.pods[part].GetName(), to: namespace + "/" + g.pods["target"].GetName(),
+				port: shutPort, since: since, node: text(g.pods["target"], "spec", "nodeName"),
+			})
+			if errors.Is(err, driver.ErrNoFlows) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			proof := fmt.Sprintf(" (flow on %s: %s", f.Node, strings.ToLower(string(f.Verdict)))
+			if f.DropReason != "" {
+				proof += " " + f.DropReason
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			proofs[part] = proof + ")"
+			return nil
+		})
+	}
+	return proofs, group.Wait()
 }
 
-// denies: where Cilium is, a rule that denies wins over one that allows, and rules of layer 7
-// are refused, which would let everything through.
-func (g *guarded) denies(ctx context.Context) (string, error) {
-	if !g.served(ctx) {
-		return "rules that deny are not known here", nil
+// hasCilium says whether the API has Cilium's policies. They are part of that network.
+func (s *sandbox) hasCilium(ctx context.Context) bool {
+	if s.env.Spec.Driver == "native" {
+		return s.env.Spec.Network.Plugin == spec.PluginCilium
 	}
-	since := time.Now()
-	err := g.create(ctx, g.ciliumPolicy("deny", map[string]any{
-		"ingressDeny": []any{map[string]any{
-			"fromEndpoints": []any{map[string]any{"matchLabels": g.selector("friend")}},
-			"toPorts":       []any{map[string]any{"ports": []any{map[string]any{"port": fmt.Sprint(shutPort), "protocol": "TCP"}}}},
-		}},
-		// It only takes away from what others allow.
-		"enableDefaultDeny": map[string]any{"ingress": false, "egress": false},
-	}))
-	if err != nil {
-		return "", err
-	}
-	err = g.expect(ctx, "a rule denies it", want{g.friend, shutPort, false}, want{g.friend, openPort, true})
-	if err != nil {
-		return "", err
-	}
-	proof, err := g.prove(ctx, g.friend, shutPort, since, g.target, droppedFlow)
-	if err != nil {
-		return "", err
-	}
-	l7, err := g.refusesL7(ctx)
-	return fmt.Sprintf("one that denies wins%s; %s", proof, l7), err
-}
-
-// served says whether the API has Cilium's policies. They are part of that network.
-func (g *guarded) served(ctx context.Context) bool {
-	if g.env.Spec.Network.Plugin == spec.PluginCilium {
-		return true
-	}
-	_, err := g.env.Client.List(ctx, ciliumAPI, "CiliumNetworkPolicy", namespace, "")
+	_, err := s.env.Client.List(ctx, ciliumAPI, "CiliumNetworkPolicy", namespace, "")
 	return err == nil
 }
 

@@ -63,15 +63,15 @@ type probe struct {
 var registry = map[string][]probe{
 	"nodes":      {{"nodes", 60 * time.Second, nodes}},
 	"topology":   {{"topology", 60 * time.Second, topology}},
-	"apiservers": {{"apiservers", 90 * time.Second, apiServers}},
-	"etcd":       {{"etcd", 90 * time.Second, etcd}},
-	"datapath":   {{"datapath", 2 * time.Minute, datapath}},
+	"apiservers": {{"apiservers", 3 * time.Minute, apiServers}},
+	"etcd":       {{"etcd", 3 * time.Minute, etcd}},
+	"datapath":   {{"datapath", 3 * time.Minute, datapath}},
 
 	"network-policy": {{"network-policy", 3 * time.Minute, networkPolicy}},
 
 	"namespaces": {{"namespaces", 30 * time.Second, namespaces}, {"pod-security", 30 * time.Second, podSecurity}},
-	"dns":        {{"dns", 90 * time.Second, dns}},
-	"storage":    {{"storage", 2 * time.Minute, storage}},
+	"dns":        {{"dns", 3 * time.Minute, dns}},
+	"storage":    {{"storage", 3 * time.Minute, storage}},
 	"dashboards": {{"dashboards", 3 * time.Minute, dashboards}},
 	"logs":       {{"logs", 4 * time.Minute, logs}},
 	"traces":     {{"traces", 4 * time.Minute, traces}},
