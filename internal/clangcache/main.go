@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +23,8 @@ const (
 // Main is clang: args are its arguments, without the program's name. It returns only with an
 // error, when there is no clang, or with what the process shall exit with.
 func Main(args []string) (status int, err error) {
+	// Clang dies with the thread that started it; see run.
+	runtime.LockOSThread()
 	dir := or(os.Getenv(cacheEnv), cacheDir)
 	tool, err := find(or(os.Getenv(toolchainEnv), toolchainDir))
 	if err != nil {
