@@ -55,8 +55,8 @@ func ciliumAgentConfig(c cluster, n node) map[string]string {
 		"state-dir":         ciliumRun,
 		"socket-path":       ciliumRun + "/cilium.sock",
 		"procfs":            "/proc",
-		// Written when the agent is ready, and only then the kubelet calls the node Ready.
-		"write-cni-conf-when-ready":   "/etc/cni/net.d/05-cilium.conflist",
+		// PID 1 shows it to containerd when the programs of the node are loaded, see announce.
+		"write-cni-conf-when-ready":   ciliumRun + "/cni/" + cniConfig,
 		"cni-exclusive":               "true",
 		"cni-log-file":                ciliumRun + "/cilium-cni.log",
 		"external-envoy-proxy":        "false",

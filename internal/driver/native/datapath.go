@@ -2,6 +2,7 @@ package native
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +53,7 @@ func (d *datapath) lay(b *rootBuilder) {
 	b.mount("bpf", bpfFolder, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700")
 	b.mount("cgroup2", ciliumCgroup, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.dir("/run/netns")
+	b.dir(ciliumRun + "/cni")
 	b.link("/run/netns", ciliumRun+"/netns")
 	b.bind(d.LLVM, llvmFolder, true)
 	if exists(d.Objects) {
@@ -62,6 +65,27 @@ func (d *datapath) lay(b *rootBuilder) {
 	for p, v := range datapathSysctls {
 		b.mask("/proc/sys/"+p, v+"\n")
 	}
+}
+
+// cniConfig is how containerd learns of the plugin.
+const cniConfig = "05-cilium.conflist"
+
+// announce makes the node Ready: it shows containerd the plugin's configuration, without which
+// the kubelet calls the node not Ready, as soon as the agent has loaded the node's programs. The
+// agent would do so as soon as it has begun, also when it then finds no compiler. What is shown
+// stays: pods outlive the agent.
+func (d *datapath) announce(ctx context.Context) {
+	_ = poll(ctx, 100*time.Millisecond, func() error {
+		if err := agentStatus(ctx, ciliumRun+"/cilium.sock"); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(ciliumRun, "cni", cniConfig))
+		if err != nil {
+			return err
+		}
+		_, err = writeFile(filepath.Join(cniFolder, cniConfig), b)
+		return err
+	})
 }
 
 // tools of the agent that the host need not have. It insists on iptables when it has a proxy,

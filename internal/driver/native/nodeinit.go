@@ -125,6 +125,9 @@ func runNode(c initConfig, status io.Writer) error {
 	}()
 	in.start()
 	go in.reap()
+	if c.Datapath != nil {
+		go c.Datapath.announce(in.stopping)
+	}
 	go func() {
 		// After the start nothing here needs memory.
 		time.Sleep(5 * time.Second) //nolint:forbidigo // a moment to tidy up, not a condition

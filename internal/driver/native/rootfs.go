@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// cniFolder is where containerd looks for the network plugin's configuration.
+const cniFolder = "/etc/cni/net.d"
+
 // hostTools are the only programs of the host that a node's services may run.
 var hostTools = []string{"nft", "mount", "umount"}
 
@@ -129,7 +132,7 @@ func enterRoot(c initConfig, cg cgroups) error {
 			b.bind(at, "/etc/"+d, true)
 		}
 	}
-	b.dir("/etc/cni/net.d") // a plugin that has no files writes its own when it is ready
+	b.dir(cniFolder) // a plugin that has no files shows its own when it is ready
 	b.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
