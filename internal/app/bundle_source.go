@@ -266,6 +266,9 @@ func bundlesUsed() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
 		kept, err := engine.LoadState(filepath.Join(stateRoot(), e.Name()))
 		if err != nil && !errors.Is(err, engine.ErrNoState) {
 			return nil, fmt.Errorf("bundles are kept, because it cannot be told which environment %s needs: %w", e.Name(), err)

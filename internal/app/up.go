@@ -19,7 +19,7 @@ import (
 )
 
 // undoTimeout bounds the clean-up after a failure or Ctrl-C.
-const undoTimeout = time.Minute
+const undoTimeout = 3 * time.Minute
 
 type upOptions struct {
 	*options

@@ -162,7 +162,7 @@ func (id Identity) End(ctx context.Context, sig syscall.Signal, grace time.Durat
 	} else if err != nil {
 		return err
 	}
-	hard, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	hard, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer stop()
 	return id.Wait(hard)
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -186,27 +187,29 @@ func TestDatapath(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			f, env := newFake(t)
-			f.exec = (&fakeNetwork{f: f, broken: test.broken}).exec
-			if test.api != nil {
-				test.api(f)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			r := datapath(ctx, env)
-			if r.State != test.state {
-				t.Errorf("%s: %q; want %s", r.State, r.Message, test.state)
-			}
-			for _, says := range test.says {
-				if !strings.Contains(r.Message, says) {
-					t.Errorf("%q does not say %q", r.Message, says)
+			synctest.Test(t, func(t *testing.T) {
+				f, env := newFake(t)
+				f.exec = (&fakeNetwork{f: f, broken: test.broken}).exec
+				if test.api != nil {
+					test.api(f)
 				}
-			}
-			for _, o := range f.objects {
-				if o.GetLabels()[label] != "" {
-					t.Errorf("left behind: %s %s", o.GetKind(), o.GetName())
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				r := datapath(ctx, env)
+				if r.State != test.state {
+					t.Errorf("%s: %q; want %s", r.State, r.Message, test.state)
 				}
-			}
+				for _, says := range test.says {
+					if !strings.Contains(r.Message, says) {
+						t.Errorf("%q does not say %q", r.Message, says)
+					}
+				}
+				for _, o := range f.objects {
+					if o.GetLabels()[label] != "" {
+						t.Errorf("left behind: %s %s", o.GetKind(), o.GetName())
+					}
+				}
+			})
 		})
 	}
 }

@@ -25,7 +25,7 @@ import (
 // environment's name and state directory; only a way out needs the journal, which knows how
 // the host was before.
 func (d *Driver) Delete(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	var errs []error
 	d.bpf = append(d.bpf, d.bpfNow()...)

@@ -101,7 +101,7 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	}
 	c := newClient(d.paths)
 	var last supervisorStatus
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := poll(ctx, 10*time.Millisecond, func() (err error) {
 		if last, err = c.status(ctx); err == nil && last.Registry.State != "running" {
@@ -163,6 +163,10 @@ func (d *Driver) cgroupEffect() driver.Effect {
 func (d *Driver) supervisorEffect() driver.Effect {
 	return driver.Effect{Kind: "process", ID: "supervisor", Info: map[string]string{"lock": d.paths.lock()}}
 }
+
+// patience bounds what takes a moment, unless the machine has much else to do: giving up
+// would leave things behind, or undo what was about to be.
+const patience = time.Minute
 
 // Ensure implements [driver.Driver].
 func (d *Driver) Ensure(ctx context.Context) error {
@@ -252,7 +256,7 @@ func (d *Driver) Stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := newClient(d.paths).post(ctx, "/v1/stop"); err != nil {
 		d.log.Warn("the supervisor does not stop when asked; it is ended", "error", err)
@@ -277,7 +281,7 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	root := cgroupRoot(d.cluster.Environment)
 	err = errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))

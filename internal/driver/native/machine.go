@@ -105,7 +105,7 @@ func (m *machine) run(ctx context.Context, finished chan<- struct{}) {
 // once runs the node to its end.
 func (m *machine) once(ctx context.Context) (err error) {
 	defer func() {
-		clean, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		clean, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		err = errors.Join(err, m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group()))
 		m.mu.Lock()
@@ -116,7 +116,7 @@ func (m *machine) once(ctx context.Context) (err error) {
 		m.mu.Unlock()
 	}()
 	// What a crash left would be counted to the new node.
-	clean, cancel := context.WithTimeout(ctx, 5*time.Second)
+	clean, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := errors.Join(m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group())); err != nil {
 		return err

@@ -130,7 +130,7 @@ func takeLock(p paths) (*os.File, proc.Identity, error) {
 // clearLeftovers ends what a supervisor that was killed may have left for the moment that
 // the kernel takes to deliver its children's deaths.
 func clearLeftovers(cg cgroups, root string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
 }
@@ -151,7 +151,7 @@ func (s *supervisor) open() error {
 		return err
 	}
 	if s.cluster.Egress {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := s.fabric.connectOut(ctx); err != nil {
 			return err
