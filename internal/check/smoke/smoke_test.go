@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -152,22 +153,24 @@ func TestChecks(t *testing.T) {
 	} {
 		t.Run(test.check+"/"+test.name, func(t *testing.T) {
 			t.Parallel()
-			f, env := newFake(t)
-			f.raw["/apis/metrics.k8s.io/v1beta1/nodes"] = usageOf("250m", "1Gi")
-			f.raw["/apis/metrics.k8s.io/v1beta1/namespaces/kube-system/pods"] = podUsage
-			f.exec = answers(f)
-			if test.broken != nil {
-				test.broken(f, &env)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			r := find(t, test.check)(ctx, env)
-			if r.State != test.state || !strings.Contains(r.Message, test.says) {
-				t.Errorf("%s: %q; want %s and %q", r.State, r.Message, test.state, test.says)
-			}
-			if left := f.left(); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				f, env := newFake(t)
+				f.raw["/apis/metrics.k8s.io/v1beta1/nodes"] = usageOf("250m", "1Gi")
+				f.raw["/apis/metrics.k8s.io/v1beta1/namespaces/kube-system/pods"] = podUsage
+				f.exec = answers(f)
+				if test.broken != nil {
+					test.broken(f, &env)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				r := find(t, test.check)(ctx, env)
+				if r.State != test.state || !strings.Contains(r.Message, test.says) {
+					t.Errorf("%s: %q; want %s and %q", r.State, r.Message, test.state, test.says)
+				}
+				if left := f.left(); len(left) > 0 {
+					t.Errorf("left behind: %v", left)
+				}
+			})
 		})
 	}
 }
