@@ -190,7 +190,7 @@ func drawPeer(d *drawing, p *place, edges []flow.Edge, data mapData, all url.Val
 	d.f(`<rect x="%s" y="%s" width="%s" height="%s" rx="9"/>`, num(p.x), num(p.y), num(peerWidth), num(peerHeight))
 	under := cmp.Or(p.peer.Namespace, map[flow.Peer]string{flow.Nodes: "kubelets and hosts", flow.APIServer: "control plane", flow.World: "outside", flow.Unknown: "no owner known"}[p.peer])
 	d.f(`<text class="name" x="%s" y="%s">%s</text><text class="ns" x="%s" y="%s">%s</text></a>`,
-		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 20)), num(p.x+11), num(p.y+32), esc(cut(under, 27)))
+		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 19)), num(p.x+11), num(p.y+32), esc(cut(under, 27)))
 }
 
 // drawEdge draws a line from who calls to who is called, between those who have nothing to do

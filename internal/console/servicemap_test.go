@@ -235,6 +235,11 @@ func TestBrowserMap(t *testing.T) {
 		b.screen(screen.width, screen.height, screen.phone, screen.scheme)
 		b.open(s.URL + "/map")
 		b.until(`document.querySelectorAll(".peer").length >= 17`)
+		var cut float64
+		b.eval(`(() => { const f = document.querySelector(".flowmap"); return f.scrollHeight - f.clientHeight })()`, &cut)
+		if cut > 1 {
+			t.Errorf("%s: %.0f pixels of the picture are cut off", screen.name, cut)
+		}
 		var bad []string
 		b.eval(accessible, &bad)
 		for _, s := range bad {
