@@ -26,7 +26,7 @@ const (
 	nodeDisk  = 300 << 20
 	spareDisk = 1 << 30
 
-	inotifyPerServer = 19
+	inotifyPerServer = 21
 	inotifyPerAgent  = 10
 )
 
