@@ -27,6 +27,7 @@ import (
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 
+	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/final"
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/flushed"
 )
 
@@ -67,7 +68,7 @@ func factories() (otelcol.Factories, error) {
 	if f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](otlphttpexporter.NewFactory()); err != nil {
 		return f, err
 	}
-	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory())
+	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory())
 	return f, err
 }
 
