@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"sync"
@@ -35,12 +36,13 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 	flags := flag.NewFlagSet("local-path", flag.ContinueOnError)
 	node := flags.String("node", os.Getenv("NODE_NAME"), "node that this runs on")
 	folder := flags.String("folder", "", "folder that holds the folders of all volumes, the same here and on the node")
+	listen := flags.String("listen", "", "address of /metrics; empty: nowhere")
 	name := flags.String("provisioner", "", "name of the provisioner in storage classes")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *node == "" || *folder == "" || *name == "" || flags.NArg() > 0 {
-		return errors.New("-node, -folder and -provisioner are needed, and nothing else")
+		return errors.New("-node, -folder and -provisioner are needed, and nothing beside -listen")
 	}
 	api, err := inCluster()
 	if err != nil {
@@ -53,8 +55,19 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 	defer folders.root.Close()
 	p := &provisioner{api: api, folders: folders, node: *node, name: *name, log: log}
 	var wg sync.WaitGroup
-	wg.Go(func() { watch(ctx, api, "/api/v1/persistentvolumeclaims", p.claim, log) })
-	wg.Go(func() { watch(ctx, api, "/api/v1/persistentvolumes", p.volume, log) })
+	if *listen != "" {
+		l, err := net.Listen("tcp", *listen)
+		if err != nil {
+			return fmt.Errorf("-listen: %w", err)
+		}
+		wg.Go(func() {
+			if err := p.metrics.serve(ctx, l); err != nil { // volumes are made all the same
+				log.Warn("metrics", "error", err)
+			}
+		})
+	}
+	wg.Go(func() { watch(ctx, api, "/api/v1/persistentvolumeclaims", p.metrics.counting(p.claim), log) })
+	wg.Go(func() { watch(ctx, api, "/api/v1/persistentvolumes", p.metrics.counting(p.volume), log) })
 	log.Info("local-path runs", "node", *node, "folder", *folder)
 	wg.Wait()
 	return nil

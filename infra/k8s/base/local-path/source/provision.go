@@ -47,6 +47,7 @@ type provisioner struct {
 	node    string
 	name    string // in storage classes
 	log     *slog.Logger
+	metrics metrics
 }
 
 type storageClass struct {
@@ -94,6 +95,7 @@ func (p *provisioner) claim(ctx context.Context, c object) error {
 		}
 		return fmt.Errorf("volume for claim %s: %w", c.key(), err)
 	}
+	p.metrics.made.Add(1)
 	p.log.Info("made", "volume", name, "claim", c.key())
 	p.event(ctx, c, "Normal", "ProvisioningSucceeded", "made volume "+name+" on "+p.node)
 	return nil
@@ -166,6 +168,7 @@ func (p *provisioner) volume(ctx context.Context, v object) error {
 	if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusConflict) {
 		return fmt.Errorf("delete volume %s: %w", v.Metadata.Name, err)
 	}
+	p.metrics.removed.Add(1)
 	p.log.Info("removed", "volume", v.Metadata.Name)
 	return nil
 }

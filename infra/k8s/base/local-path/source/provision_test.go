@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -324,5 +326,42 @@ func TestBadArguments(t *testing.T) {
 		if _, err := openFolders(dir); err == nil {
 			t.Errorf("openFolders(%q) = nil", dir)
 		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m metrics
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- m.serve(ctx, l) }()
+	m.made.Add(2)
+	handle := m.counting(func(context.Context, object) error { return errors.New("no space left on device") })
+	_ = handle(t.Context(), object{})
+	r, err := http.Get("http://" + l.Addr().String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\nlocal_path_volumes_made_total 2\n", "\nlocal_path_volumes_removed_total 0\n", "\nlocal_path_failures_total 1\n", "# TYPE local_path_failures_total counter\n"} {
+		if !strings.Contains(string(body), want) {
+			t.Errorf("no %q in %s", want, body)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	// What ended because this program ends has not failed.
+	_ = handle(ctx, object{})
+	if m.failed.Load() != 1 {
+		t.Errorf("%d failures", m.failed.Load())
 	}
 }
