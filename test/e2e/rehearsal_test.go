@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -141,7 +142,7 @@ func few(all []string) string {
 func (p proxied) samples(ctx context.Context, name string) (map[string]int, error) {
 	status, answer, err := p.do(ctx, "GET", p.service("prometheus:9090", "/api/v1/query?query="+name+"[1h]"), nil)
 	if err != nil || status != 200 {
-		return nil, fmt.Errorf("Prometheus: %d: %w: %.300s", status, err, answer)
+		return nil, errors.Join(fmt.Errorf("Prometheus: %d: %.300s", status, answer), err)
 	}
 	var v struct {
 		Data struct {
@@ -190,7 +191,7 @@ func explosion(t *testing.T, api proxied) {
 	eventually(t, "Loki has refused", slowly, func(ctx context.Context) error {
 		for _, reason := range []string{"stream_limit", "greater_than_max_sample_age"} {
 			if n, err := api.number(ctx, fmt.Sprintf(`sum(loki_discarded_samples_total{reason=%q})`, reason)); err != nil || n == 0 {
-				return fmt.Errorf("%s: %v, %w", reason, n, err)
+				return errors.Join(fmt.Errorf("%s: %v", reason, n), err)
 			}
 		}
 		return nil
@@ -202,11 +203,11 @@ func explosion(t *testing.T, api proxied) {
 	took := eventually(t, "a trace and a line of others arrive", slowly, func(ctx context.Context) error {
 		// A service that Loki knows; one that is new has no room until the others are idle.
 		line := fmt.Sprintf("calm %d", time.Now().UnixNano())
-		if err := api.send(ctx, "logs", logLines("explosion-0", time.Now(), line)); err != nil {
+		if err := api.send(ctx, "logs", logLines("skewed", time.Now(), line)); err != nil {
 			return err
 		}
 		return within(ctx, 20*time.Second, func() error {
-			got, err := api.lines(ctx, fmt.Sprintf(`{service_name="explosion-0"} |= %q`, line))
+			got, err := api.lines(ctx, fmt.Sprintf(`{service_name="skewed"} |= %q`, line))
 			if err == nil && len(got) == 0 {
 				err = fmt.Errorf("Loki has no %q", line)
 			}
@@ -243,23 +244,23 @@ func clocks(t *testing.T, api proxied) {
 		id := fmt.Sprintf("%032x", time.Now().UnixNano())
 		at := time.Now().Add(skew)
 		for signal, request := range map[string]object{
-			"logs": logLines("explosion-0", at, "skewed "+run), "traces": spansOf("skewed", id, at, 2), "metrics": gaugeOf("skewed", "e2e_skew_"+run, at, 1),
+			"logs": logLines("skewed", at, "skewed "+run), "traces": spansOf("skewed", id, at, 2), "metrics": gaugeOf("skewed", "e2e_skew_"+run, at, 1),
 		} {
 			if err := api.send(t.Context(), signal, request); err != nil {
 				t.Fatalf("%s with a clock that is %s off: %v", signal, skew, err)
 			}
 		}
 		took := eventually(t, "what has a clock that is "+skew.String()+" off is found", slowly, func(ctx context.Context) error {
-			got, err := api.lines(ctx, fmt.Sprintf(`{service_name="explosion-0"} |= "skewed %s"`, run))
+			got, err := api.lines(ctx, fmt.Sprintf(`{service_name="skewed"} |= "skewed %s"`, run))
 			if err != nil || len(got) != 1 {
-				return fmt.Errorf("lines %v: %w", got, err)
+				return errors.Join(fmt.Errorf("lines %v", got), err)
 			}
 			if n, err := api.spans(ctx, id); err != nil || n != 2 {
-				return fmt.Errorf("%d spans: %w", n, err)
+				return errors.Join(fmt.Errorf("%d spans", n), err)
 			}
 			found, err := api.query(ctx, fmt.Sprintf(`last_over_time(e2e_skew_%s[5m] @ %d)`, run, at.Unix()+1))
 			if err != nil || len(found) != 1 {
-				return fmt.Errorf("values %v: %w", found, err)
+				return errors.Join(fmt.Errorf("values %v", found), err)
 			}
 			return nil
 		})
@@ -286,11 +287,22 @@ func fullDisk(t *testing.T, e *environment, api proxied) {
 	for pod, claim := range pods {
 		volume := e.run(t, "kubectl", "-n", "observability", "get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}")
 		paths[pod] = e.run(t, "kubectl", "get", "pv", volume, "-o", "jsonpath={.spec.local.path}")
+		// Not while the kubelet has the folder mounted: unmounting its own would unmount this.
+		set := "statefulset/" + strings.TrimSuffix(pod, "-0")
+		e.run(t, "kubectl", "-n", "observability", "scale", set, "--replicas=0")
+		e.run(t, "kubectl", "-n", "observability", "wait", "--for=delete", "pod/"+pod, "--timeout=180s")
+		eventually(t, "the volume of "+pod+" is unmounted", slowly, func(context.Context) error {
+			mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", e.nodes(t)["server1"].pid("kubelet")))
+			if err == nil && strings.Contains(string(mounts), "_observability_"+claim+" ") {
+				err = fmt.Errorf("it is mounted")
+			}
+			return err
+		})
 		inNode("mount", "-t", "tmpfs", "-o", "size="+volumeSize, "orrery-e2e", paths[pod])
-		e.run(t, "kubectl", "-n", "observability", "delete", "pod", pod)
+		e.run(t, "kubectl", "-n", "observability", "scale", set, "--replicas=1")
 	}
 	for pod := range pods {
-		e.run(t, "kubectl", "-n", "observability", "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=180s")
+		e.run(t, "kubectl", "-n", "observability", "rollout", "status", "statefulset/"+strings.TrimSuffix(pod, "-0"), "--timeout=180s")
 	}
 	arrives := func(ctx context.Context) error {
 		run, id := fmt.Sprintf("%x", time.Now().UnixNano()), fmt.Sprintf("%032x", time.Now().UnixNano())
@@ -304,7 +316,7 @@ func fullDisk(t *testing.T, e *environment, api proxied) {
 			got, err := api.lines(ctx, fmt.Sprintf(`{service_name="disk"} |= "disk %s"`, run))
 			n, errSpans := api.spans(ctx, id)
 			if err != nil || errSpans != nil || len(got) != 1 || n != 2 {
-				return fmt.Errorf("%d lines, %d spans: %w, %w", len(got), n, err, errSpans)
+				return errors.Join(fmt.Errorf("%d lines, %d spans", len(got), n), err, errSpans)
 			}
 			return nil
 		})
@@ -324,7 +336,7 @@ func fullDisk(t *testing.T, e *environment, api proxied) {
 		}
 		found, err := api.query(ctx, `ALERTS{alertname="VolumeNearlyFull", alertstate="firing", persistentvolumeclaim=~"data-(loki|tempo)-0"} and on (persistentvolumeclaim) kubelet_volume_stats_capacity_bytes < 1e8`)
 		if err != nil || len(found) != 2 {
-			return fmt.Errorf("it fires for %v: %w", found, err)
+			return errors.Join(fmt.Errorf("it fires for %v", found), err)
 		}
 		return nil
 	})
