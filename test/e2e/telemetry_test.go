@@ -87,7 +87,7 @@ func dnsLast(t *testing.T, e *environment, api proxied) {
 	signal(syscall.SIGKILL, telemetry)
 	eventually(t, "telemetry runs again", restored, func(context.Context) error {
 		now := e.running(t, programs...)
-		if old := slices.DeleteFunc(slices.Clone(now), func(pid int) bool { return !slices.Contains(telemetry, pid) }); len(now) < len(telemetry) || old != nil {
+		if old := slices.DeleteFunc(slices.Clone(now), func(pid int) bool { return !slices.Contains(telemetry, pid) }); len(now) < len(telemetry) || len(old) > 0 {
 			return fmt.Errorf("processes %v, were %v", now, telemetry)
 		}
 		return nil
