@@ -379,13 +379,11 @@ spec:
 `, "kubectl", "apply", "-f", "-")
 }
 
-// alerted waits for what all of that has to raise.
-func alerted(t *testing.T, api proxied) {
+// alerted waits until alerts have fired.
+func alerted(t *testing.T, api proxied, names ...string) {
 	seen := map[string]string{}
 	took := eventually(t, "the alerts fired", 5*time.Minute, func(ctx context.Context) error {
-		for _, name := range []string{
-			"LokiRefusesLines", "TempoRefusesSpans", "CollectorDropsData", "PrometheusScrapeLimitHit", "VolumeNearlyFull", "TargetDown",
-		} {
+		for _, name := range names {
 			if seen[name] != "" {
 				continue
 			}

@@ -35,10 +35,16 @@ func TestTelemetry(t *testing.T) {
 	journey("clocks", func(t *testing.T) { clocks(t, api) })
 	journey("killed", func(t *testing.T) { killedTelemetry(t, e, api) })
 	journey("dns-last", func(t *testing.T) { dnsLast(t, e, api) })
-	journey("verify", func(t *testing.T) { e.verify(t, "otel-collector", "prometheus") })
+	journey("verify", func(t *testing.T) {
+		alerted(t, api, "PrometheusScrapeLimitHit", "TargetDown")
+		e.run(t, "kubectl", "-n", "observability", "delete", "podmonitor", "e2e-too-much")
+		e.verify(t, "otel-collector", "prometheus")
+	})
 	// After it Loki takes no line of anybody new, for half an hour.
 	journey("explosion", func(t *testing.T) { explosion(t, api) })
-	journey("alerts", func(t *testing.T) { alerted(t, api) })
+	journey("alerts", func(t *testing.T) {
+		alerted(t, api, "VolumeNearlyFull", "LokiRefusesLines", "TempoRefusesSpans", "CollectorDropsData")
+	})
 }
 
 // running are the processes of the environment's pods whose program is one of names, an
