@@ -179,7 +179,7 @@ func (l layout) prune(ctx context.Context, p *Pruned, keep map[string]bool, dryR
 			continue
 		}
 		name := d.Annotations[refName]
-		if "linux/"+l.arch != Platform() {
+		if l.arch != "" && "linux/"+l.arch != Platform() { // of what was pulled it is empty
 			name += " (linux/" + l.arch + ")"
 		}
 		p.Images = append(p.Images, name)
