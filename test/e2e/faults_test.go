@@ -15,8 +15,11 @@ import (
 	"time"
 )
 
-// services of a server, each of which is killed once.
-var services = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet", "kube-proxy"}
+// services of a server, each of which is killed once, and those of its network, whichever it is.
+var (
+	services        = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet"}
+	networkServices = []string{"kube-proxy", "cilium-agent", "cilium-operator"}
+)
 
 // restored bounds how long everything may take to be Ready again after a fault. It is no
 // promise: on a machine that does much else, all of it starts on what is left.
@@ -43,7 +46,16 @@ func faults(t *testing.T, e *environment) {
 			e.verify(t, "cluster", "coredns", "local-path", "nats")
 		})
 	}
-	for i, service := range services {
+	killed := slices.Clone(services)
+	for _, s := range networkServices {
+		if e.nodes(t)["server1"].pid(s) != 0 {
+			killed = append(killed, s)
+		}
+	}
+	if len(killed) == len(services) {
+		t.Errorf("server1 runs none of %v", networkServices)
+	}
+	for i, service := range killed {
 		server := fmt.Sprintf("server%d", i%3+1)
 		var old int
 		fault("kill-"+service, func(t *testing.T) {
