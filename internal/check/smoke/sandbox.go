@@ -260,7 +260,7 @@ func (s *sandbox) started(ctx context.Context, name string) (*unstructured.Unstr
 
 func (s *sandbox) startedIn(ctx context.Context, namespace, name string) (*unstructured.Unstructured, error) {
 	var found *unstructured.Unstructured
-	err := until(ctx, 90*time.Second, func() error {
+	err := until(ctx, startTime, func() error {
 		p, err := s.env.Client.Get(ctx, "v1", "Pod", namespace, name)
 		if err != nil {
 			return fmt.Errorf("pod %s: %w", name, err)
