@@ -34,6 +34,7 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 	if err := writeRegistries(repositories, folder); err != nil {
 		return nil, err
 	}
+	seen := map[string]bool{} // what is never run is skipped in every phase
 	out := &results{Plugin: r.plugin, Kubernetes: r.programs.version, Images: images}
 	began := time.Now()
 	for _, p := range phases {
@@ -43,7 +44,8 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 			return nil, err
 		}
 		for _, s := range specs {
-			if c, ok := s.outcome(r.options, notes); ok {
+			if c, ok := s.outcome(r.options, notes); ok && !seen[c.Name] {
+				seen[c.Name] = true
 				out.Cases = append(out.Cases, c)
 			}
 		}

@@ -23,7 +23,7 @@ type notes struct {
 type note struct {
 	Match  string `json:"match"`            // regular expression for the name
 	Plugin string `json:"plugin,omitempty"` // only with this network
-	Whose  string `json:"whose,omitempty"`  // of a failure: orrery, environment or suite
+	Whose  string `json:"whose,omitempty"`  // of a failure: orrery, environment, suite or upstream
 	Why    string `json:"why"`
 }
 
@@ -44,8 +44,8 @@ func loadNotes(file string) (notes, error) {
 		}
 	}
 	for _, one := range n.Failures {
-		if !slices.Contains([]string{"orrery", "environment", "suite"}, one.Whose) {
-			errs = append(errs, fmt.Errorf("note %q: whose is %q, want orrery, environment or suite", one.Match, one.Whose))
+		if !slices.Contains([]string{"orrery", "environment", "suite", "upstream"}, one.Whose) {
+			errs = append(errs, fmt.Errorf("note %q: whose is %q, want orrery, environment, suite or upstream", one.Match, one.Whose))
 		}
 	}
 	if len(errs) > 0 {
