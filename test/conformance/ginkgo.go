@@ -122,7 +122,7 @@ func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories string,
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it tidies up
-	cmd.WaitDelay = 10 * time.Minute // cases that were running remove their namespaces first
+	cmd.WaitDelay = 10 * time.Minute                                        // cases that were running remove their namespaces first
 	failed := cmd.Run()
 	data, err := os.ReadFile(filepath.Join(r.dir, report))
 	if errors.Is(err, fs.ErrNotExist) {
