@@ -128,22 +128,6 @@ func unchanged(t *testing.T) {
 	}
 }
 
-// bpfUnchanged compares the BPF objects of the whole machine with those before the first
-// test, when no environment runs and nobody else is here. The kernel frees them at leisure.
-func bpfUnchanged(t *testing.T) {
-	t.Helper()
-	if crowd := append(others(), neighboursBefore...); len(crowd) > 0 {
-		t.Logf("BPF objects of the machine are not counted, since %v are on it too", crowd)
-		return
-	}
-	eventually(t, "the machine's BPF objects are those of before", time.Minute, func(context.Context) error {
-		if now := lookAtBPF(); now.String() != before.bpf.String() {
-			return fmt.Errorf("there are %v; there were %v", now, before.bpf)
-		}
-		return nil
-	})
-}
-
 // audit searches the machine for anything of an environment that was removed. It shares
 // no code with orrery's own audit.
 func (e *environment) audit(t *testing.T) {
