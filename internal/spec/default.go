@@ -26,7 +26,7 @@ func Named(name string) Environment {
 		Agents:     &agents,
 		Zones:      []string{"a", "b", "c"},
 		Network: Network{
-			Plugin:   PluginPTP,
+			Plugin:   PluginAuto,
 			Nodes:    "10.89.0.0/24",
 			Pods:     "10.244.0.0/16",
 			Services: "10.96.0.0/16",

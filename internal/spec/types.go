@@ -68,7 +68,7 @@ type Network struct {
 	// Plugin that connects pods: "cilium" (BPF, with network policies and without
 	// kube-proxy), "ptp" (routes, and kube-proxy in nftables mode; no policies), or "auto",
 	// which is cilium where the machine can, otherwise ptp, decided once when the
-	// environment is made. Default "ptp".
+	// environment is made. Default "auto".
 	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp"`
 	// Nodes is the fabric; a /24 or larger. Default 10.89.0.0/24.
 	Nodes string `json:"nodes,omitempty"`

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// small is quick to make: one node, two components.
-const small = "servers: 1\nagents: 0\ncomponents: [namespaces, coredns]\n"
+// small is quick to make: one node, two components, and the network that needs no compiler.
+const small = "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\ncomponents: [namespaces, coredns]\n"
 
 // moments of an up at which the command line is killed, by the event that tells.
 var moments = []struct{ name, step, state string }{

@@ -24,7 +24,7 @@ func TestTelemetry(t *testing.T) {
 	if os.Getenv("ORRERY_E2E_TELEMETRY") != "1" {
 		t.Skip("it takes five minutes and more, most of them for alerts: ORRERY_E2E_TELEMETRY=1 runs it")
 	}
-	e := newEnvironment(t, "tel", "servers: 1\nagents: 0\ncomponents: [local-path, prometheus, kube-state-metrics, loki, tempo, otel-collector]\n")
+	e := newEnvironment(t, "tel", "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\ncomponents: [local-path, prometheus, kube-state-metrics, loki, tempo, otel-collector]\n")
 	e.up(t)
 	api := e.proxy(t)
 	journey := func(name string, f func(t *testing.T)) {
