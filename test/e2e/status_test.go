@@ -19,6 +19,7 @@ type status struct {
 	Nodes       []statusNode      `json:"nodes"`
 	Components  []statusComponent `json:"components"`
 	Endpoints   map[string]string `json:"endpoints"`
+	Network     string            `json:"network"`
 }
 
 type statusNode struct {
