@@ -297,6 +297,23 @@ func TestSelectGate(t *testing.T) {
 	if want := []string{"base: ", "dns: ", "gate: base", "a: gate", "z: a dns gate"}; !slices.Equal(lines, want) {
 		t.Errorf("selected %q, want %q", lines, want)
 	}
+	for _, tt := range []struct{ named, want []string }{
+		{[]string{"a"}, []string{"base", "dns", "gate", "a"}}, // dns: of the bootstrap, and nobody's need
+		{[]string{"dns"}, []string{"base", "dns", "gate"}},
+		{[]string{"base", "dns"}, []string{"base", "dns", "gate"}},
+	} {
+		got, err := c.Select("local", tt.named)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := []string{}
+		for _, c := range got {
+			have = append(have, c.Name)
+		}
+		if !slices.Equal(have, tt.want) {
+			t.Errorf("Select(%q) = %q, want %q", tt.named, have, tt.want)
+		}
+	}
 	if needs := c.Components["a"].Needs; needs != nil {
 		t.Errorf("the catalogue was changed: a needs %q", needs)
 	}

@@ -37,9 +37,9 @@ func (c *Catalog) For(network string) *Catalog {
 }
 
 // Select yields the named components of the catalogue, or all of the overlay when none
-// is named, together with what they need and the overlay's gate, in dependency order (by
-// name within a wave). A named component need not be listed in the overlay. What stands
-// behind the gate comes back with it among its needs.
+// is named, together with what they need, the overlay's gate and, unless only parts of it are
+// named, its bootstrap, in dependency order (by name within a wave). A named component need not
+// be listed in the overlay. What stands behind the gate comes back with it among its needs.
 func (c *Catalog) Select(overlay string, components []string) ([]Component, error) {
 	o, ok := c.Overlays[overlay]
 	if !ok {
@@ -60,6 +60,10 @@ func (c *Catalog) Select(overlay string, components []string) ([]Component, erro
 	if o.Gate != "" {
 		gate = []string{o.Gate}
 		before = c.closure(slices.Concat(gate, o.Bootstrap))
+	}
+	// Such as the default storage class, which no component can name: each overlay has another.
+	if slices.ContainsFunc(components, func(n string) bool { return !slices.Contains(o.Bootstrap, n) }) {
+		components = slices.Concat(o.Bootstrap, components)
 	}
 	var selected []Component
 	for _, name := range c.closure(slices.Concat(gate, components)) {
