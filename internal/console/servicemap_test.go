@@ -200,7 +200,7 @@ func TestServiceMapWithoutFlows(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal(got)
 		}
-		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // asks again until it is there
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

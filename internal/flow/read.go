@@ -128,7 +128,7 @@ func (s Source) observe(ctx context.Context, program string, server Server, q Qu
 	if err := s.lines(out, server, q, give); err != nil {
 		cancel()
 		out.CloseWithError(err)
-		<-ended
+		<-ended //nolint:errcheck // what it says comes of the cancel
 		return err
 	}
 	if err := <-ended; err != nil {

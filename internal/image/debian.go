@@ -44,8 +44,12 @@ func (b *Builder) packDebian(ctx context.Context, bin catalog.Binary, work, out 
 	u := &unpackedDebian{dir: filepath.Join(work, "work", "root"), links: map[string]string{}}
 	for i, deb := range debs {
 		// The archive's signature vouches for it, and the catalogue says which it is.
-		if sum, err := hashFile(deb); err != nil || sum != d.Packages[i].SHA256[arch] {
-			return fmt.Errorf("%s has SHA-256 %s and should have %s (%v)", filepath.Base(deb), sum, d.Packages[i].SHA256[arch], err)
+		sum, err := hashFile(deb)
+		if err != nil {
+			return err
+		}
+		if sum != d.Packages[i].SHA256[arch] {
+			return fmt.Errorf("%s has SHA-256 %s and should have %s", filepath.Base(deb), sum, d.Packages[i].SHA256[arch])
 		}
 		if err := u.add(ctx, deb); err != nil {
 			return fmt.Errorf("%s: %w", filepath.Base(deb), err)
@@ -99,7 +103,7 @@ func (u *unpackedDebian) read(t *tar.Reader) error {
 				return fmt.Errorf("%q leads out of the package", h.Name)
 			}
 		case h.Typeflag == tar.TypeSymlink:
-			u.links[name] = path.Join(path.Dir(name), h.Linkname)
+			u.links[name] = path.Join(path.Dir(name), h.Linkname) //nolint:gosec // only looked up in this map
 			if path.IsAbs(h.Linkname) {
 				u.links[name] = strings.TrimPrefix(path.Clean(h.Linkname), "/")
 			}

@@ -57,8 +57,12 @@ func (b *Builder) packFolder(ctx context.Context, bin catalog.Binary, s source, 
 	if err != nil {
 		return err
 	}
-	if got, err := dirhash.HashZip(module, dirhash.Hash1); err != nil || got != want {
-		return fmt.Errorf("%s is not what go.sum pins: %s, want %s (%v); 'go clean -modcache' has it fetched again", module, got, want, err)
+	got, err := dirhash.HashZip(module, dirhash.Hash1)
+	if err != nil {
+		return fmt.Errorf("%s: %w; 'go clean -modcache' has it fetched again", module, err)
+	}
+	if got != want {
+		return fmt.Errorf("%s is not what go.sum pins: %s, want %s; 'go clean -modcache' has it fetched again", module, got, want)
 	}
 	r, err := zip.OpenReader(module)
 	if err != nil {

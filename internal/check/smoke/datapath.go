@@ -158,10 +158,10 @@ func (m *mesh) readServices(ctx context.Context) error {
 	for _, name := range []string{m.plain, m.sticky, m.local, m.lonely} {
 		o, err := m.s.env.Client.Get(ctx, "v1", "Service", namespace, name)
 		if err != nil {
-			return fmt.Errorf("Service %s: %w", name, err)
+			return fmt.Errorf("the Service %s: %w", name, err)
 		}
 		if m.address[name] = text(o, "spec", "clusterIP"); m.address[name] == "" {
-			return fmt.Errorf("Service %s has no address", name)
+			return fmt.Errorf("the Service %s has no address", name)
 		}
 		if name != m.plain {
 			continue
@@ -171,7 +171,7 @@ func (m *mesh) readServices(ctx context.Context) error {
 			m.nodePort, _, _ = unstructured.NestedInt64(ports[0].(map[string]any), "nodePort")
 		}
 		if m.nodePort == 0 {
-			return fmt.Errorf("Service %s is of type NodePort and has no port on the nodes", name)
+			return fmt.Errorf("the Service %s is of type NodePort and has no port on the nodes", name)
 		}
 	}
 	return nil

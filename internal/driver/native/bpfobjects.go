@@ -154,7 +154,7 @@ func pinned(path string) (bpfObject, error) {
 	if err != nil {
 		return bpfObject{}, err
 	}
-	kind := ""
+	var kind string
 	switch {
 	case strings.Contains(what, "bpf-prog"):
 		kind = "program"

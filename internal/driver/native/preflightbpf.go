@@ -64,7 +64,7 @@ func (h host) bpfProbes() []probe {
 func (h host) checkBPF(context.Context) check.Result {
 	release, err := h.read("/proc/sys/kernel/osrelease")
 	if v, ok := twoNumbers(release); err == nil && ok && older(v, bpfKernel) {
-		return check.Fail(fmt.Errorf("Linux %s is too old for Cilium's BPF programs, which need %d.%d or later", release, bpfKernel[0], bpfKernel[1]))
+		return check.Fail(fmt.Errorf("the kernel, Linux %s, is too old for Cilium's BPF programs, which need %d.%d or later", release, bpfKernel[0], bpfKernel[1]))
 	}
 	switch err := h.bpf(); {
 	case err == nil:
