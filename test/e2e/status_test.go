@@ -19,7 +19,6 @@ type status struct {
 	Nodes       []statusNode      `json:"nodes"`
 	Components  []statusComponent `json:"components"`
 	Endpoints   map[string]string `json:"endpoints"`
-	Network     string            `json:"network"`
 }
 
 type statusNode struct {
