@@ -30,6 +30,9 @@ const (
 	cleanupTime = 15 * time.Second
 	// settle bounds the wait for what lags behind after a start: endpoints, names, members.
 	settle = 40 * time.Second
+	// startTime bounds the start of a pod: a second, or two minutes on a machine with fifty
+	// processes waiting for each of its cores.
+	startTime = 2 * time.Minute
 	// abandoned is the age at which an object of another run has no owner any more.
 	abandoned = 5 * time.Minute
 )
