@@ -36,6 +36,7 @@ func TestEgressNames(t *testing.T) {
 func TestEgressIsUndone(t *testing.T) {
 	dist := testDistribution(t)
 	e := spec.Named("orrery-egress")
+	e.Network.Plugin = spec.PluginPTP
 	e.Ports = spec.Ports{API: freePort(t), Registry: freePort(t)}
 	e.Network.Egress = true
 	journal := &memoryJournal{}

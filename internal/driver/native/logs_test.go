@@ -14,6 +14,7 @@ import (
 
 func TestFollowOverRotation(t *testing.T) {
 	e := spec.Named("unit")
+	e.Network.Plugin = spec.PluginPTP
 	e.Ports = spec.Ports{API: 1234, Registry: 1235}
 	d, err := New(Options{Spec: e, StateDir: t.TempDir(), Journal: &memoryJournal{}})
 	if err != nil {

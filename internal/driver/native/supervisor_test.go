@@ -22,6 +22,7 @@ func TestPortInUse(t *testing.T) {
 	}
 	defer l.Close()
 	e := spec.Named("orrery-port")
+	e.Network.Plugin = spec.PluginPTP
 	e.Ports = spec.Ports{API: freePort(t), Registry: l.Addr().(*net.TCPAddr).Port}
 	d, err := New(Options{Spec: e, StateDir: "/var/lib/orrery/" + e.Name, Executable: os.Args[0], Journal: &memoryJournal{}})
 	if err != nil {
@@ -83,6 +84,7 @@ func TestSupervisorIdentity(t *testing.T) {
 // A state directory that another version or a crash left in disorder can be looked at and removed.
 func TestDamagedState(t *testing.T) {
 	e := spec.Named("unit-damaged")
+	e.Network.Plugin = spec.PluginPTP
 	e.Ports = spec.Ports{API: 1234, Registry: 1235}
 	dir := t.TempDir() + "/state"
 	d, err := New(Options{Spec: e, StateDir: dir, Journal: &memoryJournal{}})
