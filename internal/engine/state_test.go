@@ -21,6 +21,7 @@ func TestState(t *testing.T) {
 		t.Errorf("absent: %v", err)
 	}
 	want := State{Spec: spec.Named("ci"), Created: time.Now().UTC().Round(0), Ports: spec.Ports{API: 30001, Registry: 30002}}
+	want.Spec.Network.Plugin = spec.PluginPTP
 	must(t, want.Save(dir))
 	must(t, want.Save(dir)) // over itself
 	got, err := LoadState(dir)
@@ -34,6 +35,14 @@ func TestState(t *testing.T) {
 	got, err = LoadState(dir)
 	must(t, err)
 	want.Version = 2
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	want.Spec.Network.Plugin = spec.PluginCilium
+	must(t, want.Save(dir))
+	got, err = LoadState(dir)
+	must(t, err)
+	want.Version = 3
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
