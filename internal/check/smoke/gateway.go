@@ -74,7 +74,7 @@ func postOTLP(ctx context.Context, env Env, pod, signal string, body []byte) err
 		} `json:"partialSuccess"`
 	}
 	if json.Unmarshal(answer, &partial) == nil && partial.PartialSuccess.Message != "" {
-		return fmt.Errorf("%s took %s only in part: %s", pod, signal, partial.PartialSuccess.Message)
+		return final{fmt.Errorf("%s took %s only in part: %s", pod, signal, partial.PartialSuccess.Message)}
 	}
 	return nil
 }

@@ -215,7 +215,7 @@ func alerts(ctx context.Context, env Env) check.Result {
 		if err != nil {
 			return "", err
 		}
-		if err := push(ctx, env, alertMetric, s.id, 0); err != nil {
+		if err := until(ctx, settle, func() error { return push(ctx, env, alertMetric, s.id, 0) }); err != nil {
 			return "", fmt.Errorf("take the metric back: %w", err)
 		}
 		err = until(ctx, arrival, func() error { return s.alerted(ctx, receiver, "resolved") })

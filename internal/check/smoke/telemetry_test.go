@@ -25,6 +25,7 @@ type telemetry struct {
 	gateway *httptest.Server
 	refuse  int    // status of the gateway's answers
 	answer  string // and their body
+	busy    int    // so many requests are refused before
 	spans   []map[string]any
 	value   float64
 	run     string
@@ -62,10 +63,15 @@ func (c *telemetry) PortForward(context.Context, string, string, int) (string, f
 // ServeHTTP is the gateway.
 func (c *telemetry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
-	w.WriteHeader(c.refuse)
-	fmt.Fprint(w, c.answer)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.busy > 0 {
+		c.busy--
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(c.refuse)
+	fmt.Fprint(w, c.answer)
 	var sent struct {
 		ResourceSpans []struct {
 			Resource   any
@@ -215,6 +221,7 @@ func TestTelemetry(t *testing.T) {
 		{"traces", "the line names another", func(c *telemetry, _ *Env) { c.label = map[string]string{"trace_id": "1"} }, check.Failed, `Loki says "1"`},
 		{"traces", "refused", func(c *telemetry, _ *Env) { c.refuse, c.answer = 429, "memory" }, check.Failed, "otel-gateway-0 refuses traces: 429 Too Many Requests: memory"},
 		{"traces", "taken in part", func(c *telemetry, _ *Env) { c.answer = `{"partialSuccess":{"errorMessage":"half"}}` }, check.Failed, "only in part: half"},
+		{"traces", "refused at first", func(c *telemetry, _ *Env) { c.busy = 2 }, check.Succeeded, "a trace of 4 spans is in Tempo"},
 		{"traces", "no gateway", func(c *telemetry, _ *Env) { delete(c.objects, key("Pod", gatewayNamespace, "otel-gateway-0")) }, check.Failed, "no pod of the gateway is Ready"},
 		{"traces", "Loki not yet there", func(c *telemetry, _ *Env) { c.absent = "loki" }, check.Running, "Loki is not there"},
 		{"traces", "not selected", func(_ *telemetry, e *Env) { e.Components = []string{"loki"} }, check.Skipped, "no component tempo"},

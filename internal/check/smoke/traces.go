@@ -30,10 +30,11 @@ func traces(ctx context.Context, env Env) check.Result {
 	}
 	return inSandbox(ctx, env, "traces", func(s *sandbox) (string, error) {
 		t := newTrace()
-		sent := time.Now()
-		if err := sendOTLP(ctx, env, "traces", t.request()); err != nil {
+		// The gateway may just be starting again, while what the API says of it is from before.
+		if err := until(ctx, arrival, func() error { return sendOTLP(ctx, env, "traces", t.request()) }); err != nil {
 			return "", err
 		}
+		sent := time.Now()
 		if err := until(ctx, arrival, func() error { return t.compare(tempo.Trace(ctx, t.id)) }); err != nil {
 			return "", err
 		}
