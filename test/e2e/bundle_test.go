@@ -99,6 +99,9 @@ func TestBundle(t *testing.T) {
 	if os.Getenv("ORRERY_E2E_BUNDLE") == "full" {
 		size, components = "servers: 3\nagents: 2\n", ""
 	}
+	if limits() != "" {
+		size += "network: {plugin: ptp}\n"
+	}
 	e := newEnvironment(t, "bundle", size+components)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "small.orrery")

@@ -26,6 +26,9 @@ const bpfNetwork = "servers: 1\nagents: 2\nnetwork: {plugin: auto}\ncomponents: 
 // TestCilium is a day of an environment with Cilium as its network. The subtests after "up"
 // share it, and the pods of "pods".
 func TestCilium(t *testing.T) {
+	if limits() != "" {
+		t.Skip("ORRERY_E2E_CORE leaves out what this is about")
+	}
 	e := newEnvironment(t, "bpf", bpfNetwork)
 	_, sum := e.up(t)
 	var st struct{ Network, NetworkReason string }

@@ -24,7 +24,7 @@ import (
 
 // core is the part of the platform that every test here needs. ORRERY_E2E_CORE=1 limits
 // TestPlatform to it, for a machine that would take an hour to compile the rest.
-const core = "components: [local-path, metrics-server, nats]\n"
+const core = "network: {plugin: ptp}\ncomponents: [local-path, metrics-server, nats]\n"
 
 // TestPlatform is one day of the default platform, three servers and two agents with all
 // components: what a person does with it, then everything that can be killed, then down.

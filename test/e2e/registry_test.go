@@ -26,7 +26,7 @@ const pulledImage = "local-path"
 // TestUntrustedRegistry: an image of the catalogue's own that a registry has, with the lock's
 // digest, is not deployed as long as nobody trusted signed it; and is, once somebody did.
 func TestUntrustedRegistry(t *testing.T) {
-	e := newEnvironment(t, "pull", "servers: 1\nagents: 0\ncomponents: [local-path]\n")
+	e := newEnvironment(t, "pull", "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\ncomponents: [local-path]\n")
 	built := decode[[]struct{ Name, Digest string }](t, lastJSON(e.run(t, "images", "build", pulledImage, "-o", "json")))
 	docs := sign.Documents{
 		SBOM:       []byte(e.run(t, "images", "sbom", pulledImage)),
@@ -56,7 +56,7 @@ func TestUntrustedRegistry(t *testing.T) {
 	dir := t.TempDir()
 	yaml := func(more string) {
 		t.Helper()
-		if err := e.write(dir, "servers: 1\nagents: 0\ncomponents: [local-path]\nimages:\n  sources: [registry, source]\n  registry: "+address+"/acme\n"+more); err != nil {
+		if err := e.write(dir, "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\ncomponents: [local-path]\nimages:\n  sources: [registry, source]\n  registry: "+address+"/acme\n"+more); err != nil {
 			t.Fatal(err)
 		}
 	}
