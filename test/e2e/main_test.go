@@ -25,6 +25,10 @@ var (
 	neighboursBefore []string // environments of others, then
 )
 
+// The main thread stays with TestMain. A test that takes its thread into another network
+// namespace could get this one otherwise, and /proc/net is the main thread's.
+func init() { runtime.LockOSThread() }
+
 func TestMain(m *testing.M) {
 	code, err := runAll(m)
 	if err != nil {
