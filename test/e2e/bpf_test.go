@@ -147,12 +147,16 @@ func pinnedObject(path string) string {
 	}
 	defer info.Close()
 	// A link also tells of its program, after itself.
-	found := map[string]string{}
+	found, arrayOfPrograms := map[string]string{}, false
 	for lines := bufio.NewScanner(info); lines.Scan(); {
 		key, value, _ := strings.Cut(lines.Text(), ":")
+		arrayOfPrograms = arrayOfPrograms || key == "map_type" && strings.TrimSpace(value) == strconv.Itoa(unix.BPF_MAP_TYPE_PROG_ARRAY)
 		if kind, ok := strings.CutSuffix(key, "_id"); ok {
 			found[kind] = strings.TrimSpace(value)
 		}
+	}
+	if found["map"] != "" && arrayOfPrograms {
+		return "" // see bpfUnchanged
 	}
 	for _, kind := range []string{"link", "map", "prog"} {
 		if id := found[kind]; id != "" {
