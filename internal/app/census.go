@@ -4,14 +4,17 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // census is one look at the whole cluster. What could not be read is absent from it.
@@ -105,4 +108,66 @@ func inventoryObjects(inv kube.Inventory) (objs []*unstructured.Unstructured, na
 		}
 	}
 	return objs, namespace
+}
+
+// current tells which components are deployed just as the catalogue has them, and
+// ready, whether all nodes are Ready, and what is installed at all. What cannot be told
+// is not current: deploying again is harmless.
+func (p *platform) current(ctx context.Context) (current map[string]bool, nodesReady bool, installed []string) {
+	current = map[string]bool{}
+	client, err := p.client()
+	if err != nil {
+		return current, false, nil
+	}
+	found := takeCensus(ctx, client)
+	var mu sync.Mutex
+	var g errgroup.Group
+	for _, c := range p.components {
+		g.Go(func() error {
+			ok := p.isCurrent(ctx, client, c, found)
+			mu.Lock()
+			current[c.Name] = ok
+			mu.Unlock()
+			return nil
+		})
+	}
+	_ = g.Wait()
+	p.census = found
+	return current, p.nodesAsWanted(found.nodes), slices.Sorted(maps.Keys(found.inventories))
+}
+
+// isCurrent compares what was applied with the catalogue: by what it was rendered from, or
+// else by what comes of rendering it. Only what does not stand as it was left is asked for
+// object by object.
+func (p *platform) isCurrent(ctx context.Context, client *kube.Client, c catalog.Component, found census) bool {
+	applied, standing := found.inventories[c.Name], found.standings[c.Name]
+	in := p.renderInput(c)
+	if inputs := in.Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
+		return true
+	}
+	objs, err := kube.Render(in)
+	if err != nil || applied.Hash != kube.Hash(objs) {
+		return false
+	}
+	if !standing.Intact {
+		if drift, err := client.Diff(ctx, c.Name, objs); err != nil || len(drift) > 0 {
+			return false
+		}
+	}
+	return standing.Ready || client.Ready(c.Name, objs).Probe(ctx).State == check.Succeeded
+}
+
+// nodesAsWanted tells whether every node is Ready and says where it is and what it is: a
+// command line that was killed may have left labels undone.
+func (p *platform) nodesAsWanted(nodes []unstructured.Unstructured) bool {
+	ready := readyOf(nodes)
+	labels := map[string]map[string]string{}
+	for _, n := range nodes {
+		labels[n.GetName()] = n.GetLabels()
+	}
+	return !slices.ContainsFunc(p.spec.Topology(), func(n spec.Node) bool {
+		has := labels[n.Name]
+		_, server := has["node-role.kubernetes.io/control-plane"]
+		return !ready[n.Name] || has["topology.kubernetes.io/zone"] != n.Zone || has["rack"] != n.Rack || server != (n.Role == spec.RoleServer)
+	})
 }
