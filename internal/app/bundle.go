@@ -42,17 +42,14 @@ An import that was interrupted goes on where it was. A damaged byte is named: of
 image and file. A bundle that nobody trusted signed is refused (exit status 3).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			sink, err := o.renderer()
-			if err != nil {
-				return err
-			}
+			sink := o.renderer()
 			defer sink.Close()
 			r, err := o.importBundle(c.Context(), args[0], key, sink)
 			if err != nil {
 				return err
 			}
 			sink.Close()
-			if o.output == "json" {
+			if o.json() {
 				return printJSON(o.out, r)
 			}
 			if r.Already {
@@ -82,12 +79,9 @@ func newBundleInspect(o *options) *cobra.Command {
 		Short: "What a bundle holds, who signed it and whether that is trusted here",
 		Long: `Read the index of a bundle and check its signature. The content is not read: import
 hashes it. -o lock prints the orrery.lock in it, -o key the public key of its signer.`,
-		Args: cobra.ExactArgs(1),
+		Annotations: map[string]string{outputs: "key lock"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			asJSON, err := o.wantJSON("key", "lock")
-			if err != nil {
-				return err
-			}
 			b, err := openBundle(args[0])
 			if err != nil {
 				return err
@@ -114,7 +108,7 @@ hashes it. -o lock prints the orrery.lock in it, -o key the public key of its si
 			}
 			want.Images.Verify = ""
 			r := bundleReport{File: args[0], Description: b.Describe(), Key: signer.Fingerprint(), Trusted: trusts(b, args[0], want.Images)}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, r)
 			}
 			return o.printBundle(r)
@@ -164,15 +158,12 @@ an imported bundle, or "-" for what the cache of this machine has. With one argu
   orrery bundle diff april.orrery`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			if len(args) == 1 {
 				args = []string{"-", args[0]}
 			}
 			items := make([][]bundle.Item, 2)
 			for i, arg := range args {
+				var err error
 				if items[i], err = itemsOf(arg); err != nil {
 					return err
 				}
@@ -180,7 +171,7 @@ an imported bundle, or "-" for what the cache of this machine has. With one argu
 			d := bundleDiff{Have: args[0], Want: args[1]}
 			d.Needs, d.Fetch, d.Total = bundle.Diff(items[0], items[1])
 			d.Needs = append([]bundle.Need{}, d.Needs...)
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, d)
 			}
 			rows := [][]string{}
@@ -190,7 +181,7 @@ an imported bundle, or "-" for what the cache of this machine has. With one argu
 			if err := ui.Table(o.out, []string{"KIND", "NAME", "TO FETCH", "OF"}, rows); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(o.out, "\n%s of %s are to be fetched\n", megabytes(d.Fetch), megabytes(d.Total))
+			_, err := fmt.Fprintf(o.out, "\n%s of %s are to be fetched\n", megabytes(d.Fetch), megabytes(d.Total))
 			return err
 		},
 	}

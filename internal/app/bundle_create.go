@@ -39,6 +39,7 @@ type bundleCreate struct {
 
 func newBundleCreate(o *options) *cobra.Command {
 	b := &bundleCreate{options: o}
+	file := fmt.Sprintf("orrery-linux-%s%s", runtime.GOARCH, bundle.Extension)
 	c := &cobra.Command{
 		Use:   "create [FILE]",
 		Short: "Write a bundle: images, programs of the nodes, catalogue and lock in one signed file",
@@ -52,12 +53,15 @@ Without --key, this machine's own key signs, which is made at first use.`,
   orrery bundle create small.orrery --components nats
   orrery bundle create -o release.orrery --key cosign.key`,
 		Args: cobra.MaximumNArgs(1),
+		PersistentPreRunE: func(c *cobra.Command, args []string) error {
+			if strings.HasSuffix(o.output, bundle.Extension) && len(args) == 0 { // the habit of other programs
+				file, o.output = o.output, "text"
+			}
+			return o.checkOutput(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
-			file := fmt.Sprintf("orrery-linux-%s%s", runtime.GOARCH, bundle.Extension)
 			if len(args) > 0 {
 				file = args[0]
-			} else if strings.HasSuffix(o.output, bundle.Extension) { // the habit of other programs
-				file, o.output = o.output, "text"
 			}
 			return b.run(c.Context(), file)
 		},
@@ -75,10 +79,7 @@ type createReport struct {
 }
 
 func (b *bundleCreate) run(ctx context.Context, file string) error {
-	sink, err := b.renderer()
-	if err != nil {
-		return err
-	}
+	sink := b.renderer()
 	defer sink.Close()
 	if info, err := os.Stat(filepath.Dir(file)); err != nil || !info.IsDir() {
 		return usagef("%s: there is no folder %s", file, filepath.Dir(file))

@@ -46,10 +46,6 @@ type consoleOptions struct {
 }
 
 func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	if opts.port < 0 || opts.port > 65535 {
 		return usagef("--port must be from 0 to 65535, got %d", opts.port)
 	}
@@ -85,7 +81,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	ready, done := context.WithTimeout(ctx, 2*time.Second)
 	c.Ready(ready)
 	done()
-	if asJSON {
+	if o.json() {
 		err = printJSON(o.out, opened{"console", c.URL()})
 	} else {
 		_, err = fmt.Fprintf(o.out, "%s\n", c.URL())

@@ -58,10 +58,7 @@ func newDeploy(o *options) *cobra.Command {
 // deployNamed builds, pushes and deploys components on a running cluster: the named
 // ones, or those that the overlay calls its bootstrap.
 func deployNamed(ctx context.Context, o *options, names []string) error {
-	sink, err := o.renderer()
-	if err != nil {
-		return err
-	}
+	sink := o.renderer()
 	defer sink.Close()
 	s, err := o.attachLocked("deploy", sink)
 	if err != nil {
@@ -173,10 +170,6 @@ func newDiff(o *options) *cobra.Command {
 		ValidArgsFunction: o.completeComponents,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			s, err := o.attachExisting()
 			if err != nil {
 				return err
@@ -208,7 +201,7 @@ func newDiff(o *options) *cobra.Command {
 				}
 				for _, ch := range changes {
 					differs = true
-					if asJSON {
+					if o.json() {
 						err = printJSON(o.out, ch)
 					} else {
 						_, err = fmt.Fprintf(o.out, "# %s %s %s/%s\n%s\n", ch.Action, ch.Object.Kind, ch.Object.Namespace, ch.Object.Name, ch.Diff)

@@ -18,10 +18,6 @@ would make up refuse; warnings would not; packages are what up would install.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			s, err := o.open(ctx, ui.Discard)
 			if err != nil {
 				return err
@@ -54,7 +50,7 @@ would make up refuse; warnings would not; packages are what up would install.`,
 				cpu += b.CPUSeconds
 			}
 			missing := missingPackages(ctx, todo)
-			if asJSON {
+			if o.json() {
 				err = printJSON(o.out, map[string]any{"checks": results, "packages": append([]string{}, missing...), "builds": len(todo), "buildCPUSeconds": cpu})
 			} else {
 				rows := [][]string{}

@@ -31,10 +31,7 @@ What was compiled stays in /var/cache/orrery, which is safe to delete.`,
 
 func runDown(ctx context.Context, o *options) error {
 	start := time.Now()
-	sink, err := o.renderer()
-	if err != nil {
-		return err
-	}
+	sink := o.renderer()
 	defer sink.Close()
 	s, err := o.attach(sink)
 	if s == nil || errors.Is(err, engine.ErrNewer) { // what a newer orrery made, only it knows how to remove
@@ -60,7 +57,7 @@ func runDown(ctx context.Context, o *options) error {
 	if leaks == nil {
 		leaks = []string{}
 	}
-	if o.output == "json" {
+	if o.json() {
 		if e := printJSON(o.out, map[string]any{"type": ui.TypeSummary, "environment": s.spec.Name, "seconds": seconds(time.Since(start)), "leaks": leaks}); e != nil {
 			return e
 		}
@@ -152,10 +149,7 @@ func newStart(o *options) *cobra.Command {
 // lifecycle runs one step on an existing environment and says how long it took.
 func (o *options) lifecycle(ctx context.Context, verb string, do func(driver.Driver, context.Context) error) error {
 	start := time.Now()
-	sink, err := o.renderer()
-	if err != nil {
-		return err
-	}
+	sink := o.renderer()
 	defer sink.Close()
 	s, err := o.attachLocked(verb, sink)
 	if err != nil {

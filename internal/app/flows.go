@@ -67,10 +67,6 @@ It asks the nodes' agents for their flows (Hubble) and needs network.plugin cili
 }
 
 func runFlows(ctx context.Context, o *options, f flowOptions) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	q := f.ask()
 	if err := q.Check(); err != nil {
 		return usageError{err}
@@ -92,7 +88,7 @@ func runFlows(ctx context.Context, o *options, f flowOptions) error {
 	})
 	var lines flowLines
 	show := func(x flow.Flow) error { return lines.print(o.out, x) }
-	if asJSON {
+	if o.json() {
 		show = func(x flow.Flow) error { return printJSON(o.out, x) }
 	}
 	if f.follow {
@@ -106,7 +102,7 @@ func runFlows(ctx context.Context, o *options, f flowOptions) error {
 	if err != nil {
 		return err
 	}
-	if !asJSON {
+	if !o.json() {
 		if len(found) == 0 {
 			fmt.Fprintln(o.err, "no flows")
 			return nil

@@ -60,15 +60,11 @@ func newImagesList(o *options) *cobra.Command {
 		Short: "Every image: version, source, digest, size, whether it is as locked and signed, and where it runs",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			rows, err := listImages(c.Context(), o)
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, rows)
 			}
 			return printImages(o.out, rows)
@@ -225,15 +221,11 @@ func newImagesInspect(o *options) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			in, err := o.inspectImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, in)
 			}
 			return printInspection(o.out, in)
@@ -360,7 +352,7 @@ func newImagesBuild(o *options) *cobra.Command {
 				return err
 			}
 			sink.Close()
-			if o.output == "json" {
+			if o.json() {
 				return printJSON(o.out, built)
 			}
 			for _, b := range built {
@@ -381,15 +373,11 @@ branches; and imported bundles that no environment was made from. Running enviro
 what they run. Everything can be built, or imported, again.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			p, err := prune(c.Context(), o, dryRun)
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, p)
 			}
 			verb := "removed"

@@ -38,10 +38,6 @@ reference for manifests. The image is not part of the lock.`,
 }
 
 func loadImage(ctx context.Context, o *options, file, as, limit string) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	most, err := resource.ParseQuantity(limit)
 	if err != nil || most.Sign() < 0 {
 		return usagef("--max-size %s: want a number of bytes, such as 500Mi or 2G", limit)
@@ -77,7 +73,7 @@ func loadImage(ctx context.Context, o *options, file, as, limit string) error {
 	if err != nil {
 		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, s.envFlag())
 	}
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, map[string]string{"reference": ref})
 	}
 	_, err = fmt.Fprintln(o.out, ref)

@@ -37,14 +37,7 @@ type signedImage struct {
 }
 
 func signImages(ctx context.Context, o *options, names []string) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
-	sink, err := o.renderer()
-	if err != nil {
-		return err
-	}
+	sink := o.renderer()
 	defer sink.Close()
 	s, err := o.attachLocked("images sign", sink)
 	if err != nil {
@@ -95,7 +88,7 @@ func signImages(ctx context.Context, o *options, names []string) error {
 		rows = append(rows, signedImage{name, built.Digest, made.Seconds(), (time.Since(start) - made).Seconds(), time.Since(start).Seconds()})
 	}
 	sink.Close()
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, rows)
 	}
 	for _, r := range rows {

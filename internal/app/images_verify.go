@@ -59,10 +59,6 @@ func (s *session) verification(policy sign.Policy) imageVerification {
 }
 
 func verifyImages(ctx context.Context, o *options, names []string) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	s, err := o.attachExisting()
 	if err != nil {
 		return err
@@ -90,7 +86,7 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if asJSON {
+	if o.json() {
 		err = printJSON(o.out, v)
 	} else {
 		err = printVerification(o.out, v, "images", v.Images, errs)

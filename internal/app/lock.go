@@ -93,10 +93,6 @@ func newLockReport(file string, locked, have lock.Platform, all bool) lockReport
 }
 
 func checkLock(ctx context.Context, o *options) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	w, sink, err := o.watchedWorkshop()
 	if err != nil {
 		return err
@@ -128,7 +124,7 @@ func checkLock(ctx context.Context, o *options) error {
 	}
 	r.Drift = append(r.Drift, elsewhere...)
 	sink.Close()
-	if asJSON {
+	if o.json() {
 		err = printJSON(o.out, r)
 	} else {
 		if len(r.Drift) > 0 {
@@ -151,10 +147,6 @@ func checkLock(ctx context.Context, o *options) error {
 }
 
 func writeLock(ctx context.Context, o *options, across lockAcross) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	w, sink, err := o.watchedWorkshop()
 	if err != nil {
 		return err
@@ -188,7 +180,7 @@ func writeLock(ctx context.Context, o *options, across lockAcross) error {
 		r.Written = true
 	}
 	sink.Close()
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, r)
 	}
 	for _, d := range r.Drift {

@@ -30,10 +30,6 @@ type logLine struct {
 func isQueryError(err error) bool { return errors.Is(err, observe.ErrQuery) }
 
 func runLogQuery(ctx context.Context, o *options, q logQuery) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	switch {
 	case strings.TrimSpace(q.logql) == "":
 		return usagef("--query is empty; to see everything: --query '{service_name=~\".+\"}'")
@@ -48,7 +44,7 @@ func runLogQuery(ctx context.Context, o *options, q logQuery) error {
 	}
 	defer client.Close()
 	show := func(l observe.Line) error { return printLine(o.out, l) }
-	if asJSON {
+	if o.json() {
 		show = func(l observe.Line) error { return printJSON(o.out, logLine{l.Time, l.Text, l.Labels}) }
 	}
 	t := lineTail{ask: observe.NewLoki(client).Query, logql: q.logql, show: show}
@@ -57,7 +53,7 @@ func runLogQuery(ctx context.Context, o *options, q logQuery) error {
 		return refusedQuery(err)
 	}
 	if !q.follow {
-		if t.shown == 0 && !asJSON {
+		if t.shown == 0 && !o.json() {
 			fmt.Fprintln(o.err, "no lines")
 		}
 		return nil

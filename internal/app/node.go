@@ -73,10 +73,6 @@ func (s *session) knownNode(name string) error {
 }
 
 func listNodes(ctx context.Context, o *options) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	s, err := o.attachExisting()
 	if err != nil {
 		return err
@@ -85,7 +81,7 @@ func listNodes(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, append([]driver.Node{}, obs.Nodes...))
 	}
 	rows := [][]string{}

@@ -63,10 +63,6 @@ ready pod of the service until Ctrl-C. A pod that goes away is replaced by the n
 }
 
 func runOpen(ctx context.Context, o *options, name string, port int) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	s, client, err := o.observed()
 	if err != nil {
 		return err
@@ -81,7 +77,7 @@ func runOpen(ctx context.Context, o *options, name string, port int) error {
 		return err
 	}
 	url := what.url(l.Addr())
-	if asJSON {
+	if o.json() {
 		err = printJSON(o.out, opened{name, url})
 	} else {
 		_, err = fmt.Fprintf(o.out, "%s\n", url)

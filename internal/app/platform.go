@@ -98,9 +98,7 @@ func (s *session) platform(names []string) (*platform, error) {
 	}
 	p.supply = p.sources
 	runner.Actions = p.actions()
-	cat.Distribution = cat.Distribution.For(s.spec.Network.Plugin)
-	dist := cat.Distribution
-	for _, bin := range dist.Files() {
+	for _, bin := range cat.Distribution.Files() {
 		p.binaries[bin.Name] = bin
 	}
 	add := func(img catalog.Image) {
@@ -109,7 +107,7 @@ func (s *session) platform(names []string) (*platform, error) {
 			p.binaries[bin.Name] = bin
 		}
 	}
-	add(dist.Sandbox)
+	add(cat.Distribution.Sandbox)
 	for _, c := range components {
 		for _, img := range c.Images {
 			add(img)

@@ -45,15 +45,11 @@ func newProgramsList(o *options) *cobra.Command {
 		Short: "Every program of the nodes: version, source, digest, whether it is as locked and signed",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			rows, err := listPrograms(c.Context(), o)
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, rows)
 			}
 			table := [][]string{}
@@ -225,10 +221,6 @@ func (s *session) verifyPrograms(w *workshop, programs []catalog.Binary, policy 
 }
 
 func verifyPrograms(o *options, names []string) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	s, err := o.attachExisting()
 	if err != nil {
 		return err
@@ -261,7 +253,7 @@ func verifyPrograms(o *options, names []string) error {
 	for _, r := range v.Programs {
 		v.OK = v.OK && r.OK()
 	}
-	if asJSON {
+	if o.json() {
 		err = printJSON(o.out, v)
 	} else {
 		err = printVerification(o.out, v, "programs", v.Programs, slices.DeleteFunc(found.errs, func(err error) bool { return err == nil }))

@@ -49,10 +49,6 @@ func newQuery(o *options) *cobra.Command {
 }
 
 func runQuery(ctx context.Context, o *options, promql string, over span) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	_, client, err := o.observed()
 	if err != nil {
 		return err
@@ -68,7 +64,7 @@ func runQuery(ctx context.Context, o *options, promql string, over span) error {
 	if err != nil {
 		return refusedQuery(err)
 	}
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, jsonSeries(series))
 	}
 	if len(series) == 0 {

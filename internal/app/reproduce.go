@@ -82,10 +82,6 @@ type reproduction struct {
 
 // reproduce builds name elsewhere and says whether the result has this digest.
 func (o *options) reproduce(ctx context.Context, w *workshop, name string, program bool, digest string, compare func(rebuilt) (*image.Mismatch, error)) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	e, err := newElsewhere(ctx, w)
 	if err != nil {
 		return err
@@ -105,14 +101,14 @@ func (o *options) reproduce(ctx context.Context, w *workshop, name string, progr
 		}
 	}
 	switch {
-	case asJSON:
+	case o.json():
 		err = printJSON(o.out, r)
 	case r.Reproducible:
 		_, err = fmt.Fprintf(o.out, "%s is reproducible: %s both times\n", name, r.Digest)
 	default:
 		_, err = fmt.Fprintf(o.out, "%s is not reproducible: %s, then %s\nfirst difference: %s\n", name, r.Digest, r.Again, r.Mismatch)
 	}
-	if !asJSON && err == nil {
+	if !o.json() && err == nil {
 		for _, c := range e.circumstances {
 			fmt.Fprintln(o.out, "  "+c)
 		}

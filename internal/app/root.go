@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,8 +55,9 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
   orrery kubectl get pods -A
   orrery node kill server1          # rehearse a power loss; it comes back by itself
   orrery down`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		PersistentPreRunE: o.checkOutput,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w\nsee '%s --help'", err, c.CommandPath())
@@ -118,22 +120,20 @@ func finish(c *cobra.Command) {
 	}
 }
 
-// wantJSON reports whether a machine reads the output; formats other than text, json
-// and those in extra are refused.
-func (o *options) wantJSON(extra ...string) (bool, error) {
-	switch o.output {
-	case "", "text":
-		return false, nil
-	case "json":
-		return true, nil
+// outputs annotates a command with what -o can be besides text and json, by blanks.
+const outputs = "outputs"
+
+// checkOutput refuses an output format that the command does not have.
+func (o *options) checkOutput(c *cobra.Command, _ []string) error {
+	known := append([]string{"text", "json"}, strings.Fields(c.Annotations[outputs])...)
+	if o.output != "" && !slices.Contains(known, o.output) {
+		return usagef("unknown output format %q: want one of %v", o.output, known)
 	}
-	for _, e := range extra {
-		if o.output == e {
-			return false, nil
-		}
-	}
-	return false, usagef("unknown output format %q: want one of %v", o.output, append([]string{"text", "json"}, extra...))
+	return nil
 }
+
+// json reports whether a machine reads the output.
+func (o *options) json() bool { return o.output == "json" }
 
 func (o *options) logger() *slog.Logger {
 	level := slog.LevelError
@@ -145,12 +145,8 @@ func (o *options) logger() *slog.Logger {
 
 // renderer chooses how events are shown. JSON goes to standard output, because a
 // machine reads it; what a person watches goes there too, so that it can be piped.
-func (o *options) renderer() (ui.Renderer, error) {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return nil, err
-	}
-	return ui.Choose(o.out, o.plain || o.verbose, asJSON), nil // a log would break into the live view
+func (o *options) renderer() ui.Renderer {
+	return ui.Choose(o.out, o.plain || o.verbose, o.json()) // a log would break into the live view
 }
 
 // stateRoot and cacheRoot can be moved, so that tests do not touch a real platform.
@@ -170,10 +166,6 @@ func newVersion(o *options) *cobra.Command {
 		Short: "Print the version of orrery and of the Go that built it",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			v := map[string]string{"version": "devel", "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
 			if bi, ok := debug.ReadBuildInfo(); ok {
 				if bi.Main.Version != "" {
@@ -185,10 +177,10 @@ func newVersion(o *options) *cobra.Command {
 					}
 				}
 			}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, v)
 			}
-			_, err = fmt.Fprintf(o.out, "orrery %s (%s, %s)\n", v["version"], v["go"], v["platform"])
+			_, err := fmt.Fprintf(o.out, "orrery %s (%s, %s)\n", v["version"], v["go"], v["platform"])
 			return err
 		},
 	}

@@ -66,10 +66,6 @@ func newStatus(o *options) *cobra.Command {
 }
 
 func runStatus(ctx context.Context, o *options, watch bool) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	s, err := o.attach(ui.Discard)
 	if err != nil {
 		return err
@@ -86,7 +82,7 @@ func runStatus(ctx context.Context, o *options, watch bool) error {
 			return err
 		}
 		if now := fmt.Sprint(st); now != last {
-			if asJSON {
+			if o.json() {
 				err = printJSON(o.out, st)
 			} else {
 				if last != "" {
@@ -221,10 +217,6 @@ func newList(o *options) *cobra.Command {
 		Short: "The environments on this machine",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			asJSON, err := o.wantJSON()
-			if err != nil {
-				return err
-			}
 			entries, err := os.ReadDir(stateRoot())
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("list environments: %w", err)
@@ -249,7 +241,7 @@ func newList(o *options) *cobra.Command {
 				}
 				all = append(all, st)
 			}
-			if asJSON {
+			if o.json() {
 				return printJSON(o.out, all)
 			}
 			rows := [][]string{}

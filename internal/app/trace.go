@@ -69,11 +69,8 @@ traces, or those that a TraceQL query finds.`,
 }
 
 func runTrace(ctx context.Context, o *options, id string) error {
-	asJSON, err := o.wantJSON()
+	id, err := observe.ParseTraceID(id)
 	if err != nil {
-		return err
-	}
-	if id, err = observe.ParseTraceID(id); err != nil {
 		return usageError{err}
 	}
 	_, client, err := o.observed()
@@ -88,7 +85,7 @@ func runTrace(ctx context.Context, o *options, id string) error {
 	if err != nil {
 		return err
 	}
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, reportTrace(t))
 	}
 	return printTrace(o.out, t, 40)
@@ -146,10 +143,6 @@ func bar(offset, length, whole time.Duration, width int) string {
 }
 
 func runTraceSearch(ctx context.Context, o *options, traceql string, since span) error {
-	asJSON, err := o.wantJSON()
-	if err != nil {
-		return err
-	}
 	_, client, err := o.observed()
 	if err != nil {
 		return err
@@ -171,7 +164,7 @@ func runTraceSearch(ctx context.Context, o *options, traceql string, since span)
 		all = append(all, summary{f.ID, f.Service, f.Name, f.Start, f.Duration.Seconds()})
 		rows = append(rows, []string{f.ID, f.Start.Local().Format(time.TimeOnly), dashboard.Duration(f.Duration), f.Service, f.Name})
 	}
-	if asJSON {
+	if o.json() {
 		return printJSON(o.out, all)
 	}
 	if len(rows) == 0 {

@@ -65,10 +65,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 
 func (u *upOptions) run(ctx context.Context) error {
 	start := time.Now()
-	sink, err := u.renderer()
-	if err != nil {
-		return err
-	}
+	sink := u.renderer()
 	defer sink.Close()
 	clock := &phaseClock{start: start, Sink: sink}
 	if u.bundleKey != "" && u.bundleFile == "" {

@@ -23,6 +23,7 @@ up after itself. Exit status 1 when any check failed; a skipped check is not a s
 		Example: `  orrery verify
   orrery verify nats cluster
   orrery verify -o junit > verify.xml`,
+		Annotations:       map[string]string{outputs: "junit"},
 		ValidArgsFunction: o.completeComponents,
 		RunE: func(c *cobra.Command, args []string) error {
 			return runVerify(c.Context(), o, args)
@@ -31,11 +32,7 @@ up after itself. Exit status 1 when any check failed; a skipped check is not a s
 }
 
 func runVerify(ctx context.Context, o *options, names []string) error {
-	asJSON, err := o.wantJSON("junit")
-	if err != nil {
-		return err
-	}
-	machine := asJSON || o.output == "junit"
+	machine := o.json() || o.output == "junit"
 	s, err := o.attachExisting()
 	if err != nil {
 		return err
@@ -67,7 +64,7 @@ func runVerify(ctx context.Context, o *options, names []string) error {
 	}
 	results = results.sorted()
 	switch {
-	case asJSON:
+	case o.json():
 		err = printJSON(o.out, results.report())
 	case o.output == "junit":
 		err = results.junit(o.out)

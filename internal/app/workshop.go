@@ -37,10 +37,7 @@ type workshop struct {
 // watchedWorkshop is a workshop whose builds the person watches; the caller closes the
 // renderer.
 func (o *options) watchedWorkshop() (*workshop, ui.Renderer, error) {
-	sink, err := o.renderer()
-	if err != nil {
-		return nil, nil, err
-	}
+	sink := o.renderer()
 	w, err := o.workshop(sink)
 	if err != nil {
 		return nil, nil, errors.Join(err, sink.Close())

@@ -319,9 +319,11 @@ func TestSelectGate(t *testing.T) {
 	}
 }
 
-// What is for another network is neither selected nor needed, and asking for it says why.
+// What is for another network is neither selected nor needed, nor on the nodes, and asking
+// for it says why.
 func TestFor(t *testing.T) {
 	c := &Catalog{
+		Distribution: Distribution{Binaries: []Binary{{Name: "kubelet"}}, Networks: map[string]Network{"cilium": {Binaries: []Binary{{Name: "agent"}}}}},
 		Components: map[string]Component{
 			"agents": {Name: "agents", When: When{Network: "cilium"}}, "proxy": {Name: "proxy", When: When{Network: "ptp"}},
 			"z": {Name: "z", Needs: []string{"agents", "proxy"}},
@@ -346,8 +348,13 @@ func TestFor(t *testing.T) {
 	if _, err := c.For("ptp").Select("local", []string{"nothing"}); err == nil || !strings.Contains(err.Error(), "there is no component") {
 		t.Error(err)
 	}
-	if n := c.Components["z"].Needs; len(n) != 2 {
-		t.Errorf("the catalogue was changed: %v", n)
+	for network, want := range map[string]int{"cilium": 2, "ptp": 1} {
+		if files := c.For(network).Distribution.Files(); len(files) != want {
+			t.Errorf("nodes with %s have %v", network, files)
+		}
+	}
+	if n := c.Components["z"].Needs; len(n) != 2 || len(c.Distribution.Files()) != 1 {
+		t.Errorf("the catalogue was changed: %v, %v", n, c.Distribution)
 	}
 }
 

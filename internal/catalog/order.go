@@ -7,13 +7,15 @@ import (
 	"slices"
 )
 
-// For is the catalogue as an environment with that network.plugin has it: without the
-// components that are for others, also among what is needed. "" and "auto" have them all.
+// For is the catalogue as an environment with that network.plugin has it: with the node
+// distribution for it, and without the components that are for others, also among what is
+// needed. "" and "auto" leave it as it is: with all components.
 func (c *Catalog) For(network string) *Catalog {
 	if network == "" || network == "auto" {
 		return c
 	}
 	out := *c
+	out.Distribution = c.Distribution.For(network)
 	out.Components, out.Overlays, out.elsewhere = map[string]Component{}, map[string]Overlay{}, map[string]string{}
 	for name, component := range c.Components {
 		if w := component.When.Network; w != "" && w != network {
