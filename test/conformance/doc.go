@@ -4,6 +4,7 @@
 //	go run ./test/conformance                          sig-network's conformance cases on ptp
 //	go run ./test/conformance -plugin cilium -set netpol
 //	go run ./test/conformance -set conformance         the whole conformance list
+//	go run ./test/conformance -set conformance -rest   what that run, ended early, left
 //	go run ./test/conformance -set short               a dozen, for CI
 //	go run ./test/conformance -focus 'session affinity' -results ''    look at some cases
 //	go run ./test/conformance -render                  write the table again from the results

@@ -34,36 +34,50 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 	if err := writeRegistries(repositories, folder); err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{} // what is never run is skipped in every phase
-	out := &results{Plugin: r.plugin, Kubernetes: r.programs.version, Images: images}
-	began := time.Now()
-	for _, p := range phases {
-		r.say("%s cases", p.name)
-		specs, err := r.ginkgo(ctx, p.name, p.labels, repositories, notes.neverRun(r.plugin))
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range specs {
-			if c, ok := s.outcome(r.options, notes); ok && !seen[c.Name] {
-				seen[c.Name] = true
-				out.Cases = append(out.Cases, c)
-			}
-		}
-		r.say("%s", out.summary())
-		if ctx.Err() != nil {
-			r.say("interrupted: what has ended counts")
-			break
-		}
-	}
-	out.sort()
-	nodes, err := r.nodes(context.WithoutCancel(ctx))
+	names, err := r.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out.Runs = []onerun{{
-		Set: r.set, Focus: r.focus, Date: began.UTC().Format(time.DateOnly), Nodes: nodes, Again: r.failed,
-		Minutes: float64(int(time.Since(began).Minutes()*10)) / 10,
-	}}
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &results{Plugin: r.plugin, Kubernetes: r.programs.version, Images: images, Runs: []onerun{{
+		Set: r.set, Focus: r.focus, Date: time.Now().UTC().Format(time.DateOnly), Nodes: nodes, Again: r.failed,
+	}}}
+	record, err := newRecord(r.results, r.before, out, names, r.rest)
+	if err != nil {
+		return nil, err
+	}
+	url, stop, err := record.listen()
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	for _, p := range phases {
+		r.say("%s cases", p.name)
+		specs, err := r.ginkgo(ctx, p.name, p.labels, repositories, url, notes.neverRun(r.plugin))
+		if err != nil {
+			return nil, err
+		}
+		var cases []result
+		for _, s := range specs {
+			if c, ok := s.outcome(r.options, notes); ok {
+				cases = append(cases, c)
+			}
+		}
+		sum, err := record.add(cases...)
+		if err != nil {
+			return nil, err
+		}
+		r.say("%s", sum)
+		if ctx.Err() != nil {
+			r.say("interrupted: what has ended counts, -rest runs the others")
+			break
+		}
+	}
+	stop()
+	out.sort()
 	return out, nil
 }
 
@@ -94,7 +108,7 @@ type spec struct {
 func (s spec) name() string { return strings.Join(append(s.Containers, s.Text), " ") }
 
 // ginkgo runs one phase and returns its report.
-func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories string, never []string) ([]spec, error) {
+func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories, progress string, never []string) ([]spec, error) {
 	report := phase + ".json"
 	args := []string{
 		"--procs=" + strconv.Itoa(r.procs), "--timeout=" + r.timeout.String(), "--no-color", "--silence-skips",
@@ -111,7 +125,7 @@ func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories string,
 	}
 	args = append(args, r.programs.tests, "--",
 		"--kubeconfig="+r.kubeconfig(), "--kubectl-path="+r.programs.kubectl, "--provider=skeleton",
-		"--disable-log-dump", "--allowed-not-ready-nodes=0")
+		"--disable-log-dump", "--allowed-not-ready-nodes=0", "--progress-report-url="+progress)
 	cmd := exec.CommandContext(ctx, r.programs.ginkgo, args...)
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "KUBE_TEST_REPO_LIST="+repositories)

@@ -33,6 +33,7 @@ type options struct {
 	results string
 	keep    bool
 	failed  bool
+	rest    bool
 	names   string // exactly these cases, as a regular expression
 	render  bool
 	timeout time.Duration
@@ -53,6 +54,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "folder on a disk for state and logs of this run")
 	flag.StringVar(&o.results, "results", "auto", `file to put the results into; "auto" is results/PLUGIN.json here, "" none`)
 	flag.BoolVar(&o.failed, "failed", false, "of those, only what failed according to the results")
+	flag.BoolVar(&o.rest, "rest", false, "of those, only what the last run of them did not come to")
 	flag.BoolVar(&o.keep, "keep", false, "leave the environment and the logs")
 	flag.BoolVar(&o.render, "render", false, "only write docs/reference/conformance.md from the results")
 	flag.DurationVar(&o.timeout, "timeout", 2*time.Hour, "of the tests together")
@@ -82,23 +84,21 @@ func main() {
 // pattern selects cases by name.
 func (o options) pattern() string { return cmp.Or(o.names, o.focus, sets[o.set]) }
 
-// onlyFailed narrows the choice to what failed before.
-func (o *options) onlyFailed() error {
-	before, err := readResults(o.results)
-	if err != nil {
-		return err
-	}
+// again narrows the choice to what failed before (-failed) or was not run (-rest), which is
+// also what a run that ended early saw fail without learning of what.
+func (o *options) again(before *results) error {
 	choice := regexp.MustCompile(o.pattern())
 	var names []string
-	for _, c := range before.Cases {
-		if c.State == stateFailed && choice.MatchString(c.Name) {
+	for _, c := range before.cases() {
+		wanted := o.failed && c.State == stateFailed || o.rest && (c.State == stateNotRun || c.State == stateFailed && c.Reason == "")
+		if wanted && choice.MatchString(c.Name) {
 			names = append(names, regexp.QuoteMeta(c.Name))
 		}
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("nothing of that failed, says %s", o.results)
+		return fmt.Errorf("there is none such, says %s", o.results)
 	}
-	o.names = "(" + strings.Join(names, "|") + ")"
+	o.names = "(" + strings.Join(names, "|") + ")$"
 	return nil
 }
 
@@ -120,8 +120,12 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("the native driver needs root")
 	}
-	if o.failed {
-		if err := o.onlyFailed(); err != nil {
+	before, err := readResults(o.results)
+	if err != nil {
+		return err
+	}
+	if o.failed || o.rest {
+		if err := o.again(before); err != nil {
 			return err
 		}
 	}
@@ -129,7 +133,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	r := &runner{options: o, repo: repo, dir: dir, progress: progress}
+	r := &runner{options: o, repo: repo, dir: dir, progress: progress, before: before}
 	defer func() {
 		err = errors.Join(err, r.down())
 		if o.keep || err != nil {
@@ -145,14 +149,9 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if err := result.print(out); err != nil {
 		return err
 	}
-	if o.results != "" {
-		if err := merge(o.results, result); err != nil {
+	if o.results == filepath.Join(here, "results", o.plugin+".json") {
+		if err := render(repo); err != nil {
 			return err
-		}
-		if o.results == filepath.Join(here, "results", o.plugin+".json") {
-			if err := render(repo); err != nil {
-				return err
-			}
 		}
 	}
 	if n := result.count(stateFailed); n > 0 {
@@ -166,7 +165,8 @@ type runner struct {
 	options
 	repo, dir string
 	progress  io.Writer
-	made      bool // the environment is ours
+	before    *results // of earlier runs; nil without
+	made      bool     // the environment is ours
 	programs  programs
 }
 

@@ -2,9 +2,8 @@ package main
 
 import (
 	"bytes"
-	"errors"
+	"cmp"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -38,17 +37,18 @@ func renderText(repo string) ([]byte, error) {
 	p := page{notes: notes}
 	for _, plugin := range []string{"ptp", "cilium"} {
 		r, err := readResults(filepath.Join(here, "results", plugin+".json"))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
+		if err != nil {
 			return nil, err
 		}
-		p.all = append(p.all, r)
+		if r != nil {
+			p.all = append(p.all, r)
+		}
 	}
 	p.Write(intro)
 	p.sums()
 	for _, r := range p.all {
 		p.notPassed(r)
+		p.notRun(r)
 	}
 	p.network()
 	p.images()
@@ -89,7 +89,7 @@ func group(name string) int {
 
 // sums counts by group and network.
 func (p *page) sums() {
-	p.WriteString("## Sums\nPassed / failed / skipped.\n\n|")
+	p.WriteString("## Sums\nPassed / failed / skipped, and what a run that ended early did not come to.\n\n|")
 	for _, r := range p.all {
 		fmt.Fprintf(p, " | %s", r.Plugin)
 	}
@@ -108,6 +108,9 @@ func (p *page) sums() {
 			if len(n) > 0 {
 				ran = true
 				cells[len(cells)-1] = fmt.Sprintf("%d / %d / %d", n[statePassed], n[stateFailed], n[stateSkipped])
+				if n[stateNotRun] > 0 {
+					cells[len(cells)-1] += fmt.Sprintf(", %d not run", n[stateNotRun])
+				}
 			}
 		}
 		if ran {
@@ -147,7 +150,7 @@ func (p *page) notPassed(r *results) {
 		}
 		n, ok := p.notes.find(p.notes.Failures, r.Plugin, c.Name)
 		if !ok {
-			n = note{Whose: "not found out yet", Why: "it says: " + c.Reason}
+			n = note{Whose: "not found out yet", Why: "it says: " + cmp.Or(c.Reason, "nothing, the run ended before its report")}
 		}
 		fmt.Fprintf(p, "| %s | %s | %s |\n", cell(c.Name), n.Whose, cell(n.Why))
 	}
@@ -174,6 +177,19 @@ func (p *page) notPassed(r *results) {
 		fmt.Fprintf(p, "\n%s\n\n", text(reason))
 		for _, name := range reasons[reason] {
 			fmt.Fprintf(p, "- %s\n", text(name))
+		}
+	}
+}
+
+// notRun lists what the last run did not come to.
+func (p *page) notRun(r *results) {
+	if r.count(stateNotRun) == 0 {
+		return
+	}
+	fmt.Fprintf(p, "\n## Not run on %s\nThe run was ended before it came to these.\n\n", r.Plugin)
+	for _, c := range r.Cases {
+		if c.State == stateNotRun {
+			fmt.Fprintf(p, "- %s\n", text(c.Name))
 		}
 	}
 }

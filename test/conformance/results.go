@@ -14,11 +14,12 @@ import (
 	"text/tabwriter"
 )
 
-// What came of a case. Skipped is no success.
+// What came of a case. Skipped is no success, and not run is what a run that ended early left.
 const (
 	statePassed  = "passed"
 	stateFailed  = "failed"
 	stateSkipped = "skipped"
+	stateNotRun  = "not run"
 )
 
 // results are those of one network.
@@ -59,7 +60,8 @@ func (r *results) count(state string) (n int) {
 }
 
 func (r *results) summary() string {
-	return fmt.Sprintf("%d passed, %d failed, %d skipped", r.count(statePassed), r.count(stateFailed), r.count(stateSkipped))
+	return fmt.Sprintf("%d passed, %d failed, %d skipped, %d not run",
+		r.count(statePassed), r.count(stateFailed), r.count(stateSkipped), r.count(stateNotRun))
 }
 
 func (r *results) sort() {
@@ -78,9 +80,12 @@ func (r *results) print(w io.Writer) error {
 	return t.Flush()
 }
 
+// readResults is nil without an error where there is no such file.
 func readResults(file string) (*results, error) {
 	data, err := os.ReadFile(file)
-	if err != nil {
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
 	var r results
@@ -90,13 +95,9 @@ func readResults(file string) (*results, error) {
 	return &r, nil
 }
 
-// merge puts new results into a file: cases that were not run again stay, unless they are
-// of another Kubernetes.
-func merge(file string, now *results) error {
-	before, err := readResults(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+// merge adds new results to earlier ones, of which there may be none: cases that were not run
+// again stay, unless they are of another Kubernetes.
+func merge(before, now *results) *results {
 	all := *now
 	all.Cases = slices.Clone(now.Cases)
 	if before != nil && before.Kubernetes == now.Kubernetes {
@@ -125,12 +126,28 @@ func merge(file string, now *results) error {
 		all.Runs = append(slices.DeleteFunc(slices.Clone(before.Runs), same), now.Runs...)
 	}
 	all.sort()
-	data, err := json.MarshalIndent(all, "", " ")
+	return &all
+}
+
+// write replaces the file at once: a run may be killed at any moment.
+func (r *results) write(file string) error {
+	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(file, append(data, '\n'), 0o644)
+	if err := os.WriteFile(file+".new", append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// cases is also that of no results.
+func (r *results) cases() []result {
+	if r == nil {
+		return nil
+	}
+	return r.Cases
 }
