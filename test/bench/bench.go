@@ -54,7 +54,7 @@ func (b *bench) measure(ctx context.Context, r *report) error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context, env, *report) error
-	}{{"cluster", b.cluster}, {"platform", b.platform}, {"images", b.images}, {"bundle", b.bundle}} {
+	}{{"cluster", b.cluster}, {"platform", b.platform}, {"network", b.network}, {"images", b.images}, {"bundle", b.bundle}} {
 		if b.runs == 0 || b.only != "" && b.only != part.name {
 			continue
 		}

@@ -27,10 +27,17 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == netload {
+		if err := netloadMain(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench netload:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var o options
 	flag.BoolVar(&o.cold, "cold", false, "also build everything with an empty cache")
 	flag.BoolVar(&o.idle, "idle", true, "also measure idle memory and CPU, and what one more agent costs")
-	flag.StringVar(&o.only, "only", "", "one part of the warm figures: cluster, platform, images or bundle")
+	flag.StringVar(&o.only, "only", "", "one part of the warm figures: cluster, platform, network, images or bundle")
 	flag.StringVar(&o.env, "env", "bench", "name of the environment")
 	flag.IntVar(&o.runs, "runs", 3, "runs of each timed figure, of which the median is shown; 0 leaves those out")
 	flag.StringVar(&o.output, "o", "text", "text or json")
@@ -39,7 +46,7 @@ func main() {
 	flag.DurationVar(&o.window, "window", time.Minute, "window over which idle cores are averaged")
 	flag.Parse()
 	if flag.NArg() > 0 || o.runs < 0 || (o.output != "text" && o.output != "json") ||
-		!slices.Contains([]string{"", "cluster", "platform", "images", "bundle"}, o.only) {
+		!slices.Contains([]string{"", "cluster", "platform", "network", "images", "bundle"}, o.only) {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -34,6 +34,8 @@ type report struct {
 	Figures []figure `json:"figures"`
 	// Idle processes of the cluster of three servers and two agents without components.
 	Idle []kind `json:"idle,omitempty"`
+	// Network has the ways between pods.
+	Network []route `json:"network,omitempty"`
 	// Disk is what is allocated, in MiB.
 	Disk map[string]float64 `json:"diskMiB,omitempty"`
 }
@@ -91,7 +93,10 @@ func (r *report) print(w io.Writer) error {
 			fmt.Fprintf(tw, "%s\t%.0f\n", k, r.Disk[k])
 		}
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	return r.printNetwork(w)
 }
 
 func (k kind) print(w io.Writer) {

@@ -49,14 +49,9 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 	if err != nil {
 		return nil, err
 	}
-	url, stop, err := record.listen()
-	if err != nil {
-		return nil, err
-	}
-	defer stop()
 	for _, p := range phases {
 		r.say("%s cases", p.name)
-		specs, err := r.ginkgo(ctx, p.name, p.labels, repositories, url, notes.neverRun(r.plugin))
+		specs, err := r.ginkgo(ctx, p.name, p.labels, repositories, record, notes.neverRun(r.plugin))
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +71,6 @@ func (r *runner) test(ctx context.Context, images []stoodIn, folder string) (*re
 			break
 		}
 	}
-	stop()
 	out.sort()
 	return out, nil
 }
@@ -108,10 +102,10 @@ type spec struct {
 func (s spec) name() string { return strings.Join(append(s.Containers, s.Text), " ") }
 
 // ginkgo runs one phase and returns its report.
-func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories, progress string, never []string) ([]spec, error) {
+func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories string, record *record, never []string) ([]spec, error) {
 	report := phase + ".json"
 	args := []string{
-		"--procs=" + strconv.Itoa(r.procs), "--timeout=" + r.timeout.String(), "--no-color", "--silence-skips",
+		"--procs=" + strconv.Itoa(r.procs), "--timeout=" + r.timeout.String(), "--no-color", "-v", "--silence-skips",
 		"--json-report=" + report, "--output-dir=" + r.dir,
 		"--focus=" + r.pattern(), "--label-filter=" + labels,
 	}
@@ -125,7 +119,7 @@ func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories, progre
 	}
 	args = append(args, r.programs.tests, "--",
 		"--kubeconfig="+r.kubeconfig(), "--kubectl-path="+r.programs.kubectl, "--provider=skeleton",
-		"--disable-log-dump", "--allowed-not-ready-nodes=0", "--progress-report-url="+progress)
+		"--disable-log-dump", "--allowed-not-ready-nodes=0")
 	cmd := exec.CommandContext(ctx, r.programs.ginkgo, args...)
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "KUBE_TEST_REPO_LIST="+repositories)
@@ -134,7 +128,7 @@ func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories, progre
 		return nil, err
 	}
 	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = &endings{log: log, record: record}, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it tidies up
 	cmd.WaitDelay = 10 * time.Minute                                        // cases that were running remove their namespaces first
 	failed := cmd.Run()

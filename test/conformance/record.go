@@ -1,11 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
+	"io"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -19,6 +18,7 @@ import (
 type record struct {
 	file   string // "" for none
 	before *results
+	names  []string // of what is run
 
 	mu      sync.Mutex
 	now     *results
@@ -29,7 +29,7 @@ type record struct {
 
 // newRecord begins with those of names that no run knows yet: they have not been run.
 func newRecord(file string, before, now *results, names []string, rest bool) (*record, error) {
-	r := &record{file: file, before: before, now: now, began: time.Now()}
+	r := &record{file: file, before: before, now: now, names: names, began: time.Now()}
 	known := map[string]bool{}
 	if before != nil && before.Kubernetes == now.Kubernetes {
 		for _, c := range before.Cases {
@@ -60,15 +60,14 @@ func (r *record) add(cases ...result) (string, error) {
 	return r.now.summary(), r.write()
 }
 
-// ended takes what a post says, which may arrive after the report that says more.
-func (r *record) ended(c result) {
+// ended notes a case of those that were chosen.
+func (r *record) ended(name, state string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if i := r.index(c.Name); i >= 0 && r.now.Cases[i].State != stateNotRun {
-		return
+	if slices.Contains(r.names, name) {
+		r.put(result{Name: name, State: state})
+		_ = r.write() // the next add returns the error
 	}
-	r.put(c)
-	_ = r.write() // the next add returns the error
 }
 
 func (r *record) index(name string) int {
@@ -91,39 +90,41 @@ func (r *record) write() error {
 	return r.err
 }
 
-// progress is what the suite posts when a case has ended. It does not say how one failed;
-// the report does, once all have ended.
-type progress struct {
-	Msg string `json:"msg"`
+// endings is what ginkgo says with -v, line by line, written to log, and each case that has
+// ended given to the record. How one failed is known from the report, once all have ended.
+type endings struct {
+	log    io.Writer
+	record *record
+	line   []byte
+	state  string // of the case that the next line names
 }
 
-func (p progress) result() (result, bool) {
-	for word, state := range map[string]string{"PASSED ": statePassed, "FAILED ": stateFailed} {
-		if name, ok := strings.CutPrefix(p.Msg, word); ok && name != "" {
-			return result{Name: strings.TrimSpace(name), State: state}, true
+func (e *endings) Write(b []byte) (int, error) {
+	for rest := b; ; {
+		before, after, whole := bytes.Cut(rest, []byte{'\n'})
+		e.line = append(e.line, before...)
+		if !whole {
+			break
 		}
+		e.take(string(e.line))
+		e.line, rest = e.line[:0], after
 	}
-	return result{}, false
+	return e.log.Write(b)
 }
 
-// listen takes the suite's posts until stop is called, and returns where to send them.
-func (r *record) listen() (url string, stop func(), err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
+// take reads "• [0.045 seconds]" or "• [FAILED] [1.5 seconds]" and, after it, "NAME [LABELS]".
+func (e *endings) take(line string) {
+	if e.state != "" {
+		if i := strings.LastIndex(line, " ["); i > 0 {
+			e.record.ended(line[:i], e.state)
+		}
+		e.state = ""
+	} else if what, ok := strings.CutPrefix(line, "• ["); ok && strings.HasSuffix(what, " seconds]") {
+		e.state = statePassed
+		if strings.HasPrefix(what, "FAILED]") || strings.HasPrefix(what, "TIMEDOUT]") || strings.HasPrefix(what, "PANICKED]") {
+			e.state = stateFailed
+		}
 	}
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		var p progress
-		if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, 1<<20)).Decode(&p); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		if c, ok := p.result(); ok {
-			r.ended(c)
-		}
-	})}
-	go func() { _ = server.Serve(l) }()
-	return "http://" + l.Addr().String(), func() { _ = server.Shutdown(context.Background()) }, nil
 }
 
 // list are the names of the cases that were chosen.
