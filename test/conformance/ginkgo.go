@@ -129,8 +129,10 @@ func (r *runner) ginkgo(ctx context.Context, phase, labels, repositories string,
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = &endings{log: log, record: record}, log
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it tidies up
-	cmd.WaitDelay = 10 * time.Minute                                        // cases that were running remove their namespaces first
+	// ginkgo leaves it to a terminal to interrupt those that it started; then they tidy up.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 10 * time.Minute // cases that were running remove their namespaces first
 	failed := cmd.Run()
 	data, err := os.ReadFile(filepath.Join(r.dir, report))
 	if errors.Is(err, fs.ErrNotExist) {
