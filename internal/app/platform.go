@@ -122,25 +122,11 @@ func useMeasured(cat *catalog.Catalog, locked *lock.Platform) {
 	if locked == nil {
 		return
 	}
-	apply := func(bins []catalog.Binary) {
-		for i := range bins {
-			if cpu := locked.Binaries[bins[i].Name].CPUSeconds; cpu > 0 {
-				bins[i].CPUSeconds = cpu
-			}
+	cat.EachBinary(func(b *catalog.Binary) {
+		if cpu := locked.Binaries[b.Name].CPUSeconds; cpu > 0 {
+			b.CPUSeconds = cpu
 		}
-	}
-	apply(cat.Distribution.Binaries)
-	apply(cat.Distribution.CNI)
-	for _, n := range cat.Distribution.Networks {
-		apply(n.Binaries)
-		apply(n.CNI)
-	}
-	apply(cat.Distribution.Sandbox.Binaries)
-	for _, c := range cat.Components {
-		for _, img := range c.Images {
-			apply(img.Binaries)
-		}
-	}
+	})
 }
 
 // plan looks at what is there and says what is left to do.

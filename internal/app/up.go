@@ -154,13 +154,6 @@ func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs dr
 	if stands, err = p.run(ctx, pl); err != nil {
 		return stands, err
 	}
-	if p.builder != nil && len(p.toBuild(pl)) > 0 {
-		// Gigabytes of compiler output that only helped to get here. Another build that
-		// is under way keeps them, and drops them itself.
-		if err := p.builder.DropBuildCache(); err != nil {
-			p.log.Info("the build cache stays", "reason", err)
-		}
-	}
 	return true, nil
 }
 

@@ -52,7 +52,32 @@ func Load(repoRoot string) (*Catalog, error) {
 	if len(l.errs) > 0 {
 		return nil, errors.Join(l.errs...)
 	}
+	modules := map[string]float64{}
+	l.EachBinary(func(b *Binary) { modules[b.Dir] += b.CPUSeconds })
+	l.EachBinary(func(b *Binary) { b.ModuleSeconds = modules[b.Dir] })
 	return l.Catalog, nil
+}
+
+// EachBinary calls f for every program that is declared anywhere, to change it in place.
+func (c *Catalog) EachBinary(f func(*Binary)) {
+	each := func(list []Binary) {
+		for i := range list {
+			f(&list[i])
+		}
+	}
+	d := &c.Distribution
+	each(d.Binaries)
+	each(d.CNI)
+	for _, n := range d.Networks {
+		each(n.Binaries)
+		each(n.CNI)
+	}
+	each(d.Sandbox.Binaries)
+	for _, component := range c.Components {
+		for _, img := range component.Images {
+			each(img.Binaries)
+		}
+	}
 }
 
 // FindRoot walks up from dir to the folder that holds the catalogue.

@@ -37,6 +37,8 @@ type Binary struct {
 
 	// Dir is the absolute folder of go.mod, set by the loader.
 	Dir string `json:"-"`
+	// ModuleSeconds are the CPUSeconds of all programs of that folder, set by the loader.
+	ModuleSeconds float64 `json:"-"`
 }
 
 // Archive reports whether the file is an archive, which a node gets unpacked.

@@ -243,6 +243,16 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 	if bin.CPUSeconds <= smallBuild {
 		lane = &b.small
 	}
+	cache, err := b.holdCache(ctx, bin, src)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", bin.Name, err)
+	}
+	defer func() {
+		cache.close()
+		if err := b.trimCaches(idleCaches); err != nil {
+			b.opts.Log.Warn("trim Go's build caches", "error", err)
+		}
+	}()
 	b.progress(bin.Name, ui.Event{Message: fmt.Sprintf("%s %s: waiting for its turn", bin.Name, bin.Version)})
 	leave, err := lane.enter(ctx, bin.CPUSeconds)
 	if err != nil {
@@ -255,7 +265,7 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 	}
 	defer grant.release()
 	began := time.Now()
-	usage, err := b.compile(ctx, bin, src, work, grant, leave)
+	usage, err := b.compile(ctx, bin, src, cache, work, grant, leave)
 	if err != nil {
 		return fmt.Errorf("build %s: %w", bin.Name, err)
 	}
@@ -302,25 +312,6 @@ func (b *Builder) Measured(ctx context.Context, bin catalog.Binary) (Measured, b
 	m, err := b.store.lookup(key)
 	return Measured{m.CPUSeconds, m.MaxRSSMiB, m.Size}, err == nil
 }
-
-// DropBuildCache removes Go's build cache, which a full build grows by several GiB and
-// nobody needs once the binaries are made. It fails while something is being built.
-func (b *Builder) DropBuildCache() error {
-	lock, err := lockFile(b.goCache()+".lock", lockExclusive)
-	if errors.Is(err, errLocked) {
-		return errors.New("the build cache is in use by a running build: drop it later")
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := os.RemoveAll(b.goCache()); err != nil {
-		return fmt.Errorf("drop the build cache: %w", err)
-	}
-	return nil
-}
-
-func (b *Builder) goCache() string { return filepath.Join(b.opts.CacheDir, "go-build") }
 
 func (b *Builder) progress(name string, e ui.Event) {
 	e.Time, e.Type, e.Step, e.Phase = time.Now(), ui.TypeProgress, "build/"+name, "build"

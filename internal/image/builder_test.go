@@ -318,30 +318,3 @@ func TestKilledBuildIsSweptUp(t *testing.T) {
 		t.Errorf("it printed %q", got)
 	}
 }
-
-func TestDropBuildCache(t *testing.T) {
-	b, err := NewBuilder(Options{CacheDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.DropBuildCache(); err != nil {
-		t.Errorf("nothing to drop: %v", err)
-	}
-	if err := os.MkdirAll(filepath.Join(b.goCache(), "00"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	build, err := lockFile(b.goCache()+".lock", lockShared)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.DropBuildCache(); err == nil {
-		t.Error("dropped below a running build")
-	}
-	build.Close()
-	if err := b.DropBuildCache(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(b.goCache()); !os.IsNotExist(err) {
-		t.Errorf("still there: %v", err)
-	}
-}

@@ -5,10 +5,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,32 +25,37 @@ const buildNice = 10
 
 // compile runs `go build` for bin into work/out. linking is called when only the linker
 // is left.
-func (b *Builder) compile(ctx context.Context, bin catalog.Binary, src source, work string, g grant, linking func()) (proc.Usage, error) {
-	if err := os.MkdirAll(b.goCache(), 0o755); err != nil {
+func (b *Builder) compile(ctx context.Context, bin catalog.Binary, src source, cache goCache, work string, g grant, linking func()) (proc.Usage, error) {
+	if err := b.prepare(ctx, cache, bin, work); err != nil {
 		return proc.Usage{}, err
 	}
-	inUse, err := waitLock(ctx, b.goCache()+".lock", lockShared, nil)
-	if err != nil {
-		return proc.Usage{}, fmt.Errorf("lock the build cache: %w", err)
-	}
-	defer inUse.Close()
-
 	run := &goRun{
 		bin: bin, dir: src.dir, path: b.go_.path,
-		env: b.environment(b.go_, bin.CGO, append(g.env, "GOTMPDIR="+filepath.Join(work, "work"))...),
+		env: b.environment(b.go_, bin.CGO, cache.dir, append(g.env, "GOTMPDIR="+filepath.Join(work, "work"))...),
 	}
 	m := newMeter(bin, src.importPath(bin), linking)
-	if free, err := freeSpace(b.goCache()); err != nil {
+	free, err := freeSpace(cache.dir)
+	if err == nil && free < spaceFor(bin, 1) {
+		if err = b.trimCaches(0); err == nil {
+			free, err = freeSpace(cache.dir)
+		}
+	}
+	if err != nil {
 		return proc.Usage{}, err
-	} else if free < spaceFor(bin, 1) {
-		// It may still do, when much of it is compiled already. That takes a few seconds
-		// to find out, so it is only asked for here.
-		if err := run.list(ctx, m); err != nil {
+	}
+	scarce := free < spaceFor(bin, 1)
+	var parts [][]string
+	if scarce || bin.CPUSeconds >= inParts {
+		stale, err := run.list(ctx, m)
+		if err != nil {
 			return proc.Usage{}, b.explain(bin, src, m, err)
 		}
+		// It may still do, when much of it is compiled already. That takes a few seconds
+		// to find out, so it is only asked for here.
 		if need := spaceFor(bin, m.stalePart()); free < need {
 			return proc.Usage{}, &SpaceError{Dir: b.opts.CacheDir, Need: need, Free: free}
 		}
+		parts = partsOf(stale)
 	}
 
 	var background sync.WaitGroup
@@ -59,9 +64,18 @@ func (b *Builder) compile(ctx context.Context, bin catalog.Binary, src source, w
 	if !m.counted() {
 		// Counting runs beside the build: the total of the display comes a little late,
 		// the binary does not.
-		background.Go(func() { _ = run.list(watch, m) })
+		background.Go(func() { _, _ = run.list(watch, m) })
 	}
-	usage, err := run.build(ctx, filepath.Join(work, "out", bin.Name), m)
+	var usage proc.Usage
+	for _, packages := range append(parts, []string{bin.Package}) {
+		var used proc.Usage
+		used, err = run.build(ctx, filepath.Join(work, "out", bin.Name), packages, m)
+		usage.CPU += used.CPU
+		usage.MaxRSS = max(usage.MaxRSS, used.MaxRSS)
+		if err != nil {
+			break
+		}
+	}
 	stop()
 	background.Wait()
 	if err != nil {
@@ -88,31 +102,65 @@ func (r *goRun) flags() []string {
 	return f
 }
 
-// list finds out how many packages there are and which still have to be compiled.
-func (r *goRun) list(ctx context.Context, m *meter) error {
+// list finds out how many packages there are and which still have to be compiled. It returns
+// those of the latter that can be compiled before the program, each after what it imports.
+func (r *goRun) list(ctx context.Context, m *meter) (before []string, err error) {
 	var out bytes.Buffer
-	args := append([]string{"list", "-deps", "-f", "{{.Stale}} {{.ImportPath}}"}, r.flags()...)
+	args := append([]string{"list", "-deps", "-f", "{{.Stale}} {{.Standard}} {{.ImportPath}}"}, r.flags()...)
 	cmd := &proc.Cmd{Path: r.path, Args: append(args, r.bin.Package), Dir: r.dir, Env: r.env, Stdout: &out, Tail: maxDiagnostics}
 	if err := proc.Run(ctx, cmd); err != nil {
-		return err
+		return nil, err
 	}
-	all := 0
+	all, profiled := 0, false
 	var stale []string
 	for line := range strings.Lines(out.String()) {
 		all++
-		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "true "); ok {
-			stale = append(stale, p)
+		f := strings.SplitN(strings.TrimSpace(line), " ", 3)
+		if len(f) != 3 || f[0] != "true" {
+			continue
+		}
+		stale = append(stale, f[2])
+		// "PACKAGE [PROGRAM]" is compiled for the program's profile, and cannot be asked for.
+		profiled = profiled || strings.Contains(f[2], " ")
+		if f[1] == "false" && f[2] != m.main {
+			before = append(before, f[2])
 		}
 	}
 	m.total(all, stale)
-	return nil
+	if profiled {
+		before = nil
+	}
+	return before, nil
+}
+
+const (
+	// inParts is how many CPU-seconds a program takes that is compiled in parts: until a go
+	// command ends, it keeps what it compiled a second time in its working folder, which was
+	// 4.2 GB for Kubernetes.
+	inParts = 200
+	// partPackages is how many packages make a part: about 1 GB of working folder.
+	partPackages = 700
+)
+
+// partsOf splits packages so that each go command compiles about as many; the last ones are
+// left to the program's own.
+func partsOf(packages []string) (parts [][]string) {
+	for len(packages) > partPackages {
+		parts = append(parts, packages[:partPackages])
+		packages = packages[partPackages:]
+	}
+	return parts
 }
 
 // maxDiagnostics is how many bytes of what Go says are kept.
 const maxDiagnostics = 16 << 10
 
-func (r *goRun) build(ctx context.Context, out string, m *meter) (proc.Usage, error) {
-	args := append([]string{"build", "-v", "-p", strconv.Itoa(cores()), "-o", out}, r.flags()...)
+// build compiles packages: the program itself into the file out, or some of those before it.
+func (r *goRun) build(ctx context.Context, out string, packages []string, m *meter) (proc.Usage, error) {
+	args := append([]string{"build", "-v", "-p", strconv.Itoa(cores())}, r.flags()...)
+	if slices.Equal(packages, []string{r.bin.Package}) {
+		args = append(args, "-o", out)
+	}
 	reader, writer := io.Pipe()
 	var said bytes.Buffer // without the names of packages
 	var reading sync.WaitGroup
@@ -129,7 +177,7 @@ func (r *goRun) build(ctx context.Context, out string, m *meter) (proc.Usage, er
 		}
 	})
 	cmd := &proc.Cmd{
-		Path: r.path, Args: append(args, r.bin.Package), Dir: r.dir, Env: r.env, Stderr: writer,
+		Path: r.path, Args: append(args, packages...), Dir: r.dir, Env: r.env, Stderr: writer,
 		Started: func(id proc.Identity) {
 			_ = syscall.Setpriority(syscall.PRIO_PGRP, id.PID, buildNice)
 			m.process(id.PID)

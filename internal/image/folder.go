@@ -100,7 +100,7 @@ func (b *Builder) moduleZip(ctx context.Context, s source) (string, error) {
 		// Outside of every module. What comes is compared with go.sum, so no other database
 		// of checksums is asked.
 		Path: tc.path, Args: []string{"mod", "download", "-json", s.ref}, Dir: "/",
-		Env: b.environment(tc, false, "GOSUMDB=off"), Stdout: &out, Tail: maxDiagnostics,
+		Env: b.environment(tc, false, filepath.Join(b.opts.CacheDir, goCachePrefix), "GOSUMDB=off"), Stdout: &out, Tail: maxDiagnostics,
 	})
 	var m struct{ Zip, Error string }
 	if jsonErr := json.Unmarshal(out.Bytes(), &m); err != nil || jsonErr != nil || m.Zip == "" {

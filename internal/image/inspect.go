@@ -363,7 +363,7 @@ func (b *Builder) ModuleDirs(ctx context.Context, bin catalog.Binary, modules []
 		}
 	}
 	if len(args) > 2 {
-		cmd := &proc.Cmd{Path: tc.path, Args: args, Dir: src.dir, Env: b.environment(tc, false), Tail: maxDiagnostics}
+		cmd := &proc.Cmd{Path: tc.path, Args: args, Dir: src.dir, Env: b.environment(tc, false, filepath.Join(b.opts.CacheDir, goCachePrefix)), Tail: maxDiagnostics}
 		if err := proc.Run(ctx, cmd); err != nil {
 			return nil, fmt.Errorf("download the modules of %s: %w", bin.Name, err)
 		}

@@ -93,8 +93,8 @@ func (b *Builder) ModuleSettings(ctx context.Context) (map[string]string, error)
 }
 
 // environment is what go commands run in: the process's own without anything that Go or
-// a C compiler would read, then our settings.
-func (b *Builder) environment(tc *toolchain, cgo bool, extra ...string) []string {
+// a C compiler would read, then our settings. cache is the GOCACHE.
+func (b *Builder) environment(tc *toolchain, cgo bool, cache string, extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
@@ -114,7 +114,7 @@ func (b *Builder) environment(tc *toolchain, cgo bool, extra ...string) []string
 	env = append(env, b.opts.Env...)
 	env = append(env, "LC_ALL=C", // errors are read below, and compilers translate theirs
 		"GOENV=off", "GOFLAGS=", "GOTOOLCHAIN=local", "GOWORK=off", "GOOS=linux",
-		"GOCACHE="+b.goCache(), "CGO_ENABLED="+enabled)
+		"GOCACHE="+cache, "CGO_ENABLED="+enabled)
 	env = append(env, targetArch(b.arch())...)
 	return append(env, extra...)
 }

@@ -101,8 +101,9 @@ func (r *runner) compileTests(ctx context.Context, ldflags string) (string, erro
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
 	}
+	cache := filepath.Join(r.cache, "go-build-conformance")
 	// Nobody is to drop the Go cache meanwhile.
-	inUse, err := filelock.Wait(ctx, filepath.Join(r.cache, "go-build.lock"), filelock.Shared, nil)
+	inUse, err := filelock.Wait(ctx, cache+".lock", filelock.Shared, nil)
 	if err != nil {
 		return "", err
 	}
@@ -116,7 +117,7 @@ func (r *runner) compileTests(ctx context.Context, ldflags string) (string, erro
 		}
 	}
 	cmd.Env = append(cmd.Env, "GOENV=off", "GOWORK=off", "GOTOOLCHAIN=local", "GOAMD64=v1", "GOARM64=v8.0", "GOGC=400",
-		"CGO_ENABLED=0", "GOCACHE="+filepath.Join(r.cache, "go-build"))
+		"CGO_ENABLED=0", "GOCACHE="+cache)
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return "", errors.Join(fmt.Errorf("compile %s: %w\n%s", testPackage, err, msg), os.RemoveAll(program+".new"))
 	}
