@@ -135,7 +135,7 @@ func (p *platform) plan(ctx context.Context, obs driver.Observation, skipVerify 
 		return plan.Plan{}, err
 	}
 	in := plan.Input{
-		Spec: p.spec, Components: p.components, Distribution: p.catalog.Distribution, SkipVerify: skipVerify,
+		Spec: p.spec, Components: p.components, Distribution: p.catalog.Distribution, Bootstrap: p.overlay.Bootstrap, SkipVerify: skipVerify,
 		Phase: string(obs.Phase), Cached: map[string]bool{}, Pushed: map[string]bool{}, Unsigned: map[string]bool{}, Current: map[string]bool{},
 	}
 	running := obs.Phase == driver.PhaseRunning

@@ -65,7 +65,13 @@ var errNotYet = errors.New("not yet")
 
 // isTransient tells errors that the same request may not meet again.
 func isTransient(err error) bool {
-	if errors.Is(err, errNotYet) || apierrors.IsConflict(err) || apierrors.IsTooManyRequests(err) ||
+	return errors.Is(err, errNotYet) || Transient(err)
+}
+
+// Transient tells errors that the same request may not meet again: connections that broke,
+// servers that are busy or change their leader. Not that something does not exist.
+func Transient(err error) bool {
+	if apierrors.IsConflict(err) || apierrors.IsTooManyRequests(err) ||
 		apierrors.IsServerTimeout(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) {
 		return true
 	}

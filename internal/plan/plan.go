@@ -139,6 +139,8 @@ type Input struct {
 	// Components that were selected, with their needs (catalog.Select).
 	Components   []catalog.Component
 	Distribution catalog.Distribution
+	// Bootstrap names those of Components that all others stand on.
+	Bootstrap []string
 
 	// Cached: binary name → it is in the content cache.
 	Cached map[string]bool
@@ -245,11 +247,12 @@ func (b *builder) components() {
 }
 
 func (b *builder) verify() {
-	// The cluster's own checks use what components stand on, such as DNS, not all of them.
+	// The cluster's own checks use what all components stand on, such as DNS, and what the
+	// network has in the cluster; they wait for nothing else.
 	var base []string
 	for _, c := range b.in.Components {
-		for _, need := range c.Needs {
-			base = append(base, "deploy/"+need)
+		if slices.Contains(b.in.Bootstrap, c.Name) || c.When.Network != "" {
+			base = append(base, "deploy/"+c.Name)
 		}
 		if len(c.Smoke) > 0 {
 			b.add(Step{ID: "verify/" + c.Name, Kind: KindVerify, Subject: c.Name, Phase: PhaseVerify, Title: "Verify " + c.Name, Needs: []string{"nodes", "deploy/" + c.Name}})

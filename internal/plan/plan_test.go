@@ -34,6 +34,7 @@ func seed() Input {
 			CNI:     []catalog.Binary{bin("ptp", 8, 400), bin("host-local", 5, 400)},
 			Sandbox: image("pause", bin("pause", 1, 200)),
 		},
+		Bootstrap: []string{"namespaces", "coredns", "local-path"},
 		Components: []catalog.Component{
 			{Name: "namespaces", Smoke: []string{"namespaces"}},
 			{Name: "coredns", Needs: []string{"namespaces"}, Images: []catalog.Image{image("coredns", bin("coredns", 261, 1500))}, Smoke: []string{"dns"}},

@@ -105,6 +105,7 @@ func Checks(env Env) map[string]func(component string) []check.Condition {
 	if env.ClusterDomain == "" {
 		env.ClusterDomain = "cluster.local"
 	}
+	env.Client = patient{env.Client}
 	checks := map[string]func(string) []check.Condition{}
 	for name, probes := range registry {
 		checks[name] = func(component string) []check.Condition {

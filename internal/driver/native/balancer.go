@@ -42,6 +42,14 @@ type backend struct {
 	wake    chan struct{}
 }
 
+// probe has the backend looked at now.
+func (be *backend) probe() {
+	select {
+	case be.wake <- struct{}{}:
+	default:
+	}
+}
+
 // newBalancer knows nothing of readiness yet; run probes.
 func newBalancer(addresses []string, dial func(context.Context, string) (net.Conn, error), log *slog.Logger) *balancer {
 	b := &balancer{dial: dial, log: log, changed: make(chan struct{}), open: map[net.Conn]*backend{}}
@@ -154,12 +162,19 @@ func (b *balancer) down(address string) {
 	for _, be := range b.backends {
 		if be.address == address {
 			b.set(be, false, true)
-			select {
-			case be.wake <- struct{}{}:
-			default:
-			}
+			be.probe()
 		}
 	}
+}
+
+// suspect takes a backend that could not be connected to out of the choice until a probe
+// reaches it. That nobody answered in time says little on a busy machine: what is under
+// way is left alone, and the probes decide.
+func (b *balancer) suspect(be *backend, err error) {
+	var netErr net.Error
+	slow := errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &netErr) && netErr.Timeout())
+	b.set(be, false, !slow)
+	be.probe()
 }
 
 // pick returns the next ready backend, waiting for one at most until ctx ends.
@@ -209,7 +224,7 @@ func (b *balancer) serve(l net.Listener) {
 			}
 			server, err := b.connect(ctx, be)
 			if err != nil {
-				b.down(be.address)
+				b.suspect(be, err)
 				continue
 			}
 			b.track(server, be)

@@ -1,0 +1,106 @@
+package smoke
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/orrery-dev/orrery/internal/check"
+)
+
+// shaky loses the first answers of every kind of request.
+type shaky struct {
+	API
+	err  error
+	lost map[string]int // how many answers of which request
+}
+
+func (s shaky) lose(what string) error {
+	if s.lost[what] == 0 {
+		return nil
+	}
+	s.lost[what]--
+	return s.err
+}
+
+func (s shaky) Get(ctx context.Context, apiVersion, kind, namespace, name string) (*unstructured.Unstructured, error) {
+	if err := s.lose("get"); err != nil {
+		return nil, err
+	}
+	return s.API.Get(ctx, apiVersion, kind, namespace, name)
+}
+
+// Create makes the object; it is the answer that gets lost.
+func (s shaky) Create(ctx context.Context, obj *unstructured.Unstructured) error {
+	if _, err := s.API.Get(ctx, obj.GetAPIVersion(), obj.GetKind(), obj.GetNamespace(), obj.GetName()); err == nil {
+		return apierrors.NewAlreadyExists(schema.GroupResource{Resource: "pods"}, obj.GetName())
+	}
+	return errors.Join(s.API.Create(ctx, obj), s.lose("create"))
+}
+
+func (s shaky) Delete(ctx context.Context, apiVersion, kind, namespace, name string, grace int64) error {
+	return errors.Join(s.API.Delete(ctx, apiVersion, kind, namespace, name, grace), s.lose("delete"))
+}
+
+func (s shaky) RawGet(ctx context.Context, path string) ([]byte, error) {
+	if err := s.lose("raw"); err != nil {
+		return nil, err
+	}
+	return s.API.RawGet(ctx, path)
+}
+
+func TestPatient(t *testing.T) {
+	broken := fmt.Errorf("create Pod apps/x: Post \"https://127.0.0.1/\": %w", io.ErrUnexpectedEOF)
+	busy := apierrors.NewServiceUnavailable("from the test")
+	for _, err := range []error{broken, busy} {
+		f, env := newFake(t)
+		s := shaky{f, err, map[string]int{"get": 1, "create": 1, "delete": 2}}
+		p := patient{s}
+		if _, err := p.Get(t.Context(), "v1", "Namespace", "", "apps"); err != nil {
+			t.Errorf("get: %v", err)
+		}
+		pod := harmlessPod("registry.orrery.internal/probe:test")
+		pod.SetName("x")
+		pod.SetNamespace("apps")
+		if err := p.Create(t.Context(), pod); err != nil {
+			t.Errorf("create whose answer got lost: %v", err)
+		}
+		if err := p.Create(t.Context(), pod); !apierrors.IsAlreadyExists(err) {
+			t.Errorf("create what somebody else made: %v", err)
+		}
+		if err := p.Delete(t.Context(), "v1", "Pod", "apps", "x", -1); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+		// What is not there is an answer.
+		if _, err := p.Get(t.Context(), "v1", "Pod", "apps", "x"); !apierrors.IsNotFound(err) {
+			t.Errorf("get what was deleted: %v", err)
+		}
+		// The check that once failed a whole `up` over this.
+		env.Client = shaky{f, err, map[string]int{"create": 2}}
+		f.admit = func(*unstructured.Unstructured) error {
+			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "x", errors.New("violates PodSecurity"))
+		}
+		for _, c := range Checks(env)["namespaces"]("namespaces") {
+			if r := check.Await(t.Context(), c, nil); r.State != check.Succeeded {
+				t.Errorf("%s with %v: %+v", c.Name, err, r)
+			}
+		}
+	}
+
+	// What a path answers is for the check; that it got no answer is not.
+	f, _ := newFake(t)
+	s := shaky{f, busy, map[string]int{"raw": 1}}
+	if _, err := (patient{s}).RawGet(t.Context(), "/readyz"); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("a path that answered 503: %v", err)
+	}
+	s = shaky{f, broken, map[string]int{"raw": 1}}
+	if got, err := (patient{s}).RawGet(t.Context(), "/readyz"); err != nil || string(got) != "ok" {
+		t.Errorf("a path that gave no answer at first: %q, %v", got, err)
+	}
+}
