@@ -1,54 +1,33 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/orrery-dev/orrery/internal/bpf"
 )
 
-// bpfNext are the commands of bpf(2) that list what the kernel has. Nothing is opened by its
-// identifier: see internal/driver/native/bpfobjects.go for what that does to a busy kernel.
-var bpfNext = map[string]uintptr{
-	"program": unix.BPF_PROG_GET_NEXT_ID, "map": unix.BPF_MAP_GET_NEXT_ID, "link": unix.BPF_LINK_GET_NEXT_ID,
-}
-
-// bpfIDs of all objects of a kind, ascending; empty where they may not be listed.
-func bpfIDs(kind string) []uint32 {
-	var found []uint32
-	var attr struct{ start, next, flags uint32 }
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_BPF, bpfNext[kind], uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-		if errno != 0 {
-			return found
-		}
-		found = append(found, attr.next)
-		attr.start = attr.next
-	}
-}
+// bpfKinds are what the kernel lists. Nothing is opened by its identifier: see
+// [bpf.Object.Exists] for what that does to a busy kernel.
+var bpfKinds = []string{"program", "map", "link"}
 
 // bpfObjects are what the machine has, and what is pinned in its own file system.
 type bpfObjects struct {
-	ids  map[string][]uint32 // by kind
+	all  map[bpf.Object]bool
 	pins []string
 }
 
 func lookAtBPF() bpfObjects {
-	o := bpfObjects{ids: map[string][]uint32{}}
-	for kind := range bpfNext {
-		o.ids[kind] = bpfIDs(kind)
+	o := bpfObjects{all: map[bpf.Object]bool{}}
+	for _, kind := range bpfKinds {
+		for _, object := range bpf.List(kind) {
+			o.all[object] = true
+		}
 	}
 	_ = filepath.WalkDir("/sys/fs/bpf", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
@@ -59,21 +38,14 @@ func lookAtBPF() bpfObjects {
 	return o
 }
 
-// since are the objects of a kind that were not there before.
-func (o bpfObjects) since(before bpfObjects, kind string) []uint32 {
-	return slices.DeleteFunc(slices.Clone(o.ids[kind]), func(id uint32) bool { return slices.Contains(before.ids[kind], id) })
-}
-
-// isProgramArray opens a map, so it is asked of those only that nobody is letting go of any more.
-func isProgramArray(id uint32) bool {
-	attr := [3]uint32{id}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_GET_FD_BY_ID, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	if errno != 0 {
-		return false
+// since are the objects that were not there before.
+func (o bpfObjects) since(before bpfObjects) (added []bpf.Object) {
+	for object := range o.all {
+		if !before.all[object] {
+			added = append(added, object)
+		}
 	}
-	defer unix.Close(int(fd))
-	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(fd)))
-	return err == nil && strings.Contains(string(info), fmt.Sprintf("map_type:\t%d\n", unix.BPF_MAP_TYPE_PROG_ARRAY))
+	return added
 }
 
 // bpfUnchanged compares the BPF objects of the whole machine with those before the first
@@ -88,109 +60,52 @@ func bpfUnchanged(t *testing.T) {
 		t.Logf("BPF objects of the machine are not counted, since %v are on it too", crowd)
 		return
 	}
+	arrays := 0
 	eventually(t, "the machine has no BPF objects that were not there before", 90*time.Second, func(context.Context) error {
-		now := lookAtBPF()
-		programs, links, maps := now.since(before.bpf, "program"), now.since(before.bpf, "link"), now.since(before.bpf, "map")
-		if len(programs)+len(links) > 0 {
-			return fmt.Errorf("programs %v, links %v, maps %v", programs, links, maps)
+		left := lookAtBPF().since(before.bpf)
+		if !slices.ContainsFunc(left, func(o bpf.Object) bool { return o.Kind != "map" }) {
+			all := len(left)
+			left = slices.DeleteFunc(left, bpf.Object.IsProgramArray)
+			arrays = all - len(left)
 		}
-		left := slices.DeleteFunc(maps, isProgramArray)
 		if len(left) > 0 {
-			return fmt.Errorf("maps %v", left)
+			type object bpf.Object // which is not opened to be called by its name
+			var plain []object
+			for _, o := range left {
+				plain = append(plain, object(o))
+			}
+			return fmt.Errorf("%v", plain)
 		}
 		return nil
 	})
-	t.Logf("of the machine's BPF objects none are new but %d empty arrays of programs", len(lookAtBPF().since(before.bpf, "map")))
+	t.Logf("of the machine's BPF objects none are new but %d empty arrays of programs", arrays)
 }
 
 // held are the BPF objects of an environment: what its nodes pinned, each in its own file
 // system. Attachments to control groups and to links are among them, as BPF links.
-type held struct{ ids map[string]bool } // "map 12"
+type held []bpf.Object
 
 func (e *environment) bpfHeld(t *testing.T) held {
 	t.Helper()
-	h := held{ids: map[string]bool{}}
+	var pids []int
 	for _, n := range e.nodes(t) {
-		pid := n.pid("kubelet")
-		if pid == 0 {
-			continue
-		}
-		root := fmt.Sprintf("/proc/%d/root/sys/fs/bpf", pid)
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				if what := pinnedObject(path); what != "" {
-					h.ids[what] = true
-				}
-			}
-			return nil
-		})
-	}
-	return h
-}
-
-// pinnedObject says what stands in a file of a BPF file system, as /proc tells it.
-func pinnedObject(path string) string {
-	name := append([]byte(path), 0)
-	var pins runtime.Pinner
-	defer pins.Unpin()
-	pins.Pin(&name[0])
-	attr := make([]byte, 16)
-	binary.NativeEndian.PutUint64(attr, uint64(uintptr(unsafe.Pointer(&name[0]))))
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_OBJ_GET, uintptr(unsafe.Pointer(&attr[0])), uintptr(len(attr)))
-	if errno != 0 {
-		return ""
-	}
-	defer unix.Close(int(fd))
-	info, err := os.Open("/proc/self/fdinfo/" + strconv.Itoa(int(fd)))
-	if err != nil {
-		return ""
-	}
-	defer info.Close()
-	// A link also tells of its program, after itself.
-	found, arrayOfPrograms := map[string]string{}, false
-	for lines := bufio.NewScanner(info); lines.Scan(); {
-		key, value, _ := strings.Cut(lines.Text(), ":")
-		arrayOfPrograms = arrayOfPrograms || key == "map_type" && strings.TrimSpace(value) == strconv.Itoa(unix.BPF_MAP_TYPE_PROG_ARRAY)
-		if kind, ok := strings.CutSuffix(key, "_id"); ok {
-			found[kind] = strings.TrimSpace(value)
+		if pid := n.pid("kubelet"); pid != 0 {
+			pids = append(pids, pid)
 		}
 	}
-	if found["map"] != "" && arrayOfPrograms {
-		return "" // see bpfUnchanged
-	}
-	for _, kind := range []string{"link", "map", "prog"} {
-		if id := found[kind]; id != "" {
-			return strings.Replace(kind, "prog", "program", 1) + " " + id
-		}
-	}
-	return ""
+	return bpf.PinnedBy(pids)
 }
 
 // mustBeGone waits until the kernel has none of them any more: it frees what was attached in
 // a network namespace when it takes that apart.
 func (h held) mustBeGone(t *testing.T) {
 	t.Helper()
-	if len(h.ids) == 0 {
+	if len(h) == 0 {
 		t.Error("the nodes had no BPF objects, so that nothing is proven")
 	}
-	left := []string{"?"}
-	for deadline := time.Now().Add(time.Minute); len(left) > 0; {
-		left = nil
-		for kind := range bpfNext {
-			for _, id := range bpfIDs(kind) {
-				if what := fmt.Sprint(kind, " ", id); h.ids[what] {
-					left = append(left, what)
-				}
-			}
-		}
-		if time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(50 * time.Millisecond) // until the kernel had its time: it tells nobody
-	}
-	slices.Sort(left)
+	left := bpf.Left(t.Context(), slices.Clone(h), bpf.Gone)
 	if len(left) > 0 {
-		t.Errorf("%d of %d BPF objects are left: %v", len(left), len(h.ids), left)
+		t.Errorf("%d of %d BPF objects are left: %v", len(left), len(h), left)
 	}
-	t.Logf("%d BPF objects were held, %d are left", len(h.ids), len(left))
+	t.Logf("%d BPF objects were held, %d are left", len(h), len(left))
 }

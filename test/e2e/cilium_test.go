@@ -48,6 +48,7 @@ func TestCilium(t *testing.T) {
 	journey("verify", func(t *testing.T) { networkVerified(t, e) })
 	journey("host", unchanged)
 	n := networkPods(t, e)
+	journey("host-port", func(t *testing.T) { n.hostPort(t) })
 	journey("names", func(t *testing.T) { n.onlyToNames(t) })
 	journey("agents-killed", func(t *testing.T) { n.agentsKilled(t) })
 	journey("operator-killed", func(t *testing.T) { n.operatorKilled(t) })
@@ -88,16 +89,22 @@ type networked struct {
 	client, server string // nodes
 }
 
+// probeImage is the image of the pods, with its digest.
+func (e *environment) probeImage(t *testing.T) string {
+	t.Helper()
+	for line := range strings.Lines(e.run(t, "kubectl", "-n", "platform", "get", "configmap", "image-policy", "-o", "jsonpath={.data.images}")) {
+		if strings.HasPrefix(line, "registry.orrery.internal/probe:") {
+			return strings.TrimSpace(line)
+		}
+	}
+	t.Fatal("the image policy does not name the probe")
+	return ""
+}
+
 // networkPods starts them in apps, where nothing may talk unless a policy says so.
 func networkPods(t *testing.T, e *environment) *networked {
 	t.Helper()
 	n := &networked{environment: e, client: "server1", server: "agent1"}
-	image := ""
-	for line := range strings.Lines(e.run(t, "kubectl", "-n", "platform", "get", "configmap", "image-policy", "-o", "jsonpath={.data.images}")) {
-		if strings.HasPrefix(line, "registry.orrery.internal/probe:") {
-			image = strings.TrimSpace(line)
-		}
-	}
 	manifest := ""
 	for name, node := range map[string]string{"client": n.client, "server": n.server} {
 		manifest += fmt.Sprintf(`
@@ -115,7 +122,7 @@ spec:
       args: [serve]
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 ---
-`, name, node, image)
+`, name, node, e.probeImage(t))
 	}
 	manifest += `
 apiVersion: v1
@@ -142,7 +149,12 @@ spec:
 
 // answers of what the client asks, by URL; "" where nobody answers.
 func (n *networked) ask(ctx context.Context, urls ...string) (map[string]string, error) {
-	args := append([]string{"kubectl", "-n", "apps", "exec", "net-client", "--", "/probe", "reach"}, urls...)
+	return n.askFrom(ctx, "apps", "net-client", urls...)
+}
+
+// askFrom is ask from any pod of the probe.
+func (n *networked) askFrom(ctx context.Context, namespace, pod string, urls ...string) (map[string]string, error) {
+	args := append([]string{"kubectl", "-n", namespace, "exec", pod, "--", "/probe", "reach"}, urls...)
 	r := n.invoke(ctx, nil, args...)
 	if r.code != 0 || r.err != nil {
 		return nil, fmt.Errorf("%v", r)
@@ -396,8 +408,8 @@ func (n *networked) stoppedAndStarted(t *testing.T) {
 	}
 	n.run(t, "stop")
 	held := n.bpfHeld(t)
-	if len(held.ids) > 0 {
-		t.Errorf("stop left %d BPF objects", len(held.ids))
+	if len(held) > 0 {
+		t.Errorf("stop left %d BPF objects", len(held))
 	}
 	n.run(t, "start")
 	n.becomesReady(t, restored)
@@ -420,13 +432,13 @@ func (n *networked) secondEnvironment(t *testing.T) {
 	networkVerified(t, second)
 	n.connected(t)
 	held, theirs := n.bpfHeld(t), second.bpfHeld(t)
-	if len(held.ids) == 0 || len(theirs.ids) == 0 {
-		t.Errorf("BPF objects: %d and %d", len(held.ids), len(theirs.ids))
+	if len(held) == 0 || len(theirs) == 0 {
+		t.Errorf("BPF objects: %d and %d", len(held), len(theirs))
 	}
 	second.down(t)
 	theirs.mustBeGone(t)
-	if now := n.bpfHeld(t); len(now.ids) < len(held.ids)*9/10 {
-		t.Errorf("the first had %d BPF objects before the second's down, and has %d", len(held.ids), len(now.ids))
+	if now := n.bpfHeld(t); len(now) < len(held)*9/10 {
+		t.Errorf("the first had %d BPF objects before the second's down, and has %d", len(held), len(now))
 	}
 	n.connected(t)
 	n.verify(t, "cluster")

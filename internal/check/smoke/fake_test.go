@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -86,6 +87,24 @@ func newFake(t *testing.T) (*fakeAPI, Env) {
 }
 
 func key(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
+
+// judge wants this result of a check, and nothing left of what it made.
+func (f *fakeAPI) judge(t *testing.T, r check.Result, state check.State, says []string) {
+	t.Helper()
+	if r.State != state {
+		t.Errorf("%s: %q; want %s", r.State, r.Message, state)
+	}
+	for _, says := range says {
+		if !strings.Contains(r.Message, says) {
+			t.Errorf("%q does not say %q", r.Message, says)
+		}
+	}
+	for _, o := range f.objects {
+		if o.GetLabels()[label] != "" {
+			t.Errorf("left behind: %s %s", o.GetKind(), o.GetName())
+		}
+	}
+}
 
 func (f *fakeAPI) put(o map[string]any) *unstructured.Unstructured {
 	u := &unstructured.Unstructured{Object: o}

@@ -102,20 +102,7 @@ func TestNetworkPolicy(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
-			r := networkPolicy(ctx, env)
-			if r.State != test.state {
-				t.Errorf("%s: %q; want %s", r.State, r.Message, test.state)
-			}
-			for _, says := range test.says {
-				if !strings.Contains(r.Message, says) {
-					t.Errorf("%q does not say %q", r.Message, says)
-				}
-			}
-			for _, o := range f.objects {
-				if o.GetLabels()[label] != "" {
-					t.Errorf("left behind: %s %s", o.GetKind(), o.GetName())
-				}
-			}
+			f.judge(t, networkPolicy(ctx, env), test.state, test.says)
 		})
 	}
 }

@@ -10,7 +10,7 @@ import (
 const ciliumNamespace = "kube-system"
 
 // ciliumCommon is what agent and operator must agree on.
-func ciliumCommon(c cluster) map[string]string {
+func ciliumCommon() map[string]string {
 	return map[string]string{
 		"cluster-name": "default", "cluster-id": "0",
 		"enable-ipv4": "true", "enable-ipv6": "false",
@@ -29,7 +29,7 @@ func ciliumCommon(c cluster) map[string]string {
 
 // ciliumAgentConfig are the agent's options, one key each.
 func ciliumAgentConfig(c cluster, n node) map[string]string {
-	m := ciliumCommon(c)
+	m := ciliumCommon()
 	maps.Copy(m, map[string]string{
 		"k8s-kubeconfig-path":       "/etc/kubernetes/cilium-agent.conf",
 		"k8s-require-ipv4-pod-cidr": "true",
@@ -95,7 +95,7 @@ var ciliumMaps = map[string]string{
 // ciliumOperatorConfig are the operator's options. There is one operator on each server; they
 // elect the one that works.
 func ciliumOperatorConfig(c cluster, n node) map[string]string {
-	m := ciliumCommon(c)
+	m := ciliumCommon()
 	maps.Copy(m, map[string]string{
 		"k8s-kubeconfig-path":            "/etc/kubernetes/cilium-operator.conf",
 		"operator-api-serve-addr":        "127.0.0.1:9234",

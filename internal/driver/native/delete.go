@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/orrery-dev/orrery/internal/bpf"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
@@ -57,12 +58,12 @@ func (d *Driver) Delete(ctx context.Context) error {
 }
 
 // bpfNow are the BPF objects of the nodes that run.
-func (d *Driver) bpfNow() []bpfObject {
+func (d *Driver) bpfNow() []bpf.Object {
 	var pids []int
 	for _, p := range d.strays() {
 		pids = append(pids, p.id.PID)
 	}
-	return bpfOf(pids)
+	return bpf.Held(pids)
 }
 
 // effects that the driver makes, newest first; a way out is undone where it is removed.
@@ -188,7 +189,7 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 		}
 	}
 	// They end with the mount namespaces of the nodes, unless somebody else holds them.
-	leaks = append(leaks, bpfLeft(ctx, d.bpf, bpfGone)...)
+	leaks = append(leaks, bpf.Left(ctx, d.bpf, bpf.Gone)...)
 	links, err := d.egressLeaks(ctx)
 	errs, leaks = append(errs, err), append(leaks, links...)
 	for _, port := range []int{d.cluster.API, d.cluster.Registry} {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/bpf"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -51,7 +52,7 @@ type Driver struct {
 	log     *slog.Logger
 	now     func() time.Time
 
-	bpf []bpfObject // of the nodes that Delete ended, for Audit
+	bpf []bpf.Object // of the nodes that Delete ended, for Audit
 }
 
 var (

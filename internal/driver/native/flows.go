@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 var _ driver.FlowSource = (*Driver)(nil)
@@ -14,9 +15,9 @@ var _ driver.FlowSource = (*Driver)(nil)
 // Flows implements [driver.FlowSource]: each agent's own socket, through the root of the
 // node's PID 1. Nothing has to listen on the fabric, and it works while the API is away.
 func (d *Driver) Flows(ctx context.Context) (string, []driver.FlowServer, error) {
-	if d.cluster.Plugin != "cilium" {
-		return "", nil, fmt.Errorf("%w: flows need network.plugin cilium, and environment %q was made with %s, which keeps no record of packets; "+
-			"the plugin is chosen when an environment is made", driver.ErrNoFlows, d.cluster.Environment, d.cluster.Plugin)
+	if d.cluster.Plugin != spec.PluginCilium {
+		return "", nil, fmt.Errorf("%w: flows need network.plugin %s, and environment %q was made with %s, which keeps no record of packets; "+
+			"the plugin is chosen when an environment is made", driver.ErrNoFlows, spec.PluginCilium, d.cluster.Environment, d.cluster.Plugin)
 	}
 	program := filepath.Join(d.paths.distribution(), "hubble")
 	if _, err := os.Stat(program); err != nil {

@@ -1,7 +1,8 @@
-package native
+package bpf
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,26 +20,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bpfObject is a program, map or link in the kernel. Identifiers are handed out in turn and
+// Object is a program, map or link in the kernel. Identifiers are handed out in turn and
 // come back only after all others of 31 bits.
-type bpfObject struct {
+type Object struct {
 	Kind string // "program", "map" or "link"
 	ID   uint32
 }
 
-// bpfCommands of a kind, see bpf(2).
-var bpfCommands = map[string]struct{ next, open int }{
+// commands of a kind, see bpf(2).
+var commands = map[string]struct{ next, open int }{
 	"program": {unix.BPF_PROG_GET_NEXT_ID, unix.BPF_PROG_GET_FD_BY_ID},
 	"map":     {unix.BPF_MAP_GET_NEXT_ID, unix.BPF_MAP_GET_FD_BY_ID},
 	"link":    {unix.BPF_LINK_GET_NEXT_ID, unix.BPF_LINK_GET_FD_BY_ID},
 }
 
-// bpfGone is how long the kernel may take to free what nobody holds any more: programs end
+// Gone is how long the kernel may take to free what nobody holds any more: programs end
 // with the network namespaces that they are attached in, which it takes apart one by one.
-const bpfGone = time.Minute
+const Gone = time.Minute
 
-// bpf is the system call: attr in the layout of union bpf_attr.
-func bpf(command int, attr []byte) (int, error) {
+// call is the system call: attr in the layout of union bpf_attr.
+func call(command int, attr []byte) (int, error) {
 	r, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(command), uintptr(unsafe.Pointer(&attr[0])), uintptr(len(attr)))
 	runtime.KeepAlive(attr)
 	if errno != 0 {
@@ -48,47 +49,47 @@ func bpf(command int, attr []byte) (int, error) {
 }
 
 // open gives a descriptor of the object; unix.ENOENT when there is none.
-func (o bpfObject) open() (int, error) {
+func (o Object) open() (int, error) {
 	attr := make([]byte, 12)
 	binary.NativeEndian.PutUint32(attr, o.ID)
-	return bpf(bpfCommands[o.Kind].open, attr)
+	return call(commands[o.Kind].open, attr)
 }
 
-// exists is false also where objects cannot be listed: what is left then is nobody's to find.
+// Exists is false also where objects cannot be listed: what is left then is nobody's to find.
 //
 // It does not open the object. Letting go of the last descriptor of an array of programs has
 // the kernel empty it in the background, under a reference for that; asked to again before it
 // came to do so, it takes a second reference and gives back one, and the array stays for ever
 // (prog_array_map_clear in kernel/bpf/arraymap.c). On a busy machine that is easily had.
-func (o bpfObject) exists() bool {
+func (o Object) Exists() bool {
 	id, err := o.next(o.ID - 1)
 	return err == nil && id == o.ID
 }
 
 // next identifier of an object of this kind; unix.ENOENT when there is none.
-func (o bpfObject) next(after uint32) (uint32, error) {
+func (o Object) next(after uint32) (uint32, error) {
 	attr := make([]byte, 12)
 	binary.NativeEndian.PutUint32(attr, after)
-	_, err := bpf(bpfCommands[o.Kind].next, attr)
+	_, err := call(commands[o.Kind].next, attr)
 	return binary.NativeEndian.Uint32(attr[4:]), err
 }
 
 // String names it as a person would look for it.
-func (o bpfObject) String() string {
+func (o Object) String() string {
 	name := ""
 	if fd, err := o.open(); err == nil {
 		defer unix.Close(fd)
 		at := map[string]int{"program": 64, "map": 24}[o.Kind] // of char name[16]
-		if info, err := bpfInfo(fd, make([]byte, 80)); err == nil && at != 0 {
+		if info, err := describe(fd, make([]byte, 80)); err == nil && at != 0 {
 			name = " " + string(bytes.TrimRight(info[at:at+16], "\x00"))
 		}
 	}
 	return fmt.Sprintf("BPF %s%s (id %d)", o.Kind, name, o.ID)
 }
 
-// bpfInfo fills info with what the kernel tells of a descriptor: struct bpf_prog_info,
+// describe fills info with what the kernel tells of a descriptor: struct bpf_prog_info,
 // bpf_map_info or bpf_link_info.
-func bpfInfo(fd int, info []byte) ([]byte, error) {
+func describe(fd int, info []byte) ([]byte, error) {
 	var pins runtime.Pinner // the kernel is given its address as a number
 	defer pins.Unpin()
 	pins.Pin(&info[0])
@@ -96,13 +97,13 @@ func bpfInfo(fd int, info []byte) ([]byte, error) {
 	binary.NativeEndian.PutUint32(attr, uint32(fd))
 	binary.NativeEndian.PutUint32(attr[4:], uint32(len(info)))
 	binary.NativeEndian.PutUint64(attr[8:], uint64(uintptr(unsafe.Pointer(&info[0]))))
-	_, err := bpf(unix.BPF_OBJ_GET_INFO_BY_FD, attr)
+	_, err := call(unix.BPF_OBJ_GET_INFO_BY_FD, attr)
 	return info, err
 }
 
 // mapsOf are the identifiers of the maps that a program uses.
 func mapsOf(fd int) []uint32 {
-	info, err := bpfInfo(fd, make([]byte, 80))
+	info, err := describe(fd, make([]byte, 80))
 	if err != nil {
 		return nil
 	}
@@ -117,17 +118,18 @@ func mapsOf(fd int) []uint32 {
 	info = make([]byte, 80)
 	binary.NativeEndian.PutUint32(info[52:], n)
 	binary.NativeEndian.PutUint64(info[56:], uint64(uintptr(unsafe.Pointer(&ids[0])))) // map_ids
-	_, err = bpfInfo(fd, info)
+	_, err = describe(fd, info)
 	if err != nil {
 		return nil
 	}
 	return ids
 }
 
-// bpfIDs lists all objects of a kind in the kernel.
-func bpfIDs(kind string) []bpfObject {
-	var found []bpfObject
-	o := bpfObject{Kind: kind}
+// List is all objects of a kind in the kernel, by ascending identifiers; empty where they may
+// not be listed.
+func List(kind string) []Object {
+	var found []Object
+	o := Object{Kind: kind}
 	for {
 		id, err := o.next(o.ID)
 		if err != nil {
@@ -138,27 +140,28 @@ func bpfIDs(kind string) []bpfObject {
 	}
 }
 
-// errProgramArray: the kernel loses a reference to an array of programs when its last user
+// ErrProgramArray: the kernel loses a reference to an array of programs when its last user
 // goes twice in a row (prog_array_map_clear), which happens as pods end on a busy machine. The
 // empty array stays until a reboot, held by nobody, so it is no leftover of anybody's.
-var errProgramArray = errors.New("an array of programs, which the kernel may keep")
+var ErrProgramArray = errors.New("an array of programs, which the kernel may keep")
 
-// pinned is what stands in a file of a BPF file system.
-func pinned(path string) (bpfObject, error) {
+// Pinned is what stands in a file of a BPF file system; [ErrProgramArray] is the error of such an
+// array.
+func Pinned(path string) (Object, error) {
 	name := append([]byte(path), 0)
 	var pins runtime.Pinner
 	defer pins.Unpin()
 	pins.Pin(&name[0])
 	attr := make([]byte, 16)
 	binary.NativeEndian.PutUint64(attr, uint64(uintptr(unsafe.Pointer(&name[0]))))
-	fd, err := bpf(unix.BPF_OBJ_GET, attr)
+	fd, err := call(unix.BPF_OBJ_GET, attr)
 	if err != nil {
-		return bpfObject{}, err
+		return Object{}, err
 	}
 	defer unix.Close(fd)
 	what, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	if err != nil {
-		return bpfObject{}, err
+		return Object{}, err
 	}
 	var kind string
 	switch {
@@ -169,24 +172,46 @@ func pinned(path string) (bpfObject, error) {
 	case strings.Contains(what, "bpf_link"), strings.Contains(what, "bpf-link"):
 		kind = "link"
 	default:
-		return bpfObject{}, fmt.Errorf("%s is neither program, map nor link: %s", path, what)
+		return Object{}, fmt.Errorf("%s is neither program, map nor link: %s", path, what)
 	}
-	info, err := bpfInfo(fd, make([]byte, 80))
+	info, err := describe(fd, make([]byte, 80))
 	if err != nil {
-		return bpfObject{}, err
+		return Object{}, err
+	}
+	if kind == "map" && isProgramArray(info) {
+		return Object{}, ErrProgramArray
 	}
 	// All three structs begin with type and id.
-	if kind == "map" && binary.NativeEndian.Uint32(info) == unix.BPF_MAP_TYPE_PROG_ARRAY {
-		return bpfObject{}, errProgramArray
-	}
-	return bpfObject{kind, binary.NativeEndian.Uint32(info[4:])}, nil
+	return Object{kind, binary.NativeEndian.Uint32(info[4:])}, nil
 }
 
-// bpfOf are the objects that the processes of an environment pinned, each in the BPF file
-// system of its node, and the programs that use maps among them. It is empty where the
-// network needs none.
-func bpfOf(pids []int) []bpfObject {
-	found, seen := map[bpfObject]bool{}, map[string]bool{}
+func isProgramArray(info []byte) bool {
+	return binary.NativeEndian.Uint32(info) == unix.BPF_MAP_TYPE_PROG_ARRAY
+}
+
+// IsProgramArray opens the object, so it is to be asked only of what nobody is letting go of
+// any more, see [Object.Exists].
+func (o Object) IsProgramArray() bool {
+	if o.Kind != "map" {
+		return false
+	}
+	fd, err := o.open()
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	info, err := describe(fd, make([]byte, 80))
+	return err == nil && isProgramArray(info)
+}
+
+// folder is where processes with a BPF file system of their own have it.
+const folder = "/sys/fs/bpf"
+
+// PinnedBy are the objects in the BPF file systems of processes, each in its own mount
+// namespace. Arrays of programs are left out, see [ErrProgramArray].
+func PinnedBy(pids []int) []Object {
+	var found []Object
+	seen := map[string]bool{}
 	for _, pid := range pids {
 		dir := "/proc/" + strconv.Itoa(pid)
 		ns, err := os.Readlink(dir + "/ns/mnt")
@@ -194,7 +219,7 @@ func bpfOf(pids []int) []bpfObject {
 			continue
 		}
 		seen[ns] = true
-		root := dir + "/root" + bpfFolder
+		root := dir + "/root" + folder
 		var st unix.Statfs_t
 		if unix.Statfs(root, &st) != nil || st.Type != unix.BPF_FS_MAGIC {
 			continue
@@ -203,46 +228,53 @@ func bpfOf(pids []int) []bpfObject {
 			if err != nil || !e.Type().IsRegular() {
 				return nil // what goes away meanwhile needs no audit
 			}
-			if o, err := pinned(path); err == nil {
-				found[o] = true
+			if o, err := Pinned(path); err == nil {
+				found = append(found, o)
 			}
 			return nil
 		})
 	}
+	slices.SortFunc(found, Object.compare)
+	return slices.Compact(found)
+}
+
+func (o Object) compare(p Object) int {
+	return cmp.Or(strings.Compare(o.Kind, p.Kind), cmp.Compare(o.ID, p.ID))
+}
+
+// Held are [PinnedBy] and the programs that use maps among them. It is empty where the
+// network needs none.
+func Held(pids []int) []Object {
+	found := PinnedBy(pids)
 	if len(found) == 0 {
 		return nil
 	}
-	for _, o := range bpfIDs("program") {
+	maps := map[Object]bool{}
+	for _, o := range found {
+		maps[o] = true
+	}
+	for _, o := range List("program") {
 		fd, err := o.open()
 		if err != nil {
 			continue
 		}
-		if slices.ContainsFunc(mapsOf(fd), func(id uint32) bool { return found[bpfObject{"map", id}] }) {
-			found[o] = true
+		if slices.ContainsFunc(mapsOf(fd), func(id uint32) bool { return maps[Object{"map", id}] }) {
+			found = append(found, o)
 		}
 		unix.Close(fd)
 	}
-	objects := make([]bpfObject, 0, len(found))
-	for o := range found {
-		objects = append(objects, o)
-	}
-	slices.SortFunc(objects, func(a, b bpfObject) int {
-		if a.Kind != b.Kind {
-			return strings.Compare(a.Kind, b.Kind)
-		}
-		return int(a.ID) - int(b.ID)
-	})
-	return objects
+	slices.SortFunc(found, Object.compare)
+	return slices.Compact(found)
 }
 
-// bpfLeft are those that are still there once the kernel had its time.
-func bpfLeft(ctx context.Context, objects []bpfObject, limit time.Duration) []string {
+// Left are those that are still there once the kernel had its time, which is limit.
+func Left(ctx context.Context, objects []Object, limit time.Duration) []string {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		objects = slices.DeleteFunc(objects, func(o bpfObject) bool { return !o.exists() })
+		objects = slices.DeleteFunc(objects, func(o Object) bool { return !o.Exists() })
 		if len(objects) == 0 {
 			return nil
 		}

@@ -1,4 +1,4 @@
-package native
+package bpf
 
 import (
 	"encoding/binary"
@@ -22,7 +22,7 @@ func newMap(t *testing.T, name string) int {
 		binary.NativeEndian.PutUint32(attr[4*i:], v)
 	}
 	copy(attr[28:43], name)
-	fd, err := bpf(unix.BPF_MAP_CREATE, attr)
+	fd, err := call(unix.BPF_MAP_CREATE, attr)
 	if err != nil {
 		t.Skip("bpf() is not permitted here: ", err)
 	}
@@ -38,7 +38,7 @@ func pin(t *testing.T, fd int, path string) {
 	attr := make([]byte, 16)
 	binary.NativeEndian.PutUint64(attr, uint64(uintptr(unsafe.Pointer(&name[0]))))
 	binary.NativeEndian.PutUint32(attr[8:], uint32(fd))
-	if _, err := bpf(unix.BPF_OBJ_PIN, attr); err != nil {
+	if _, err := call(unix.BPF_OBJ_PIN, attr); err != nil {
 		t.Fatal("pin: ", err)
 	}
 }
@@ -63,17 +63,20 @@ func TestBPFLeftovers(t *testing.T) {
 	}()
 	path := filepath.Join(dir, "a_map")
 	pin(t, fd, path)
-	o, err := pinned(path)
+	o, err := Pinned(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Kind != "map" || !slices.Contains(bpfIDs("map"), o) || !o.exists() {
+	if o.IsProgramArray() {
+		t.Error("it is no array of programs")
+	}
+	if o.Kind != "map" || !slices.Contains(List("map"), o) || !o.Exists() {
 		t.Errorf("pinned %+v, which is none of the kernel's maps", o)
 	}
 	if !strings.Contains(o.String(), "BPF map orrery_test (id ") {
 		t.Errorf("it is called %q", o)
 	}
-	if _, err := pinned(filepath.Join(dir, "none")); err == nil {
+	if _, err := Pinned(filepath.Join(dir, "none")); err == nil {
 		t.Error("read what is not there")
 	}
 	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
@@ -82,7 +85,7 @@ func TestBPFLeftovers(t *testing.T) {
 	mounted = false
 	const limit = 200 * time.Millisecond
 	start := time.Now()
-	if left := bpfLeft(t.Context(), []bpfObject{o}, limit); len(left) != 1 || !strings.Contains(left[0], "orrery_test") {
+	if left := Left(t.Context(), []Object{o}, limit); len(left) != 1 || !strings.Contains(left[0], "orrery_test") {
 		t.Errorf("the map is held by this process, and left is %v", left)
 	}
 	if took := time.Since(start); took < limit {
@@ -91,17 +94,17 @@ func TestBPFLeftovers(t *testing.T) {
 	unix.Close(fd)
 	fd = -1
 	// The kernel frees it in the background.
-	if left := bpfLeft(t.Context(), []bpfObject{o}, bpfGone); len(left) != 0 {
+	if left := Left(t.Context(), []Object{o}, Gone); len(left) != 0 {
 		t.Errorf("the map was let go, and left is %v", left)
 	}
-	if o.exists() || strings.Contains(o.String(), "orrery_test") {
+	if o.Exists() || strings.Contains(o.String(), "orrery_test") {
 		t.Errorf("%s exists", o)
 	}
 }
 
 // TestBPFOfNobody: processes without a BPF file system of their own have no objects.
 func TestBPFOfNobody(t *testing.T) {
-	if got := bpfOf([]int{1 << 30}); got != nil {
+	if got := Held([]int{1 << 30}); got != nil {
 		t.Errorf("a process that does not exist has %v", got)
 	}
 }
