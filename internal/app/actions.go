@@ -134,7 +134,7 @@ func (p *platform) deploy(ctx context.Context, s plan.Step, report func(string, 
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	set, err := p.render(c)
+	set, err := p.render(ctx, c)
 	if err != nil {
 		return ui.StateFailed, err
 	}

@@ -141,20 +141,19 @@ func (p *platform) current(ctx context.Context) (current map[string]bool, nodesR
 // object by object.
 func (p *platform) isCurrent(ctx context.Context, client *kube.Client, c catalog.Component, found census) bool {
 	applied, standing := found.inventories[c.Name], found.standings[c.Name]
-	in := p.renderInput(c)
-	if inputs := in.Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
+	if inputs := p.renderInput(c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
 		return true
 	}
-	objs, err := kube.Render(in)
-	if err != nil || applied.Hash != kube.Hash(objs) {
+	set, err := p.render(ctx, c)
+	if err != nil || applied.Hash != kube.Hash(set.objs) {
 		return false
 	}
 	if !standing.Intact {
-		if drift, err := client.Diff(ctx, c.Name, objs); err != nil || len(drift) > 0 {
+		if drift, err := client.Diff(ctx, c.Name, set.objs); err != nil || len(drift) > 0 {
 			return false
 		}
 	}
-	return standing.Ready || client.Ready(c.Name, objs).Probe(ctx).State == check.Succeeded
+	return standing.Ready || client.Ready(c.Name, set.objs).Probe(ctx).State == check.Succeeded
 }
 
 // nodesAsWanted tells whether every node is Ready and says where it is and what it is: a

@@ -144,7 +144,7 @@ func newRender(o *options) *cobra.Command {
 				if len(args) > 0 && !slices.Contains(args, comp.Name) {
 					continue
 				}
-				set, err := p.render(comp)
+				set, err := p.render(c.Context(), comp)
 				if err != nil {
 					return err
 				}
@@ -191,7 +191,7 @@ func newDiff(o *options) *cobra.Command {
 					fmt.Fprintf(o.err, "note: %s was left out by the last up: %s\n", comp.Name, why)
 					continue
 				}
-				set, err := p.render(comp)
+				set, err := p.render(ctx, comp)
 				if err != nil {
 					return err
 				}

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"context"
+	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -17,8 +19,17 @@ type rendered struct {
 	objs   []*unstructured.Unstructured
 }
 
-func (p *platform) render(c catalog.Component) (rendered, error) {
+func (p *platform) render(ctx context.Context, c catalog.Component) (rendered, error) {
 	in := p.renderInput(c)
+	if chart, ok := p.overlay.Charts[c.Name]; ok {
+		if p.builder == nil {
+			return rendered{}, fmt.Errorf("component %s: its chart is in a module, which a bundle does not carry; render it where the repository is", c.Name)
+		}
+		var err error
+		if in.Chart, err = p.builder.Chart(ctx, chart); err != nil {
+			return rendered{}, fmt.Errorf("component %s: chart %s: %w", c.Name, chart.Folder, err)
+		}
+	}
 	objs, err := kube.Render(in)
 	return rendered{in.Inputs(p.tree()), objs}, err
 }

@@ -19,8 +19,9 @@ func newLogs(o *options) *cobra.Command {
 		Use:   "logs NODE/SERVICE | --query LOGQL",
 		Short: "Print the log of a node's service, such as server1/etcd, or what Loki finds",
 		Long: `Print the log of a service of a node: etcd, kube-apiserver, kube-controller-manager,
-kube-scheduler, containerd, kubelet, kube-proxy. With --query, search the logs of all pods
-in Loki instead, newest line last. Logs of one pod without Loki: orrery kubectl logs.`,
+kube-scheduler, containerd, kubelet, and kube-proxy or cilium-agent and cilium-operator. With
+--query, search the logs of all pods in Loki instead, newest line last. Logs of one pod without
+Loki: orrery kubectl logs.`,
 		Example: `  orrery logs server1/etcd
   orrery logs agent2/kubelet -F
   orrery logs --query '{k8s_namespace_name="messaging"} |= "error"' --since 15m

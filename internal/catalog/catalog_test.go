@@ -132,6 +132,7 @@ func TestLoadErrors(t *testing.T) {
 	const (
 		dns, web     = "infra/k8s/base/dns/component.yaml", "infra/k8s/base/web/component.yaml"
 		overlay      = "infra/k8s/overlays/local/overlay.yaml"
+		prodOverlay  = "infra/k8s/overlays/prod/overlay.yaml"
 		distribution = "infra/native/distribution.yaml"
 		coredns      = "binaries: [{name: coredns, module: source, package: ./cmd, cpuSeconds: 247.5, memoryMiB: 800}]"
 	)
@@ -162,8 +163,13 @@ func TestLoadErrors(t *testing.T) {
 		{"no description", web, "description: Pages.", "description:", []string{"description: is missing"}},
 		{"bad namespace", web, "namespace: apps", "namespace: Apps", []string{`namespace: is "Apps"; must be lower-case`}},
 		{"several mistakes at once", web, "namespace: apps\nneeds: [dns]", "namespace: Apps\nneeds: [dns, dns, web]", []string{"namespace: is", "needs[1]: \"dns\" is listed already", "needs[2]: a component cannot need itself"}},
-		{"bootstrap outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\nbootstrap: [web]", []string{`bootstrap[0]: is "web", which is not among components`}},
-		{"gate outside of components", "infra/k8s/overlays/prod/overlay.yaml", "components: [dns, web]", "components: [dns]\ngate: web", []string{`gate: is "web", which is not among components`}},
+		{"bootstrap outside of components", prodOverlay, "components: [dns, web]", "components: [dns]\nbootstrap: [web]", []string{`bootstrap[0]: is "web", which is not among components`}},
+		{"gate outside of components", prodOverlay, "components: [dns, web]", "components: [dns]\ngate: web", []string{`gate: is "web", which is not among components`}},
+		{"chart of a component that is not there", prodOverlay, "components: [dns, web]", "components: [web]\ncharts: {dns: {module: //infra/native/ptp, folder: example.com/x/chart}}", []string{"charts.dns: is for a component that is not among components"}},
+		{"second chart", prodOverlay, "components: [dns, web]", "components: [dns, web]\ncharts: {web: {module: //infra/native/ptp, folder: example.com/x/chart}}", []string{"charts.web: the component renders a chart already"}},
+		{"chart of no module", prodOverlay, "components: [dns, web]", "components: [dns, web]\ncharts: {dns: {module: //infra, folder: example.com/x/chart}}", []string{`charts.dns.module: "//infra" is no module`}},
+		{"chart's module is relative", prodOverlay, "components: [dns, web]", "components: [dns, web]\ncharts: {dns: {module: ptp, folder: example.com/x/chart}}", []string{`charts.dns.module: is "ptp"; give the folder of a go.mod`}},
+		{"chart's folder", prodOverlay, "components: [dns, web]", "components: [dns, web]\ncharts: {dns: {module: //infra/native/ptp, folder: example.com/../x}}", []string{`charts.dns.folder: is "example.com/../x"; give the full path`}},
 		{"another network", web, "needs: [dns]", "needs: [dns]\nwhen: {network: calico}", []string{`when.network: is "calico"; must be one of cilium, ptp`}},
 		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
 		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},

@@ -287,6 +287,18 @@ func checkOverlay(o Overlay, folder string) []string {
 	if o.Gate != "" && !slices.Contains(o.Components, o.Gate) {
 		p.add("gate", "is %q, which is not among components; name it there too", o.Gate)
 	}
+	for _, name := range sortedKeys(o.Charts) {
+		at, chart := "charts."+name, o.Charts[name]
+		if !slices.Contains(o.Components, name) {
+			p.add(at, "is for a component that is not among components; name it there too")
+		}
+		if !strings.HasPrefix(chart.Module, "//") {
+			p.add(at+".module", "is %q; give the folder of a go.mod from the repository's root, such as //infra/native/cilium", chart.Module)
+		}
+		if chart.Folder == "" || path.Clean(chart.Folder) != chart.Folder || path.IsAbs(chart.Folder) {
+			p.add(at+".folder", "is %q; give the full path of a folder of a required module, such as example.com/x/charts/x", chart.Folder)
+		}
+	}
 	return p
 }
 

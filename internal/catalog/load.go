@@ -232,6 +232,16 @@ func (l *loader) overlays() {
 				l.fail(file, "components[%d]: there is no component %q; there are: %s", i, c, list(l.folders(BaseDir)))
 			}
 		}
+		for _, name := range sortedKeys(o.Charts) {
+			chart, at := o.Charts[name], fmt.Sprintf("charts.%s.module", name)
+			from := Binary{Module: chart.Module}
+			l.module(file, at, &from)
+			chart.Dir = from.Dir
+			o.Charts[name] = chart
+			if l.Components[name].Render.Chart != "" {
+				l.fail(file, "charts.%s: the component renders a chart already, and values.yaml can be for one only", name)
+			}
+		}
 		l.layers(o)
 		l.Overlays[name] = o
 	}
@@ -246,12 +256,13 @@ func (l *loader) layers(o Overlay) {
 			continue // shared pieces, such as a Kustomize component
 		}
 		c, ok := l.Components[name]
+		_, charted := o.Charts[name]
 		switch {
 		case !ok && !isDir(filepath.Join(l.Root, BaseDir, name)):
 			l.fail(dir, "lies over a component that does not exist; there are: %s", list(l.folders(BaseDir)))
 		case ok && kustomization && c.Render.Chart != "":
 			l.fail(filepath.Join(dir, "kustomization.yaml"), "would never be used: %s renders a chart; put values.yaml here", name)
-		case ok && values && !kustomization && c.Render.Kustomize != "":
+		case ok && values && !kustomization && !charted && c.Render.Kustomize != "":
 			l.fail(filepath.Join(dir, "values.yaml"), "would never be used: %s renders with kustomize; put kustomization.yaml here", name)
 		}
 	}

@@ -222,6 +222,21 @@ type Overlay struct {
 	// Gate is the one of Components that every other needs, but for those of Bootstrap and
 	// those that it needs itself. It is selected with whatever is selected.
 	Gate string `json:"gate,omitempty"`
+	// Charts are rendered beside a component's own manifests, by its name: what its project
+	// publishes for clusters whose nodes are not made here. The overlay's values.yaml for that
+	// component is the chart's.
+	Charts map[string]ModuleChart `json:"charts,omitempty"`
 
+	Dir string `json:"-"`
+}
+
+// ModuleChart is a chart inside a module.
+type ModuleChart struct {
+	// Module is a folder with go.mod and go.sum, from the repository's root with "//" before it.
+	Module string `json:"module"`
+	// Folder is the chart's folder in a module that Module requires, by its full path.
+	Folder string `json:"folder"`
+
+	// Dir is the absolute folder of go.mod, set by the loader.
 	Dir string `json:"-"`
 }

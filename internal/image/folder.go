@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,32 +47,68 @@ func (b *Builder) archiveKey(bin catalog.Binary, s source) (string, error) {
 	return h.sum(), nil
 }
 
-// packFolder writes bin's folder of a module as an archive. The module comes as Go's proxy
-// has it, and is held to go.sum as a whole.
+// packFolder writes bin's folder of a module as an archive.
 func (b *Builder) packFolder(ctx context.Context, bin catalog.Binary, s source, out string) error {
-	module, err := b.moduleZip(ctx, s)
+	files, done, err := b.folder(ctx, bin, s)
 	if err != nil {
 		return err
+	}
+	defer done()
+	return writeArchive(out, files)
+}
+
+// Chart yields the files of a chart inside a module, by their names relative to its folder.
+// Errors are those of fetching the module, or say that it is not what go.sum pins.
+func (b *Builder) Chart(ctx context.Context, c catalog.ModuleChart) (map[string][]byte, error) {
+	bin := catalog.Binary{Name: "chart", Module: c.Module, Dir: c.Dir, Folder: &catalog.Folder{Path: c.Folder}}
+	s, err := b.source(bin)
+	if err != nil {
+		return nil, err
+	}
+	files, done, err := b.folder(ctx, bin, s)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	all := map[string][]byte{}
+	for _, f := range files {
+		r, err := f.open()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+		data, err := io.ReadAll(r)
+		if err = errors.Join(err, r.Close()); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+		all[f.name] = data
+	}
+	return all, nil
+}
+
+// folder lists bin's folder of a module, to be read until done is called. The module comes
+// as Go's proxy has it, and is held to go.sum as a whole.
+func (b *Builder) folder(ctx context.Context, bin catalog.Binary, s source) (files []archived, done func() error, err error) {
+	module, err := b.moduleZip(ctx, s)
+	if err != nil {
+		return nil, nil, err
 	}
 	want, err := s.sum(bin)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	got, err := dirhash.HashZip(module, dirhash.Hash1)
 	if err != nil {
-		return fmt.Errorf("%s: %w; 'go clean -modcache' has it fetched again", module, err)
+		return nil, nil, fmt.Errorf("%s: %w; 'go clean -modcache' has it fetched again", module, err)
 	}
 	if got != want {
-		return fmt.Errorf("%s is not what go.sum pins: %s, want %s; 'go clean -modcache' has it fetched again", module, got, want)
+		return nil, nil, fmt.Errorf("%s is not what go.sum pins: %s, want %s; 'go clean -modcache' has it fetched again", module, got, want)
 	}
 	r, err := zip.OpenReader(module)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer r.Close()
 	root, _, _ := strings.Cut(s.ref, "@")
 	prefix := s.ref + strings.TrimPrefix(bin.Folder.Path, root) + "/"
-	var files []archived
 	for _, f := range r.File {
 		name, inside := strings.CutPrefix(f.Name, prefix)
 		left := slices.ContainsFunc(bin.Folder.Without, func(w string) bool { return name == w || strings.HasPrefix(name, w+"/") })
@@ -84,9 +121,9 @@ func (b *Builder) packFolder(ctx context.Context, bin catalog.Binary, s source, 
 		files = append(files, archived{name: name, mode: 0o644, size: int64(f.UncompressedSize64), open: f.Open})
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("module %s has no folder %s", s.ref, bin.Folder.Path)
+		return nil, nil, errors.Join(fmt.Errorf("module %s has no folder %s", s.ref, bin.Folder.Path), r.Close())
 	}
-	return writeArchive(out, files)
+	return files, r.Close, nil
 }
 
 // moduleZip is where Go has the module of s as it was downloaded.

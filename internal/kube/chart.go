@@ -16,29 +16,49 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
 // chartKubeVersion is what charts see as .Capabilities.KubeVersion: fixed, so that the
 // output depends neither on a cluster nor on the libraries of this build.
 var chartKubeVersion = chartutil.KubeVersion{Version: "v1.37.0", Major: "1", Minor: "37"}
 
-// chart renders with Helm's own engine. Values: the chart's, then the overlay's
-// values.yaml, then the facts as .Values.orrery.
+// chart renders the component's own chart.
 func chart(in RenderInput) ([]*unstructured.Unstructured, error) {
 	dir := filepath.Join(in.Component.Dir, filepath.FromSlash(in.Component.Render.Chart))
 	ch, err := loader.LoadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("chart %s: %w", short(in, dir), err)
 	}
+	return renderChart(in, ch, short(in, dir))
+}
+
+// moduleChart renders the chart that the overlay adds.
+func moduleChart(in RenderInput, from catalog.ModuleChart) ([]*unstructured.Unstructured, error) {
+	var files []*loader.BufferedFile
+	for _, name := range slices.Sorted(maps.Keys(in.Chart)) {
+		files = append(files, &loader.BufferedFile{Name: name, Data: in.Chart[name]})
+	}
+	ch, err := loader.LoadFiles(files)
+	if err != nil {
+		return nil, fmt.Errorf("chart %s: %w", from.Folder, err)
+	}
+	return renderChart(in, ch, from.Folder)
+}
+
+// renderChart renders with Helm's own engine. Values: the chart's, then the overlay's
+// values.yaml, then the facts as .Values.orrery.
+func renderChart(in RenderInput, ch *helmchart.Chart, from string) ([]*unstructured.Unstructured, error) {
 	values, err := overlayValues(in, ch)
 	if err != nil {
 		return nil, err
 	}
 	if err := chartutil.ProcessDependenciesWithMerge(ch, values); err != nil {
-		return nil, fmt.Errorf("chart %s: dependencies: %w", short(in, dir), err)
+		return nil, fmt.Errorf("chart %s: dependencies: %w", from, err)
 	}
 	if err := validateValues(in, ch, values); err != nil {
-		return nil, fmt.Errorf("chart %s: %w", short(in, dir), err)
+		return nil, fmt.Errorf("chart %s: %w", from, err)
 	}
 	values["orrery"] = in.Facts.values()
 	caps := chartutil.DefaultCapabilities.Copy()
@@ -46,16 +66,16 @@ func chart(in RenderInput) ([]*unstructured.Unstructured, error) {
 	release := chartutil.ReleaseOptions{Name: in.Component.Name, Namespace: in.Component.Namespace, Revision: 1, IsInstall: true}
 	all, err := chartutil.ToRenderValuesWithSchemaValidation(ch, values, release, caps, true)
 	if err != nil {
-		return nil, fmt.Errorf("chart %s: values: %w", short(in, dir), err)
+		return nil, fmt.Errorf("chart %s: values: %w", from, err)
 	}
 	files, err := engine.Engine{}.Render(ch, all)
 	if err != nil {
-		return nil, fmt.Errorf("chart %s: %w", short(in, dir), err)
+		return nil, fmt.Errorf("chart %s: %w", from, err)
 	}
 	// Random passwords and clocks in templates would make every apply a change.
 	again, err := engine.Engine{}.Render(ch, all)
 	if err != nil {
-		return nil, fmt.Errorf("chart %s: %w", short(in, dir), err)
+		return nil, fmt.Errorf("chart %s: %w", from, err)
 	}
 	var objs []*unstructured.Unstructured
 	for _, crd := range ch.CRDObjects() {

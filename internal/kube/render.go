@@ -84,6 +84,8 @@ type RenderInput struct {
 	Component catalog.Component
 	Overlay   catalog.Overlay
 	Facts     Facts
+	// Chart holds the files of the chart that the overlay adds to the component, by name.
+	Chart map[string][]byte
 	// Images maps the name of an image to its full reference. When nil, NAME:VERSION of
 	// the component's own images is put, which says what without needing a build.
 	Images map[string]string
@@ -115,6 +117,13 @@ func render(in RenderInput) ([]*unstructured.Unstructured, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if added, ok := in.Overlay.Charts[in.Component.Name]; ok {
+		more, err := moduleChart(in, added)
+		if err != nil {
+			return nil, err
+		}
+		objs = append(objs, more...)
 	}
 	crds, err := asTheyStand(in.Component)
 	if err != nil {

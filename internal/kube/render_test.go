@@ -87,6 +87,47 @@ func TestRender(t *testing.T) {
 	}
 }
 
+var moduleCharts = map[string]catalog.ModuleChart{"plain": {Module: "//m", Folder: "example.com/m/chart"}}
+
+// What an overlay adds comes beside the component's own, with its values and under its rules.
+func TestModuleChart(t *testing.T) {
+	in := input(t, "plain")
+	own, err := Render(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Overlay = catalog.Overlay{Name: "prod", Dir: t.TempDir(), Charts: moduleCharts}
+	if err := os.MkdirAll(filepath.Join(in.Overlay.Dir, "plain"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(in.Overlay.Dir, "plain", "values.yaml"), []byte("pods: ${podCIDR}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in.Chart = map[string][]byte{
+		"Chart.yaml": []byte("apiVersion: v2\nname: added\nversion: 1.0.0\n"), "values.yaml": []byte("pods: none\nimage: x@sha256:" + strings.Repeat("ab", 32)),
+		"templates/a.yaml": []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: added}\ndata: {pods: '{{ .Values.pods }}'}\n---\n" +
+			"apiVersion: v1\nkind: Pod\nmetadata: {name: added}\nspec: {containers: [{name: a, image: '{{ .Values.image }}'}]}\n"),
+	}
+	objs, err := Render(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(objs) != len(own)+2 {
+		t.Errorf("%d objects, want the component's %d and 2", len(objs), len(own))
+	}
+	i := slices.IndexFunc(objs, func(o *unstructured.Unstructured) bool { return o.GetKind() == "ConfigMap" && o.GetName() == "added" })
+	if i < 0 {
+		t.Fatal("the chart's ConfigMap is missing")
+	}
+	if pods, _, _ := unstructured.NestedString(objs[i].Object, "data", "pods"); pods != testFacts.PodCIDR || objs[i].GetNamespace() != "space" || objs[i].GetLabels()[LabelComponent] != "plain" {
+		t.Errorf("rendered as %v", objs[i].Object)
+	}
+	in.Chart["values.yaml"] = []byte("pods: none\nimage: x:1\n")
+	if _, err := Render(in); err == nil || !strings.Contains(err.Error(), "has no digest") {
+		t.Errorf("an image by tag: %v", err)
+	}
+}
+
 func TestRenderErrors(t *testing.T) {
 	const head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
 	pod := func(image string) string {
@@ -131,6 +172,7 @@ func TestRenderErrors(t *testing.T) {
 		{"nothing", "plain", "base/plain/k/kustomization.yaml", "namePrefix: x", nil, []string{"renders no object"}},
 		{"no CRD", "plain", "base/plain/k/objects.yaml", head, func(in *RenderInput) { in.Component.Render.CRDs = "k" },
 			[]string{"base/plain/k/kustomization.yaml", "Kind"}},
+		{"chart without its files", "plain", "", "", func(in *RenderInput) { in.Overlay.Charts = moduleCharts }, []string{"component plain: chart example.com/m/chart", "Chart.yaml file is missing"}},
 		{"no render", "plain", "", "", func(in *RenderInput) { in.Component.Render = catalog.Render{} }, []string{"names neither kustomize nor chart"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -173,6 +215,7 @@ func TestRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, overlay := range c.Overlays {
+		overlay.Charts = nil // inside modules: the driver's tests have them
 		components, err := c.Select(name, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -56,15 +56,17 @@ var ciliumAgentRules = []rule{
 
 // ciliumOperatorRules are what the operator asks: mostly to collect what agents left behind.
 var ciliumOperatorRules = []rule{
-	{"", []string{"namespaces", "nodes", "pods", "services"}, read, nil},
+	{"", []string{"namespaces", "pods", "services"}, read, nil},
+	{"", []string{"nodes"}, watch, nil},
 	{"discovery.k8s.io", []string{"endpointslices"}, read, nil},
 	{"apiextensions.k8s.io", []string{"customresourcedefinitions"}, read, nil},
 	{"cilium.io", []string{
-		"ciliumcidrgroups", "ciliumclusterwidenetworkpolicies", "ciliumendpoints", "ciliumendpointslices", "ciliumidentities",
-		"ciliumloadbalancerippools", "ciliumnetworkpolicies", "ciliumnodes", "ciliumpodippools",
+		"ciliumclusterwidenetworkpolicies", "ciliumendpointslices", "ciliumloadbalancerippools", "ciliumnetworkpolicies", "ciliumnodes", "ciliumpodippools",
 	}, read, nil},
-	{"cilium.io", []string{"ciliumclusterwidenetworkpolicies/status", "ciliumnetworkpolicies/status", "ciliumloadbalancerippools/status"}, []string{"patch", "update"}, nil},
-	{"cilium.io", []string{"ciliumendpoints", "ciliumidentities"}, []string{"delete", "update"}, nil},
+	{"cilium.io", []string{"ciliumclusterwidenetworkpolicies/status", "ciliumnetworkpolicies/status"}, []string{"patch", "update"}, nil},
+	{"cilium.io", []string{"ciliumloadbalancerippools/status"}, []string{"patch"}, nil},
+	{"cilium.io", []string{"ciliumendpoints", "ciliumidentities"}, []string{"list", "watch", "delete"}, nil},
+	{"cilium.io", []string{"ciliumidentities"}, []string{"update"}, nil},
 	{"cilium.io", []string{"ciliumnodes"}, []string{"create", "update", "delete"}, nil},
 	{"cilium.io", []string{"ciliumnodes/status"}, []string{"update"}, nil},
 }
