@@ -63,7 +63,7 @@ func (p *platform) build(ctx context.Context, s plan.Step, _ func(string, float6
 func (p *platform) prepare(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
 	isRegistry := func(b catalog.Binary) bool { return b.Name == "registry" }
 	if i := slices.IndexFunc(p.catalog.Distribution.Binaries, isRegistry); i >= 0 {
-		if err := p.place(ctx, p.catalog.Distribution.Binaries[i]); err != nil {
+		if _, err := p.place(ctx, p.catalog.Distribution.Binaries[i]); err != nil {
 			return ui.StateFailed, err
 		}
 	}
@@ -74,7 +74,10 @@ func (p *platform) prepare(ctx context.Context, s plan.Step, r func(string, floa
 func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, float64, float64)) (ui.State, error) {
 	var g errgroup.Group
 	for _, b := range p.catalog.Distribution.Programs() {
-		g.Go(func() error { return p.place(ctx, b) })
+		g.Go(func() error {
+			_, err := p.place(ctx, b)
+			return err
+		})
 	}
 	g.Go(func() error { return p.archives(ctx) })
 	if err := g.Wait(); err != nil {

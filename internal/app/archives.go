@@ -16,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/licence"
+	"github.com/orrery-dev/orrery/internal/sbom"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -38,6 +39,7 @@ func (p *platform) archives(ctx context.Context) error {
 	return g.Wait()
 }
 
+// unpack places an archive as a program is placed, and lays out its files for the nodes.
 func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
 	dir := filepath.Join(p.stateDir, "dist", bin.Name)
 	if cached, err := p.supply.Cached(ctx, bin); err == nil && !cached {
@@ -45,13 +47,15 @@ func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
 			return linkCompiler(dir, clang)
 		}
 	}
-	packed := filepath.Join(p.stateDir, "dist", ".archives")
-	archive := func() (string, error) { return filepath.Join(packed, bin.Name), p.supply.Link(ctx, packed, bin) }
-	sum := ""
-	if p.locked != nil {
-		sum = p.locked.Binaries[bin.Name].SHA256
+	digest, err := p.place(ctx, bin)
+	if err != nil {
+		return err
 	}
-	return image.Unpack(ctx, cacheRoot(), sum, dir, archive)
+	damaged, err := image.Unpack(ctx, cacheRoot(), strings.TrimPrefix(digest, "sha256:"), dir, p.programFile(p.catalog, bin))
+	if damaged != nil && err == nil {
+		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: "cluster", Phase: "cluster", Message: fmt.Sprintf("what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)})
+	}
+	return err
 }
 
 // linkCompiler has nodes run the host's own clang, which they see where the host does.
@@ -67,6 +71,12 @@ func linkCompiler(dir, clang string) error {
 		return err
 	}
 	return os.Symlink(clang, at)
+}
+
+// usesHostCompiler: the environment's nodes run the host's compiler in place of bin.
+func (s *session) usesHostCompiler(bin catalog.Binary) bool {
+	info, err := os.Lstat(filepath.Join(s.stateDir, "dist", bin.Name, "bin", "clang"))
+	return bin.Debian != nil && err == nil && info.Mode().Type() == fs.ModeSymlink
 }
 
 func (p *platform) shareObjects() error {
@@ -102,33 +112,37 @@ func (p *platform) hostCompiler(ctx context.Context, bin catalog.Binary) string 
 	return clang
 }
 
-// allowArchives holds what archives are made of to the licence policy, which has to know each of
-// them: their licences are not looked for in texts.
-func (w *workshop) allowArchives() error {
+// archive is all that is known of an archive of the nodes, which is packed if it is not.
+func (w *workshop) archive(ctx context.Context, bin catalog.Binary) (sbom.Archive, error) {
+	files, err := w.builder.ArchiveFiles(ctx, bin)
+	if err != nil {
+		return sbom.Archive{}, err
+	}
+	entry, err := w.builder.Describe(ctx, bin)
+	if err != nil {
+		return sbom.Archive{}, err
+	}
+	return sbom.Archive{Name: bin.Name, Version: bin.Version, Platform: w.builder.Platform(), SHA256: entry.SHA256, Files: files, Entry: entry}, nil
+}
+
+// archiveLicences holds what an archive is made of to the licence policy, which has to know each
+// of it: the licences are not looked for in texts.
+func (w *workshop) archiveLicences(a sbom.Archive) (map[string]string, error) {
 	policy, err := licence.LoadPolicy(filepath.Join(w.catalog.Root, policyFile))
 	if err != nil {
-		return usageError{err}
+		return nil, usageError{err}
 	}
+	found := map[string]string{}
 	var bad []error
-	for _, bin := range w.catalog.Distribution.Everything().Archives {
-		var names []string
-		if bin.Folder != nil {
-			names = append(names, bin.Folder.Path)
-		} else {
-			for _, pkg := range bin.Debian.Packages {
-				names = append(names, "deb:"+pkg.Name)
-			}
-		}
-		for _, name := range names {
-			if _, err := policy.Decide(name, licence.Unknown); err != nil && policy != nil {
-				bad = append(bad, fmt.Errorf("archive %s: %w", bin.Name, err))
-			}
+	for _, key := range sbom.LicenceKeys(a.Entry) {
+		if found[key], err = policy.Decide(key, licence.Unknown); err != nil {
+			bad = append(bad, fmt.Errorf("archive %s: %w", a.Name, err))
 		}
 	}
 	if len(bad) > 0 {
-		return refusedError{fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the licence and the reason, or leave it out", policyFile, errors.Join(bad...))}
+		return nil, refusedError{fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the licence and the reason, or leave it out", policyFile, errors.Join(bad...))}
 	}
-	return nil
+	return found, nil
 }
 
 // compiler of BPF programs: Debian's, where it is in the cache or can be fetched, or came in a

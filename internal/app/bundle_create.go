@@ -185,7 +185,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		c.Programs = append(c.Programs, bundle.Program{Name: bin.Name, SHA256: locked.Binaries[bin.Name].SHA256, Path: path})
 	}
 	slices.SortFunc(c.Programs, func(x, y bundle.Program) int { return strings.Compare(x.Name, y.Name) })
-	if c.Papers, err = w.papers(ctx, w.catalog.Distribution.Programs()); err != nil {
+	if c.Papers, err = w.papers(ctx, w.catalog.Distribution.Files()); err != nil {
 		return c, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.images)) {

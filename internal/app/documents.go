@@ -121,7 +121,7 @@ func (w *workshop) noteSBOMs(have lock.Platform) {
 			have.Images[name] = i
 		}
 	}
-	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+	for _, bin := range w.catalog.Distribution.Everything().Files() {
 		if b := have.Binaries[bin.Name]; b.SHA256 != "" {
 			b.SBOM = digest("sha256:" + b.SHA256)
 			have.Binaries[bin.Name] = b

@@ -260,13 +260,10 @@ func (w *workshop) lockOwn(ctx context.Context, locked lock.Platform) (lock.Plat
 			return have, err
 		}
 	}
-	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+	for _, bin := range w.catalog.Distribution.Everything().Files() {
 		if _, err := w.programSBOM(ctx, bin); err != nil {
 			return have, err
 		}
-	}
-	if err := w.allowArchives(); err != nil {
-		return have, err
 	}
 	w.noteSBOMs(have)
 	for name, b := range have.Binaries {

@@ -92,7 +92,7 @@ func (w *workshop) buildAcross(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+	for _, bin := range w.catalog.Distribution.Everything().Files() {
 		if _, wanted := w.binaries[bin.Name]; !wanted || w.builder.CannotCross(bin) != "" {
 			continue
 		}

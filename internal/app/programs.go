@@ -20,10 +20,10 @@ import (
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
-// nodeProgram finds a program of the node distribution by name.
+// nodeProgram finds a program or an archive of the node distribution by name.
 func (w *workshop) nodeProgram(name string) (catalog.Binary, error) {
 	var names []string
-	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+	for _, bin := range w.catalog.Distribution.Everything().Files() {
 		if bin.Name == name || slices.Contains(bin.Links, name) {
 			return bin, nil
 		}
@@ -46,37 +46,53 @@ func (w *workshop) program(ctx context.Context, bin catalog.Binary) (sbom.Progra
 	return sbom.Program{Name: bin.Name, Version: bin.Version, Platform: w.builder.Platform(), SHA256: entry.SHA256, Info: info, Entry: entry}, nil
 }
 
-// programSBOM makes the bill of materials of a program of the nodes, and keeps it.
+// programSBOM makes the bill of materials of a program or an archive of the nodes, and keeps it.
 func (w *workshop) programSBOM(ctx context.Context, bin catalog.Binary) ([]byte, error) {
-	p, err := w.program(ctx, bin)
+	doc, sha256, err := w.makeProgramSBOM(ctx, bin)
 	if err != nil {
 		return nil, err
 	}
-	return w.programSBOMOf(ctx, bin, p)
+	return doc, w.keepSBOM("sha256:"+sha256, doc)
 }
 
-func (w *workshop) programSBOMOf(ctx context.Context, bin catalog.Binary, p sbom.Program) ([]byte, error) {
+func (w *workshop) makeProgramSBOM(ctx context.Context, bin catalog.Binary) (doc []byte, sha256 string, err error) {
+	if bin.Archive() {
+		a, err := w.archive(ctx, bin)
+		if err != nil {
+			return nil, "", err
+		}
+		licences, err := w.archiveLicences(a)
+		if err != nil {
+			return nil, "", err
+		}
+		doc, err = sbom.ArchiveCycloneDX(a, licences)
+		return doc, a.SHA256, err
+	}
+	p, err := w.program(ctx, bin)
+	if err != nil {
+		return nil, "", err
+	}
 	linked, _ := sbom.Packages(p.Entry.CTools)
 	licences, err := w.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []image.ProgramInfo{p.Info}, linked)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	doc, err := sbom.ProgramCycloneDX(p, licences)
-	if err != nil {
-		return nil, err
-	}
-	return doc, w.keepSBOM("sha256:"+p.SHA256, doc)
+	doc, err = sbom.ProgramCycloneDX(p, licences)
+	return doc, p.SHA256, err
 }
 
 func (w *workshop) programProvenance(ctx context.Context, bin catalog.Binary) ([]byte, error) {
+	if bin.Archive() {
+		a, err := w.archive(ctx, bin)
+		if err != nil {
+			return nil, err
+		}
+		return sbom.ArchiveProvenance(a)
+	}
 	p, err := w.program(ctx, bin)
 	if err != nil {
 		return nil, err
 	}
-	return w.programProvenanceOf(ctx, p)
-}
-
-func (w *workshop) programProvenanceOf(ctx context.Context, p sbom.Program) ([]byte, error) {
 	tc, err := w.builder.Toolchain(ctx)
 	if err != nil {
 		return nil, err
@@ -93,22 +109,25 @@ func (w *workshop) programDocuments(ctx context.Context, bin catalog.Binary) (do
 		return sign.Documents{SBOM: papers[sbomType], Provenance: papers[provenanceType]}, w.locked.Binaries[bin.Name].SHA256, err
 	}
 	if w.builder == nil {
-		return docs, "", fmt.Errorf("program %s: the bundle does not have it", bin.Name)
+		return docs, "", fmt.Errorf("%s: the bundle does not have it", bin.Name)
 	}
-	p, err := w.program(ctx, bin)
+	entry, err := w.builder.Describe(ctx, bin)
 	if err != nil {
 		return docs, "", err
 	}
-	if w.locked != nil {
-		docs.SBOM, err = w.keptSBOM("sha256:"+p.SHA256, w.locked.Binaries[bin.Name].SBOM)
+	if w.locked != nil && entry.SHA256 != "" {
+		docs.SBOM, err = w.keptSBOM("sha256:"+entry.SHA256, w.locked.Binaries[bin.Name].SBOM)
 	}
 	if err != nil || docs.SBOM == nil {
-		if docs.SBOM, err = w.programSBOMOf(ctx, bin, p); err != nil {
+		if docs.SBOM, err = w.programSBOM(ctx, bin); err != nil {
+			return docs, "", err
+		}
+		if entry, err = w.builder.Describe(ctx, bin); err != nil { // it may have been built just now
 			return docs, "", err
 		}
 	}
-	docs.Provenance, err = w.programProvenanceOf(ctx, p)
-	return docs, p.SHA256, err
+	docs.Provenance, err = w.programProvenance(ctx, bin)
+	return docs, entry.SHA256, err
 }
 
 // carriedPapers are the documents that came with a program in a bundle. ok: the program is
@@ -166,9 +185,12 @@ func (s *session) sealed(program string) (d sign.Documents) {
 	return d
 }
 
-// programFile is where the environment has a program of its nodes.
+// programFile is where the environment has a program of its nodes, or an archive.
 func (s *session) programFile(cat *catalog.Catalog, bin catalog.Binary) string {
-	if slices.ContainsFunc(cat.Distribution.Everything().CNI, func(b catalog.Binary) bool { return b.Name == bin.Name }) {
+	switch {
+	case bin.Archive():
+		return filepath.Join(s.stateDir, "dist", ".archives", bin.Name)
+	case slices.ContainsFunc(cat.Distribution.Everything().CNI, func(b catalog.Binary) bool { return b.Name == bin.Name }):
 		return filepath.Join(s.dist(), "cni", bin.Name)
 	}
 	return filepath.Join(s.dist(), bin.Name)
@@ -176,28 +198,43 @@ func (s *session) programFile(cat *catalog.Catalog, bin catalog.Binary) string {
 
 func (s *session) dist() string { return filepath.Join(s.stateDir, "dist", "bin") }
 
-// place links a program into the environment, signs what is said of it, and holds both to
+// verifyProgram holds a program or an archive of the environment's nodes to the policy.
+func (s *session) verifyProgram(cat *catalog.Catalog, bin catalog.Binary, policy sign.Policy) (sign.Report, error) {
+	file, verify := s.programFile(cat, bin), sign.VerifyProgram
+	if bin.Archive() {
+		verify = sign.VerifyArchive
+	}
+	return verify(bin.Name, file, s.sealed(bin.Name), policy)
+}
+
+// place links a program, or an archive, into the environment, signs what is said of it, and holds both to
 // the policy: no node runs what does not get past here.
-func (p *platform) place(ctx context.Context, bin catalog.Binary) error {
-	file := p.programFile(p.catalog, bin)
-	if err := p.supply.Link(ctx, filepath.Dir(file), bin); err != nil {
-		return err
+func (p *platform) place(ctx context.Context, bin catalog.Binary) (digest string, err error) {
+	if err := p.supply.Link(ctx, filepath.Dir(p.programFile(p.catalog, bin)), bin); err != nil {
+		return "", err
 	}
-	err := p.seal(ctx, bin)
-	if err == nil {
-		var policy sign.Policy
-		if policy, err = p.imagePolicy(); err == nil {
-			_, err = sign.VerifyProgram(bin.Name, file, p.sealed(bin.Name), policy)
-		}
+	sealErr := p.seal(ctx, bin) // which makes the key that the policy trusts
+	policy, err := p.imagePolicy()
+	if err != nil {
+		return "", err
 	}
-	if err == nil || ctx.Err() != nil {
-		return err
+	report, err := p.verifyProgram(p.catalog, bin, policy)
+	if sealErr != nil {
+		err = sealErr // which is why the rest failed
+	}
+	if err == nil || ctx.Err() != nil || report.Digest == "" {
+		return report.Digest, err
 	}
 	if p.spec.Images.Verify == spec.VerifyWarn {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: "cluster", Phase: "cluster", Message: "images.verify is warn, so it is used nevertheless: " + err.Error()})
-		return nil
+		return report.Digest, nil
 	}
-	return err
+	return report.Digest, err
+}
+
+// nodeFiles are the programs and archives that the environment's nodes have.
+func (s *session) nodeFiles(cat *catalog.Catalog) []catalog.Binary {
+	return slices.DeleteFunc(cat.Distribution.For(s.spec.Network.Plugin).Files(), s.usesHostCompiler)
 }
 
 // seal signs the documents of a program, unless they are signed by the environment's key.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -84,13 +86,13 @@ func listPrograms(ctx context.Context, o *options) ([]programRow, error) {
 	signed := map[string]string{}
 	if s, err := o.attach(ui.Discard); err == nil && s.exists {
 		if keys, err := s.trusted(); err == nil {
-			for _, r := range s.verifyPrograms(w, w.catalog.Distribution.For(s.spec.Network.Plugin).Programs(), sign.Policy{Keys: keys, AnyBuilder: true}).reports {
+			for _, r := range s.verifyPrograms(w, s.nodeFiles(w.catalog), sign.Policy{Keys: keys, AnyBuilder: true}).reports {
 				signed[r.Image] = map[bool]string{true: "yes", false: "no"}[r.OK()]
 			}
 		}
 	}
 	rows := []programRow{}
-	for _, bin := range w.catalog.Distribution.Everything().Programs() {
+	for _, bin := range w.catalog.Distribution.Everything().Files() {
 		d := have.Binaries[bin.Name]
 		row := programRow{Name: bin.Name, Version: bin.Version, Source: d.Module, SHA256: d.SHA256, Names: bin.Links, Signed: signed[bin.Name], Locked: "no"}
 		if w.locked != nil {
@@ -212,12 +214,29 @@ func (s *session) verifyPrograms(w *workshop, programs []catalog.Binary, policy 
 	g.SetLimit(4)
 	for i, bin := range programs {
 		g.Go(func() error {
-			v.reports[i], v.errs[i] = sign.VerifyProgram(bin.Name, s.programFile(w.catalog, bin), s.sealed(bin.Name), policy)
+			v.reports[i], v.errs[i] = s.verifyProgram(w.catalog, bin, policy)
+			if v.errs[i] == nil && bin.Archive() {
+				v.errs[i] = s.verifyUnpacked(w.catalog, bin, &v.reports[i])
+			}
 			return nil
 		})
 	}
 	_ = g.Wait()
 	return v
+}
+
+// verifyUnpacked compares what nodes have of an archive, which passed, with the archive.
+func (s *session) verifyUnpacked(cat *catalog.Catalog, bin catalog.Binary, report *sign.Report) error {
+	err := image.CompareUnpacked(s.programFile(cat, bin), filepath.Join(s.stateDir, "dist", bin.Name))
+	if err == nil {
+		return nil
+	}
+	for i, c := range report.Checks {
+		if c.Check == sign.CheckContent {
+			report.Checks[i] = sign.Result{Check: c.Check, State: sign.Failed, Detail: err.Error()}
+		}
+	}
+	return fmt.Errorf("what nodes have of archive %s is not what is in it: %w\n  find out who changed it; 'orrery down' and 'orrery up' unpack it again", bin.Name, err)
 }
 
 func verifyPrograms(o *options, names []string) error {
@@ -232,7 +251,7 @@ func verifyPrograms(o *options, names []string) error {
 	if err != nil {
 		return err
 	}
-	programs := w.catalog.Distribution.For(s.spec.Network.Plugin).Programs()
+	programs := s.nodeFiles(w.catalog)
 	if len(names) > 0 {
 		programs = nil
 	}
@@ -270,7 +289,7 @@ func (o *options) completePrograms(*cobra.Command, []string, string) ([]string, 
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var names []string
-	for _, bin := range cat.Distribution.Everything().Programs() {
+	for _, bin := range cat.Distribution.Everything().Files() {
 		names = append(names, bin.Name)
 	}
 	slices.Sort(names)

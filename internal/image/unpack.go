@@ -20,49 +20,103 @@ const UnpackedDir = "unpacked"
 // digestFile is in every folder that an archive was placed in, and says which.
 const digestFile = ".sha256"
 
-// Unpack puts the files of an archive into the folder dir, in place of what it held; it does
-// nothing where they are already. sum is the SHA-256 of the archive, if it is known. It is
-// unpacked once in cacheDir: only then archive is asked where it is. The files of dir are links to that, or
-// copies where links cannot be made. They must not be changed.
-func Unpack(ctx context.Context, cacheDir, sum, dir string, archive func() (path string, err error)) error {
-	if sum == "" {
-		path, err := archive()
-		if err == nil {
-			sum, err = hashFile(path)
-		}
-		if err != nil {
-			return err
-		}
+// Unpack puts the files of an archive, whose SHA-256 is sum, into the folder dir, in place of
+// what it held; it does nothing where they are already, byte for byte. They are unpacked once
+// in cacheDir: the files of dir are links to those, or copies where links cannot be made. They
+// must not be changed: damaged says how they were when they had been, and were unpacked again.
+func Unpack(ctx context.Context, cacheDir, sum, dir, archive string) (damaged, err error) {
+	if len(sum) != 64 || filepath.Base(sum) != sum {
+		return nil, fmt.Errorf("unpack an archive: %q is no SHA-256", sum)
 	}
 	if have, err := os.ReadFile(filepath.Join(dir, digestFile)); err == nil && string(have) == sum {
-		return nil
-	}
-	if len(sum) != 64 || filepath.Base(sum) != sum {
-		return fmt.Errorf("unpack an archive: %q is no SHA-256", sum)
+		if damaged = CompareUnpacked(archive, dir); damaged == nil {
+			return nil, nil
+		}
 	}
 	whole := filepath.Join(cacheDir, UnpackedDir, sum)
 	if err := os.MkdirAll(filepath.Dir(whole), 0o755); err != nil {
-		return fmt.Errorf("unpack an archive: %w", err)
+		return damaged, fmt.Errorf("unpack an archive: %w", err)
 	}
 	// Nobody removes what was unpacked while it is linked.
 	unlock, err := waitLock(ctx, whole+".lock", lockExclusive, nil)
 	if err != nil {
-		return fmt.Errorf("unpack an archive: %w", err)
+		return damaged, fmt.Errorf("unpack an archive: %w", err)
 	}
 	defer unlock.Close()
-	if _, err := os.Stat(filepath.Join(whole, digestFile)); err != nil {
-		path, err := archive()
-		if err != nil {
-			return err
+	_, err = os.Stat(filepath.Join(whole, digestFile))
+	there := err == nil
+	if there {
+		if err := CompareUnpacked(archive, whole); err != nil {
+			damaged, there = err, false
 		}
-		if err := unpackInto(path, sum, whole); err != nil {
-			return fmt.Errorf("unpack %s: %w", path, err)
+	}
+	if !there {
+		if err := unpackInto(archive, sum, whole); err != nil {
+			return damaged, fmt.Errorf("unpack %s: %w", archive, err)
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return damaged, err
+	}
+	return damaged, replaceFolder(dir, func(tmp string) error { return linkTree(whole, tmp) })
+}
+
+// CompareUnpacked reads the files of an archive, and those of the folder that it was unpacked
+// to, and says what differs; nil when nothing does.
+func CompareUnpacked(archive, dir string) error {
+	f, err := os.Open(archive)
+	if err != nil {
 		return err
 	}
-	return replaceFolder(dir, func(tmp string) error { return linkTree(whole, tmp) })
+	defer f.Close()
+	t, wanted := tar.NewReader(f), map[string]bool{digestFile: true}
+	for {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", archive, err)
+		}
+		if !filepath.IsLocal(h.Name) {
+			return fmt.Errorf("%q does not belong into an archive", h.Name)
+		}
+		wanted[filepath.FromSlash(h.Name)] = true
+		if err := sameContent(t, filepath.Join(dir, filepath.FromSlash(h.Name))); err != nil {
+			return fmt.Errorf("%w: %s: %w", errCorrupt, h.Name, err)
+		}
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err == nil && !wanted[rel] {
+			err = fmt.Errorf("%w: %s is not of the archive", errCorrupt, rel)
+		}
+		return err
+	})
+}
+
+// sameContent reads both to the end of want.
+func sameContent(want io.Reader, file string) error {
+	info, err := os.Lstat(file)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("it is no file any more")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	at, _, _, err := firstDifferentByte(want, f)
+	if err == nil && at >= 0 {
+		err = fmt.Errorf("it differs at offset %d", at)
+	}
+	return err
 }
 
 // unpackInto makes the folder whole of an archive, which is hashed first.
@@ -137,6 +191,24 @@ func untar(r io.Reader, dir string) error {
 			return err
 		}
 	}
+}
+
+// ArchiveFiles lists and hashes the files of an archive, which is packed if it is not cached.
+func (b *Builder) ArchiveFiles(ctx context.Context, bin catalog.Binary) ([]FileInfo, error) {
+	path, err := b.Binary(ctx, bin)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	files, err := listFiles(ctx, tar.NewReader(f))
+	if err != nil {
+		return nil, fmt.Errorf("read archive %s: %w", bin.Name, err)
+	}
+	return files, nil
 }
 
 // linkTree links every file below from into to, which is an empty folder.

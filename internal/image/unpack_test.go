@@ -56,14 +56,12 @@ func TestWriteArchive(t *testing.T) {
 func TestUnpack(t *testing.T) {
 	cache, dir := t.TempDir(), filepath.Join(t.TempDir(), "dist", "tree")
 	path, sum := packed(t, text("a", "1"), text("b/c", "2"))
-	asked := 0
-	where := func() (string, error) { asked++; return path, nil }
 	var all sync.WaitGroup
 	for i := range 4 { // environments that come up together
 		all.Go(func() {
 			to := filepath.Join(filepath.Dir(dir), string(rune('0'+i)))
-			if err := Unpack(t.Context(), cache, sum, to, where); err != nil {
-				t.Error(err)
+			if damaged, err := Unpack(t.Context(), cache, sum, to, path); err != nil || damaged != nil {
+				t.Error(err, damaged)
 			}
 			if got, err := os.ReadFile(filepath.Join(to, "b", "c")); err != nil || string(got) != "2" {
 				t.Errorf("%q, %v", got, err)
@@ -71,16 +69,20 @@ func TestUnpack(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if err := Unpack(t.Context(), cache, sum, dir, where); err != nil || asked != 1 {
-		t.Errorf("%v; the archive was asked for %d times, want once", err, asked)
+	if _, err := Unpack(t.Context(), cache, sum, dir, path); err != nil {
+		t.Error(err)
 	}
-	if err := Unpack(t.Context(), t.TempDir(), sum, dir, func() (string, error) { return "", errors.New("asked") }); err != nil {
-		t.Error("it is there already: ", err)
+	empty := t.TempDir()
+	if damaged, err := Unpack(t.Context(), empty, sum, dir, path); err != nil || damaged != nil {
+		t.Error("it is there already: ", err, damaged)
+	}
+	if left, _ := os.ReadDir(empty); len(left) > 0 {
+		t.Errorf("it is there already, and was unpacked: %v", left)
 	}
 	// Another archive takes its place, as a whole.
 	path, sum = packed(t, text("d", "3"))
-	if err := Unpack(t.Context(), cache, "", dir, where); err != nil {
-		t.Fatal(err)
+	if damaged, err := Unpack(t.Context(), cache, sum, dir, path); err != nil || damaged != nil {
+		t.Fatal(err, damaged)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 2 || filepath.Base(left[1]) != "d" {
 		t.Errorf("there is %v, want %s and d", left, digestFile)
@@ -119,8 +121,7 @@ func TestUnpackRefuses(t *testing.T) {
 		}
 		sum := sha256.Sum256(data)
 		cache, dir := t.TempDir(), filepath.Join(t.TempDir(), "tree")
-		err := Unpack(context.Background(), cache, hex.EncodeToString(sum[:]), dir, func() (string, error) { return path, nil })
-		if err == nil {
+		if _, err := Unpack(context.Background(), cache, hex.EncodeToString(sum[:]), dir, path); err == nil {
 			t.Errorf("%s: it is unpacked", name)
 		}
 		if left, _ := filepath.Glob(filepath.Join(cache, UnpackedDir, "*")); len(left) > 1 { // the lock
@@ -131,11 +132,69 @@ func TestUnpackRefuses(t *testing.T) {
 		}
 	}
 	path, _ := packed(t, text("a", "1"))
-	if err := Unpack(t.Context(), t.TempDir(), strings.Repeat("0", 64), t.TempDir()+"/x", func() (string, error) { return path, nil }); !errors.Is(err, errCorrupt) {
+	if _, err := Unpack(t.Context(), t.TempDir(), strings.Repeat("0", 64), t.TempDir()+"/x", path); !errors.Is(err, errCorrupt) {
 		t.Errorf("another digest than was asked for: %v", err)
 	}
-	if err := Unpack(t.Context(), t.TempDir(), "../x", t.TempDir()+"/x", nil); err == nil {
+	if _, err := Unpack(t.Context(), t.TempDir(), "../x", t.TempDir()+"/x", path); err == nil {
 		t.Error("no digest, and no error")
+	}
+}
+
+// What was changed behind our back, in the cache or in an environment, is found and unpacked
+// again.
+func TestUnpackAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spoil func(t *testing.T, cache, dir string)
+		says  string
+	}{
+		"a byte of both": {func(t *testing.T, _, dir string) { // links to one file
+			if err := os.WriteFile(filepath.Join(dir, "b", "c"), []byte("3"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "b/c: it differs at offset 0"},
+		"longer": {func(t *testing.T, _, dir string) {
+			if err := os.WriteFile(filepath.Join(dir, "a"), []byte("11"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "a: it differs at offset 1"},
+		"one is gone": {func(t *testing.T, _, dir string) {
+			if err := os.Remove(filepath.Join(dir, "a")); err != nil {
+				t.Fatal(err)
+			}
+		}, "no such file"},
+		"one is a link": {func(t *testing.T, _, dir string) {
+			if err := errors.Join(os.Remove(filepath.Join(dir, "a")), os.Symlink("b/c", filepath.Join(dir, "a"))); err != nil {
+				t.Fatal(err)
+			}
+		}, "a: it is no file any more"},
+		"one too many": {func(t *testing.T, _, dir string) {
+			if err := os.WriteFile(filepath.Join(dir, "b", "d"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "d is not of the archive"},
+		"in the cache only": {func(t *testing.T, cache, dir string) {
+			at := filepath.Join(cache, UnpackedDir, "*", "a")
+			found, _ := filepath.Glob(at)
+			if err := errors.Join(os.RemoveAll(dir), os.Remove(found[0]), os.WriteFile(found[0], []byte("4"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}, "a: it differs at offset 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cache, dir := t.TempDir(), filepath.Join(t.TempDir(), "tree")
+			path, sum := packed(t, text("a", "1"), text("b/c", "2"))
+			if _, err := Unpack(t.Context(), cache, sum, dir, path); err != nil {
+				t.Fatal(err)
+			}
+			tc.spoil(t, cache, dir)
+			damaged, err := Unpack(t.Context(), cache, sum, dir, path)
+			if err != nil || damaged == nil || !errors.Is(damaged, errCorrupt) || !strings.Contains(damaged.Error(), tc.says) {
+				t.Errorf("%v; damaged: %v, want %q", err, damaged, tc.says)
+			}
+			if err := CompareUnpacked(path, dir); err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+		})
 	}
 }
 

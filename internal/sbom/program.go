@@ -35,7 +35,10 @@ func (p Program) check() error {
 }
 
 // Package is one of the operating system's, by Debian's name and version.
-type Package struct{ Name, Version, Arch string }
+type Package struct {
+	Name, Version, Arch string
+	SHA256              string // of the package, in hexadecimal; empty when nobody pins it
+}
 
 // URI is the package URL, https://github.com/package-url/purl-spec.
 func (p Package) URI() string {
@@ -53,7 +56,7 @@ func Packages(tools []string) (linked, others []Package) {
 		if len(f) != 3 || strings.Contains(t, "(") {
 			continue
 		}
-		p := Package{f[0], f[1], f[2]}
+		p := Package{Name: f[0], Version: f[1], Arch: f[2]}
 		if strings.HasPrefix(p.Name, "lib") && strings.HasSuffix(p.Name, "-dev") {
 			linked = append(linked, p)
 		} else {

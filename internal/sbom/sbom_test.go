@@ -38,18 +38,34 @@ func inspection() image.Inspection {
 
 var licences = map[string]string{"std": "BSD-3-Clause", "example.org/server": "Apache-2.0", "example.org/Lib": "MIT AND Apache-2.0", "./stub": "Apache-2.0"}
 
-// The schema is the standard's own, from a module whose hash is in the checksum database.
 func TestValidCycloneDX(t *testing.T) {
 	doc, err := CycloneDX(inspection(), licences)
 	if err != nil {
 		t.Fatal(err)
 	}
+	valid := cycloneDXSchema(t)
+	if valid == nil {
+		t.Skip("the schema of CycloneDX cannot be downloaded")
+	}
+	if err := valid(doc); err != nil {
+		t.Errorf("%v\n%s", err, doc)
+	}
+	if valid(bytes.Replace(doc, []byte(`"type": "library"`), []byte(`"type": "book"`), 1)) == nil {
+		t.Error("the schema accepts anything")
+	}
+}
+
+// cycloneDXSchema is the standard's own, from a module whose hash is in the checksum database;
+// nil when it cannot be downloaded.
+func cycloneDXSchema(t *testing.T) func(doc []byte) error {
+	t.Helper()
 	// Outside of our module: only the files of that one are wanted.
 	cmd := exec.Command("go", "mod", "download", "-json", "github.com/CycloneDX/cyclonedx-go@v0.10.0")
 	cmd.Dir = t.TempDir()
 	out, err := cmd.Output()
 	if err != nil {
-		t.Skipf("the schema of CycloneDX cannot be downloaded: %v: %s", err, out)
+		t.Logf("the schema of CycloneDX cannot be downloaded: %v: %s", err, out)
+		return nil
 	}
 	var m struct{ Dir string }
 	if err := json.Unmarshal(out, &m); err != nil {
@@ -62,18 +78,12 @@ func TestValidCycloneDX(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(doc []byte) error {
+	return func(doc []byte) error {
 		v, err := validator.UnmarshalJSON(bytes.NewReader(doc))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return schema.Validate(v)
-	}
-	if err := check(doc); err != nil {
-		t.Errorf("%v\n%s", err, doc)
-	}
-	if check(bytes.Replace(doc, []byte(`"type": "library"`), []byte(`"type": "book"`), 1)) == nil {
-		t.Error("the schema accepts anything")
 	}
 }
 

@@ -65,7 +65,16 @@ func SealedWith(sha256 string, key PublicKey, sealed, docs Documents) bool {
 // policy. The file is hashed. All checks are made; the error joins a [*CheckError] for each
 // that failed.
 func VerifyProgram(name, file string, sealed Documents, p Policy) (Report, error) {
-	v := &verification{Policy: p, name: name, program: true, report: Report{Image: name}}
+	return verifyFile(&verification{Policy: p, name: name, program: true}, file, sealed)
+}
+
+// VerifyArchive is [VerifyProgram] for an archive.
+func VerifyArchive(name, file string, sealed Documents, p Policy) (Report, error) {
+	return verifyFile(&verification{Policy: p, name: name, program: true, archive: true}, file, sealed)
+}
+
+func verifyFile(v *verification, file string, sealed Documents) (Report, error) {
+	v.report = Report{Image: v.name}
 	size, err := v.hash(file)
 	v.report.Digest = v.digest
 	v.say(CheckContent, err, "%.1f MB, hashed", float64(size)/1e6)
@@ -81,7 +90,7 @@ func VerifyProgram(name, file string, sealed Documents, p Policy) (Report, error
 			v.rejected = append(v.rejected, mistake(ErrTampered, "what is said of it: %w", err))
 			continue
 		}
-		s, key, err := b.verify(p.Keys)
+		s, key, err := b.verify(v.Keys)
 		if err != nil {
 			v.rejected = append(v.rejected, err)
 			continue

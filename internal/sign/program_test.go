@@ -202,3 +202,66 @@ func TestCosignAcceptsPrograms(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyArchive: an archive is held to the lock by what it was packed from, and is no
+// program.
+func TestVerifyArchive(t *testing.T) {
+	k := anyKey(t)
+	file := filepath.Join(t.TempDir(), "llvm")
+	content := []byte("an archive")
+	sum := strings.TrimPrefix(digestOf(content), "sha256:")
+	const pin = "clang-19 1:19.1.7-3 sha256:"
+	for name, tc := range map[string]struct {
+		write  []byte
+		locked func(*lock.Binary)
+		verify func(string, string, Documents, Policy) (Report, error)
+		kind   error
+		says   string
+	}{
+		"as it should be": {},
+		"flipped byte":    {write: []byte("an Archive"), kind: ErrTampered, says: "archive llvm@sha256:"},
+		"another package": {locked: func(b *lock.Binary) { b.Packages = []string{pin + strings.Repeat("e", 64)} }, kind: ErrProvenance, says: "llvm.packages.clang-19"},
+		"another archive": {locked: func(b *lock.Binary) { b.SHA256 = strings.Repeat("0", 64) }, kind: ErrNotLocked, says: "locked is sha256:000"},
+		"as a program":    {verify: VerifyProgram, kind: ErrProvenance, says: "build type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			entry := lock.Binary{Kind: lock.KindDebian, Module: "debian bookworm", Package: "usr/bin/clang", Packages: []string{pin + strings.Repeat("d", 64)}, SHA256: sum}
+			a := sbom.Archive{Name: "llvm", Version: "19", Platform: "linux/amd64", SHA256: sum, Entry: entry}
+			var docs Documents
+			var err error
+			if docs.SBOM, err = sbom.ArchiveCycloneDX(a, nil); err != nil {
+				t.Fatal(err)
+			}
+			if docs.Provenance, err = sbom.ArchiveProvenance(a); err != nil {
+				t.Fatal(err)
+			}
+			entry.SBOM = digestOf(docs.SBOM)
+			sealed, err := Seal(sum, k, docs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.locked != nil {
+				tc.locked(&entry)
+			}
+			if tc.write == nil {
+				tc.write = content
+			}
+			if err := os.WriteFile(file, tc.write, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if tc.verify == nil {
+				tc.verify = VerifyArchive
+			}
+			r, err := tc.verify("llvm", file, sealed, Policy{Keys: []PublicKey{k.Public()}, Locked: &lock.Platform{Binaries: map[string]lock.Binary{"llvm": entry}}})
+			if tc.kind == nil {
+				if err != nil || !r.OK() || len(r.Checks) != 5 {
+					t.Errorf("%v, %+v", err, r)
+				}
+				return
+			}
+			if r.OK() || !errors.Is(err, tc.kind) || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%v, want %q", err, tc.says)
+			}
+		})
+	}
+}

@@ -67,6 +67,9 @@ func (v *verification) provenance(predicate []byte) (builder string, err error) 
 	if v.program {
 		buildType, of = sbom.ProgramBuildType, external.Program
 	}
+	if v.archive {
+		buildType = sbom.ArchiveBuildType
+	}
 	switch {
 	case !v.AnyBuilder && !slices.Contains(v.builders(), builder):
 		return builder, mistake(ErrBuilder, "built by %q, which is none of %q", builder, v.builders())
@@ -142,6 +145,9 @@ func (pr provenance) differences(want []string, binaries map[string]lock.Binary)
 		found.equal(at("go"), pr.BuildDefinition.InternalParameters.Go, want.Go)
 		if want.Tree != "" {
 			found.equal(at("tree"), "sha256:"+resolved["tree:"+b.Name]["orreryTree"], want.Tree)
+		}
+		for _, p := range sbom.ArchivePackages(want, external.Platform) {
+			found.equal(at("packages."+p.Name), resolved[p.URI()]["sha256"], p.SHA256)
 		}
 		if path, version, ok := strings.Cut(want.Module, "@"); ok {
 			found.equal(at("sum"), resolved["pkg:golang/"+path+"@"+url.QueryEscape(version)]["dirHash1"], hexSum(want.Sum))

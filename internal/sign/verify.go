@@ -103,7 +103,8 @@ type verification struct {
 	report       Report
 	errs         []error
 
-	program  bool      // a program of the nodes, and no image
+	program  bool      // a program or an archive of the nodes, and no image
+	archive  bool      // an archive
 	cTools   []string  // that the provenance names
 	listErr  error     // of the list of referrers
 	trusted  []trusted // statements by a trusted key
@@ -116,7 +117,10 @@ type trusted struct {
 }
 
 func (v *verification) what() string {
-	if v.program {
+	switch {
+	case v.archive:
+		return "archive"
+	case v.program:
 		return "program"
 	}
 	return "image"
