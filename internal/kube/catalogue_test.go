@@ -25,6 +25,10 @@ func TestShippedCatalogue(t *testing.T) {
 	}
 	c := connect(t)
 	withControllers(t)
+	// 35 CPU-seconds, most of them the API server's: the bounds that calls have by
+	// themselves are too narrow for a busy machine.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	defer cancel()
 	cat, err := catalog.Load(root)
 	if err != nil {
 		t.Fatal(err)
@@ -40,28 +44,28 @@ func TestShippedCatalogue(t *testing.T) {
 			t.Fatal(err)
 		}
 		rendered[component.Name] = objs
-		if err := c.EnsureSecrets(t.Context(), component); err != nil {
+		if err := c.EnsureSecrets(ctx, component); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Apply(t.Context(), component.Name, objs); err != nil {
+		if _, err := c.Apply(ctx, component.Name, objs); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, component := range components { // what waited for the kinds of another component
-		if _, err := c.Apply(t.Context(), component.Name, rendered[component.Name]); err != nil {
+		if _, err := c.Apply(ctx, component.Name, rendered[component.Name]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, component := range components {
 		objs := rendered[component.Name]
-		applied, err := c.Apply(t.Context(), component.Name, objs)
+		applied, err := c.Apply(ctx, component.Name, objs)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if want := len(objs) - len(applied.Deferred); applied.Unchanged != want {
 			t.Errorf("%s: applied again: %+v, want %d unchanged", component.Name, applied, want)
 		}
-		changes, err := c.Diff(t.Context(), component.Name, objs)
+		changes, err := c.Diff(ctx, component.Name, objs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +75,7 @@ func TestShippedCatalogue(t *testing.T) {
 	}
 	slices.Reverse(components)
 	for _, component := range components {
-		if err := c.Remove(t.Context(), component.Name); err != nil {
+		if err := c.Remove(ctx, component.Name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,7 +84,7 @@ func TestShippedCatalogue(t *testing.T) {
 		{"rbac.authorization.k8s.io/v1", "ClusterRole"}, {"apiregistration.k8s.io/v1", "APIService"}, {"storage.k8s.io/v1", "StorageClass"},
 	} {
 		for _, component := range components {
-			left, err := c.List(t.Context(), kind.apiVersion, kind.kind, "", LabelComponent+"="+component.Name)
+			left, err := c.List(ctx, kind.apiVersion, kind.kind, "", LabelComponent+"="+component.Name)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -93,7 +97,7 @@ func TestShippedCatalogue(t *testing.T) {
 
 func TestStreamsToNowhere(t *testing.T) {
 	c := connect(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for name, f := range map[string]func(c *Client) error{
 		"forward to port 80 of pod default/none": func(c *Client) error {
@@ -134,7 +138,7 @@ func TestStreamsToNowhere(t *testing.T) {
 	if _, _, err := d.PortForward(short, "default", "none", 80); err == nil {
 		t.Error("a silent server forwarded")
 	}
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > attemptTimeout/2 {
 		t.Errorf("held for %s", took)
 	}
 }

@@ -67,7 +67,7 @@ func applyPolicy(t *testing.T, c *Client, facts Facts) {
 // server's admission a moment after they are written.
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for {
 		err := f()

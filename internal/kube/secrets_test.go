@@ -99,7 +99,7 @@ func TestEnsureSecrets(t *testing.T) {
 	if got := read("copy"); got["late.pub"] != read("keys-" + ns)["late.pub"] {
 		t.Errorf("copy = %v", got)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	other.Secrets[0].PublicNKeys = []string{"nowhere/late"}
 	if err := c.EnsureSecrets(ctx, other); err == nil || errors.Is(err, context.DeadlineExceeded) {

@@ -146,7 +146,7 @@ current-context: test
 		return err
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(t.ctx, 5*time.Minute)
 	defer cancel()
 	return c.retry(ctx, "wait for the API server", func(ctx context.Context) error {
 		if _, err := c.RawGet(ctx, "/readyz"); err != nil {

@@ -66,7 +66,7 @@ func TestTunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
 		b, _ := io.ReadAll(c)
 		return string(b)
 	}
