@@ -28,6 +28,16 @@ var (
 	linkFlag  = flag.String("link", "", "link the node distribution into this folder")
 )
 
+// shipped is the catalogue of this repository.
+func shipped(t *testing.T) *catalog.Catalog {
+	t.Helper()
+	c, err := catalog.Load("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // TestDistribution builds the node distribution and every component's images out of this
 // repository, and prints what each took:
 //
@@ -36,14 +46,7 @@ func TestDistribution(t *testing.T) {
 	if *cacheFlag == "" {
 		t.Skip("compiles Kubernetes: give -args -cache DIR to run it")
 	}
-	root, err := catalog.FindRoot(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := catalog.Load(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := shipped(t)
 	node := map[string]bool{c.Distribution.Sandbox.Name: true}
 	for _, bin := range slices.Concat(c.Distribution.Everything().Files(), c.Distribution.Sandbox.Binaries) {
 		node[bin.Name] = true
@@ -52,7 +55,7 @@ func TestDistribution(t *testing.T) {
 	wanted := func(name string) bool {
 		return *onlyFlag == "" || slices.Contains(only, name) || node[name] && slices.Contains(only, "distribution")
 	}
-	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: root, Sink: ui.SinkFunc(func(e ui.Event) {
+	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: c.Root, Sink: ui.SinkFunc(func(e ui.Event) {
 		t.Logf("%s: %s %.0f/%.0f %s, ETA %.0f s %s", e.Step, e.Message, e.Done, e.Total, e.Unit, e.ETA, e.Error)
 	})})
 	if err != nil {
@@ -148,15 +151,8 @@ func TestRegistry(t *testing.T) {
 	if *cacheFlag == "" {
 		t.Skip("compiles the registry: give -args -cache DIR to run it")
 	}
-	root, err := catalog.FindRoot(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := catalog.Load(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: root})
+	c := shipped(t)
+	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: c.Root})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/catalog"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -19,20 +18,13 @@ func TestShippedCatalogue(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute, most of it the deletion of namespaces")
 	}
-	root, err := catalog.FindRoot(".")
-	if err != nil {
-		t.Skip("the repository holds no catalogue here: ", err)
-	}
 	c := connect(t)
 	withControllers(t)
 	// 35 CPU-seconds, most of them the API server's: the bounds that calls have by
 	// themselves are too narrow for a busy machine.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
-	cat, err := catalog.Load(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cat := shipped(t)
 	components, err := cat.Select("local", nil)
 	if err != nil {
 		t.Fatal(err)

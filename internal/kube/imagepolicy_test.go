@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/catalog"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -44,14 +43,7 @@ func with(pod *unstructured.Unstructured, field string, value ...any) *unstructu
 // applyPolicy applies the two components and waits until the policy is in force.
 func applyPolicy(t *testing.T, c *Client, facts Facts) {
 	t.Helper()
-	root, err := catalog.FindRoot(".")
-	if err != nil {
-		t.Skip("the repository holds no catalogue here: ", err)
-	}
-	cat, err := catalog.Load(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cat := shipped(t)
 	for _, name := range []string{"namespaces", "image-policy"} {
 		objs, err := Render(RenderInput{Component: cat.Components[name], Overlay: cat.Overlays["local"], Facts: facts})
 		if err != nil {

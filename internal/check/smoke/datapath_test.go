@@ -195,7 +195,7 @@ func TestDatapath(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
-				f.judge(t, datapath(ctx, env), test.state, test.says)
+				f.judge(t, datapath(ctx, env), test.state, test.says...)
 			})
 		})
 	}

@@ -89,20 +89,18 @@ func newFake(t *testing.T) (*fakeAPI, Env) {
 func key(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
 
 // judge wants this result of a check, and nothing left of what it made.
-func (f *fakeAPI) judge(t *testing.T, r check.Result, state check.State, says []string) {
+func (f *fakeAPI) judge(t *testing.T, r check.Result, state check.State, says ...string) {
 	t.Helper()
 	if r.State != state {
 		t.Errorf("%s: %q; want %s", r.State, r.Message, state)
 	}
-	for _, says := range says {
-		if !strings.Contains(r.Message, says) {
-			t.Errorf("%q does not say %q", r.Message, says)
+	for _, text := range says {
+		if !strings.Contains(r.Message, text) {
+			t.Errorf("%q does not say %q", r.Message, text)
 		}
 	}
-	for _, o := range f.objects {
-		if o.GetLabels()[label] != "" {
-			t.Errorf("left behind: %s %s", o.GetKind(), o.GetName())
-		}
+	if left := f.left(); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 
@@ -253,12 +251,12 @@ func (f *fakeAPI) RawPost(_ context.Context, path, _ string, body []byte) ([]byt
 	return f.post(path, body)
 }
 
-// left are the objects in the checks' namespace.
+// left are the objects in the checks' namespace, and what checks made elsewhere.
 func (f *fakeAPI) left() (names []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for k, o := range f.objects {
-		if o.GetNamespace() == namespace {
+		if o.GetNamespace() == namespace || o.GetLabels()[label] != "" {
 			names = append(names, k)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -93,16 +94,18 @@ func TestNetworkPolicy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			f, env := newFake(t)
-			n := enforcing(f)
-			f.exec, f.admit = n.exec, refuseHTTP
-			env.Spec.Network.Plugin, env.Flows, env.Components = spec.PluginCilium, recorded, []string{"cilium"}
-			if test.broken != nil {
-				test.broken(f, n, &env)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			defer cancel()
-			f.judge(t, networkPolicy(ctx, env), test.state, test.says)
+			synctest.Test(t, func(t *testing.T) {
+				f, env := newFake(t)
+				n := enforcing(f)
+				f.exec, f.admit = n.exec, refuseHTTP
+				env.Spec.Network.Plugin, env.Flows, env.Components = spec.PluginCilium, recorded, []string{"cilium"}
+				if test.broken != nil {
+					test.broken(f, n, &env)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				f.judge(t, networkPolicy(ctx, env), test.state, test.says...)
+			})
 		})
 	}
 }

@@ -164,12 +164,7 @@ func TestChecks(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
 				r := find(t, test.check)(ctx, env)
-				if r.State != test.state || !strings.Contains(r.Message, test.says) {
-					t.Errorf("%s: %q; want %s and %q", r.State, r.Message, test.state, test.says)
-				}
-				if left := f.left(); len(left) > 0 {
-					t.Errorf("left behind: %v", left)
-				}
+				f.judge(t, r, test.state, test.says)
 			})
 		})
 	}
