@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // objects parses a YAML stream; every %s in it is the test's own namespace.
@@ -457,6 +458,43 @@ func TestRemove(t *testing.T) {
 	}
 	if _, ok := all[ns]; ok {
 		t.Error("the inventory is still there")
+	}
+}
+
+// TestRemoveStuckCRD: an API server that could not delete a CRD, and forgot to try again, is
+// made to.
+func TestRemoveStuckCRD(t *testing.T) {
+	c := connect(t)
+	ns := namespace(t, c)
+	set := objects(t, ns, strings.Replace(crdYAML, "{name:", `{finalizers: [example.com/held], name:`, 1))
+	mustApply(t, c, ns, set)
+	ref := refOf(set[0])
+	if err := c.Delete(t.Context(), ref.APIVersion, ref.Kind, "", ref.Name, -1); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // until the server has done its own part
+		live, err := c.Get(t.Context(), ref.APIVersion, ref.Kind, "", ref.Name)
+		if err == nil && len(live.GetFinalizers()) > 1 {
+			err = fmt.Errorf("held by %v", live.GetFinalizers())
+		}
+		return err
+	})
+	setStatus(t, c, ref, `{conditions: [{type: Terminating, status: "True", reason: InstanceDeletionFailed, message: "could not list instances"}], acceptedNames: {kind: Planet, plural: planets}, storedVersions: [v1]}`)
+	patch := func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+		answer, err := next.RoundTrip(r)
+		if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/"+ref.Name) { // now it tries, and lets go
+			r, err := c.resource(t.Context(), ref.APIVersion, ref.Kind, "")
+			if err == nil {
+				_, err = r.Patch(t.Context(), ref.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return answer, err
+	}
+	if err := intercept(t, c, patch).Remove(t.Context(), ns); err != nil {
+		t.Fatal(err)
 	}
 }
 

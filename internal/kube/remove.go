@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // protected namespaces belong to Kubernetes, even when a component labels them.
@@ -143,6 +144,11 @@ func (c *Client) gone(ctx context.Context, ref Ref, was *unstructured.Unstructur
 		case live.GetUID() != was.GetUID():
 			return nil
 		}
+		if ref.Kind == "CustomResourceDefinition" {
+			if err := c.tryAgain(ctx, ref, live); err != nil {
+				return err
+			}
+		}
 		if f := live.GetFinalizers(); len(f) > 0 {
 			return fmt.Errorf("%w: held by the finalizers %q", errNotYet, f)
 		}
@@ -153,6 +159,32 @@ func (c *Client) gone(ctx context.Context, ref Ref, was *unstructured.Unstructur
 		}
 		return fmt.Errorf("%w: it still exists", errNotYet)
 	})
+}
+
+// tryAgain has the API server try again to delete the objects of a CRD when it says that it
+// could not, as it does while the storage of their kind is still being set up. Its own next
+// attempt may be lost to the note of the failure, and then nothing happens until it looks
+// at all CRDs again, after up to five minutes (crd_finalizer.go of Kubernetes 1.37). Any
+// change of the CRD makes it try.
+func (c *Client) tryAgain(ctx context.Context, ref Ref, crd *unstructured.Unstructured) error {
+	conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions")
+	failed := slices.ContainsFunc(conditions, func(v any) bool {
+		m, _ := v.(map[string]any)
+		return m["type"] == "Terminating" && (m["reason"] == "InstanceDeletionFailed" || m["reason"] == "InstanceDeletionCheck")
+	})
+	if !failed {
+		return nil
+	}
+	r, err := c.resource(ctx, ref.APIVersion, ref.Kind, "")
+	if err != nil {
+		return err
+	}
+	change := fmt.Appendf(nil, `{"metadata":{"annotations":{"orrery.dev/try-again":%q}}}`, crd.GetResourceVersion())
+	_, err = r.Patch(ctx, ref.Name, types.MergePatchType, change, metav1.PatchOptions{FieldManager: FieldManager})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // checkNamespaces refuses to delete a namespace that holds another component's objects.
