@@ -94,60 +94,107 @@ func dedent(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// command finds "orrery …" in a text, up to what cannot be a verb.
-var command = regexp.MustCompile("(?m)(?:^|[\\s(`&|])(?:go run \\./cmd/)?orrery((?: [a-z][a-z-]*)+)")
+// command finds "orrery …" in a text: up to what cannot be a verb, and what else belongs to it.
+var command = regexp.MustCompile("(?m)(?:^|[\\s(`&|'])(?:go run \\./cmd/)?orrery((?: [a-z][a-z-]*)+)([^\n`|#;&()]*)")
 
-// codeBlocks and codeSpans are the parts of Markdown that quote commands.
+// codeBlocks and codeSpans are the parts of Markdown that quote commands, goQuotes those of
+// messages.
 var (
 	codeBlocks = regexp.MustCompile("(?s)```bash\n(.*?)```")
 	codeSpans  = regexp.MustCompile("`[^`\n]+`")
+	goQuotes   = regexp.MustCompile(`'orrery [^'\n]+'`)
+	quotation  = regexp.MustCompile(`'[^'\n]*'|"[^"\n]*"`)
 )
 
-// TestDocumentedCommandsExist reads every Markdown file and asks the program whether the
-// verbs that it shows are there.
+// TestDocumentedCommandsExist reads every Markdown file, and what the program says to people,
+// and asks the program whether the verbs and flags that they show are there.
 func TestDocumentedCommandsExist(t *testing.T) {
 	root := newRoot(&streams{})
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
-	seen := 0
-	for _, file := range markdown(t) {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var quoted []string
-		for _, m := range codeBlocks.FindAllSubmatch(b, -1) {
-			quoted = append(quoted, string(m[1]))
-		}
-		quoted = append(quoted, codeSpans.FindAllString(string(b), -1)...)
-		for _, q := range quoted {
-			for _, m := range command.FindAllStringSubmatch(q, -1) {
-				seen++
-				words := strings.Fields(m[1])
-				found, _, err := root.Find(words)
-				// A verb that only holds others does nothing by itself.
-				if err != nil || found == root || (!found.Runnable() && len(words) > 1) {
-					t.Errorf("%s: no verb in %q", file, "orrery"+m[1])
+	seen, flags := 0, 0
+	look := func(file, text string) {
+		for _, m := range command.FindAllStringSubmatch(text, -1) {
+			seen++
+			words := strings.Fields(m[1])
+			found, _, err := root.Find(words)
+			// A verb that only holds others does nothing by itself.
+			if err != nil || found == root || (!found.Runnable() && len(words) > 1) {
+				t.Errorf("%s: no verb in %q", file, "orrery"+m[1])
+				continue
+			}
+			if found.DisableFlagParsing { // they are kubectl's
+				continue
+			}
+			found.InitDefaultHelpFlag()
+			for _, word := range strings.Fields(m[2]) {
+				name, long := strings.CutPrefix(word, "--")
+				name, _, _ = strings.Cut(strings.TrimRight(name, ".,:]"), "=")
+				switch {
+				case long && found.Flag(name) == nil, !long && len(word) == 2 && word[0] == '-' && found.Flags().ShorthandLookup(word[1:]) == nil && found.InheritedFlags().ShorthandLookup(word[1:]) == nil:
+					t.Errorf("%s: %q has no flag %s", file, "orrery"+m[1], word)
+				case word[0] == '-':
+					flags++
 				}
 			}
 		}
 	}
-	if seen < 30 {
-		t.Errorf("found only %d commands: the search is broken", seen)
-	}
-}
-
-// TestDocumentedLinksExist follows every relative link.
-func TestDocumentedLinksExist(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
-	for _, file := range markdown(t) {
+	for _, file := range files(t, ".md", "*.md", "docs") {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range link.FindAllSubmatch(b, -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(file), string(m[1]))); err != nil {
+		for _, m := range codeBlocks.FindAllSubmatch(b, -1) {
+			look(file, quotation.ReplaceAllString(string(m[1]), "X"))
+		}
+		for _, m := range codeSpans.FindAllString(codeBlocks.ReplaceAllString(string(b), ""), -1) {
+			look(file, m)
+		}
+	}
+	for _, file := range files(t, ".go", "internal", "cmd") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range goQuotes.FindAllString(string(b), -1) {
+			look(file, strings.ReplaceAll(strings.Trim(m, "'"), "%s", ""))
+		}
+	}
+	if seen < 200 || flags < 50 {
+		t.Errorf("found only %d commands and %d flags: the search is broken", seen, flags)
+	}
+}
+
+// TestDocumentedLinksExist follows every relative link, to its heading too.
+func TestDocumentedLinksExist(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^):]*))?\)`)
+	heading := regexp.MustCompile(`(?m)^#+ +(.+)$`)
+	beside := regexp.MustCompile("[^a-z0-9 _-]")
+	anchors := func(file string) []string {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+		}
+		var all []string
+		for _, m := range heading.FindAllSubmatch(b, -1) {
+			all = append(all, strings.ReplaceAll(beside.ReplaceAllString(strings.ToLower(string(m[1])), ""), " ", "-"))
+		}
+		return all
+	}
+	for _, file := range files(t, ".md", "*.md", "docs") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			to := file
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(file), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s: %v", file, err)
+			} else if m[2] != "" && !slices.Contains(anchors(to), m[2]) {
+				t.Errorf("%s: %s has no heading #%s", file, to, m[2])
 			}
 		}
 	}
@@ -185,21 +232,27 @@ func dereferenced(e spec.Environment) any {
 	}{e, agents}
 }
 
-func markdown(t *testing.T) []string {
+// files are those with the extension among what matches and below the folders of it.
+func files(t *testing.T, ext string, patterns ...string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(docsRoot, "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = filepath.WalkDir(filepath.Join(docsRoot, "docs"), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".md" {
-			files = append(files, path)
+	var all []string
+	for _, pattern := range patterns {
+		found, err := filepath.Glob(filepath.Join(docsRoot, pattern))
+		if err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+		for _, f := range found {
+			err := filepath.WalkDir(f, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && filepath.Ext(path) == ext {
+					all = append(all, path)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	slices.Sort(files)
-	return files
+	slices.Sort(all)
+	return all
 }
