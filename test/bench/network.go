@@ -84,11 +84,11 @@ func (b *bench) network(ctx context.Context, e env, r *report) error {
 // onePlugin makes an environment and adds to what was found.
 func (b *bench) onePlugin(ctx context.Context, e env, plugin string, found map[string]map[string][]sample) error {
 	e.file = filepath.Join(b.dir, plugin+".yaml")
-	yaml := fmt.Sprintf("apiVersion: orrery.dev/v1alpha1\nkind: Environment\nname: %s\nservers: 1\nagents: 1\nnetwork: {plugin: %s}\n", e.name, plugin)
+	yaml := fmt.Sprintf("apiVersion: orrery.dev/v1alpha1\nkind: Environment\nname: %s\nservers: 1\nagents: 1\nnetwork: {plugin: %s}\ncomponents: [namespaces, coredns]\n", e.name, plugin)
 	if err := os.WriteFile(e.file, []byte(yaml), 0o600); err != nil {
 		return err
 	}
-	if _, err := b.run(ctx, e, "cluster", "create", "-o", "json"); err != nil {
+	if _, err := b.run(ctx, e, "up", "-o", "json"); err != nil {
 		return err
 	}
 	if err := b.ways(ctx, e, plugin, found); err != nil {
@@ -178,8 +178,8 @@ spec:
 `, name, node)
 	}
 	kubectl := func(in string, args ...string) ([]byte, error) {
-		cmd, stderr := b.command(ctx, e, "kubectl")
-		cmd.Args = append(cmd.Args, append([]string{"--"}, args...)...)
+		cmd, stderr := b.command(ctx, env{name: e.name})
+		cmd.Args = append([]string{b.cli, "kubectl", "--env", e.name}, args...)
 		cmd.Stdin = strings.NewReader(in)
 		out, err := cmd.Output()
 		if err != nil {

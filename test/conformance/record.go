@@ -33,7 +33,7 @@ func newRecord(file string, before, now *results, names []string, rest bool) (*r
 	known := map[string]bool{}
 	if before != nil && before.Kubernetes == now.Kubernetes {
 		for _, c := range before.Cases {
-			known[c.Name] = true
+			known[c.Name] = c.State != stateNotRun
 		}
 		for _, run := range before.Runs {
 			if rest && !run.Again && run.Set == now.Runs[0].Set && run.Focus == now.Runs[0].Focus {

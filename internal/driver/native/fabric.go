@@ -15,6 +15,10 @@ import (
 const (
 	bridgeName = "br0"
 	fabricMTU  = 1500
+	// fabricGSO is what a packet between nodes may have before it is cut to fabricMTU, which on a
+	// fabric of memory is never: by default 64 KiB, with "big TCP" of a network (enable-ipv4-big-tcp
+	// of Cilium, which has the same number) three times that. Linux before 6.3 knows no such thing.
+	fabricGSO = 192 << 10
 )
 
 // fabric is the network between the nodes: a namespace with a bridge. The host's own
@@ -77,6 +81,7 @@ func (f *fabric) plug(n node, pid int, routes []route) error {
 	a := n.Address.As4()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = port, fabricMTU, f.bridge
+	attrs.GSOIPv4MaxSize, attrs.GROIPv4MaxSize = fabricGSO, fabricGSO
 	veth := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(ns.Fd())),
 		PeerHardwareAddr: net.HardwareAddr{0x02, 0x6f, a[0], a[1], a[2], a[3]},
