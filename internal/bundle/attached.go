@@ -180,3 +180,32 @@ func (b *Imported) Papers(program string) (map[string][]byte, error) {
 	}
 	return out, nil
 }
+
+// attachment is a manifest with a subject.
+type attachment struct {
+	descriptor v1.Descriptor
+	manifest   manifest
+}
+
+func (s *survey) attachedTo(digest string) (out []attachment) {
+	for _, a := range s.attached {
+		if a.manifest.Subject.Digest.String() == digest {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// ours: made by [Document].
+func (a attachment) ours() bool { return a.manifest.Annotations[noteDocument] != "" }
+
+// kind is what an attachment calls itself.
+func (a attachment) kind() string {
+	if a.manifest.ArtifactType != "" {
+		return a.manifest.ArtifactType
+	}
+	if a.manifest.Config != nil {
+		return string(a.manifest.Config.MediaType)
+	}
+	return "unknown"
+}

@@ -61,12 +61,6 @@ type paper struct {
 	descriptor v1.Descriptor
 }
 
-// attachment is a manifest with a subject.
-type attachment struct {
-	descriptor v1.Descriptor
-	manifest   manifest
-}
-
 // survey is what an index says, all of it checked but the content of layers.
 type survey struct {
 	digest     string // of the index, hexadecimal
@@ -374,15 +368,6 @@ func (s *survey) assign() {
 	}
 }
 
-func (s *survey) attachedTo(digest string) (out []attachment) {
-	for _, a := range s.attached {
-		if a.manifest.Subject.Digest.String() == digest {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
 // leaves are what a manifest names that names nothing itself, the configuration last.
 func (m manifest) leaves() []v1.Descriptor {
 	leaves := slices.Clone(m.Layers)
@@ -390,20 +375,6 @@ func (m manifest) leaves() []v1.Descriptor {
 		leaves = append(leaves, *m.Config)
 	}
 	return leaves
-}
-
-// ours: made by [Document].
-func (a attachment) ours() bool { return a.manifest.Annotations[noteDocument] != "" }
-
-// kind is what an attachment calls itself.
-func (a attachment) kind() string {
-	if a.manifest.ArtifactType != "" {
-		return a.manifest.ArtifactType
-	}
-	if a.manifest.Config != nil {
-		return string(a.manifest.Config.MediaType)
-	}
-	return "unknown"
 }
 
 // sorted are the entries by digest.

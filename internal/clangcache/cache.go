@@ -78,14 +78,32 @@ func (c cache) lock(key string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for end := time.Now().Add(lockTime); ; time.Sleep(10 * time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
+	held, gone := make(chan error), make(chan struct{})
+	go func() { // flock has no time limit of its own
+		err := flock(f)
+		select {
+		case held <- err:
+		case <-gone:
+			f.Close()
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) || time.Now().After(end) {
+	}()
+	select {
+	case err := <-held:
+		if err != nil {
 			f.Close()
 			return nil, err
+		}
+		return func() { f.Close() }, nil
+	case <-time.After(lockTime):
+		close(gone)
+		return nil, fmt.Errorf("another process has made %.12s for %v", key, lockTime)
+	}
+}
+
+func flock(f *os.File) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			return err
 		}
 	}
 }

@@ -3,10 +3,12 @@ package image
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -157,5 +159,104 @@ func TestPrune(t *testing.T) {
 	}
 	if p, err := b.Prune(t.Context(), img.Binaries, []catalog.Image{img}, false); err != nil || p.Bytes != 0 || len(p.Binaries)+len(p.Images) != 0 {
 		t.Errorf("a second time: %+v, %v", p, err)
+	}
+}
+
+func TestCompareFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	long := strings.Repeat("x", 200_000)
+	first := write("kubelet", long+"abc")
+	for content, want := range map[string]string{
+		long + "abc":       "",
+		long + "abd":       "kubelet, offset 200002: 0x63 and 0x64",
+		long + "ab":        "kubelet, offset 200002: 0x63 and the end",
+		long + "abcd":      "kubelet, offset 200003: the end and 0x64",
+		"":                 "kubelet, offset 0: 0x78 and the end",
+		"y" + long + "abc": "kubelet, offset 0: 0x78 and 0x79",
+	} {
+		m, err := CompareFiles(first, write("again", content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if m != nil {
+			got = m.String()
+		}
+		if got != want {
+			t.Errorf("%d bytes: %q, want %q", len(content), got, want)
+		}
+	}
+	if _, err := CompareFiles(first, filepath.Join(dir, "none")); err == nil {
+		t.Error("a file that is not there")
+	}
+}
+
+// Pruning beside builds, as two processes would: what is kept is always there, and no build
+// fails of what goes.
+func TestPruneBesideBuilds(t *testing.T) {
+	dir := t.TempDir()
+	builder, _ := newBuilder(t, dir)
+	pruner, _ := newBuilder(t, dir)
+	kept, goes := helloImage(t), helloImage(t)
+	goes.Name, goes.Binaries[0].Name, goes.Binaries[0].Links = "goes", "goes", nil
+	if _, err := builder.Image(t.Context(), kept); err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 8
+	var work, pruning sync.WaitGroup
+	done := make(chan struct{})
+	for range 2 {
+		pruning.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := pruner.Prune(t.Context(), kept.Binaries, []catalog.Image{kept}, false); err != nil {
+					t.Errorf("prune: %v", err)
+					return
+				}
+			}
+		})
+	}
+	removed := 0
+	for n := range 2 {
+		work.Go(func() {
+			for range rounds {
+				if n == 0 {
+					// Made again whenever it has gone.
+					if cached, err := builder.Cached(t.Context(), goes.Binaries[0]); err == nil && !cached {
+						removed++
+					}
+					if _, err := builder.Binary(t.Context(), goes.Binaries[0]); err != nil {
+						t.Errorf("build of what goes: %v", err)
+					}
+				}
+				built, err := builder.Image(t.Context(), kept)
+				if err != nil {
+					t.Errorf("build of what stays: %v", err)
+					continue
+				}
+				valid(t, openImage(t, built))
+			}
+		})
+	}
+	work.Wait()
+	close(done)
+	pruning.Wait()
+	t.Logf("%d of %d builds found it gone", removed, rounds)
+	if ok, err := builder.Cached(t.Context(), kept.Binaries[0]); err != nil || !ok {
+		t.Errorf("what was to stay: cached %v, %v", ok, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "bin", ".tmp", "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }

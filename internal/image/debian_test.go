@@ -129,3 +129,51 @@ func TestDebianPackageRefused(t *testing.T) {
 		t.Error("half a tar")
 	}
 }
+
+// FuzzDebianPackage unpacks anything as a package, and packs the program that it has.
+func FuzzDebianPackage(f *testing.F) {
+	shell, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		f.Skip(err)
+	}
+	build := func(entries ...tar.Header) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range entries {
+			h.Mode = 0o755
+			if h.Typeflag == tar.TypeReg {
+				h.Size = int64(min(len(shell), 4096))
+			}
+			if err := w.WriteHeader(&h); err != nil {
+				f.Fatal(err)
+			}
+			if h.Typeflag == tar.TypeReg {
+				_, _ = w.Write(shell[:h.Size])
+			}
+		}
+		_ = w.Close()
+		return b.Bytes()
+	}
+	f.Add(build(tar.Header{Typeflag: tar.TypeReg, Name: "./usr/bin/tool"}, tar.Header{Typeflag: tar.TypeSymlink, Name: "./lib/x86_64-linux-gnu/libc.so.6", Linkname: "tool"}))
+	f.Add(build(tar.Header{Typeflag: tar.TypeSymlink, Name: "./usr/bin/tool", Linkname: "/usr/lib/tool"}, tar.Header{Typeflag: tar.TypeReg, Name: "./usr/lib/tool"}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		u := &unpackedDebian{dir: filepath.Join(dir, "root"), links: map[string]string{}}
+		err := u.read(tar.NewReader(bytes.NewReader(data)))
+		if left, _ := os.ReadDir(dir); len(left) > 1 {
+			t.Errorf("written outside: %v", left)
+		}
+		if err != nil {
+			return
+		}
+		files, err := u.closure("usr/bin/tool")
+		if err != nil {
+			return
+		}
+		for _, file := range files {
+			if !filepath.IsLocal(file.name) {
+				t.Errorf("a node would unpack %q", file.name)
+			}
+		}
+	})
+}

@@ -235,3 +235,32 @@ func anyKey(t testing.TB) *Key {
 	}
 	return &Key{public: public, open: func() (*ecdsa.PrivateKey, error) { return private, nil }}
 }
+
+// FuzzRegistry has a mirror answer anything: nothing of that is signed by the trusted key.
+func FuzzRegistry(f *testing.F) {
+	key := anyKey(f).Public()
+	var list, manifest, blob []byte // what the mirror answers; fuzzing runs one at a time in a process
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.Contains(r.URL.Path, "/referrers/"):
+			_, _ = w.Write(list)
+		case strings.Contains(r.URL.Path, "/manifests/"):
+			_, _ = w.Write(manifest)
+		default:
+			_, _ = w.Write(blob)
+		}
+	}))
+	f.Cleanup(server.Close)
+	attached := `{"artifactType":"` + bundleType + `","layers":[{"mediaType":"` + bundleType + `","digest":"%s","size":2}]}`
+	f.Add([]byte(`{"manifests":[]}`), []byte(`{"layers":[]}`), []byte("{}"))
+	one := fmt.Sprintf(attached, digestOf([]byte("{}")))
+	f.Add([]byte(`{"manifests":[{"artifactType":"`+bundleType+`","digest":"`+digestOf([]byte(one))+`","size":1}]}`), []byte(one), []byte("{}"))
+	f.Fuzz(func(t *testing.T, aList, aManifest, aBlob []byte) {
+		list, manifest, blob = aList, aManifest, aBlob
+		p := Policy{Keys: []PublicKey{key}, Thorough: true, Foreign: true}
+		r, err := Verify(t.Context(), strings.TrimPrefix(server.URL, "http://"), "nats-server", digestOf(manifest), p)
+		if err == nil || r.OK() {
+			t.Errorf("accepted: %+v", r)
+		}
+	})
+}

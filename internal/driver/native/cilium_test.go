@@ -287,30 +287,3 @@ func TestCiliumReady(t *testing.T) {
 		s.Close()
 	}
 }
-
-func TestCopySources(t *testing.T) {
-	from, to := t.TempDir(), t.TempDir()
-	for _, f := range []string{"bpf_lxc.c", "lib/x.h", "tests/big.c", "complexity-tests/1.txt"} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(from, f)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(from, f), []byte(f), 0o400); err != nil {
-			t.Fatal(err)
-		}
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(from, link); err != nil {
-		t.Fatal(err)
-	}
-	if err := copySources(link, to); err != nil {
-		t.Fatal(err)
-	}
-	for f, want := range map[string]bool{"bpf_lxc.c": true, "lib/x.h": true, "tests/big.c": false, "complexity-tests/1.txt": false} {
-		if exists(filepath.Join(to, f)) != want {
-			t.Errorf("%s there: %t, want %t", f, !want, want)
-		}
-	}
-	if err := copySources(filepath.Join(from, "none"), to); err == nil {
-		t.Error("copies what is not there")
-	}
-}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,7 +59,13 @@ func (d *datapath) lay(b *rootBuilder) {
 	}
 	// The agent writes what it found out about the kernel beside the sources.
 	b.mount("tmpfs", ciliumLib, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=16m")
-	b.do("copy the sources of BPF programs", func() error { return copySources(d.Sources, b.in(ciliumLib+"/bpf")) })
+	b.do("copy the sources of BPF programs", func() error {
+		from, err := filepath.EvalSymlinks(d.Sources)
+		if err != nil {
+			return err
+		}
+		return os.CopyFS(b.in(ciliumLib+"/bpf"), os.DirFS(from))
+	})
 	for p, v := range datapathSysctls {
 		b.mask("/proc/sys/"+p, v+"\n")
 	}
@@ -105,44 +109,4 @@ func (d *datapath) start() error {
 		return fmt.Errorf("mark the node's own packets with nft: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
-}
-
-// copySources copies a folder but for what only upstream's own tests need.
-func copySources(from, to string) error {
-	from, err := filepath.EvalSymlinks(from)
-	if err != nil {
-		return err
-	}
-	return filepath.WalkDir(from, func(p string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		switch {
-		case e.IsDir() && (rel == "tests" || rel == "complexity-tests"):
-			return fs.SkipDir
-		case e.IsDir():
-			return os.MkdirAll(target, 0o755)
-		case !e.Type().IsRegular():
-			return nil
-		}
-		in, err := os.Open(p)
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		out, err := os.OpenFile(target, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
-		if err != nil {
-			return err
-		}
-		if _, err := io.Copy(out, in); err != nil {
-			out.Close()
-			return err
-		}
-		return out.Close()
-	})
 }
