@@ -5,5 +5,6 @@
 // image or driver code; a test holds it to that. Every mistake in a file is reported
 // at once, with file, line, field path and what would be right.
 //
-// Start reading at types.go (what a component is), then load.go.
+// Start reading at types.go (what a component is), then load.go; check.go holds each file to
+// the form, crosscheck.go all of them together.
 package catalog
