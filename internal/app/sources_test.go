@@ -165,7 +165,7 @@ func TestFindIsBounded(t *testing.T) {
 	digest := "@sha256:" + strings.Repeat("0", 64)
 	start := time.Now()
 	_, lacking := s.find(t.Context(), []catalog.Image{{Name: "a", Registry: silent.Addr().String() + "/a" + digest}}, probeTimeAgain)
-	if took := time.Since(start); took > probeTimeAgain+2*time.Second || !strings.Contains(lacking["a"], image.NoAnswer) {
+	if took := time.Since(start); took > probeTimeAgain+15*time.Second || !strings.Contains(lacking["a"], image.NoAnswer) {
 		t.Errorf("took %s: %q", took, lacking["a"])
 	}
 	// What was found out with more time is what is said.

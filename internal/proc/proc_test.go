@@ -86,7 +86,7 @@ func TestCancelEndsTheWholeGroup(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)
 	}
-	wait, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	wait, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	if err := grandchild.Wait(wait); err != nil {
 		t.Errorf("grandchild lives: %v", err)

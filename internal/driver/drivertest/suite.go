@@ -30,7 +30,7 @@ type Subject struct {
 }
 
 // quick is how long a call may take that finds nothing to do. Generous: machines are shared.
-const quick = 5 * time.Second
+const quick = 20 * time.Second
 
 // Run takes one environment through its life. The subtests build on each other.
 func Run(t *testing.T, s Subject) {
@@ -216,7 +216,7 @@ func (r *run) killServices(t *testing.T, d driver.Driver) {
 		}
 	}
 	for name, v := range victims {
-		await(t, name+" runs again", 30*time.Second, func() error {
+		await(t, name+" runs again", 2*time.Minute, func() error {
 			s, ok := service(observe(t, d), nodes[name], name)
 			if !ok || s.PID == 0 || s.PID == v.PID || s.Restarts <= v.Restarts {
 				return fmt.Errorf("%+v after %+v", s, v)
@@ -271,7 +271,7 @@ func (r *run) killNode(t *testing.T, d driver.Driver) {
 	for _, n := range []driver.Node{r.first.Nodes[0], r.first.Nodes[len(r.first.Nodes)-1]} {
 		before := observe(t, d)
 		must(t, "kill "+n.Name, func() error { return c.KillNode(t.Context(), n.Name) })
-		await(t, n.Name+" runs again", 30*time.Second, func() error {
+		await(t, n.Name+" runs again", 2*time.Minute, func() error {
 			for _, s := range n.Services {
 				was, _ := service(before, n.Name, s.Name)
 				if now, ok := service(observe(t, d), n.Name, s.Name); !ok || now.PID == 0 || now.PID == was.PID {
@@ -322,7 +322,7 @@ func (r *run) killSupervisor(t *testing.T, d driver.Driver) {
 	}
 	before := observe(t, d)
 	must(t, "kill", func() error { return id.Signal(syscall.SIGKILL) })
-	await(t, "orphans end", 10*time.Second, func() error {
+	await(t, "orphans end", time.Minute, func() error {
 		for _, n := range before.Nodes {
 			for _, s := range n.Services {
 				if _, err := proc.Of(s.PID); err == nil && s.PID != 0 {

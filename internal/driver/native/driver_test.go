@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
@@ -225,29 +224,22 @@ func lookInside(t *testing.T, dist string, o driver.Observation) {
 	}
 	// A person pushes an image to a port of the host and runs it under that name; logs and
 	// exec go through the kubelet, the answer through the network between nodes.
-	for range 50 { // until the controller has made it
-		if kubectl("get", "serviceaccounts", "-o", "name") != "" {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	waitFor(t, func() bool { return kubectl("get", "serviceaccounts", "-o", "name") != "" }) // the controller makes it
 	image := o.Endpoints["registry"] + "/web:1"
 	for i, n := range []driver.Node{o.Nodes[0], last} {
 		kubectl("run", fmt.Sprintf("web%d", i), "--image="+image, "--overrides", `{"spec":{"nodeName":"`+n.Name+`"}}`, "--", "serve", ":8080", n.Name)
 	}
-	kubectl("wait", "--for=condition=Ready", "pod/web0", "pod/web1", "--timeout=60s")
+	kubectl("wait", "--for=condition=Ready", "pod/web0", "pod/web1", "--timeout=3m")
 	kubectl("expose", "pod/web1", "--port=80", "--target-port=8080")
 	for _, host := range []string{kubectl("get", "pod", "web1", "-o", "jsonpath={.status.podIP}") + ":8080", kubectl("get", "service", "web1", "-o", "jsonpath={.spec.clusterIP}")} {
 		var got string
-		var err error
-		for range 20 { // a new Service is programmed within a second or so
-			if got, err = try("exec", "web0", "--", "/program", "get", "http://"+host+"/"); err == nil {
-				break
-			}
-			time.Sleep(200 * time.Millisecond)
-		}
+		waitFor(t, func() (ok bool) { // a new Service is programmed within a second or so
+			var err error
+			got, err = try("exec", "web0", "--", "/program", "get", "http://"+host+"/")
+			return err == nil
+		})
 		if got != last.Name {
-			t.Errorf("%s answers %q, want %q: %v", host, got, last.Name, err)
+			t.Errorf("%s answers %q, want %q", host, got, last.Name)
 		}
 	}
 	kubectl("delete", "service/web1", "pod/web0", "pod/web1", "--wait=false")
