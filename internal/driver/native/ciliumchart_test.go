@@ -27,6 +27,7 @@ var ciliumElsewhere = map[string]string{
 	"devices":                        "found by the agent: nodes elsewhere have other links",
 	"direct-routing-device":          "as devices",
 	"mtu":                            "as devices",
+	"enable-ipv4-big-tcp":            "asks for drivers that carry it: of links elsewhere nothing is known",
 	"enable-ipv4-masquerade":         "local nodes have a way out only when they are asked to",
 	"enable-bpf-masquerade":          "as enable-ipv4-masquerade",
 	"lib-dir":                        "in the image",
