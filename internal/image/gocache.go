@@ -36,7 +36,7 @@ const (
 	ownCache = 60
 	// idleCaches is how much of the caches that nobody builds in stays, in bytes: those last
 	// used, for the next change of one of their programs.
-	idleCaches = 1500 << 20
+	idleCaches = 1 << 30
 )
 
 // goCache is the GOCACHE of one build. It is not removed before it is closed.

@@ -103,14 +103,16 @@ const (
 )
 
 // spaceFor estimates what building bin writes when only the given part of its packages
-// has to be compiled.
+// has to be compiled: those into the cache, the same again into the working folder of a go
+// command, which has a part of a large program at a time, and what the linker writes.
 func spaceFor(bin catalog.Binary, part float64) int64 {
 	cpu := bin.CPUSeconds
 	if cpu <= 0 {
 		cpu = smallBuild
 	}
 	link := min(int64(linkBytes), int64(cpu)*cacheBytesPerCPUSecond)
-	return int64(part*cpu)*cacheBytesPerCPUSecond + link
+	compiled := part * cpu
+	return int64(compiled+min(compiled, inParts))*cacheBytesPerCPUSecond + link
 }
 
 // freeSpace is what an ordinary user may still write to dir's file system, in bytes.
