@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -108,7 +109,7 @@ func (b *bundleCreate) run(ctx context.Context, file string) error {
 		return err
 	}
 	took := seconds(time.Since(start))
-	if err := writeWhole(file+".pub", key.Public().PEM()); err != nil {
+	if err := atomicfile.Write(file+".pub", key.Public().PEM(), 0o644); err != nil {
 		return err
 	}
 	sink.Close()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/sign"
@@ -70,7 +71,7 @@ func changeTrusted(ctx context.Context, change func([]string) []string) error {
 	if slices.Equal(before, after) {
 		return nil
 	}
-	return writeWhole(trustedFile(), []byte(strings.Join(after, "\n")+"\n"))
+	return atomicfile.Write(trustedFile(), []byte(strings.Join(after, "\n")+"\n"), 0o644)
 }
 
 func newBundleDistrust(o *options) *cobra.Command {

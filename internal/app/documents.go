@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/licence"
@@ -86,7 +87,7 @@ func (w *workshop) keepSBOM(of string, doc []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return writeWhole(file, doc)
+	return atomicfile.Write(file, doc, 0o644)
 }
 
 func (w *workshop) sbomFile(digest string) string {

@@ -7,15 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -174,7 +173,7 @@ func writeLock(ctx context.Context, o *options, across lockAcross) error {
 		return err
 	}
 	if before, err := os.ReadFile(r.File); err != nil || !bytes.Equal(before, data) {
-		if err := writeWhole(r.File, data); err != nil {
+		if err := atomicfile.Write(r.File, data, 0o644); err != nil {
 			return fmt.Errorf("write the lock: %w", err)
 		}
 		r.Written = true
@@ -213,15 +212,16 @@ func (w *workshop) lockFor(ctx context.Context, o *options, across lockAcross, l
 		}
 		l.Platforms[own] = have
 	}
-	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
-		if platform == own || platform == target {
+	others, err := w.elsewhere(o, *l, sink)
+	if err != nil {
+		return locked, have, err
+	}
+	for _, other := range others {
+		platform := other.builder.Platform()
+		if platform == target {
 			continue
 		}
-		other, err := w.forPlatform(o, platform, sink)
-		if err == nil {
-			l.Platforms[platform], err = other.settle(ctx, l.Platforms[platform])
-		}
-		if err != nil {
+		if l.Platforms[platform], err = other.settle(ctx, l.Platforms[platform]); err != nil {
 			return locked, have, fmt.Errorf("the lock's entries for %s: %w", platform, err)
 		}
 	}
@@ -295,18 +295,4 @@ func (w *workshop) buildAll(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
-}
-
-// writeWhole replaces a file in one step: it is never half there.
-func writeWhole(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }

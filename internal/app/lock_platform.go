@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math"
@@ -30,6 +31,22 @@ func (w *workshop) forPlatform(o *options, platform string, sink ui.Sink) (*work
 	return &across, nil
 }
 
+// elsewhere is the workshop for each other platform that a lock has, by name.
+func (w *workshop) elsewhere(o *options, l lock.Lock, sink ui.Sink) ([]*workshop, error) {
+	var all []*workshop
+	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
+		if platform == w.builder.Platform() {
+			continue
+		}
+		other, err := w.forPlatform(o, platform, sink)
+		if err != nil {
+			return nil, fmt.Errorf("the lock's entries for %s: %w", platform, err)
+		}
+		all = append(all, other)
+	}
+	return all, nil
+}
+
 // across are builders for the other platforms that the lock has.
 func (w *workshop) across(o *options) ([]*image.Builder, error) {
 	l, err := lock.Load(w.lockFile())
@@ -39,18 +56,12 @@ func (w *workshop) across(o *options) ([]*image.Builder, error) {
 	if err != nil {
 		return nil, err // without it nobody can say what is needed
 	}
+	others, err := w.elsewhere(o, l, ui.Discard)
 	var out []*image.Builder
-	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
-		if platform == w.builder.Platform() {
-			continue
-		}
-		other, err := w.forPlatform(o, platform, ui.Discard)
-		if err != nil {
-			return nil, err
-		}
+	for _, other := range others {
 		out = append(out, other.builder)
 	}
-	return out, nil
+	return out, err
 }
 
 // only leaves the named binaries and images, and what those images consist of.
@@ -115,15 +126,13 @@ func (w *workshop) buildAcross(ctx context.Context) error {
 // driftElsewhere compares the parts of other platforms with the catalogue. What they omit is
 // no drift, and what is built here of them is compared too.
 func (w *workshop) driftElsewhere(ctx context.Context, o *options, l lock.Lock) ([]lock.Drift, error) {
+	others, err := w.elsewhere(o, l, ui.Discard)
+	if err != nil {
+		return nil, err
+	}
 	var all []lock.Drift
-	for _, platform := range slices.Sorted(maps.Keys(l.Platforms)) {
-		if platform == w.builder.Platform() {
-			continue
-		}
-		other, err := w.forPlatform(o, platform, ui.Discard)
-		if err != nil {
-			return nil, err
-		}
+	for _, other := range others {
+		platform := other.builder.Platform()
 		have, err := describe(ctx, other.builder, other.binaries, other.images)
 		if err != nil {
 			return nil, err

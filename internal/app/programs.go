@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -264,7 +265,7 @@ func (p *platform) seal(ctx context.Context, bin catalog.Binary) error {
 			err = errors.Join(err, os.RemoveAll(file))
 			continue
 		}
-		err = errors.Join(err, writeWhole(file, data))
+		err = errors.Join(err, atomicfile.Write(file, data, 0o644))
 	}
 	return err
 }

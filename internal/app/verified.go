@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/console"
 	"github.com/orrery-dev/orrery/internal/filelock"
@@ -68,12 +69,7 @@ func recordVerified(ctx context.Context, stateDir string, results checkResults, 
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(stateDir, verifiedFile)
-	next := path + ".next" // one at a time, by the lock
-	if err := os.WriteFile(next, append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("note the results of verify: %w", err)
-	}
-	if err := os.Rename(next, path); err != nil {
+	if err := atomicfile.Write(filepath.Join(stateDir, verifiedFile), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("note the results of verify: %w", err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -104,32 +105,12 @@ func (s State) Save(stateDir string) error {
 	return nil
 }
 
-// writeFile replaces path by data: temporary file, fsync, rename, fsync of the folder.
-func writeFile(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
+// writeFile replaces path by data; its name survives a crash too.
+func writeFile(path string, data []byte) error {
+	if err := atomicfile.Write(path, data, 0o600); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
 }
 
 // makeDir makes dir, and its entry in the folder above survives a crash.

@@ -2,10 +2,11 @@ package licence
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 )
 
 // Cache remembers the licences of modules by a key that names their content, since
@@ -54,9 +55,5 @@ func (c *Cache) Save() error {
 	if err := os.MkdirAll(filepath.Dir(c.file), 0o755); err != nil {
 		return err
 	}
-	tmp := fmt.Sprintf("%s.tmp%d", c.file, os.Getpid())
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, c.file)
+	return atomicfile.Write(c.file, data, 0o644)
 }

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 )
 
 // Files of a key pair, in the folder that [EnsureKey] is given.
@@ -197,7 +199,7 @@ func makeKey(ctx context.Context, dir string, p Passwords) (*Key, error) {
 	if err := os.Remove(filepath.Join(dir, PublicFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := writeFile(filepath.Join(dir, PrivateFile), file, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, PrivateFile), file, 0o600); err != nil {
 		return nil, err
 	}
 	k, err := keep(dir, private)
@@ -214,7 +216,7 @@ func keep(dir string, private *ecdsa.PrivateKey) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(filepath.Join(dir, PublicFile), public.PEM(), 0o644); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, PublicFile), public.PEM(), 0o644); err != nil {
 		return nil, err
 	}
 	return &Key{public: public, retired: retired(dir), open: func() (*ecdsa.PrivateKey, error) { return private, nil }}, nil
@@ -235,7 +237,7 @@ func retire(dir string) error {
 		return nil
 	}
 	all := append(retired(dir), old.hint())
-	return writeFile(filepath.Join(dir, retiredFile), []byte(strings.Join(all[max(0, len(all)-64):], "\n")+"\n"), 0o600)
+	return atomicfile.Write(filepath.Join(dir, retiredFile), []byte(strings.Join(all[max(0, len(all)-64):], "\n")+"\n"), 0o600)
 }
 
 // Forget removes what is kept of dir's key outside of dir: the password in the kernel's
@@ -264,18 +266,4 @@ func (k *Key) SignBlob(data []byte) ([]byte, error) {
 	}
 	sum := sha256.Sum256(data)
 	return ecdsa.SignASN1(rand.Reader, private, sum[:])
-}
-
-// writeFile replaces a file in one step.
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }

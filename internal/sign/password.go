@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -82,7 +83,7 @@ func (p Passwords) fresh(ctx context.Context, dir string) (password []byte, warn
 		}
 		return password, "", nil
 	}
-	if err := writeFile(file, append(password, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(file, append(password, '\n'), 0o600); err != nil {
 		return nil, "", err
 	}
 	return password, fmt.Sprintf("the kernel's keyring cannot be used here (%v): the password of the signing key stands in %s, readable only by its owner; "+

@@ -129,6 +129,11 @@ func probeReady(ctx context.Context, client *http.Client, address string) error 
 	if err != nil {
 		return err
 	}
+	return wellAnswered(r)
+}
+
+// wellAnswered wants status 200, and ends the answer so that its connection can be used again.
+func wellAnswered(r *http.Response) error {
 	_, _ = io.Copy(io.Discard, r.Body)
 	r.Body.Close()
 	if r.StatusCode != http.StatusOK {

@@ -288,12 +288,7 @@ func awaitTarget(ctx context.Context, target, as string) error {
 		if err != nil {
 			return err
 		}
-		_, _ = io.Copy(io.Discard, r.Body)
-		r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return &statusError{code: r.StatusCode, text: r.Status}
-		}
-		return nil
+		return wellAnswered(r)
 	})
 }
 

@@ -1,0 +1,38 @@
+package atomicfile
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for content, mode := range map[string]fs.FileMode{"first": 0o644, "": 0o600, "longer than that": 0o666} {
+		if err := Write(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		have, err := os.ReadFile(path)
+		info, statErr := os.Stat(path)
+		if err != nil || statErr != nil || string(have) != content || info.Mode() != mode {
+			t.Errorf("%q with mode %v, %v, %v; want %q with %v", have, info.Mode(), err, statErr, content, mode)
+		}
+	}
+	// What cannot be replaced stays, and nothing is left beside it.
+	folder := filepath.Join(dir, "folder")
+	if err := os.MkdirAll(filepath.Join(folder, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(folder, nil, 0o600); err == nil {
+		t.Error("a folder was replaced")
+	}
+	if err := Write(filepath.Join(dir, "nowhere", "file"), nil, 0o600); err == nil {
+		t.Error("a folder was made")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
