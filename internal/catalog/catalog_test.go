@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/orrery-dev/orrery/internal/imports"
 )
 
 // tree is a small catalogue that is right; tests break one file of it.
@@ -421,15 +419,6 @@ func TestRepository(t *testing.T) {
 			t.Errorf("overlay %s selects %d components", name, len(cs))
 		}
 	}
-}
-
-// The catalogue reads files and does nothing else: exec and net live elsewhere.
-func TestImports(t *testing.T) {
-	imports.Only(t,
-		"go.yaml.in/yaml/v3", "github.com/orrery-dev/orrery/internal/reference", "github.com/orrery-dev/orrery/internal/spelling",
-		"bytes", "cmp", "errors", "fmt", "io", "io/fs", "maps", "os", "path", "path/filepath", "reflect", "regexp",
-		"slices", "strconv", "strings",
-	)
 }
 
 func FuzzComponent(f *testing.F) {
