@@ -23,6 +23,15 @@ import (
 // cluster comes up at its own pace while images still compile.
 const buildNice = 10
 
+// lower lowers the process group of a compiler, unless we are that low ourselves.
+func lower(group int) {
+	// The system call returns 20 less the value that getpriority(2) names.
+	if p, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && 20-p >= buildNice {
+		return
+	}
+	_ = syscall.Setpriority(syscall.PRIO_PGRP, group, buildNice)
+}
+
 // compile runs `go build` for bin into work/out. linking is called when only the linker
 // is left.
 func (b *Builder) compile(ctx context.Context, bin catalog.Binary, src source, cache goCache, work string, g grant, linking func()) (proc.Usage, error) {
@@ -179,7 +188,7 @@ func (r *goRun) build(ctx context.Context, out string, packages []string, m *met
 	cmd := &proc.Cmd{
 		Path: r.path, Args: append(args, packages...), Dir: r.dir, Env: r.env, Stderr: writer,
 		Started: func(id proc.Identity) {
-			_ = syscall.Setpriority(syscall.PRIO_PGRP, id.PID, buildNice)
+			lower(id.PID)
 			m.process(id.PID)
 		},
 	}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -111,7 +110,7 @@ func (b *Builder) compileStd(ctx context.Context, std string, bin catalog.Binary
 	cmd := &proc.Cmd{
 		Path: b.go_.path, Args: []string{"build", "-p", strconv.Itoa(cores()), "-trimpath", "std"},
 		Dir: "/", Env: b.environment(b.go_, false, std), Stderr: &said, Tail: maxDiagnostics,
-		Started: func(id proc.Identity) { _ = syscall.Setpriority(syscall.PRIO_PGRP, id.PID, buildNice) },
+		Started: func(id proc.Identity) { lower(id.PID) },
 	}
 	if err := proc.Run(ctx, cmd); err != nil {
 		return err
