@@ -150,7 +150,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		names = want.Components
 	}
 	if len(names) == 0 && w.store != nil { // one bundle out of another
-		names = (&session{options: b.options, spec: want}).componentsWanted()
+		names = (&session{options: b.options, spec: want}).componentsWanted(w.catalog)
 	}
 	components, err := w.catalog.Select(want.Overlay, names)
 	if err != nil {

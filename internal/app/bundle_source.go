@@ -42,8 +42,8 @@ func (o *options) imported() (*bundle.Imported, error) {
 }
 
 // componentsWanted are those of orrery.yaml or, when it names none, those that a bundle was
-// made with. None: all of the overlay.
-func (s *session) componentsWanted() []string {
+// made with, as far as they are for this environment's network. None: all of the overlay.
+func (s *session) componentsWanted(cat *catalog.Catalog) []string {
 	if len(s.spec.Components) > 0 || !s.fromBundle() {
 		return s.spec.Components
 	}
@@ -52,7 +52,7 @@ func (s *session) componentsWanted() []string {
 		return nil // loading the catalogue has said it already
 	}
 	if overlay, names := b.Components(); overlay == s.spec.Overlay {
-		return names
+		return cat.Here(names)
 	}
 	return nil
 }

@@ -62,15 +62,15 @@ func (s *session) platform(names []string) (*platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(names) == 0 {
-		names = s.componentsWanted()
-	}
 	locked, err := loadLocked(cat.Root)
 	if err != nil {
 		return nil, err
 	}
 	useMeasured(cat, locked)
 	cat = cat.For(s.spec.Network.Plugin)
+	if len(names) == 0 {
+		names = s.componentsWanted(cat)
+	}
 	components, err := cat.Select(s.spec.Overlay, names)
 	if err != nil {
 		return nil, usageError{err}

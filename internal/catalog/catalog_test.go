@@ -352,6 +352,11 @@ func TestFor(t *testing.T) {
 	if _, err := c.For("ptp").Select("local", []string{"nothing"}); err == nil || !strings.Contains(err.Error(), "there is no component") {
 		t.Error(err)
 	}
+	for network, want := range map[string]string{"cilium": "agents z", "ptp": "proxy z", "auto": "agents proxy z"} {
+		if here := strings.Join(c.For(network).Here([]string{"agents", "proxy", "z"}), " "); here != want {
+			t.Errorf("%s: %q, want %q", network, here, want)
+		}
+	}
 	for network, want := range map[string]int{"cilium": 2, "ptp": 1} {
 		if files := c.For(network).Distribution.Files(); len(files) != want {
 			t.Errorf("nodes with %s have %v", network, files)

@@ -22,20 +22,22 @@ func (c *Catalog) For(network string) *Catalog {
 			out.elsewhere[name] = fmt.Sprintf("component %q is for environments with network.plugin %s; this one has %s", name, w, network)
 		}
 	}
-	here := func(names []string) []string {
-		return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return out.elsewhere[n] != "" })
-	}
 	for name, component := range c.Components {
 		if out.elsewhere[name] == "" {
-			component.Needs = here(component.Needs)
+			component.Needs = out.Here(component.Needs)
 			out.Components[name] = component
 		}
 	}
 	for name, o := range c.Overlays {
-		o.Components, o.Bootstrap = here(o.Components), here(o.Bootstrap)
+		o.Components, o.Bootstrap = out.Here(o.Components), out.Here(o.Bootstrap)
 		out.Overlays[name] = o
 	}
 	return &out
+}
+
+// Here are the names without those of components for another network.
+func (c *Catalog) Here(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return c.elsewhere[n] != "" })
 }
 
 // Select yields the named components of the catalogue, or all of the overlay when none
