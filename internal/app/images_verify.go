@@ -86,10 +86,15 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	return o.tellVerification(v, "images", v.Images, errs)
+}
+
+// tellVerification prints what was found; a check that failed is an error.
+func (o *options) tellVerification(v imageVerification, what string, reports []sign.Report, errs []error) (err error) {
 	if o.json() {
 		err = printJSON(o.out, v)
 	} else {
-		err = printVerification(o.out, v, "images", v.Images, errs)
+		err = printVerification(o.out, v, what, reports, errs)
 	}
 	if err == nil && !v.OK {
 		return exitError(exitFailed)

@@ -272,15 +272,7 @@ func verifyPrograms(o *options, names []string) error {
 	for _, r := range v.Programs {
 		v.OK = v.OK && r.OK()
 	}
-	if o.json() {
-		err = printJSON(o.out, v)
-	} else {
-		err = printVerification(o.out, v, "programs", v.Programs, slices.DeleteFunc(found.errs, func(err error) bool { return err == nil }))
-	}
-	if err == nil && !v.OK {
-		return exitError(exitFailed)
-	}
-	return err
+	return o.tellVerification(v, "programs", v.Programs, slices.DeleteFunc(found.errs, func(err error) bool { return err == nil }))
 }
 
 func (o *options) completePrograms(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
