@@ -3,7 +3,7 @@ package alerts
 import (
 	"bytes"
 	"fmt"
-	"strings"
+	"slices"
 	"testing"
 )
 
@@ -21,7 +21,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":"4","alerts":[{"status":"firing","labels":{"alertname":"A"}}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		alerts, err := decode(bytes.NewReader(body))
-		if err == nil && (len(alerts) == 0 || strings.TrimSpace(alerts[0].Labels["alertname"]) == "" && alerts[0].Labels["alertname"] == "") {
+		if err == nil && (len(alerts) == 0 || slices.ContainsFunc(alerts, func(a Alert) bool { return a.Labels["alertname"] == "" })) {
 			t.Errorf("%s: an alert without a name", body)
 		}
 	})
