@@ -377,11 +377,47 @@ func (n *networked) killedAndBack(t *testing.T, name, service string) {
 	t.Logf("%s of %s runs again after %.1f s", service, name, took.Seconds())
 }
 
+// operatorKilled: another one takes over, which here also has less patience than by default with
+// identities that nobody has any more.
 func (n *networked) operatorKilled(t *testing.T) {
+	n.impatientOperator(t)
 	n.killedAndBack(t, "server1", "cilium-operator")
 	n.connected(t)
 	n.becomesReady(t, restored)
-	n.verify(t, "cluster") // with pods that are new to the operator
+	n.verify(t, "cluster") // with pods that are new to the operator, and are gone again
+	eventually(t, "identities of pods that are gone are collected", collected, func(ctx context.Context) error {
+		r := n.invoke(ctx, nil, "kubectl", "get", "ciliumidentities", "-o", "jsonpath={.items[*].security-labels}")
+		if r.code != 0 || r.err != nil || strings.Contains(r.stdout, "orrery.dev/smoke") {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+}
+
+// collected bounds the wait for identities: after heartbeats have not come for its half they are
+// marked, and in the next round removed.
+const collected = 2 * time.Minute
+
+// impatientOperator changes what the operator is told when it starts the next time. The driver
+// writes the file again when the node starts.
+func (n *networked) impatientOperator(t *testing.T) {
+	t.Helper()
+	file := n.state("nodes", "server1", "etc", "kubernetes", "cilium-operator.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := map[string]string{}
+	if err := json.Unmarshal(text, &config); err != nil {
+		t.Fatal(err)
+	}
+	config["identity-heartbeat-timeout"], config["identity-gc-interval"] = "20s", "5s"
+	if text, err = json.Marshal(config); err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // nodeKilled: traffic between the others goes on, and the node comes back to it.
