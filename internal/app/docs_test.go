@@ -139,7 +139,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range files(t, ".md", "*.md", "docs") {
+	for _, file := range files(t, ".md", "*.md", "docs", "infra", "tools") {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -181,7 +181,7 @@ func TestDocumentedLinksExist(t *testing.T) {
 		}
 		return all
 	}
-	for _, file := range files(t, ".md", "*.md", "docs") {
+	for _, file := range files(t, ".md", "*.md", "docs", "infra", "tools") {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
