@@ -2,8 +2,10 @@ package console
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"html/template"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -152,4 +154,47 @@ func drawFound(found []observe.Found) template.HTML {
 	}
 	d.f(`</tbody></table></div>`)
 	return d.html()
+}
+
+// queryData is the form of a page that asks in a language of queries.
+type queryData struct {
+	Query, Range string
+	Ranges       []choice
+	Examples     []choice
+}
+
+var logExamples = []struct{ text, logql string }{
+	{"everything", `{service_name=~".+"}`},
+	{"errors", `{service_name=~".+"} |~ "(?i)error|fatal|panic"`},
+	{"messaging", `{k8s_namespace_name="messaging"}`},
+	{"observability", `{k8s_namespace_name="observability"}`},
+	{"pulse", `{service_name=~"pulse.*"}`},
+}
+
+func (c *Console) logs(ctx context.Context, r *http.Request) (*view, error) {
+	q := r.URL.Query()
+	query := cmp.Or(strings.TrimSpace(q.Get("q")), logExamples[0].logql)
+	span := spanOf(q.Get("range"), time.Hour)
+	data := queryData{Query: query, Range: q.Get("range"), Ranges: choices(r.URL, span)}
+	for _, e := range logExamples {
+		data.Examples = append(data.Examples, choice{e.text, logsOf(e.logql), e.logql == query})
+	}
+	v := &view{Template: "logs.html", Title: "Logs", Data: data}
+	var html template.HTML
+	switch {
+	case len(query) > 4000:
+		html = `<p class="none">This query is too long.</p>`
+	case observe.IsNumeric(query):
+		html = `<p class="none">A search selects lines: begin with a selector, such as {service_name="pulse"}. Numbers belong on a dashboard.</p>`
+	default:
+		h, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "logs search"}, dashboard.Panel{Title: query, Kind: dashboard.Logs, Height: 200, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
+		html = h
+		if !ok {
+			html = `<p class="wait"><span class="sr">loading</span></p>`
+		} else if stale {
+			html = `<p class="stale">from before; asking again</p>` + h
+		}
+	}
+	v.add("lines", html)
+	return v, nil
 }

@@ -1,10 +1,16 @@
 package console
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"html/template"
 	"maps"
+	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/dashboard"
@@ -89,4 +95,63 @@ func attributesOf(l observe.Labels) string {
 		return ""
 	}
 	return fmt.Sprint(l)
+}
+
+func (c *Console) traces(ctx context.Context, r *http.Request) (*view, error) {
+	q := r.URL.Query()
+	query := cmp.Or(strings.TrimSpace(q.Get("q")), "{}")
+	span := spanOf(q.Get("range"), time.Hour)
+	data := queryData{Query: query, Range: q.Get("range"), Ranges: choices(r.URL, span)}
+	for _, e := range []struct{ text, q string }{{"newest", "{}"}, {"failed", "{ status = error }"}, {"slow", "{ duration > 100ms }"}} {
+		data.Examples = append(data.Examples, choice{e.text, "/traces?" + url.Values{"q": {e.q}}.Encode(), e.q == query})
+	}
+	v := &view{Template: "traces.html", Title: "Traces", Data: data}
+	html, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "trace search"}, dashboard.Panel{Title: query, Kind: dashboard.Trace, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
+	if !ok {
+		html = `<p class="wait"><span class="sr">loading</span></p>`
+	} else if stale {
+		html = `<p class="stale">from before; asking again</p>` + html
+	}
+	v.add("found", html)
+	return v, nil
+}
+
+type traceData struct {
+	ID, Facts, Logs string
+}
+
+func (c *Console) trace(ctx context.Context, r *http.Request) (*view, error) {
+	id, err := observe.ParseTraceID(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	data := traceData{ID: id, Logs: logsOf(fmt.Sprintf(`{service_name=~".+"} | trace_id=%q`, id))}
+	v := &view{Template: "trace.html", Title: "Trace " + id[:8]}
+	// A trace is what the page is about: worth a moment longer.
+	slow, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	t, err := c.sources.tempo.Trace(slow, id)
+	switch {
+	case errors.Is(err, observe.ErrNotFound):
+		v.add("trace", `<p class="none">There is no such trace (yet). A new one can be read some seconds after its last span; this page looks again by itself.</p>`)
+	case err != nil:
+		v.add("trace", failure(err))
+	default:
+		services := map[string]bool{}
+		failed := 0
+		for _, s := range t.Spans {
+			services[s.Service] = true
+			if s.Failed {
+				failed++
+			}
+		}
+		facts := fmt.Sprintf(`%s · %s · %s · began %s`, esc(dashboard.Duration(t.Duration())), esc(count(len(t.Spans), "span", "spans")), esc(count(len(services), "service", "services")), t.Start().Local().Format("2 Jan 15:04:05"))
+		if failed > 0 {
+			facts += " · " + count(failed, "span failed", "spans failed")
+		}
+		v.add("trace", template.HTML(`<p class="sub">`+facts+`</p>`)+drawTrace(t)) //nolint:gosec // all parts are escaped
+		data.Facts = t.Spans[0].Name
+	}
+	v.Data = data
+	return v, nil
 }

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
@@ -92,32 +90,6 @@ func TestMounted(t *testing.T) {
 		}
 		if deployment != "" && !strings.Contains(deployment, "name: dashboards-"+d.Component+",") {
 			t.Errorf("grafana/deployment.yaml: volume dashboards: add {name: dashboards-%s, optional: true}", d.Component)
-		}
-	}
-}
-
-// TestDataSources: what the dashboards ask is what Grafana is provisioned with.
-func TestDataSources(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(root, catalog.BaseDir, "grafana/provisioning/datasources.yaml"))
-	if os.IsNotExist(err) {
-		t.Skip("there is no component grafana")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct {
-		Datasources []struct{ UID, Type, URL string }
-	}
-	if err := yaml.Unmarshal(data, &file); err != nil {
-		t.Fatal(err)
-	}
-	types := map[string]string{}
-	for _, d := range file.Datasources {
-		types[d.UID] = d.Type
-	}
-	for _, s := range []Source{Prometheus, Loki, Tempo} {
-		if types[string(s)] != string(s) {
-			t.Errorf("no data source with UID and type %s: %v", s, types)
 		}
 	}
 }

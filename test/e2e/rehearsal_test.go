@@ -239,42 +239,75 @@ func within(ctx context.Context, limit time.Duration, f func() error) error {
 }
 
 // clocks sends with clocks that are behind and ahead, by what nodes may be off: all of it
-// is taken and found.
+// is taken and found. What is off by more is not: Prometheus and Loki say so, and Tempo, to
+// which the time of a span means nothing, keeps it.
 func clocks(t *testing.T, api proxied) {
-	for _, skew := range []time.Duration{-9 * time.Minute, -time.Minute, time.Minute, 9 * time.Minute} {
-		run := fmt.Sprintf("%x", time.Now().UnixNano())
-		id := fmt.Sprintf("%032x", time.Now().UnixNano())
-		at := time.Now().Add(skew)
+	type sent struct {
+		skew    time.Duration
+		run, id string
+		at      time.Time
+	}
+	off := func(skew time.Duration) sent {
+		// A service each: Loki takes what is an hour older than the newest at most of its stream.
+		s := sent{skew, fmt.Sprintf("%x", time.Now().UnixNano()), fmt.Sprintf("%032x", time.Now().UnixNano()), time.Now().Add(skew)}
+		service := "skewed" + skew.String()
 		for signal, request := range map[string]object{
-			"logs": logLines("skewed", at, "skewed "+run), "traces": spansOf("skewed", id, at, 2), "metrics": gaugeOf("skewed", "e2e_skew_"+run, at, 1),
+			"logs": logLines(service, s.at, "skewed "+s.run), "traces": spansOf(service, s.id, s.at, 2), "metrics": gaugeOf(service, "e2e_skew_"+s.run, s.at, 1),
 		} {
 			if err := api.send(t.Context(), signal, request); err != nil {
 				t.Fatalf("%s with a clock that is %s off: %v", signal, skew, err)
 			}
 		}
-		took := eventually(t, "what has a clock that is "+skew.String()+" off is found", slowly, func(ctx context.Context) error {
-			got, err := api.lines(ctx, fmt.Sprintf(`{service_name="skewed"} |= "skewed %s"`, run))
-			if err != nil || len(got) != 1 {
-				return errors.Join(fmt.Errorf("lines %v", got), err)
+		return s
+	}
+	look := func(ctx context.Context, s sent) (lines, spans, values int, err error) {
+		got, errLines := api.lines(ctx, fmt.Sprintf(`{service_name=~"skewed.+"} |= "skewed %s"`, s.run))
+		spans, errSpans := api.spans(ctx, s.id)
+		found, errValues := api.query(ctx, fmt.Sprintf(`last_over_time(e2e_skew_%s[5m] @ %d)`, s.run, s.at.Unix()+1))
+		return len(got), spans, len(found), errors.Join(errLines, errSpans, errValues)
+	}
+	// In turn, so that what cannot be taken has the chance to take along what can.
+	var within, beyond []sent
+	for _, skew := range []time.Duration{-9 * time.Minute, -3 * time.Hour, -time.Minute, 3 * time.Hour, time.Minute, 9 * time.Minute} {
+		if skew.Abs() < time.Hour {
+			within = append(within, off(skew))
+		} else {
+			beyond = append(beyond, off(skew))
+		}
+	}
+	took := eventually(t, "what has a clock that is minutes off is found", slowly, func(ctx context.Context) error {
+		for _, s := range within {
+			if lines, spans, values, err := look(ctx, s); err != nil || lines != 1 || spans != 2 || values != 1 {
+				return errors.Join(fmt.Errorf("%s off: %d lines, %d spans, %d values", s.skew, lines, spans, values), err)
 			}
-			if n, err := api.spans(ctx, id); err != nil || n != 2 {
-				return errors.Join(fmt.Errorf("%d spans", n), err)
+		}
+		return nil
+	})
+	t.Logf("up to nine minutes off: lines, traces and metrics are found after %.1f s", took.Seconds())
+	eventually(t, "what is hours ahead is refused, and counted", slowly, func(ctx context.Context) error {
+		for _, counter := range []string{`loki_discarded_samples_total{reason="too_far_in_future"}`, `otelcol_exporter_send_failed_metric_points{exporter="otlp_http/prometheus"}`} {
+			if n, err := api.number(ctx, "sum("+counter+")"); err != nil || n == 0 {
+				return errors.Join(fmt.Errorf("%s: %v", counter, n), err)
 			}
-			found, err := api.query(ctx, fmt.Sprintf(`last_over_time(e2e_skew_%s[5m] @ %d)`, run, at.Unix()+1))
-			if err != nil || len(found) != 1 {
-				return errors.Join(fmt.Errorf("values %v", found), err)
-			}
-			return nil
-		})
-		t.Logf("%s off: a line, a trace and a metric are found after %.1f s", skew, took.Seconds())
+		}
+		return nil
+	})
+	for _, s := range beyond {
+		lines, spans, values, err := look(t.Context(), s)
+		t.Logf("%s off: %d lines, %d spans, %d values", s.skew, lines, spans, values)
+		if ahead := s.skew > 0; err != nil || spans != 2 || (lines == 0) != ahead || values != 0 {
+			t.Errorf("%s off: %d lines, %d spans, %d values: %v", s.skew, lines, spans, values, err)
+		}
 	}
 }
 
-// volumeSize of the disk that runs full.
-const volumeSize = "64m"
+// volumeSize of the disk that runs full, and what is left of it when it is only nearly so:
+// less than the tenth that VolumeNearlyFull wants, more than the fiftieth at which Loki stops.
+const volumeSize, nearlyFull = "160m", "14M"
 
 // fullDisk gives Loki and Tempo a small disk and fills it. They refuse what is new, say so,
-// and go on; what was taken meanwhile arrives when there is room again.
+// and go on; the gateway keeps what it takes, until its queue is full, and then takes no more;
+// what it has taken arrives when there is room again. In the end the disks are nearly full.
 func fullDisk(t *testing.T, e *environment, api proxied) {
 	inNode := func(args ...string) {
 		t.Helper()
@@ -284,27 +317,30 @@ func fullDisk(t *testing.T, e *environment, api proxied) {
 			t.Fatalf("in the node, %v: %v: %s", args, err, out)
 		}
 	}
-	pods := map[string]string{"loki-0": "data-loki-0", "tempo-0": "data-tempo-0"}
-	paths := map[string]string{}
-	for pod, claim := range pods {
+	var pods, sets, ballasts []string
+	for _, name := range []string{"loki", "tempo"} {
+		pods, sets = append(pods, "pod/"+name+"-0"), append(sets, "statefulset/"+name)
+	}
+	e.run(t, append([]string{"kubectl", "-n", "observability", "scale", "--replicas=0"}, sets...)...)
+	e.run(t, append([]string{"kubectl", "-n", "observability", "wait", "--for=delete", "--timeout=180s"}, pods...)...)
+	e.shortenQueues(t)
+	for _, claim := range []string{"data-loki-0", "data-tempo-0"} {
 		volume := e.run(t, "kubectl", "-n", "observability", "get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}")
-		paths[pod] = e.run(t, "kubectl", "get", "pv", volume, "-o", "jsonpath={.spec.local.path}")
+		path := e.run(t, "kubectl", "get", "pv", volume, "-o", "jsonpath={.spec.local.path}")
 		// Not while the kubelet has the folder mounted: unmounting its own would unmount this.
-		set := "statefulset/" + strings.TrimSuffix(pod, "-0")
-		e.run(t, "kubectl", "-n", "observability", "scale", set, "--replicas=0")
-		e.run(t, "kubectl", "-n", "observability", "wait", "--for=delete", "pod/"+pod, "--timeout=180s")
-		eventually(t, "the volume of "+pod+" is unmounted", slowly, func(context.Context) error {
+		eventually(t, "the volume of "+claim+" is unmounted", slowly, func(context.Context) error {
 			mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", e.nodes(t)["server1"].pid("kubelet")))
 			if err == nil && strings.Contains(string(mounts), "_observability_"+claim+" ") {
 				err = fmt.Errorf("it is mounted")
 			}
 			return err
 		})
-		inNode("mount", "-t", "tmpfs", "-o", "size="+volumeSize, "orrery-e2e", paths[pod])
-		e.run(t, "kubectl", "-n", "observability", "scale", set, "--replicas=1")
+		inNode("mount", "-t", "tmpfs", "-o", "size="+volumeSize, "orrery-e2e", path)
+		ballasts = append(ballasts, filepath.Join(path, "ballast"))
 	}
-	for pod := range pods {
-		e.run(t, "kubectl", "-n", "observability", "rollout", "status", "statefulset/"+strings.TrimSuffix(pod, "-0"), "--timeout=180s")
+	e.run(t, append([]string{"kubectl", "-n", "observability", "scale", "--replicas=1"}, sets...)...)
+	for _, set := range append(sets, "statefulset/otel-gateway") {
+		e.run(t, "kubectl", "-n", "observability", "rollout", "status", set, "--timeout=180s")
 	}
 	arrives := func(ctx context.Context) error {
 		run, id := fmt.Sprintf("%x", time.Now().UnixNano()), fmt.Sprintf("%032x", time.Now().UnixNano())
@@ -324,34 +360,44 @@ func fullDisk(t *testing.T, e *environment, api proxied) {
 		})
 	}
 	eventually(t, "it works on the small disk", slowly, arrives)
-	for pod := range pods {
-		inNode("sh", "-c", "head -c 60m /dev/zero > "+filepath.Join(paths[pod], "ballast")+" || true; head -c 64m /dev/zero >> "+filepath.Join(paths[pod], "ballast")+" || true")
+	restarts := func() string {
+		return e.run(t, "kubectl", "-n", "observability", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
 	}
-	// What comes now is taken by the gateway and waits there.
-	run := fmt.Sprintf("%x", time.Now().UnixNano())
+	before := restarts()
+	for _, ballast := range ballasts {
+		inNode("sh", "-c", "cat /dev/zero > "+ballast+" 2>/dev/null || true")
+	}
+	// A line of this size fills a hundredth of the queue, so some hundred are taken.
+	run, ballast := fmt.Sprintf("%x", time.Now().UnixNano()), strings.Repeat("x", queueSize/100)
 	var owed []string
-	filling := time.Now()
-	took := eventually(t, "VolumeNearlyFull fires for both", 6*time.Minute, func(ctx context.Context) error {
-		line := fmt.Sprintf("full %s-%d", run, len(owed))
-		if time.Since(filling) < 30*time.Second && api.send(ctx, "logs", logLines("disk", time.Now(), line)) == nil {
+	refused := 0
+	took := eventually(t, "the gateway's queue is full, and it says so", slowly, func(ctx context.Context) error {
+		for range 10 {
+			line := fmt.Sprintf("full %s-%d", run, len(owed))
+			if api.send(ctx, "logs", logLines("disk", time.Now(), line+" "+ballast)) != nil {
+				refused++
+				break
+			}
 			owed = append(owed, line)
 		}
-		found, err := api.query(ctx, `ALERTS{alertname="VolumeNearlyFull", alertstate="firing", persistentvolumeclaim=~"data-(loki|tempo)-0"} and on (persistentvolumeclaim) kubelet_volume_stats_capacity_bytes < 1e8`)
-		if err != nil || len(found) != 2 {
-			return errors.Join(fmt.Errorf("it fires for %v", found), err)
+		for _, name := range []string{"CollectorQueueNearlyFull", "CollectorRefuses"} {
+			found, err := api.query(ctx, fmt.Sprintf(`ALERTS{alertname=%q, alertstate="firing", pod="otel-gateway-0"}`, name))
+			if err != nil || len(found) == 0 {
+				return errors.Join(fmt.Errorf("%s does not fire; %d lines were taken, %d refused", name, len(owed), refused), err)
+			}
 		}
 		return nil
 	})
-	restarts := strings.Fields(e.run(t, "kubectl", "-n", "observability", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"))
-	if sum := slices.IndexFunc(restarts, func(n string) bool { return n != "0" }); sum >= 0 {
-		t.Errorf("with full disks containers were restarted: %v", restarts)
+	if now := restarts(); now != before {
+		t.Errorf("with full disks containers were restarted: %s, before %s", now, before)
 	}
-	for pod := range pods {
-		inNode("rm", filepath.Join(paths[pod], "ballast"))
+	for _, ballast := range ballasts {
+		inNode("truncate", "-s", "-"+nearlyFull, ballast)
 	}
-	t.Logf("%d lines taken with full disks, the alerts fired after %.0f s, restarts %v", len(owed), took.Seconds(), restarts)
+	t.Logf("%d lines taken with full disks, %d requests refused, the alerts fired after %.0f s", len(owed), refused, took.Seconds())
 	took = eventually(t, "what was taken while the disks were full is there", slowly, func(ctx context.Context) error {
-		got, err := api.lines(ctx, fmt.Sprintf(`{service_name="disk"} |= "full %s-"`, run))
+		// Without the ballast, which is too much for one answer.
+		got, err := api.lines(ctx, fmt.Sprintf(`{service_name="disk"} |= "full %s-" | regexp "^(?P<head>full [^ ]+)" | line_format "{{.head}}"`, run))
 		if err != nil {
 			return err
 		}
@@ -368,6 +414,59 @@ func fullDisk(t *testing.T, e *environment, api proxied) {
 	eventually(t, "it works again", slowly, arrives)
 }
 
+// queueSize of the gateway's queues here, in bytes: as many as fill it in a moment.
+const queueSize = 2 << 20
+
+// shortenQueues gives the gateway queues that a test can fill.
+func (e *environment) shortenQueues(t *testing.T) {
+	t.Helper()
+	const shipped = "queue_size: 268435456"
+	name := e.run(t, "kubectl", "-n", "observability", "get", "statefulset", "otel-gateway", "-o", `jsonpath={.spec.template.spec.volumes[?(@.configMap)].configMap.name}`)
+	config := e.run(t, "kubectl", "-n", "observability", "get", "configmap", name, "-o", `jsonpath={.data.gateway\.yaml}`)
+	if !strings.Contains(config, shipped) {
+		t.Fatalf("the gateway's configuration has no %q", shipped)
+	}
+	patch, err := json.Marshal(object{"data": object{"gateway.yaml": strings.ReplaceAll(config, shipped, fmt.Sprintf("queue_size: %d", queueSize))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.run(t, "kubectl", "-n", "observability", "patch", "configmap", name, "--type=merge", "-p", string(patch))
+	e.run(t, "kubectl", "-n", "observability", "delete", "pod", "otel-gateway-0")
+}
+
+// hasten has every alert fire after five seconds instead of minutes. That they wait as long as
+// they should, their own unit tests say.
+func (e *environment) hasten(t *testing.T) {
+	t.Helper()
+	var all struct {
+		Items []object `json:"items"`
+	}
+	if err := json.Unmarshal([]byte(e.run(t, "kubectl", "get", "prometheusrules", "-A", "-o", "json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	hastened := 0
+	for _, item := range all.Items {
+		groups, _ := item["spec"].(object)["groups"].([]any)
+		for _, g := range groups {
+			rules, _ := g.(object)["rules"].([]any)
+			for _, r := range rules {
+				if rule := r.(object); rule["for"] != nil {
+					rule["for"] = "5s"
+					hastened++
+				}
+			}
+		}
+	}
+	if hastened == 0 {
+		t.Fatal("no alert waits: is this the list of rules?")
+	}
+	text, err := json.Marshal(object{"apiVersion": "v1", "kind": "List", "items": all.Items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.runWith(t, string(text), "kubectl", "replace", "-f", "-")
+}
+
 // scrapeLimit has a target bring more than it may.
 func scrapeLimit(t *testing.T, e *environment) {
 	e.runWith(t, `
@@ -381,22 +480,22 @@ spec:
 `, "kubectl", "apply", "-f", "-")
 }
 
-// alerted waits until alerts have fired.
-func alerted(t *testing.T, api proxied, names ...string) {
-	seen := map[string]string{}
+// alerted waits until alerts have fired that have these labels, written as PromQL does.
+func alerted(t *testing.T, api proxied, alerts ...string) {
+	seen := map[string]bool{}
 	took := eventually(t, "the alerts fired", 5*time.Minute, func(ctx context.Context) error {
-		for _, name := range names {
-			if seen[name] != "" {
+		for _, labels := range alerts {
+			if seen[labels] {
 				continue
 			}
-			found, err := api.query(ctx, fmt.Sprintf(`max by (alertname) (max_over_time(ALERTS{alertname=%q, alertstate="firing"}[20m]))`, name))
+			found, err := api.query(ctx, fmt.Sprintf(`max by (alertname) (max_over_time(ALERTS{%s, alertstate="firing"}[20m]))`, labels))
 			if err != nil {
 				return err
 			}
 			if len(found) == 0 {
-				return fmt.Errorf("%s has not fired; fired have %v", name, slices.Sorted(maps.Keys(seen)))
+				return fmt.Errorf("%s has not fired; fired have %v", labels, slices.Sorted(maps.Keys(seen)))
 			}
-			seen[name] = "fired"
+			seen[labels] = true
 		}
 		return nil
 	})

@@ -183,7 +183,12 @@ func (e *environment) verify(t *testing.T, names ...string) verification {
 	t.Helper()
 	r := e.try(t, append(append([]string{"verify"}, names...), "-o", "json")...)
 	v := decode[verification](t, r.stdout)
+	slowest := ""
+	var seconds float64
 	for _, c := range v.Checks {
+		if c.Seconds > seconds {
+			slowest, seconds = c.Name, c.Seconds
+		}
 		switch {
 		case c.State == "skipped" && c.Detail != "": // what cannot be had on this machine says why
 			t.Logf("verify: %s/%s skipped: %s", c.Component, c.Name, c.Detail)
@@ -194,6 +199,6 @@ func (e *environment) verify(t *testing.T, names ...string) verification {
 	if r.code != 0 || v.Failed != 0 || v.Passed == 0 {
 		t.Errorf("verify: exit %d, %d passed, %d failed, %d skipped", r.code, v.Passed, v.Failed, v.Skipped)
 	}
-	t.Logf("verify: %d passed in %.1f s", v.Passed, r.took.Seconds())
+	t.Logf("verify: %d passed in %.1f s, %s last after %.1f s", v.Passed, r.took.Seconds(), slowest, seconds)
 	return v
 }

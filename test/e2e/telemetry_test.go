@@ -21,32 +21,34 @@ func TestTelemetry(t *testing.T) {
 	if limits() != "" {
 		t.Skip("ORRERY_E2E_CORE leaves out what this is about")
 	}
-	if os.Getenv("ORRERY_E2E_TELEMETRY") != "1" {
-		t.Skip("it takes five minutes and more, most of them for alerts: ORRERY_E2E_TELEMETRY=1 runs it")
-	}
 	e := newEnvironment(t, "tel", "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\ncomponents: [local-path, prometheus, kube-state-metrics, loki, tempo, otel-collector]\n")
 	e.up(t)
 	api := e.proxy(t)
+	began := time.Now()
 	journey := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
-			t.Cleanup(func() { e.keepSupport(t) })
+			t.Cleanup(func() {
+				t.Logf("%.0f s since the platform stands", time.Since(began).Seconds())
+				e.keepSupport(t)
+			})
 			f(t)
 		})
 	}
-	journey("scrape-limit", func(t *testing.T) { scrapeLimit(t, e) })
+	e.hasten(t)
+	scrapeLimit(t, e)
+	journey("killed", func(t *testing.T) { killedTelemetry(t, e, api) })
+	journey("scrape-limit", func(t *testing.T) {
+		alerted(t, api, `alertname="PrometheusScrapeLimitHit"`, `alertname="TargetDown", job="observability/e2e-too-much"`)
+		e.run(t, "kubectl", "-n", "observability", "delete", "podmonitor", "e2e-too-much")
+	})
+	journey("dns-last", func(t *testing.T) { dnsLast(t, e, api) })
 	journey("disk", func(t *testing.T) { fullDisk(t, e, api) })
 	journey("clocks", func(t *testing.T) { clocks(t, api) })
-	journey("killed", func(t *testing.T) { killedTelemetry(t, e, api) })
-	journey("dns-last", func(t *testing.T) { dnsLast(t, e, api) })
-	journey("verify", func(t *testing.T) {
-		alerted(t, api, "PrometheusScrapeLimitHit", "TargetDown")
-		e.run(t, "kubectl", "-n", "observability", "delete", "podmonitor", "e2e-too-much")
-		e.verify(t, "otel-collector", "prometheus")
-	})
 	// After it Loki takes no line of anybody new, for half an hour.
 	journey("explosion", func(t *testing.T) { explosion(t, api) })
 	journey("alerts", func(t *testing.T) {
-		alerted(t, api, "VolumeNearlyFull", "LokiRefusesLines", "TempoRefusesSpans", "CollectorDropsData")
+		alerted(t, api, `alertname="VolumeNearlyFull", persistentvolumeclaim="data-loki-0"`, `alertname="VolumeNearlyFull", persistentvolumeclaim="data-tempo-0"`,
+			`alertname="LokiRefusesLines", reason="stream_limit"`, `alertname="TempoRefusesSpans"`, `alertname="CollectorDropsData"`)
 	})
 }
 
@@ -117,7 +119,7 @@ func dnsLast(t *testing.T, e *environment, api proxied) {
 			t.Log("the DNS was started anew before telemetry was: nothing is proven here")
 			return nil
 		}
-		if since := time.Since(held); since < 30*time.Second {
+		if since := time.Since(held); since < 20*time.Second {
 			return fmt.Errorf("for %s", since)
 		}
 		return nil
@@ -131,7 +133,7 @@ func dnsLast(t *testing.T, e *environment, api proxied) {
 		return nil
 	})
 	t.Logf("the first spans are in Tempo %.1f s after the DNS went on", took.Seconds())
-	e.verify(t, "otel-collector")
+	e.verify(t, "otel-collector", "prometheus")
 	t.Logf("all of telemetry is verified %.1f s after the DNS went on", time.Since(answered).Seconds())
 }
 
