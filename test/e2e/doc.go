@@ -10,6 +10,8 @@
 //
 // ORRERY_E2E_BUNDLE=full has TestBundle carry all components to three servers and two agents.
 //
+// ORRERY_E2E_TELEMETRY=1 adds TestTelemetry: what metrics, logs and traces do when things fail.
+//
 // ORRERY_E2E_DIR is where state is kept meanwhile (default /var/tmp; a real file system,
 // not an overlay), ORRERY_E2E_LOGS where support archives of failed tests go. Binaries and
 // images come from the usual cache, so that they are built once.

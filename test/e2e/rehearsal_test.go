@@ -268,7 +268,7 @@ func clocks(t *testing.T, api proxied) {
 	}
 	// In turn, so that what cannot be taken has the chance to take along what can.
 	var within, beyond []sent
-	for _, skew := range []time.Duration{-9 * time.Minute, -3 * time.Hour, -time.Minute, 3 * time.Hour, time.Minute, 9 * time.Minute} {
+	for _, skew := range []time.Duration{-9 * time.Minute, -2 * time.Hour, -time.Minute, 2 * time.Hour, time.Minute, 9 * time.Minute} {
 		if skew.Abs() < time.Hour {
 			within = append(within, off(skew))
 		} else {

@@ -21,6 +21,9 @@ func TestTelemetry(t *testing.T) {
 	if limits() != "" {
 		t.Skip("ORRERY_E2E_CORE leaves out what this is about")
 	}
+	if os.Getenv("ORRERY_E2E_TELEMETRY") != "1" {
+		t.Skip("it takes three minutes, or five on a busy machine: ORRERY_E2E_TELEMETRY=1 runs it")
+	}
 	e := newEnvironment(t, "tel", "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\ncomponents: [local-path, prometheus, kube-state-metrics, loki, tempo, otel-collector]\n")
 	e.up(t)
 	api := e.proxy(t)
