@@ -53,7 +53,7 @@ func (b *Builder) packFolder(ctx context.Context, bin catalog.Binary, s source, 
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer func() { _ = done() }() // of a file that was only read
 	return writeArchive(out, files)
 }
 
@@ -69,7 +69,7 @@ func (b *Builder) Chart(ctx context.Context, c catalog.ModuleChart) (map[string]
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer func() { _ = done() }() // of a file that was only read
 	all := map[string][]byte{}
 	for _, f := range files {
 		r, err := f.open()

@@ -31,14 +31,3 @@ func FuzzParsePolicy(f *testing.F) {
 		}
 	})
 }
-
-func FuzzIdentify(f *testing.F) {
-	f.Add("Permission is hereby granted, free of charge, to any person obtaining a copy")
-	f.Add("Apache License\nVersion 2.0, January 2004")
-	f.Fuzz(func(t *testing.T, text string) {
-		ids := Identify([]byte(text))
-		if !slices.IsSorted(ids) {
-			t.Errorf("not sorted: %q", ids)
-		}
-	})
-}
