@@ -6,9 +6,9 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -148,12 +148,12 @@ func newRender(o *options) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				for _, obj := range set.objs {
-					b, err := yaml.Marshal(obj.Object)
-					if err != nil {
-						return fmt.Errorf("print %s %s: %w", obj.GetKind(), obj.GetName(), err)
-					}
-					fmt.Fprintf(o.out, "---\n%s", b)
+				text, err := kube.Manifest(set.objs)
+				if err != nil {
+					return fmt.Errorf("print component %s: %w", comp.Name, err)
+				}
+				if _, err := o.out.Write(text); err != nil {
+					return err
 				}
 			}
 			return nil

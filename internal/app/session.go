@@ -184,7 +184,7 @@ func (s *session) envFlag() string {
 
 // kube connects to the running cluster.
 func (s *session) kube() (*kube.Client, error) {
-	return kube.Connect(filepath.Join(s.stateDir, "kubeconfig"))
+	return kube.Connect(filepath.Join(s.stateDir, "kubeconfig"), kube.WithLog(s.log))
 }
 
 func (o *options) envName() (string, error) {

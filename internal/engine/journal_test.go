@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -267,55 +266,6 @@ func TestJournalConcurrent(t *testing.T) {
 	wg.Wait()
 	if got := open(t, path).Live(); len(got) != 20 {
 		t.Errorf("%d live, want 20", len(got))
-	}
-}
-
-func TestUndo(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "local")
-	j := open(t, filepath.Join(dir, "journal"))
-	for _, e := range []driver.Effect{effect("directory", dir), effect("cgroup", "a"), effect("odd", "x"), effect("process", "1"), effect("process", "stuck"), effect("process", "panics")} {
-		must(t, j.Begin(e))
-	}
-	var order []string
-	kinds := map[string]func(context.Context, driver.Effect) error{
-		"process": func(_ context.Context, e driver.Effect) error {
-			order = append(order, e.ID)
-			switch e.ID {
-			case "stuck":
-				return errors.New("does not die")
-			case "panics":
-				panic("nil map")
-			}
-			return nil
-		},
-		"cgroup":    func(_ context.Context, e driver.Effect) error { order = append(order, e.ID); return nil },
-		"directory": func(_ context.Context, e driver.Effect) error { return os.RemoveAll(e.ID) },
-	}
-	err := Undo(t.Context(), j, kinds)
-	want := "undoing process panics: panic: nil map\nundoing process stuck: does not die\nundoing odd x: this orrery does not know that kind of effect"
-	if err == nil || err.Error() != want {
-		t.Errorf("got\n%v\nwant\n%s", err, want)
-	}
-	if !slices.Equal(order, []string{"panics", "stuck", "1", "a"}) {
-		t.Errorf("order %v, want backwards", order)
-	}
-	if got := ids(j.Live()); !slices.Equal(got, []string{"odd:x", "process:stuck", "process:panics"}) {
-		t.Errorf("live %v", got)
-	}
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the folder with the journal came back: %v", err)
-	}
-}
-
-func TestUndoStopsWithItsContext(t *testing.T) {
-	j := open(t, filepath.Join(t.TempDir(), "journal"))
-	must(t, j.Begin(effect("a", "1")))
-	must(t, j.Begin(effect("a", "2")))
-	ctx, cancel := context.WithCancel(t.Context())
-	n := 0
-	err := Undo(ctx, j, map[string]func(context.Context, driver.Effect) error{"a": func(context.Context, driver.Effect) error { n++; cancel(); return nil }})
-	if !errors.Is(err, context.Canceled) || n != 1 || len(j.Live()) != 1 {
-		t.Errorf("err %v, %d undone, live %v", err, n, j.Live())
 	}
 }
 

@@ -500,13 +500,16 @@ func TestRemoveStuckCRD(t *testing.T) {
 
 func TestQuiet(t *testing.T) {
 	var text bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&text, nil))
+	log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	c := connect(t, WithLog(log))
 	if _, err := c.List(t.Context(), "v1", "ComponentStatus", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(text.String(), "deprecated") {
 		t.Errorf("log = %q, want the server's warning", &text)
+	}
+	if strings.Contains(text.String(), "ComponentStatusList") {
+		t.Errorf("log = %q: what the server answers may be a Secret", &text)
 	}
 }
 

@@ -24,13 +24,14 @@ func quiet(log *slog.Logger) {
 	})
 }
 
-// klogHandler forwards at debug level: what matters reaches the caller as an error.
+// klogHandler forwards at debug level: what matters reaches the caller as an error. What is
+// finer than that it drops: from there on client-go logs what requests carry, Secrets too.
 type klogHandler struct {
 	attrs []slog.Attr
 }
 
-func (h klogHandler) Enabled(ctx context.Context, _ slog.Level) bool {
-	return klogTarget.Load().Enabled(ctx, slog.LevelDebug)
+func (h klogHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelDebug && klogTarget.Load().Enabled(ctx, slog.LevelDebug)
 }
 
 func (h klogHandler) Handle(ctx context.Context, r slog.Record) error {

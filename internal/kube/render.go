@@ -326,18 +326,16 @@ func Hash(objs []*unstructured.Unstructured) string {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
-// Manifest writes objects as a YAML stream, as `kubectl apply -f` reads it.
+// Manifest writes objects as a YAML stream, as `kubectl apply -f` reads it; each begins
+// with "---".
 func Manifest(objs []*unstructured.Unstructured) ([]byte, error) {
 	var out bytes.Buffer
-	for i, o := range objs {
-		if i > 0 {
-			out.WriteString("---\n")
-		}
+	for _, o := range objs {
 		text, err := yaml.Marshal(o.Object)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", refOf(o), err)
 		}
-		out.Write(text)
+		fmt.Fprintf(&out, "---\n%s", text)
 	}
 	return out.Bytes(), nil
 }

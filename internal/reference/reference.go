@@ -103,9 +103,6 @@ func ParsePrefix(s string) error {
 	return nil
 }
 
-// IsDigest says whether s is "sha256:" and 64 hexadecimal digits in lower case.
-func IsDigest(s string) bool { return digest.MatchString(s) }
-
 // Name is registry and repository.
 func (r Reference) Name() string { return r.Registry + "/" + r.Repository }
 

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-
-	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // Where Cilium's parts are inside a node.
@@ -41,8 +39,6 @@ const (
 // are services of the node like the kubelet. Nodes are neighbours on the fabric, so packets are
 // routed between them as they are; a node's agent sets the routes to the others' pods.
 type cilium struct{}
-
-func (cilium) name() string { return spec.PluginCilium }
 
 func (cilium) programs() []string {
 	return []string{"bin/cni/cilium-cni", "bin/cni/loopback",

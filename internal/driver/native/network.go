@@ -12,8 +12,6 @@ import (
 // network connects the pods of a cluster. A plugin says what it puts into a node; the
 // supervisor lays addresses and routes, PID 1 writes files and runs services.
 type network interface {
-	// name is network.plugin of the spec.
-	name() string
 	// programs that must be there, relative to the distribution's folder (dist).
 	programs() []string
 	// users are who the plugin's services of the node are to the API.
@@ -60,8 +58,6 @@ var networks = map[string]network{spec.PluginPTP: ptp{}, spec.PluginCilium: cili
 // ptp gives each pod a point-to-point link, each node a /24 that the other nodes have a
 // route to, and Services through kube-proxy. It needs no bridge and so no br_netfilter.
 type ptp struct{}
-
-func (ptp) name() string { return spec.PluginPTP }
 
 func (ptp) programs() []string {
 	return []string{"bin/kube-proxy", "bin/cni/ptp", "bin/cni/host-local", "bin/cni/loopback", "bin/cni/portmap"}
