@@ -78,7 +78,8 @@ func (cilium) services(c cluster, n node) []service {
 	environment := []string{
 		"PATH=" + nodeBin[:len(nodeBin)-1] + ":/run/tools", // clang is the one in front of llvmFolder's
 		"K8S_NODE_NAME=" + n.Name, "CILIUM_K8S_NAMESPACE=" + ciliumNamespace,
-		"GOGC=50", // there is an agent for each node of a machine: memory matters more than its little work
+		// There is an agent for each node of a machine: memory matters more than its little work.
+		"GOGC=35",
 	}
 	// Both give up, or wait for many seconds, when what they want to watch does not exist yet
 	// or is not theirs to see yet.
