@@ -140,8 +140,8 @@ func List(kind string) []Object {
 	}
 }
 
-// ErrProgramArray: the kernel loses a reference to an array of programs when its last user
-// goes twice in a row (prog_array_map_clear), which happens as pods end on a busy machine. The
+// ErrProgramArray is told of arrays of programs: the kernel loses a reference to one when its last
+// user goes twice in a row (prog_array_map_clear), which happens as pods end on a busy machine. The
 // empty array stays until a reboot, held by nobody, so it is no leftover of anybody's.
 var ErrProgramArray = errors.New("an array of programs, which the kernel may keep")
 
