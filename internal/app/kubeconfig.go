@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/driver"
 )
 
@@ -133,12 +134,12 @@ func loadOrNew(path string) (*api.Config, error) {
 
 // writeKubeconfig replaces path at once, so that a crash cannot truncate it.
 func writeKubeconfig(cfg *api.Config, path string) error {
+	data, err := clientcmd.Write(*cfg)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	tmp := path + ".orrery"
-	if err := clientcmd.WriteToFile(*cfg, tmp); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(tmp))
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, data, 0o600)
 }
