@@ -157,7 +157,7 @@ func (w *workshop) licences(ctx context.Context, of string, binaries []catalog.B
 				continue
 			}
 			detected := ours // a module or folder of this repository
-			if dir, foreign := dirs[m.Path]; foreign {
+			if dir, foreign := dirs[m.Path]; foreign && !policy.Excepts(m.Path) {
 				if detected, err = known.Of(m.Path+"@"+m.Version+" "+m.Sum, dir); err != nil {
 					return nil, err
 				}

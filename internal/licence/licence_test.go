@@ -109,3 +109,10 @@ func TestCache(t *testing.T) {
 		t.Errorf("after damage: %q, %v", got, err)
 	}
 }
+
+func TestExcepts(t *testing.T) {
+	p := &Policy{Exceptions: map[string]Exception{"a": {Licence: "MIT", Reason: "its README"}}}
+	if !p.Excepts("a") || p.Excepts("b") || (*Policy)(nil).Excepts("a") {
+		t.Error("a is excepted, and nothing else")
+	}
+}

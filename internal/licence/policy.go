@@ -57,6 +57,16 @@ func ParsePolicy(data []byte, file string) (*Policy, error) {
 	return &p, nil
 }
 
+// Excepts reports whether the policy names the licence of a module, so that it need not be
+// detected.
+func (p *Policy) Excepts(module string) bool {
+	if p == nil {
+		return false
+	}
+	_, ok := p.Exceptions[module]
+	return ok
+}
+
 // Decide returns the licence of a module, given what was detected, or an error when the
 // policy does not allow it. Without a policy everything is as detected.
 func (p *Policy) Decide(module, detected string) (string, error) {
