@@ -182,6 +182,9 @@ func (e *environment) becomesReady(t *testing.T, timeout time.Duration) {
 func (e *environment) verify(t *testing.T, names ...string) verification {
 	t.Helper()
 	r := e.try(t, append(append([]string{"verify"}, names...), "-o", "json")...)
+	if r.stdout == "" {
+		t.Fatal(r)
+	}
 	v := decode[verification](t, r.stdout)
 	slowest := ""
 	var seconds float64
