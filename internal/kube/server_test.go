@@ -164,8 +164,9 @@ current-context: test
 }
 
 func (t *testCluster) run(binary string, args ...string) error {
-	// The server ends with its standard input, so also when the test binary is killed.
-	const leash = `exec 3<&0; "$@" & pid=$!; (read _ <&3; kill -9 $pid) 2>/dev/null & wait $pid`
+	// The server ends with its standard input, so also when the test binary is killed. Who
+	// sees to that outlives what timeout(1) sends to all of them.
+	const leash = `exec 3<&0; "$@" & pid=$!; (trap '' TERM INT; read _ <&3; kill -9 $pid) 2>/dev/null & wait $pid`
 	cmd := exec.CommandContext(t.ctx, "sh", append([]string{"-c", leash, "sh", binary}, args...)...)
 	log, err := os.Create(filepath.Join(t.dir, args[0]+".log"))
 	if err != nil {
