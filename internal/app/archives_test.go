@@ -109,3 +109,25 @@ func TestBundledNetwork(t *testing.T) {
 		}
 	}
 }
+
+// What is of no module, such as LLVM, names none, wherever orrery is run.
+func TestCatalogFilesOfTheCurrentFolder(t *testing.T) {
+	root, err := catalog.FindRoot(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(root)
+	cat, err := catalog.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := catalogFiles(cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"go.mod", "infra/native/cilium/go.mod", "infra/native/distribution.yaml"} {
+		if n := strings.Count("\n"+strings.Join(files, "\n")+"\n", "\n"+want+"\n"); n != 1 {
+			t.Errorf("%s is there %d times", want, n)
+		}
+	}
+}

@@ -305,7 +305,9 @@ func catalogFiles(cat *catalog.Catalog) ([]string, error) {
 	}
 	modules := map[string]bool{cat.Root: true}
 	for _, bin := range allBinaries(cat) {
-		modules[bin.Dir] = true
+		if bin.Dir != "" { // a program of Debian's is of no module
+			modules[bin.Dir] = true
+		}
 	}
 	for dir := range modules {
 		for _, name := range []string{"go.mod", "go.sum"} {
