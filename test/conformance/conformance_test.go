@@ -213,9 +213,11 @@ func TestRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const rule = "------------------------------\n"
 	out := endings{log: io.Discard, record: r}
-	for _, text := range []string{"----\n• [0.045 sec", "onds]\na [sig-network, Conformance]\nfile.go:1\n", "• [FAILED] [1.500 seconds]\nb [x]\nfile.go:2\n",
-		"S [SKIPPED] [0.1 seconds]\nc [x]\n", "• [1 seconds]\nsomething else [x]\n"} {
+	for _, text := range []string{rule + "• [0.045 sec", "onds]\na [sig-network, Conformance]\nfile.go:1\n",
+		rule + "b [x]\nfile.go:2\n  STEP: x\n• [FAILED] [1.500 seconds]\n", rule + "S [SKIPPED] [0.1 seconds]\nc [x]\n",
+		rule + "• [INTERRUPTED] [1 seconds]\nd [x]\n", rule + "• [1 seconds]\nsomething else [x]\n"} {
 		if _, err := io.WriteString(&out, text); err != nil {
 			t.Fatal(err)
 		}

@@ -96,6 +96,8 @@ type endings struct {
 	log    io.Writer
 	record *record
 	line   []byte
+	begins bool   // a rule of dashes was the last line
+	name   string // the line after it, but for the end of a case
 	state  string // of the case that the next line names
 }
 
@@ -112,18 +114,37 @@ func (e *endings) Write(b []byte) (int, error) {
 	return e.log.Write(b)
 }
 
-// take reads "• [0.045 seconds]" or "• [FAILED] [1.5 seconds]" and, after it, "NAME [LABELS]".
+// take reads "• [0.045 seconds]" or "• [FAILED] [1.5 seconds]", and "NAME [LABELS]": after a rule,
+// side by side the end comes first and then the name, one by one the other way round.
 func (e *endings) take(line string) {
-	if e.state != "" {
-		if i := strings.LastIndex(line, " ["); i > 0 {
-			e.record.ended(line[:i], e.state)
+	begins := e.begins
+	e.begins = strings.HasPrefix(line, "----------")
+	what, ended := strings.CutPrefix(line, "• [")
+	switch {
+	case e.begins:
+	case ended && strings.HasSuffix(what, " seconds]"):
+		state := ""
+		if first, _, _ := strings.Cut(what, "]"); strings.HasSuffix(first, " seconds") {
+			state = statePassed
+		} else if first == "FAILED" || first == "TIMEDOUT" || first == "PANICKED" {
+			state = stateFailed
 		}
+		if begins {
+			e.state = state
+		} else {
+			e.end(e.name, state)
+		}
+	case e.state != "":
+		e.end(line, e.state)
 		e.state = ""
-	} else if what, ok := strings.CutPrefix(line, "• ["); ok && strings.HasSuffix(what, " seconds]") {
-		e.state = statePassed
-		if strings.HasPrefix(what, "FAILED]") || strings.HasPrefix(what, "TIMEDOUT]") || strings.HasPrefix(what, "PANICKED]") {
-			e.state = stateFailed
-		}
+	case begins:
+		e.name = line
+	}
+}
+
+func (e *endings) end(line, state string) {
+	if i := strings.LastIndex(line, " ["); i > 0 && state != "" {
+		e.record.ended(line[:i], state)
 	}
 }
 
