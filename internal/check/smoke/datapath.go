@@ -80,8 +80,12 @@ func datapath(ctx context.Context, env Env) check.Result {
 		if m.host == "" {
 			from = "not tried from a node: " + m.why
 		}
-		return fmt.Sprintf("pods on %d nodes in %d zones reach each other, ClusterIP, NodePort and name of a Service, themselves through it, "+
-			"the same pod by session affinity and only their node's by internalTrafficPolicy; %s", len(m.peers), len(zones), from), nil
+		named := "NodePort and name of a Service"
+		if !m.named() {
+			named = "and NodePort of a Service (without component coredns it has no name)"
+		}
+		return fmt.Sprintf("pods on %d nodes in %d zones reach each other, ClusterIP, %s, themselves through it, "+
+			"the same pod by session affinity and only their node's by internalTrafficPolicy; %s", len(m.peers), len(zones), named, from), nil
 	})
 }
 
@@ -272,12 +276,17 @@ func (m *mesh) cluster() []ask {
 	return asks
 }
 
+// named says whether this environment has Services' names.
+func (m *mesh) named() bool { return slices.Contains(m.s.env.Components, "coredns") }
+
 // fromPod asks everything from one pod, and returns who answered for the plain Service.
 func (m *mesh) fromPod(ctx context.Context, i int) (map[string]bool, error) {
 	p := m.peers[i]
 	asks := append(m.cluster(),
-		ask{url: "http://" + m.address[m.local] + "/", what: "itself through internalTrafficPolicy Local of " + m.local, times: 4, judge: answeredBy(p.name)},
-		ask{url: fmt.Sprintf("http://%s.%s.svc.%s/", m.plain, namespace, m.s.env.ClusterDomain), what: "the name of " + m.plain, judge: answeredBy(m.names()...)})
+		ask{url: "http://" + m.address[m.local] + "/", what: "itself through internalTrafficPolicy Local of " + m.local, times: 4, judge: answeredBy(p.name)})
+	if m.named() {
+		asks = append(asks, ask{url: fmt.Sprintf("http://%s.%s.svc.%s/", m.plain, namespace, m.s.env.ClusterDomain), what: "the name of " + m.plain, judge: answeredBy(m.names()...)})
+	}
 	seen := map[string]bool{}
 	return seen, until(ctx, settle, func() error {
 		results, err := m.s.reach(ctx, namespace, p.name, asks)

@@ -127,6 +127,20 @@ func (n *fakeNetwork) behind(s *unstructured.Unstructured) (names []string) {
 	return names
 }
 
+// Where nothing answers for names, nobody is asked for one.
+func TestDatapathWithoutNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, env := newFake(t)
+		f.exec = (&fakeNetwork{f: f, broken: func(_, what string, answers []string) []string {
+			if what == "name" {
+				return nil
+			}
+			return answers
+		}}).exec
+		f.judge(t, datapath(t.Context(), env), check.Succeeded, "without component coredns it has no name")
+	})
+}
+
 func TestDatapath(t *testing.T) {
 	// only breaks what one kind of URL answers to pods whose name ends in from.
 	only := func(what, from string, f func([]string) []string) func(string, string, []string) []string {
@@ -189,6 +203,7 @@ func TestDatapath(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				f, env := newFake(t)
+				env.Components = []string{"coredns"}
 				f.exec = (&fakeNetwork{f: f, broken: test.broken}).exec
 				if test.api != nil {
 					test.api(f)
