@@ -165,31 +165,38 @@ func (l *loader) components() {
 			l.fail(file, "%s", p)
 		}
 		for i := range c.Images {
-			for j := range c.Images[i].Binaries {
-				l.module(file, fmt.Sprintf("images[%d].binaries[%d].module", i, j), &c.Images[i].Binaries[j])
-			}
+			l.modules(file, fmt.Sprintf("images[%d].binaries", i), c.Images[i].Binaries)
 		}
 		l.rendered(file, c)
 		l.Components[name] = c
 	}
 }
 
-// module resolves the module folder of a binary.
-func (l *loader) module(file, path string, b *Binary) {
-	base, folder := filepath.Dir(file), b.Module
+// module is the absolute folder that a field path of file names; "" after a complaint.
+func (l *loader) module(file, path, named string) string {
+	base, folder := filepath.Dir(file), named
 	if rest, ok := strings.CutPrefix(folder, "//"); ok {
 		base, folder = l.Root, rest
 	}
 	dir := filepath.Join(base, filepath.FromSlash(folder))
 	if r, err := filepath.Rel(l.Root, dir); err != nil || !filepath.IsLocal(r) {
-		l.fail(file, "%s: %q leaves the repository; name a folder below %s or below the root (//folder)", path, b.Module, l.rel(filepath.Dir(file)))
-		return
+		l.fail(file, "%s: %q leaves the repository; name a folder below %s or below the root (//folder)", path, named, l.rel(filepath.Dir(file)))
+		return ""
 	}
 	if !isFile(filepath.Join(dir, "go.mod")) {
-		l.fail(file, "%s: %q is no module: there is no %s", path, b.Module, l.rel(filepath.Join(dir, "go.mod")))
-		return
+		l.fail(file, "%s: %q is no module: there is no %s", path, named, l.rel(filepath.Join(dir, "go.mod")))
+		return ""
 	}
-	b.Dir = dir
+	return dir
+}
+
+// modules resolves those of binaries, which are the list at path of file.
+func (l *loader) modules(file, path string, binaries []Binary) {
+	for i := range binaries {
+		if b := &binaries[i]; b.Debian == nil { // whose packages are of no module
+			b.Dir = l.module(file, fmt.Sprintf("%s[%d].module", path, i), b.Module)
+		}
+	}
 }
 
 // rendered checks that what a component renders exists.
@@ -233,10 +240,8 @@ func (l *loader) overlays() {
 			}
 		}
 		for _, name := range sortedKeys(o.Charts) {
-			chart, at := o.Charts[name], fmt.Sprintf("charts.%s.module", name)
-			from := Binary{Module: chart.Module}
-			l.module(file, at, &from)
-			chart.Dir = from.Dir
+			chart := o.Charts[name]
+			chart.Dir = l.module(file, fmt.Sprintf("charts.%s.module", name), chart.Module)
 			o.Charts[name] = chart
 			if l.Components[name].Render.Chart != "" {
 				l.fail(file, "charts.%s: the component renders a chart already, and values.yaml can be for one only", name)
@@ -277,27 +282,14 @@ func (l *loader) distribution() {
 	for _, p := range checkDistribution(*d) {
 		l.fail(file, "%s", p)
 	}
-	for i := range d.Binaries {
-		l.module(file, fmt.Sprintf("binaries[%d].module", i), &d.Binaries[i])
-	}
-	for i := range d.CNI {
-		l.module(file, fmt.Sprintf("cni[%d].module", i), &d.CNI[i])
-	}
-	for i := range d.Sandbox.Binaries {
-		l.module(file, fmt.Sprintf("sandbox.binaries[%d].module", i), &d.Sandbox.Binaries[i])
-	}
+	l.modules(file, "binaries", d.Binaries)
+	l.modules(file, "cni", d.CNI)
+	l.modules(file, "sandbox.binaries", d.Sandbox.Binaries)
 	for _, name := range sortedKeys(d.Networks) {
-		n := d.Networks[name]
-		for _, list := range []struct {
-			field string
-			of    []Binary
-		}{{"binaries", n.Binaries}, {"cni", n.CNI}, {"archives", n.Archives}} {
-			for i := range list.of {
-				if list.of[i].Debian == nil {
-					l.module(file, fmt.Sprintf("networks.%s.%s[%d].module", name, list.field, i), &list.of[i])
-				}
-			}
-		}
+		at, n := "networks."+name, d.Networks[name]
+		l.modules(file, at+".binaries", n.Binaries)
+		l.modules(file, at+".cni", n.CNI)
+		l.modules(file, at+".archives", n.Archives)
 	}
 }
 

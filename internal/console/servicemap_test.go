@@ -200,7 +200,7 @@ func TestServiceMapWithoutFlows(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal(got)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // until the page is asked for again, as a browser would
 	}
 }
 

@@ -161,8 +161,18 @@ func roundTrips(conn net.Conn) (sample, error) {
 	return sample{Rate: float64(len(took)) / last.Sub(start).Seconds(), Median: took[len(took)/2], P99: took[len(took)*99/100]}, nil
 }
 
-// startIn starts a command in the network of a process.
-func startIn(pid int, cmd *exec.Cmd) error {
+// startIn starts netload with args in the network of a process, and returns what it prints.
+func startIn(ctx context.Context, pid int, args ...string) (*exec.Cmd, io.Reader, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, append([]string{netload}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
@@ -176,22 +186,13 @@ func startIn(pid int, cmd *exec.Cmd) error {
 		}
 		started <- err
 	}()
-	return <-started
+	return cmd, out, <-started
 }
 
 // loadIn runs a client in the network of a process.
 func loadIn(ctx context.Context, pid int, kind, address string) (s sample, err error) {
-	self, err := os.Executable()
+	cmd, out, err := startIn(ctx, pid, kind, address)
 	if err != nil {
-		return s, err
-	}
-	cmd := exec.CommandContext(ctx, self, netload, kind, address)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return s, err
-	}
-	if err := startIn(pid, cmd); err != nil {
 		return s, err
 	}
 	decoded := json.NewDecoder(out).Decode(&s)

@@ -135,17 +135,8 @@ func (b *bench) ways(ctx context.Context, e env, plugin string, found map[string
 
 // startServer starts what the clients ask, and returns its port.
 func startServer(ctx context.Context, pid int) (*exec.Cmd, string, error) {
-	self, err := os.Executable()
+	cmd, out, err := startIn(ctx, pid, "serve")
 	if err != nil {
-		return nil, "", err
-	}
-	cmd := exec.CommandContext(ctx, self, netload, "serve")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, "", err
-	}
-	if err := startIn(pid, cmd); err != nil {
 		return nil, "", err
 	}
 	port, err := bufio.NewReader(out).ReadString('\n')

@@ -113,6 +113,7 @@ func TestBalancer(t *testing.T) {
 	}
 }
 
+// waitFor looks again and again: what it waits for happens in goroutines that tell nobody.
 func waitFor(t *testing.T, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
