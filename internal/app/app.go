@@ -11,7 +11,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/orrery-dev/orrery/internal/driver/native"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -24,33 +24,26 @@ const (
 	exitInterrupted = 130 // Ctrl-C
 )
 
-// usageError is a mistake of the person: flags, arguments, files.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
-
-// refusedError is a host that cannot run the platform as it is, or a platform that is not
-// the locked one.
-type refusedError struct{ error }
-
-func (e refusedError) Unwrap() error { return e.error }
-
 // exitError ends with a code after everything has been printed already.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// Main runs one invocation and returns its exit code.
+// Main runs the program: one invocation, or what the drivers have it run again for. It returns
+// the exit code.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if code, handled := native.Reexec(args); handled {
+	if code, handled := reexec(args); handled {
 		return code
 	}
 	// Verbs are short: less collecting saves a quarter of their time. The limit keeps what
 	// streams a lot, such as a bundle, from growing.
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(200 << 20)
+	return Run(args, stdin, stdout, stderr)
+}
+
+// Run is one invocation; nothing of the process is changed.
+func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := interruptible(stderr)
 	defer stop()
 	root := newRoot(&streams{in: stdin, out: stdout, err: stderr})
@@ -73,10 +66,10 @@ func exitCode(err error, stderr io.Writer) int {
 	if errors.Is(err, context.Canceled) {
 		return exitInterrupted
 	}
-	if _, ok := errors.AsType[usageError](err); ok {
+	if failure.IsUsage(err) {
 		return exitUsage
 	}
-	if _, ok := errors.AsType[refusedError](err); ok {
+	if failure.IsRefused(err) {
 		return exitRefused
 	}
 	return exitFailed

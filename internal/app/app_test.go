@@ -6,14 +6,14 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver/native"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
-	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func TestExitCode(t *testing.T) {
@@ -24,8 +24,8 @@ func TestExitCode(t *testing.T) {
 	}{
 		{nil, exitOK, false},
 		{errors.New("boom"), exitFailed, true},
-		{fmt.Errorf("wrapped: %w", usagef("no such flag")), exitUsage, true},
-		{fmt.Errorf("wrapped: %w", refusedError{errors.New("no nft")}), exitRefused, true},
+		{fmt.Errorf("wrapped: %w", failure.Usagef("no such flag")), exitUsage, true},
+		{fmt.Errorf("wrapped: %w", failure.Refused{Err: errors.New("no nft")}), exitRefused, true},
 		{fmt.Errorf("wrapped: %w", context.Canceled), exitInterrupted, true},
 		{fmt.Errorf("wrapped: %w", exitError(7)), 7, false},
 	} {
@@ -37,28 +37,22 @@ func TestExitCode(t *testing.T) {
 }
 
 func TestCheckResults(t *testing.T) {
-	rs := checkResults{
+	rs := environment.CheckResults{
 		{Component: "nats", Name: "streams", State: check.Failed, Detail: `lost "3" messages`, Seconds: 1.5},
 		{Component: "dns", Name: "lookup", State: check.Succeeded, Detail: "ok"},
 		{Component: "data", Name: "fdb", State: check.Skipped, Detail: "no image"},
 	}
-	if r := rs.report(); r.Passed != 1 || r.Failed != 1 || r.Skipped != 1 || len(r.Checks) != 3 {
+	if r := reportOf(rs); r.Passed != 1 || r.Failed != 1 || r.Skipped != 1 || len(r.Checks) != 3 {
 		t.Errorf("report: %+v", r)
 	}
-	if s := rs.sorted(); s[len(s)-1].State != check.Failed {
+	if s := rs.Sorted(); s[len(s)-1].State != check.Failed {
 		t.Errorf("the failure is not last: %v", s)
 	}
-	if st, err := rs.state(); st != ui.StateFailed || err == nil || !strings.Contains(err.Error(), "nats/streams") {
-		t.Errorf("state: %s %v", st, err)
-	}
-	if st, err := rs[2:].state(); st != ui.StateSkipped || err != nil {
-		t.Errorf("only skipped: %s %v: skipped is not success", st, err)
-	}
-	if r := (checkResults)(nil).report(); r.Checks == nil {
+	if r := reportOf(nil); r.Checks == nil {
 		t.Error("an empty report prints null instead of []")
 	}
 	var out bytes.Buffer
-	if err := rs.junit(&out); err != nil {
+	if err := junit(&out, rs); err != nil {
 		t.Fatal(err)
 	}
 	var suite struct {

@@ -1,22 +1,18 @@
 package app
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/bundle"
-	"github.com/orrery-dev/orrery/internal/image"
-	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -82,14 +78,14 @@ hashes it. -o lock prints the orrery.lock in it, -o key the public key of its si
 		Annotations: map[string]string{outputs: "key lock"},
 		Args:        cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			b, err := openBundle(args[0])
+			b, err := supply.OpenBundle(args[0])
 			if err != nil {
 				return err
 			}
 			defer b.Close()
-			signer, err := bundleSigner(b)
+			signer, err := supply.BundleSigner(b)
 			if err != nil {
-				return refusedError{err}
+				return failure.Refused{Err: err}
 			}
 			switch o.output {
 			case "key":
@@ -102,12 +98,13 @@ hashes it. -o lock prints the orrery.lock in it, -o key the public key of its si
 				}
 				return err
 			}
-			want, err := o.loadSpec()
+			request := o.request(ui.Discard)
+			want, err := request.Spec()
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			want.Images.Verify = ""
-			r := bundleReport{File: args[0], Description: b.Describe(), Key: signer.Fingerprint(), Trusted: trusts(b, args[0], want.Images)}
+			r := bundleReport{File: args[0], Description: b.Describe(), Key: signer.Fingerprint(), Trusted: trusts(request.Machine(), b, args[0], want.Images)}
 			if o.json() {
 				return printJSON(o.out, r)
 			}
@@ -117,8 +114,8 @@ hashes it. -o lock prints the orrery.lock in it, -o key the public key of its si
 }
 
 // trusts reports whether an import would be allowed without a key.
-func trusts(b *bundle.File, file string, policy spec.Images) bool {
-	ok, err := trustBundle(b, file, "", policy, ui.Discard)
+func trusts(m supply.Machine, b *bundle.File, file string, policy spec.Images) bool {
+	ok, err := m.Trusts(b, file, "", policy, ui.Discard)
 	return ok && err == nil
 }
 
@@ -164,7 +161,7 @@ an imported bundle, or "-" for what the cache of this machine has. With one argu
 			items := make([][]bundle.Item, 2)
 			for i, arg := range args {
 				var err error
-				if items[i], err = itemsOf(arg); err != nil {
+				if items[i], err = itemsOf(o.request(ui.Discard).CacheDir, arg); err != nil {
 					return err
 				}
 			}
@@ -187,18 +184,18 @@ an imported bundle, or "-" for what the cache of this machine has. With one argu
 	}
 }
 
-func itemsOf(arg string) ([]bundle.Item, error) {
+func itemsOf(cacheDir, arg string) ([]bundle.Item, error) {
 	switch {
 	case arg == "-":
-		return machineItems()
+		return supply.CachedItems(cacheDir)
 	case strings.HasPrefix(arg, "sha256:"):
-		b, err := bundle.OpenImported(cacheRoot(), arg)
+		b, err := bundle.OpenImported(cacheDir, arg)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, failure.Usage{Err: err}
 		}
 		return b.Items(), nil
 	}
-	b, err := openBundle(arg)
+	b, err := supply.OpenBundle(arg)
 	if err != nil {
 		return nil, err
 	}
@@ -206,48 +203,21 @@ func itemsOf(arg string) ([]bundle.Item, error) {
 	return b.Items(), nil
 }
 
-// machineItems are what the cache has: of imported bundles, and built here.
-func machineItems() ([]bundle.Item, error) {
-	var items []bundle.Item
-	for _, b := range bundle.List(cacheRoot()) {
-		items = append(items, b.Items()...)
+// bundleImport is a bundle that a person named, by the policy of orrery.yaml.
+func (o *options) bundleImport(r environment.Request, file, key string) (supply.Import, error) {
+	want, err := r.Spec()
+	if err != nil {
+		return supply.Import{}, err
 	}
-	for sum, path := range image.Programs(cacheRoot()) {
-		if info, err := os.Stat(path); err == nil {
-			items = append(items, bundle.Item{Kind: "program", Name: filepath.Base(path), Parts: []bundle.Part{{SHA256: sum, Size: info.Size()}}})
-		}
-	}
-	blobs := filepath.Join(cacheRoot(), "images", "blobs", "sha256")
-	entries, err := os.ReadDir(blobs)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil {
-			items = append(items, bundle.Item{Kind: "blob", Name: e.Name()[:min(12, len(e.Name()))], Parts: []bundle.Part{{SHA256: e.Name(), Size: info.Size()}}})
-		}
-	}
-	slices.SortFunc(items, func(a, b bundle.Item) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
-	return items, nil
+	return supply.Import{File: file, Key: key, Machine: r.Machine(), CacheDir: r.CacheDir, Images: want.Images, Sink: r.Sink}, nil
 }
 
-// bundleKey is the key that signs bundles: the given one, or this machine's, which is made
-// when there is none. Its password is that of environments' keys: with one of the person's
-// own (ORRERY_KEY_PASSWORD, images.password) the key stays the same over restarts.
-func bundleKey(ctx context.Context, file string, images spec.Images) (*sign.Key, error) {
-	dir, passwords := bundleKeyDir(), passwordsOf(images)
-	if file != "" {
-		if filepath.Base(file) != sign.PrivateFile {
-			return nil, usagef("--key %s: name the private half of a key pair, %s as 'cosign generate-key-pair' makes it", file, sign.PrivateFile)
-		}
-		if _, err := os.Stat(file); err != nil {
-			return nil, usageError{err}
-		}
-		dir, passwords = filepath.Dir(file), sign.Passwords{Given: os.Getenv("ORRERY_KEY_PASSWORD")}
-	} else if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make a folder for the key of this machine: %w", err)
+func (o *options) importBundle(ctx context.Context, file, key string, sink ui.Sink) (bundle.Result, error) {
+	what, err := o.bundleImport(o.request(sink), file, key)
+	if err != nil {
+		return bundle.Result{}, err
 	}
-	return sign.EnsureKey(ctx, dir, passwords)
+	return what.Run(ctx, func(do func() error) error { return stepOf(sink, "bundle/import", do) })
 }
 
 // stepOf shows a verb that is one step while do runs.
@@ -255,7 +225,7 @@ func stepOf(sink ui.Sink, name string, do func() error) error {
 	start := time.Now()
 	sink.Emit(ui.Event{Time: start, Type: ui.TypeStep, Step: name, Phase: "build", State: ui.StateRunning})
 	err := do()
-	e := ui.Event{Time: time.Now(), Type: ui.TypeStep, Step: name, Phase: "build", State: ui.StateDone, Seconds: seconds(time.Since(start))}
+	e := ui.Event{Time: time.Now(), Type: ui.TypeStep, Step: name, Phase: "build", State: ui.StateDone, Seconds: environment.Seconds(time.Since(start))}
 	if err != nil {
 		e.State, e.Error = ui.StateFailed, err.Error()
 	}

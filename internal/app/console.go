@@ -14,6 +14,8 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/console"
 	"github.com/orrery-dev/orrery/internal/dashboard"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/flow"
 )
 
@@ -47,13 +49,13 @@ type consoleOptions struct {
 
 func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	if opts.port < 0 || opts.port > 65535 {
-		return usagef("--port must be from 0 to 65535, got %d", opts.port)
+		return failure.Usagef("--port must be from 0 to 65535, got %d", opts.port)
 	}
-	s, err := o.attachExisting()
+	e, err := o.existing()
 	if err != nil {
 		return err
 	}
-	boards, checks, missing := s.forConsole()
+	boards, checks, missing := forConsole(e)
 	if missing != nil {
 		// Without a catalogue there is still a topology, and logs and traces.
 		fmt.Fprintf(o.err, "orrery: no dashboards and no checks: %v\n", missing)
@@ -65,12 +67,12 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	defer l.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	look := newLooker(ctx, s, opts.links)
-	defer look.close()
-	defer cancel() // before look.close
+	view := newViewer(ctx, e, o.logger(), opts.links)
+	defer view.close()
+	defer cancel() // before view.close
 	c, err := console.New(ctx, console.Options{
-		Environment: s.spec.Name, Look: look.look, API: look, Dashboards: boards, Verify: checks.run, Earlier: checks.earlier, Flows: s.flowsForConsole,
-		Token: rand.Text(), Address: l.Addr().String(), Log: s.log,
+		Environment: e.Spec.Name, Look: view.look, API: view, Dashboards: boards, Verify: checks.run, Earlier: checks.earlier, Flows: flowsForConsole(e),
+		Token: rand.Text(), Address: l.Addr().String(), Log: o.logger(),
 	})
 	if err != nil {
 		return err
@@ -116,46 +118,51 @@ type consoleChecks struct {
 }
 
 // forConsole is what the console has from the catalogue.
-func (s *session) forConsole() ([]dashboard.Dashboard, consoleChecks, error) {
-	p, err := s.platform(nil)
+func forConsole(e *environment.Environment) ([]dashboard.Dashboard, consoleChecks, error) {
+	p, err := e.Platform(environment.Selection{})
 	if err != nil {
 		return nil, consoleChecks{}, err
 	}
-	boards, err := p.dashboards()
+	boards, err := p.Dashboards()
 	if err != nil {
 		return nil, consoleChecks{}, err
 	}
-	return boards, consoleChecks{p.verifyForConsole, p.earlier}, nil
+	run := func(ctx context.Context, report func(console.Check)) error { return verifyForConsole(ctx, p, report) }
+	earlier := func() (checks []console.Check) {
+		for _, r := range p.LastResults() {
+			checks = append(checks, consoleCheck(r.CheckResult, r.At))
+		}
+		return checks
+	}
+	return boards, consoleChecks{run, earlier}, nil
+}
+
+func consoleCheck(r environment.CheckResult, at time.Time) console.Check {
+	return console.Check{Component: r.Component, Name: r.Name, State: string(r.State), Detail: r.Detail, Seconds: r.Seconds, At: at}
 }
 
 // flowsForConsole are those of which a map is made.
-func (s *session) flowsForConsole(ctx context.Context, since time.Time, give func(flow.Flow), trouble func(string, error)) error {
-	return s.flows(trouble).Follow(ctx, flow.Query{Since: since, Types: flow.MapTypes}, func(f flow.Flow) error {
-		give(f)
-		return nil
-	})
+func flowsForConsole(e *environment.Environment) func(context.Context, time.Time, func(flow.Flow), func(string, error)) error {
+	return func(ctx context.Context, since time.Time, give func(flow.Flow), trouble func(string, error)) error {
+		return e.Flows(trouble).Follow(ctx, flow.Query{Since: since, Types: flow.MapTypes}, func(f flow.Flow) error {
+			give(f)
+			return nil
+		})
+	}
 }
 
-// verifyForConsole runs all checks, a few at a time, and tells of each.
-func (p *platform) verifyForConsole(ctx context.Context, report func(console.Check)) error {
-	if err := p.learnImages(ctx); err != nil {
+// verifyForConsole runs all checks and tells of each when it begins and when it has ended.
+func verifyForConsole(ctx context.Context, p *environment.Platform, report func(console.Check)) error {
+	if err := p.LearnImages(ctx); err != nil {
 		return err
 	}
-	conditions, err := p.checks(append([]string{"cluster"}, p.componentNames()...))
+	conditions, err := p.Conditions(ctx, p.CheckNames())
 	if err != nil {
 		return err
 	}
-	results := make(checkResults, len(conditions))
-	var wg sync.WaitGroup
-	for i, c := range conditions {
+	begun := func(c check.Condition) {
 		report(console.Check{Component: c.Component, Name: c.Name, State: string(check.Running)})
-		wg.Go(func() {
-			r := runCheck(ctx, c)
-			results[i] = r
-			report(console.Check{Component: r.Component, Name: r.Name, State: string(r.State), Detail: r.Detail, Seconds: r.Seconds})
-		})
 	}
-	wg.Wait()
-	p.record(ctx, results)
+	p.Await(ctx, conditions, begun, func(r environment.CheckResult) { report(consoleCheck(r, time.Time{})) })
 	return ctx.Err()
 }

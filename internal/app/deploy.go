@@ -2,13 +2,17 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -60,58 +64,48 @@ func newDeploy(o *options) *cobra.Command {
 func deployNamed(ctx context.Context, o *options, names []string) error {
 	sink := o.renderer()
 	defer sink.Close()
-	s, err := o.attachLocked("deploy", sink)
+	e, err := environment.Existing(o.change("deploy", sink))
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer e.Close()
 	if names == nil {
-		if names, err = o.bootstrapOf(s.spec.Overlay); err != nil {
+		if names, err = bootstrapOf(e); err != nil {
 			return err
 		}
 	}
-	p, err := s.platform(names)
+	p, err := e.Platform(environment.Selection{Components: names})
 	if err != nil {
 		return err
 	}
-	obs, err := s.observe(ctx)
+	planned, err := p.Plan(ctx, true)
 	if err != nil {
 		return err
 	}
-	if obs.Phase != driver.PhaseRunning {
-		return fmt.Errorf("environment %q is %s: 'orrery start%s' first", s.spec.Name, obs.Phase, s.envFlag())
+	if phase := planned.Observation.Phase; phase != driver.PhaseRunning {
+		return fmt.Errorf("environment %q is %s: 'orrery start%s' first", e.Spec.Name, phase, e.Flag())
 	}
-	if err := p.refuseAllDrift(ctx); err != nil {
+	if err := errors.Join(p.RefuseDrift(ctx), p.Refuse(planned.Plan)); err != nil {
 		return err
 	}
-	pl, err := p.plan(ctx, obs, true)
-	if err != nil {
-		return err
-	}
-	if err := p.refuseSkips(pl); err != nil {
-		return err
-	}
-	p.warnSkipped(pl)
-	if toDo(pl) == 0 {
-		if len(pl.Skipped()) > 0 {
-			_, err = p.run(ctx, pl) // notes what is skipped
-			return err
-		}
-		sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: "deploy", Message: "deployed already: nothing to do"})
+	p.WarnSkipped(planned.Plan)
+	if planned.UpToDate() && len(planned.Skipped()) == 0 {
+		sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseDeploy, Message: "deployed already: nothing to do"})
 		return nil
 	}
-	_, err = p.run(ctx, pl)
+	_, err = p.Run(ctx, planned.Plan) // notes what is skipped
 	return err
 }
 
-func (o *options) bootstrapOf(overlay string) ([]string, error) {
-	c, err := o.loadCatalog()
+// bootstrapOf are the components that the overlay calls its bootstrap.
+func bootstrapOf(e *environment.Environment) ([]string, error) {
+	c, err := e.Location.Catalog()
 	if err != nil {
 		return nil, err
 	}
-	names := c.Overlays[overlay].Bootstrap
+	names := c.Overlays[e.Spec.Overlay].Bootstrap
 	if len(names) == 0 {
-		return nil, usagef("overlay %q names no bootstrap components: 'orrery deploy COMPONENT...' deploys some", overlay)
+		return nil, failure.Usagef("overlay %q names no bootstrap components: 'orrery deploy COMPONENT...' deploys some", e.Spec.Overlay)
 	}
 	return names, nil
 }
@@ -125,30 +119,27 @@ func newRender(o *options) *cobra.Command {
   orrery render > platform.yaml`,
 		ValidArgsFunction: o.completeComponents,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := o.open(c.Context(), ui.Discard)
+			e, err := environment.Open(c.Context(), o.request(ui.Discard))
 			if err != nil {
 				return err
 			}
-			if overlay != "" {
-				s.spec.Overlay = overlay
-			}
-			p, err := s.platform(args)
+			p, err := e.Platform(environment.Selection{Components: args, Overlay: overlay})
 			if err != nil {
 				return err
 			}
 			// Digests are shown where the images are built already.
-			if err := p.learnImages(c.Context()); err != nil {
+			if err := p.LearnImages(c.Context()); err != nil {
 				return err
 			}
-			for _, comp := range p.components {
+			for _, comp := range p.Components {
 				if len(args) > 0 && !slices.Contains(args, comp.Name) {
 					continue
 				}
-				set, err := p.render(c.Context(), comp)
+				set, err := p.Render(c.Context(), comp)
 				if err != nil {
 					return err
 				}
-				text, err := kube.Manifest(set.objs)
+				text, err := kube.Manifest(set.Objects)
 				if err != nil {
 					return fmt.Errorf("print component %s: %w", comp.Name, err)
 				}
@@ -170,32 +161,33 @@ func newDiff(o *options) *cobra.Command {
 		ValidArgsFunction: o.completeComponents,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
-			s, err := o.attachExisting()
+			e, err := o.existing()
 			if err != nil {
 				return err
 			}
-			p, err := s.platform(args)
+			p, err := e.Platform(environment.Selection{Components: args})
 			if err != nil {
 				return err
 			}
-			if err := p.learnImages(ctx); err != nil {
+			if err := p.LearnImages(ctx); err != nil {
 				return err
 			}
-			client, err := p.client()
+			client, err := e.Kube(ctx)
 			if err != nil {
 				return err
 			}
+			defer client.Close()
 			differs := false
-			for _, comp := range p.components {
-				if why := p.leftOut[comp.Name]; why != "" && !slices.Contains(args, comp.Name) {
+			for _, comp := range p.Components {
+				if why := p.LeftOut(comp.Name); !why.IsZero() && !slices.Contains(args, comp.Name) {
 					fmt.Fprintf(o.err, "note: %s was left out by the last up: %s\n", comp.Name, why)
 					continue
 				}
-				set, err := p.render(ctx, comp)
+				set, err := p.Render(ctx, comp)
 				if err != nil {
 					return err
 				}
-				changes, err := client.Diff(ctx, comp.Name, set.objs)
+				changes, err := client.Diff(ctx, comp.Name, set.Objects)
 				if err != nil {
 					return err
 				}
@@ -220,7 +212,7 @@ func newDiff(o *options) *cobra.Command {
 }
 
 func (o *options) completeComponents(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	c, err := o.loadCatalog()
+	c, err := o.request(ui.Discard).Location().Catalog()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

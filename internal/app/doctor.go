@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -18,38 +19,31 @@ would make up refuse; warnings would not; packages are what up would install.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
-			s, err := o.open(ctx, ui.Discard)
+			e, err := environment.Open(ctx, o.request(ui.Discard))
 			if err != nil {
 				return err
 			}
-			if err := s.connect(); err != nil {
-				return err
-			}
-			p, err := s.platform(nil)
+			p, err := e.Platform(environment.Selection{})
 			if err != nil {
 				return err
 			}
-			var results checkResults
-			for _, cond := range s.driver.Preflight(ctx) {
-				results = append(results, runCheck(ctx, cond))
+			var results environment.CheckResults
+			for _, cond := range e.Driver.Preflight(ctx) {
+				results = append(results, environment.RunCheck(ctx, cond))
 			}
-			if s.networkReason != "" {
-				results = append(results, checkResult{Component: "host", Name: "network", State: check.Skipped, Detail: s.networkReason})
+			if e.NetworkReason != "" {
+				results = append(results, environment.CheckResult{Component: "host", Name: "network", State: check.Skipped, Detail: e.NetworkReason})
 			}
-			obs, err := s.observe(ctx)
-			if err != nil {
-				return err
-			}
-			pl, err := p.plan(ctx, obs, true)
+			planned, err := p.Plan(ctx, true)
 			if err != nil {
 				return err
 			}
 			var cpu float64
-			todo := p.toBuild(pl)
+			todo := p.ToBuild(planned.Plan)
 			for _, b := range todo {
 				cpu += b.CPUSeconds
 			}
-			missing := missingPackages(ctx, todo)
+			missing := environment.MissingPackages(ctx, e.HostPrograms, todo)
 			if o.json() {
 				err = printJSON(o.out, map[string]any{"checks": results, "packages": append([]string{}, missing...), "builds": len(todo), "buildCPUSeconds": cpu})
 			} else {
@@ -67,7 +61,7 @@ would make up refuse; warnings would not; packages are what up would install.`,
 					fmt.Fprintln(o.out, "\nEverything is compiled already.")
 				}
 			}
-			if err == nil && results.count(check.Failed) > 0 {
+			if err == nil && results.Count(check.Failed) > 0 {
 				err = exitError(exitRefused)
 			}
 			return err

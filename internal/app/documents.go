@@ -1,56 +1,68 @@
 package app
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/image"
-	"github.com/orrery-dev/orrery/internal/licence"
-	"github.com/orrery-dev/orrery/internal/lock"
-	"github.com/orrery-dev/orrery/internal/sbom"
+	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
-// policyFile is the one list of licences, below the catalogue's root.
-const policyFile = "infra/licences.yaml"
-
 func newImagesSBOM(o *options) *cobra.Command {
-	return o.document(&cobra.Command{
+	return o.imageDocument(supply.SBOMType, &cobra.Command{
 		Use:   "sbom IMAGE",
 		Short: "Print the bill of materials of an image: CycloneDX 1.6 JSON",
 		Long: `Print what an image consists of, as CycloneDX 1.6 JSON: its programs, their Go modules
 with hash and licence, and every other file. It comes from what the programs say of
 themselves, and is the same whenever the image is. A licence that is not recognised, or
 that infra/licences.yaml does not allow, is an error.`,
-	}, sbomType, (*workshop).sbom)
+	})
 }
 
-// document completes a command that prints one document about one image.
-// Out of a bundle it is the one of that type that came in it.
-func (o *options) document(c *cobra.Command, kind string, of func(*workshop, context.Context, catalog.Image) ([]byte, error)) *cobra.Command {
+func newImagesProvenance(o *options) *cobra.Command {
+	return o.imageDocument(supply.ProvenanceType, &cobra.Command{
+		Use:   "provenance IMAGE",
+		Short: "Print how an image was made: SLSA provenance v1 in an in-toto statement",
+		Long: `Print how an image was made: an in-toto statement with SLSA provenance v1. It names the
+entry of the catalogue, every module that is linked in and the Go toolchain, each with its
+hash. What is built on this machine is SLSA build level 1, and the statement says so. In
+the mirror of an environment it is signed by the environment's key.`,
+	})
+}
+
+func newProgramsSBOM(o *options) *cobra.Command {
+	return o.programDocument(supply.SBOMType, &cobra.Command{
+		Use:   "sbom PROGRAM",
+		Short: "Print the bill of materials of a program of the nodes: CycloneDX 1.6 JSON",
+		Long: `Print what a program of the nodes consists of, as CycloneDX 1.6 JSON: its Go modules with
+hash and licence, and the C libraries that are linked into it. A licence that is not
+recognised, or that infra/licences.yaml does not allow, is an error.`,
+	})
+}
+
+func newProgramsProvenance(o *options) *cobra.Command {
+	return o.programDocument(supply.ProvenanceType, &cobra.Command{
+		Use:   "provenance PROGRAM",
+		Short: "Print how a program of the nodes was made: SLSA provenance v1 in an in-toto statement",
+		Long: `Print how a program of the nodes was made: an in-toto statement with SLSA provenance v1
+about the file, at SLSA build level 1. An environment signs it before its nodes start; see
+'orrery programs verify'.`,
+	})
+}
+
+// imageDocument completes a command that prints one document about one image. Out of a bundle
+// it is the one that came in it.
+func (o *options) imageDocument(kind string, c *cobra.Command) *cobra.Command {
 	c.Args = cobra.ExactArgs(1)
 	c.ValidArgsFunction = o.completeImages
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if w, err := o.workshop(ui.Discard); err == nil && w.store != nil {
-			return w.printCarried(o.out, args[0], kind)
-		}
-		w, img, err := o.builtImage(c.Context(), args[0])
+		s, img, err := o.builtImage(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		doc, err := of(w, c.Context(), img)
+		doc, err := s.Document(c.Context(), img, kind)
 		if err != nil {
 			return err
 		}
@@ -60,125 +72,54 @@ func (o *options) document(c *cobra.Command, kind string, of func(*workshop, con
 	return c
 }
 
-// sbom makes the bill of materials of an image, and keeps it, so that comparing it with
-// the lock later takes no time.
-func (w *workshop) sbom(ctx context.Context, img catalog.Image) ([]byte, error) {
-	in, err := w.builder.Contents(ctx, img)
-	if err != nil {
-		return nil, err
-	}
-	licences, err := w.licences(ctx, "image "+img.Name, img.Binaries, in.Programs, nil)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := sbom.CycloneDX(in, licences)
-	if err != nil {
-		return nil, err
-	}
-	return doc, w.keepSBOM(in.Digest, doc)
-}
-
-// keepSBOM keeps the bill of materials of what has this digest.
-func (w *workshop) keepSBOM(of string, doc []byte) error {
-	file := w.sbomFile(of)
-	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, doc) {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+// programDocument is imageDocument for a program of the nodes.
+func (o *options) programDocument(kind string, c *cobra.Command) *cobra.Command {
+	c.Args = cobra.ExactArgs(1)
+	c.ValidArgsFunction = o.completePrograms
+	c.RunE = func(c *cobra.Command, args []string) error {
+		s, bin, err := o.builtProgram(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		doc, err := s.ProgramDocument(c.Context(), bin, kind)
+		if err != nil {
+			return err
+		}
+		_, err = o.out.Write(doc)
 		return err
 	}
-	return atomicfile.Write(file, doc, 0o644)
+	return c
 }
 
-func (w *workshop) sbomFile(digest string) string {
-	return filepath.Join(cacheRoot(), "sbom", strings.TrimPrefix(digest, "sha256:")+"-"+sbom.Format+".json")
-}
-
-// keptSBOM is the bill of materials that was made here before, if it is the wanted one.
-func (w *workshop) keptSBOM(image, want string) ([]byte, error) {
-	doc, err := os.ReadFile(w.sbomFile(image))
+// builtImage finds an image, and builds it if it is not built, showing progress on standard
+// error: standard output is for what was asked. Out of a bundle nothing is built.
+func (o *options) builtImage(ctx context.Context, name string) (*supply.Supply, catalog.Image, error) {
+	sink := ui.Choose(o.err, true, false)
+	defer sink.Close()
+	s, err := o.request(sink).Supply()
 	if err != nil {
-		return nil, err
+		return nil, catalog.Image{}, err
 	}
-	if sum := sha256.Sum256(doc); "sha256:"+hex.EncodeToString(sum[:]) != want {
-		return nil, fmt.Errorf("%s is not %s", w.sbomFile(image), want)
+	img, err := s.All().Image(name)
+	if err != nil || !s.Builds() {
+		return s, img, err
 	}
-	return doc, nil
+	_, err = s.Image(ctx, img)
+	return s, img, err
 }
 
-// noteSBOMs fills in the digests of the bills of materials that were made here.
-func (w *workshop) noteSBOMs(have lock.Platform) {
-	digest := func(of string) string {
-		doc, err := os.ReadFile(w.sbomFile(of))
-		if err != nil {
-			return ""
-		}
-		sum := sha256.Sum256(doc)
-		return "sha256:" + hex.EncodeToString(sum[:])
-	}
-	for name, i := range have.Images {
-		if i.Digest != "" {
-			i.SBOM = digest(i.Digest)
-			have.Images[name] = i
-		}
-	}
-	for _, bin := range w.catalog.Distribution.Everything().Files() {
-		if b := have.Binaries[bin.Name]; b.SHA256 != "" {
-			b.SBOM = digest("sha256:" + b.SHA256)
-			have.Binaries[bin.Name] = b
-		}
-	}
-}
-
-// licences finds the licence of every module of some programs, and of the C libraries that
-// are linked into them, and holds it to the policy. All that is not allowed is named at once.
-func (w *workshop) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []image.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
-	policy, err := licence.LoadPolicy(filepath.Join(w.catalog.Root, policyFile))
+// builtProgram is builtImage for a program of the nodes.
+func (o *options) builtProgram(ctx context.Context, name string) (*supply.Supply, catalog.Binary, error) {
+	sink := ui.Choose(o.err, true, false)
+	defer sink.Close()
+	s, err := o.request(sink).Supply()
 	if err != nil {
-		return nil, usageError{err}
+		return nil, catalog.Binary{}, err
 	}
-	known := licence.OpenCache(filepath.Join(cacheRoot(), "licences.json"))
-	defer func() { _ = known.Save() }() // it only saves time
-	text, _ := os.ReadFile(filepath.Join(w.catalog.Root, "LICENSE"))
-	ours, err := known.Of(fmt.Sprintf("%x", sha256.Sum256(text)), w.catalog.Root)
-	if err != nil {
-		return nil, err
+	bin, err := s.NodeProgram(name)
+	if err != nil || !s.Builds() {
+		return s, bin, err
 	}
-	found := map[string]string{"std": "BSD-3-Clause"}
-	var bad []error
-	for i, p := range programs {
-		modules := append([]image.Module{p.Main}, p.Modules...)
-		dirs, err := w.builder.ModuleDirs(ctx, binaries[i], modules)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range modules {
-			if _, done := found[m.Path]; done {
-				continue
-			}
-			detected := ours // a module or folder of this repository
-			if dir, foreign := dirs[m.Path]; foreign && !policy.Excepts(m.Path) {
-				if detected, err = known.Of(m.Path+"@"+m.Version+" "+m.Sum, dir); err != nil {
-					return nil, err
-				}
-			}
-			decided, err := policy.Decide(m.Path, detected)
-			if err != nil {
-				bad = append(bad, err)
-			}
-			found[m.Path] = decided
-		}
-	}
-	for _, lib := range libraries { // whose texts are not in a module: the policy has to know them
-		decided, err := policy.Decide(lib.LicenceKey(), licence.Unknown)
-		if err != nil {
-			bad = append(bad, err)
-		}
-		found[lib.LicenceKey()] = decided
-	}
-	if len(bad) > 0 {
-		slices.SortFunc(bad, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-		return nil, fmt.Errorf("licences of %s:\n%w\nwhen it is right, say so in %s, with the reason", of, errors.Join(bad...), policyFile)
-	}
-	return found, nil
+	_, err = s.Binary(ctx, bin)
+	return s, bin, err
 }

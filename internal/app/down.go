@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/driver"
-	"github.com/orrery-dev/orrery/internal/engine"
-	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -33,85 +31,58 @@ func runDown(ctx context.Context, o *options) error {
 	start := time.Now()
 	sink := o.renderer()
 	defer sink.Close()
-	s, err := o.attach(sink)
-	if s == nil || errors.Is(err, engine.ErrNewer) { // what a newer orrery made, only it knows how to remove
+	absent, err := o.nothingKept()
+	if err != nil {
 		return err
 	}
-	if err != nil { // a damaged state file must not keep anyone from removing the environment
-		sink.Emit(ui.Event{Type: ui.TypeWarning, Message: err.Error()})
-	}
-	_, statErr := os.Stat(s.stateDir)
-	absent := os.IsNotExist(statErr)
-	if err := s.lock("down"); err != nil {
+	e, err := environment.Salvage(o.change(environment.VerbDown, sink))
+	if err != nil {
 		return err
 	}
-	sink.Emit(ui.Event{Type: ui.TypeStep, Step: "down", Phase: "teardown", State: ui.StateRunning})
+	defer e.Close()
+	if e.Damage != nil { // a damaged state file must not keep anyone from removing the environment
+		sink.Emit(ui.Event{Type: ui.TypeWarning, Message: e.Damage.Error()})
+	}
+	step := ui.Event{Type: ui.TypeStep, Step: "down", Phase: "teardown", State: ui.StateRunning}
+	sink.Emit(step)
 	// A removal that has begun is finished even after Ctrl-C: half of it helps nobody.
-	leaks, err := s.remove(context.WithoutCancel(ctx))
-	state := ui.StateDone
+	leaks, err := e.Remove(context.WithoutCancel(ctx))
+	step.State, step.Seconds = ui.StateDone, environment.Seconds(time.Since(start))
 	if err != nil || len(leaks) > 0 {
-		state = ui.StateFailed
+		step.State = ui.StateFailed
 	}
-	sink.Emit(ui.Event{Type: ui.TypeStep, Step: "down", Phase: "teardown", State: state, Seconds: seconds(time.Since(start))})
+	sink.Emit(step)
 	sink.Close()
-	if leaks == nil {
-		leaks = []string{}
-	}
+	name := e.Spec.Name
 	if o.json() {
-		if e := printJSON(o.out, map[string]any{"type": ui.TypeSummary, "environment": s.spec.Name, "seconds": seconds(time.Since(start)), "leaks": leaks}); e != nil {
+		if e := printJSON(o.out, map[string]any{"type": ui.TypeSummary, "environment": name, "seconds": step.Seconds, "leaks": append([]string{}, leaks...)}); e != nil {
 			return e
 		}
 	} else {
-		switch {
-		case len(leaks) > 0:
-			fmt.Fprintf(o.out, "Audit of environment %q found leftovers:\n", s.spec.Name)
-			for _, l := range leaks {
-				fmt.Fprintln(o.out, "  "+l)
-			}
-		case absent:
-			fmt.Fprintf(o.out, "There was no environment %q. Audit: no process, namespace, mount, link, cgroup, BPF object, listener or file of it.\n", s.spec.Name)
-		default:
-			fmt.Fprintf(o.out, "Environment %q is gone (%.1f s). Audit: no process, namespace, mount, link, cgroup, BPF object, listener or file of it is left.\n", s.spec.Name, time.Since(start).Seconds())
-		}
+		o.tellAudit(name, absent, leaks, time.Since(start))
 	}
 	if len(leaks) > 0 {
-		err = errors.Join(err, fmt.Errorf("%d leftovers of environment %q", len(leaks), s.spec.Name))
+		err = errors.Join(err, fmt.Errorf("%d leftovers of environment %q", len(leaks), name))
 	}
 	return err
 }
 
-// remove deletes the environment and audits. It closes the session's journal and
-// lock, whose files are part of what is removed.
-func (s *session) remove(ctx context.Context) (leaks []string, err error) {
-	errs := []error{s.unmerge(), s.driver.Delete(ctx), s.discard()}
-	leaks, auditErr := s.driver.Audit(ctx)
-	if sign.Remembered(s.signingDir()) {
-		leaks = append(leaks, "entry of the kernel's keyring for "+s.signingDir())
-	}
-	return leaks, errors.Join(append(errs, auditErr)...)
-}
+// nothingKept reports whether the environment has no folder.
+func (o *options) nothingKept() (bool, error) { return o.request(ui.Discard).Absent() }
 
-// discard removes the state folder, the password of its key in the kernel's keyring (which
-// a damaged journal may not name), and the folder above it after the last environment.
-func (s *session) discard() error {
-	err := errors.Join(s.close(), sign.Forget(s.signingDir()), os.RemoveAll(s.stateDir))
-	_ = os.Remove(stateRoot()) // fails while another environment is there
-	return err
-}
-
-// unmerge takes the environment out of kubeconfigs it was merged into.
-func (s *session) unmerge() error {
-	if s.journal == nil {
-		return nil
-	}
-	var errs []error
-	for _, e := range s.journal.Live() {
-		if e.Kind == kubeconfigEffect {
-			errs = append(errs, removeContext(e.ID, s.spec.Name))
-			errs = append(errs, s.journal.Undone(driver.Effect{Kind: e.Kind, ID: e.ID}))
+func (o *options) tellAudit(name string, absent bool, leaks []string, took time.Duration) {
+	const audited = "no process, namespace, mount, link, cgroup, BPF object, listener or file of it"
+	switch {
+	case len(leaks) > 0:
+		fmt.Fprintf(o.out, "Audit of environment %q found leftovers:\n", name)
+		for _, l := range leaks {
+			fmt.Fprintln(o.out, "  "+l)
 		}
+	case absent:
+		fmt.Fprintf(o.out, "There was no environment %q. Audit: %s.\n", name, audited)
+	default:
+		fmt.Fprintf(o.out, "Environment %q is gone (%.1f s). Audit: %s is left.\n", name, took.Seconds(), audited)
 	}
-	return errors.Join(errs...)
 }
 
 func newStop(o *options) *cobra.Command {
@@ -151,16 +122,19 @@ func (o *options) lifecycle(ctx context.Context, verb string, do func(driver.Dri
 	start := time.Now()
 	sink := o.renderer()
 	defer sink.Close()
-	s, err := o.attachLocked(verb, sink)
+	e, err := environment.Existing(o.change(verb, sink))
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	sink.Emit(ui.Event{Type: ui.TypeStep, Step: verb, Phase: "cluster", State: ui.StateRunning})
-	if err := do(s.driver, ctx); err != nil {
-		sink.Emit(ui.Event{Type: ui.TypeStep, Step: verb, Phase: "cluster", State: ui.StateFailed, Error: err.Error()})
-		return fmt.Errorf("%s environment %q: %w", verb, s.spec.Name, err)
+	defer e.Close()
+	step := ui.Event{Type: ui.TypeStep, Step: verb, Phase: "cluster", State: ui.StateRunning}
+	sink.Emit(step)
+	err = do(e.Driver, ctx)
+	step.State, step.Seconds = ui.StateDone, environment.Seconds(time.Since(start))
+	if err != nil {
+		step.State, step.Error = ui.StateFailed, err.Error()
+		err = fmt.Errorf("%s environment %q: %w", verb, e.Spec.Name, err)
 	}
-	sink.Emit(ui.Event{Type: ui.TypeStep, Step: verb, Phase: "cluster", State: ui.StateDone, Seconds: seconds(time.Since(start))})
-	return nil
+	sink.Emit(step)
+	return err
 }

@@ -3,7 +3,6 @@ package app
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -14,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/flow"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -69,19 +68,19 @@ It asks the nodes' agents for their flows (Hubble) and needs network.plugin cili
 func runFlows(ctx context.Context, o *options, f flowOptions) error {
 	q := f.ask()
 	if err := q.Check(); err != nil {
-		return usageError{err}
+		return failure.Usage{Err: err}
 	}
-	s, err := o.attachExisting()
+	e, err := o.existing()
 	if err != nil {
 		return err
 	}
 	if q.Node != "" {
-		if err := s.knownNode(q.Node); err != nil {
+		if err := e.KnownNode(q.Node); err != nil {
 			return err
 		}
 	}
 	var once sync.Mutex // nodes complain side by side
-	source := s.flows(func(node string, err error) {
+	source := e.Flows(func(node string, err error) {
 		once.Lock()
 		defer once.Unlock()
 		fmt.Fprintf(o.err, "orrery: what %s saw is missing or not whole: %v\n", cmp.Or(node, "a node"), err)
@@ -143,28 +142,6 @@ func (f flowOptions) ask() flow.Query {
 		}
 	}
 	return q
-}
-
-// flows of the environment, where its driver and its network know any.
-func (s *session) flows(trouble func(node string, err error)) flow.Source {
-	return flow.Source{Trouble: trouble, Servers: func(ctx context.Context) (string, []flow.Server, error) {
-		d, ok := s.driver.(driver.FlowSource)
-		if !ok {
-			return "", nil, fmt.Errorf("%w: the %s driver knows of none", driver.ErrNoFlows, s.spec.Driver)
-		}
-		program, found, err := d.Flows(ctx)
-		if errors.Is(err, driver.ErrNoFlows) {
-			return "", nil, refusedError{err}
-		}
-		if err != nil {
-			return "", nil, err
-		}
-		var servers []flow.Server
-		for _, f := range found {
-			servers = append(servers, flow.Server{Node: f.Node, Address: f.Address})
-		}
-		return program, servers, nil
-	}}
 }
 
 var flowHeader = []string{"TIME", "NODE", "SOURCE", "", "DESTINATION", "PROTOCOL", "VERDICT", "DETAIL"}

@@ -1,17 +1,13 @@
 package app
 
 import (
-	"context"
-	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/flow"
-	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 func TestFlowRow(t *testing.T) {
@@ -71,31 +67,5 @@ func TestFlowAsk(t *testing.T) {
 		if d := cmp.Diff(c.want, c.in.ask()); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
-	}
-}
-
-type flowDriver struct {
-	driver.Driver
-	servers []driver.FlowServer
-	err     error
-}
-
-func (d flowDriver) Flows(context.Context) (string, []driver.FlowServer, error) {
-	return "hubble", d.servers, d.err
-}
-
-func TestFlowSource(t *testing.T) {
-	s := &session{spec: spec.Named("x"), driver: flowDriver{servers: []driver.FlowServer{{Node: "server1", Address: "unix:///s"}}}}
-	program, servers, err := s.flows(nil).Servers(t.Context())
-	if d := cmp.Diff([]flow.Server{{Node: "server1", Address: "unix:///s"}}, servers); d != "" || err != nil || program != "hubble" {
-		t.Error(d, err, program)
-	}
-	s.driver = flowDriver{err: driver.ErrNoFlows}
-	if _, err := s.flows(nil).Read(t.Context(), flow.Query{}); !errors.Is(err, driver.ErrNoFlows) || exitCode(err, &strings.Builder{}) != exitRefused {
-		t.Errorf("a network without flows: %v", err)
-	}
-	s.driver = struct{ driver.Driver }{}
-	if _, err := s.flows(nil).Read(t.Context(), flow.Query{}); !errors.Is(err, driver.ErrNoFlows) {
-		t.Errorf("a driver without flows: %v", err)
 	}
 }

@@ -71,23 +71,16 @@ func newImagesList(o *options) *cobra.Command {
 }
 
 func listImages(ctx context.Context, o *options) ([]imageRow, error) {
-	w, err := o.workshop(ui.Discard)
+	s, err := o.request(ui.Discard).Supply()
 	if err != nil {
 		return nil, err
 	}
-	locked := w.locked
-	if w.lockErr != nil {
-		return nil, w.lockErr
-	}
-	have, err := w.describe(ctx)
+	all, locked := s.All(), s.Locked
+	have, err := s.Describe(ctx, all)
 	if err != nil {
 		return nil, err
 	}
 	used, signed := o.imagesInUse(ctx), o.signedImages(ctx)
-	fetched, err := o.fetchedImages(w)
-	if err != nil {
-		return nil, err
-	}
 	drifted := map[string]bool{}
 	if locked != nil {
 		drift, _ := lock.Check(*locked, have, false)
@@ -96,45 +89,26 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 		}
 	}
 	rows := []imageRow{}
-	for _, name := range slices.Sorted(maps.Keys(w.images)) {
-		img := w.images[name]
-		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Signed: signed[name], Source: have.Binaries[img.Binaries[0].Name].Module}
-		if built, ok, err := w.supply.CachedImage(ctx, img); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(all.Images)) {
+		img := all.Images[name]
+		row := imageRow{Name: name, Version: img.Version, Component: all.From[name], Signed: signed[name], Source: img.Registry, Locked: "pulled"}
+		built, ok, err := s.CachedImage(ctx, img)
+		if err != nil {
 			return nil, err
-		} else if ok {
-			row.Digest, row.Size, row.From = built.Digest, built.Size, origin(built)
-		} else if built, ok = fetched(img); ok {
-			row.Digest, row.Size, row.From = built.Digest, built.Size, origin(built)
 		}
-		differs := drifted["image "+name] || slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return drifted["binary "+b.Name] })
-		inLock := false
-		if locked != nil {
-			l, ok := locked.Images[name]
-			inLock, row.SBOM = ok, l.SBOM
+		if ok {
+			row.Digest, row.Size, row.From = built.Digest, built.Size, s.Origin(built)
 		}
-		switch {
-		case !inLock:
-			row.Locked = "no"
-		case differs:
-			row.Locked = "differs"
-		case row.Digest == "":
-			row.Locked = "unknown"
-		default:
-			row.Locked = "yes"
-		}
-		rows = append(rows, row)
-	}
-	for name, img := range w.pulled {
-		row := imageRow{Name: name, Version: img.Version, Component: w.source[name], Signed: signed[name], Source: img.Registry, Locked: "pulled"}
-		if built, ok := fetched(img); ok {
-			row.Digest, row.Size, row.From = built.Digest, built.Size, origin(built)
+		if img.Registry == "" {
+			row.Source = have.Binaries[img.Binaries[0].Name].Module
+			row.Locked, row.SBOM = lockedAs(locked, img, row.Digest, drifted)
 		}
 		rows = append(rows, row)
 	}
 	for i := range rows {
 		if row := &rows[i]; used != nil {
 			row.UsedOn = append([]string{}, used[row.Name]...)
-			if row.Name == w.catalog.Distribution.Sandbox.Name { // every pod has one
+			if row.Name == s.Catalog.Distribution.Sandbox.Name { // every pod has one
 				row.UsedOn = append(row.UsedOn, used[""]...)
 			}
 			slices.Sort(row.UsedOn)
@@ -145,17 +119,37 @@ func listImages(ctx context.Context, o *options) ([]imageRow, error) {
 	return rows, nil
 }
 
+// lockedAs says whether an image is as locked, as far as it is here, and the digest of its bill
+// of materials in the lock.
+func lockedAs(locked *lock.Platform, img catalog.Image, digest string, drifted map[string]bool) (state, sbom string) {
+	if locked == nil {
+		return "no", ""
+	}
+	l, ok := locked.Images[img.Name]
+	differs := drifted["image "+img.Name] || slices.ContainsFunc(img.Binaries, func(b catalog.Binary) bool { return drifted["binary "+b.Name] })
+	switch {
+	case !ok:
+		return "no", ""
+	case differs:
+		return "differs", l.SBOM
+	case digest == "":
+		return "unknown", l.SBOM
+	}
+	return "yes", l.SBOM
+}
+
 // imagesInUse maps image names to the nodes that have pods of them; "" maps to all nodes
 // with pods. It is nil when no cluster answers.
 func (o *options) imagesInUse(ctx context.Context) map[string][]string {
-	s, err := o.attach(ui.Discard)
-	if err != nil || !s.exists {
-		return nil
-	}
-	client, err := s.kube()
+	e, err := o.existing()
 	if err != nil {
 		return nil
 	}
+	client, err := e.Kube(ctx)
+	if err != nil {
+		return nil
+	}
+	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	pods, err := client.List(ctx, "v1", "Pod", "", "")
@@ -211,9 +205,16 @@ func printImages(out io.Writer, rows []imageRow) error {
 }
 
 func (o *options) completeImages(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	w, err := o.workshop(ui.Discard)
+	c, err := o.request(ui.Discard).Location().Catalog()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	return slices.Sorted(maps.Keys(w.images)), cobra.ShellCompDirectiveNoFileComp
+	names := []string{c.Distribution.Sandbox.Name}
+	for _, component := range c.Components {
+		for _, img := range component.Images {
+			names = append(names, img.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -21,17 +22,19 @@ func newImagesBuild(o *options) *cobra.Command {
 		Short:             "Build images, all of the catalogue when none is named; what is built already stays",
 		ValidArgsFunction: o.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			w, sink, err := o.watchedWorkshop()
+			sink := o.renderer()
+			defer sink.Close()
+			s, err := o.request(sink).Supply()
 			if err != nil {
 				return err
 			}
-			defer sink.Close()
+			all := s.All()
 			if len(args) == 0 {
-				args = slices.Sorted(maps.Keys(w.images))
+				args = slices.Sorted(maps.Keys(all.Built()))
 			}
 			images := make([]catalog.Image, len(args))
 			for i, name := range args {
-				if images[i], err = w.image(name); err != nil {
+				if images[i], err = all.Image(name); err != nil {
 					return err
 				}
 			}
@@ -40,7 +43,7 @@ func newImagesBuild(o *options) *cobra.Command {
 			for i, img := range images {
 				g.Go(func() error {
 					var err error
-					built[i], err = w.supply.Image(ctx, img)
+					built[i], err = s.Image(ctx, img)
 					return err
 				})
 			}
@@ -101,17 +104,15 @@ type pruned struct {
 // catalogue would need is not known then.
 func prune(ctx context.Context, o *options, dryRun bool) (pruned, error) {
 	p := pruned{Pruned: image.Pruned{Binaries: []string{}, Images: []string{}}, Bundles: []string{}}
-	w, err := o.workshop(ui.Discard)
-	if _, noRepository := o.root(); noRepository != nil && o.catalog == "" {
-		err = nil
-	} else if err == nil && w.builder != nil {
-		var across []*image.Builder
-		if across, err = w.across(o); err == nil {
-			p.Pruned, err = w.builder.Prune(ctx, slices.Collect(maps.Values(w.binaries)), slices.Collect(maps.Values(w.images)), dryRun, across...)
+	r := o.request(ui.Discard)
+	var err error
+	if _, noRepository := supply.Folder(o.catalog).Root(); noRepository == nil || o.catalog != "" {
+		var s *supply.Supply
+		if s, err = r.Supply(); err == nil {
+			p.Pruned, err = s.Prune(ctx, dryRun)
 		}
-		err = errors.Join(err, w.prunePulled(ctx, &p.Pruned, dryRun))
 	}
-	gone, bundleErr := pruneBundles(dryRun)
+	gone, bundleErr := supply.PruneBundles(r.CacheDir, r.BundlesUsed, dryRun)
 	for _, g := range gone {
 		p.Bundles, p.Bytes = append(p.Bundles, "bundle "+g.Digest), p.Bytes+g.Bytes
 	}

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -38,54 +36,18 @@ func newImagesInspect(o *options) *cobra.Command {
 // inspectImage reads an image: one that is built here, else as it came in a bundle or from a
 // registry.
 func (o *options) inspectImage(ctx context.Context, name string) (image.Inspection, error) {
-	w, err := o.workshop(ui.Discard)
+	s, err := o.request(ui.Discard).Supply()
 	if err != nil {
 		return image.Inspection{}, err
 	}
-	if img, ok := w.pulled[name]; ok || w.store != nil {
-		if !ok {
-			if img, err = w.image(name); err != nil {
-				return image.Inspection{}, err
-			}
-		}
-		fetched, err := o.fetchedImages(w)
-		if err != nil {
-			return image.Inspection{}, err
-		}
-		built, ok := fetched(img)
-		if !ok {
-			return image.Inspection{}, fmt.Errorf("image %s is not on this machine: 'orrery up' has it pulled where %s can be reached, and 'orrery bundle import' brings one that a bundle has", name, cmp.Or(img.Registry, "a registry"))
-		}
-		return image.ReadImage(ctx, built)
+	if img, ok := s.All().Pulled()[name]; ok {
+		return s.Inspect(ctx, img)
 	}
-	w, img, err := o.builtImage(ctx, name)
+	s, img, err := o.builtImage(ctx, name)
 	if err != nil {
 		return image.Inspection{}, err
 	}
-	return w.builder.Inspect(ctx, img)
-}
-
-// builtImage finds an image, and builds it if it is not built, showing progress on
-// standard error: standard output is for what was asked.
-func (o *options) builtImage(ctx context.Context, name string) (*workshop, catalog.Image, error) {
-	sink := ui.Choose(o.err, true, false)
-	defer sink.Close()
-	w, err := o.workshop(sink)
-	if err != nil {
-		return nil, catalog.Image{}, err
-	}
-	img, err := w.image(name)
-	if err != nil {
-		return nil, img, err
-	}
-	if err := w.needsSource("images"); err != nil {
-		return nil, img, err
-	}
-	if _, ok, err := w.supply.CachedImage(ctx, img); ok || err != nil {
-		return w, img, err
-	}
-	_, err = w.supply.Image(ctx, img)
-	return w, img, err
+	return s.Inspect(ctx, img)
 }
 
 func printInspection(out io.Writer, in image.Inspection) error {

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -40,21 +42,21 @@ reference for manifests. The image is not part of the lock.`,
 func loadImage(ctx context.Context, o *options, file, as, limit string) error {
 	most, err := resource.ParseQuantity(limit)
 	if err != nil || most.Sign() < 0 {
-		return usagef("--max-size %s: want a number of bytes, such as 500Mi or 2G", limit)
+		return failure.Usagef("--max-size %s: want a number of bytes, such as 500Mi or 2G", limit)
 	}
 	if _, err := os.Stat(file); err != nil {
-		return usageError{err}
+		return failure.Usage{Err: err}
 	}
-	s, err := o.attachExisting()
+	e, err := o.existing()
 	if err != nil {
 		return err
 	}
 	a, err := image.OpenArchive(ctx, file, most.Value())
 	if large, ok := errors.AsType[*image.TooLargeError](err); ok {
-		return usagef("open image %s: %w: allow more with --max-size", file, large)
+		return failure.Usagef("open image %s: %w: allow more with --max-size", file, large)
 	}
 	if err != nil {
-		return usageError{err}
+		return failure.Usage{Err: err}
 	}
 	defer a.Close()
 	name, tag := a.Name, a.Tag
@@ -62,16 +64,24 @@ func loadImage(ctx context.Context, o *options, file, as, limit string) error {
 		name, tag, _ = strings.Cut(as, ":")
 	}
 	if name == "" {
-		return usagef("%s does not say what the image is called: give it a name with --name NAME:TAG", file)
+		return failure.Usagef("%s does not say what the image is called: give it a name with --name NAME:TAG", file)
 	}
-	if w, err := o.workshop(ui.Discard); err == nil {
-		if _, taken := w.images[name]; taken {
-			return usagef("%q is an image of the catalogue: load yours under another name with --name NAME:TAG", name)
+	if s, err := o.request(ui.Discard).Supply(); err == nil {
+		if _, taken := s.All().Images[name]; taken {
+			return failure.Usagef("%q is an image of the catalogue: load yours under another name with --name NAME:TAG", name)
 		}
 	}
-	ref, err := a.Push(ctx, fmt.Sprintf("127.0.0.1:%d", s.spec.Ports.Registry), name, cmp.Or(tag, "latest"))
+	obs, err := e.Observe(ctx)
 	if err != nil {
-		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, s.envFlag())
+		return err
+	}
+	registry := obs.Endpoints[driver.EndpointRegistry]
+	if registry == "" {
+		return fmt.Errorf("environment %q has no mirror: is it running? orrery status%s", e.Spec.Name, e.Flag())
+	}
+	ref, err := a.Push(ctx, registry, name, cmp.Or(tag, "latest"))
+	if err != nil {
+		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, e.Flag())
 	}
 	if o.json() {
 		return printJSON(o.out, map[string]string{"reference": ref})

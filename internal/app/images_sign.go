@@ -9,7 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 )
 
 func newImagesSign(o *options) *cobra.Command {
@@ -39,53 +40,42 @@ type signedImage struct {
 func signImages(ctx context.Context, o *options, names []string) error {
 	sink := o.renderer()
 	defer sink.Close()
-	s, err := o.attachLocked("images sign", sink)
+	e, err := environment.Existing(o.change("images sign", sink))
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	p, err := s.platform(nil)
+	defer e.Close()
+	p, err := e.Platform(environment.Selection{})
 	if err != nil {
 		return err
 	}
-	if p.builder == nil {
-		return usagef("environment %q is made from a bundle, whose documents came with it: 'orrery up%s' signs what is not signed", s.spec.Name, s.envFlag())
+	if !p.Supply.Builds() {
+		return failure.Usagef("environment %q is made from a bundle, whose documents came with it: 'orrery up%s' signs what is not signed", e.Spec.Name, e.Flag())
 	}
+	built := p.Parts.Built()
 	if len(names) == 0 {
-		names = slices.Sorted(maps.Keys(p.images))
-		names = slices.DeleteFunc(names, func(name string) bool { return p.images[name].Registry != "" || p.lacking(name) })
+		names = slices.DeleteFunc(slices.Sorted(maps.Keys(built)), p.Lacking)
 	}
-	key, err := p.signingKey(ctx)
+	key, err := p.SigningKey(ctx)
 	if err != nil {
 		return err
 	}
 	if _, err := key.SignBlob(nil); err != nil { // opens it
 		return err
 	}
-	w := &workshop{catalog: p.catalog, builder: p.builder}
 	rows := []signedImage{}
 	for _, name := range names {
-		img, ok := p.images[name]
-		if !ok || img.Registry != "" {
-			return usagef("there is no image %q in environment %q that is built here", name, s.spec.Name)
-		}
-		built, ok, err := p.builder.CachedImage(ctx, img)
-		if err != nil {
-			return err
-		}
+		img, ok := built[name]
 		if !ok {
-			return fmt.Errorf("image %s is not built here: 'orrery images build %s'", name, name)
+			return failure.Usagef("there is no image %q in environment %q that is built here", name, e.Spec.Name)
 		}
 		start := time.Now()
-		docs, err := w.documents(ctx, img)
+		var made time.Duration
+		digest, err := p.Resign(ctx, img, func() { made = time.Since(start) })
 		if err != nil {
 			return err
 		}
-		made := time.Since(start)
-		if err := sign.Renew(ctx, p.registry(), name, built.Digest, key, docs); err != nil {
-			return err
-		}
-		rows = append(rows, signedImage{name, built.Digest, made.Seconds(), (time.Since(start) - made).Seconds(), time.Since(start).Seconds()})
+		rows = append(rows, signedImage{name, digest, made.Seconds(), (time.Since(start) - made).Seconds(), time.Since(start).Seconds()})
 	}
 	sink.Close()
 	if o.json() {

@@ -11,11 +11,11 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
-	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func newImagesVerify(o *options) *cobra.Command {
@@ -47,10 +47,10 @@ type imageVerification struct {
 }
 
 // verification says what is checked against.
-func (s *session) verification(policy sign.Policy) imageVerification {
-	v := imageVerification{Environment: s.spec.Name, Policy: s.spec.Images.Verify, TrustedKeys: []string{}, OK: true}
-	if s.passwords().Lost(s.signingDir()) {
-		v.Note = "the environment's own key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery up" + s.envFlag() + "' makes another and signs everything again"
+func verification(e *environment.Environment, policy sign.Policy) imageVerification {
+	v := imageVerification{Environment: e.Spec.Name, Policy: e.Spec.Images.Verify, TrustedKeys: []string{}, OK: true}
+	if e.Keys.Lost() {
+		v.Note = "the environment's own key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery up" + e.Flag() + "' makes another and signs everything again"
 	}
 	for _, k := range policy.Keys {
 		v.TrustedKeys = append(v.TrustedKeys, k.Fingerprint())
@@ -59,34 +59,41 @@ func (s *session) verification(policy sign.Policy) imageVerification {
 }
 
 func verifyImages(ctx context.Context, o *options, names []string) error {
-	s, err := o.attachExisting()
+	e, err := o.existing()
 	if err != nil {
 		return err
 	}
-	p, err := s.platform(nil)
+	p, err := e.Platform(environment.Selection{})
 	if err != nil {
 		return err
 	}
 	if len(names) == 0 {
-		names = slices.Sorted(maps.Keys(p.images))
-		names = slices.DeleteFunc(names, p.lacking)
+		names = slices.DeleteFunc(slices.Sorted(maps.Keys(p.Parts.Images)), p.Lacking)
 	}
 	for _, name := range names {
-		if _, ok := p.images[name]; !ok {
-			return usagef("there is no image %q in environment %q; there are: %v", name, s.spec.Name, slices.Sorted(maps.Keys(p.images)))
+		if _, ok := p.Parts.Images[name]; !ok {
+			return failure.Usagef("there is no image %q in environment %q; there are: %v", name, e.Spec.Name, slices.Sorted(maps.Keys(p.Parts.Images)))
 		}
 	}
-	policy, err := p.imagePolicy()
+	policy, err := e.Keys.Policy(p.Supply.Locked)
 	if err != nil {
 		return err
 	}
 	policy.Thorough = true
-	v := s.verification(policy)
-	errs := p.verifyAll(ctx, names, policy, &v)
+	v := verification(e, policy)
+	var failures []error
+	if v.Images, failures, err = p.VerifyImages(ctx, names, policy); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return o.tellVerification(v, "images", v.Images, errs)
+	v.OK = allOK(v.Images)
+	return o.tellVerification(v, "images", v.Images, failures)
+}
+
+func allOK(reports []sign.Report) bool {
+	return !slices.ContainsFunc(reports, func(r sign.Report) bool { return !r.OK() })
 }
 
 // tellVerification prints what was found; a check that failed is an error.
@@ -100,46 +107,6 @@ func (o *options) tellVerification(v imageVerification, what string, reports []s
 		return exitError(exitFailed)
 	}
 	return err
-}
-
-// verifyAll fills in the reports, and returns what failed.
-func (p *platform) verifyAll(ctx context.Context, names []string, policy sign.Policy, v *imageVerification) []error {
-	errs := make([]error, len(names))
-	v.Images = make([]sign.Report, len(names))
-	var g errgroup.Group
-	g.SetLimit(4)
-	for i, name := range names {
-		g.Go(func() error {
-			var digest string
-			if digest, errs[i] = p.digest(ctx, name); errs[i] != nil {
-				v.Images[i] = sign.Report{Image: name, Checks: []sign.Result{{Check: sign.CheckContent, State: sign.Failed, Detail: errs[i].Error()}}}
-				return nil
-			}
-			v.Images[i], errs[i] = sign.Verify(ctx, p.registry(), name, digest, policyFor(policy, p.images[name]))
-			return nil
-		})
-	}
-	_ = g.Wait()
-	for _, r := range v.Images {
-		v.OK = v.OK && r.OK()
-	}
-	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
-}
-
-// digest is that of the image as it is made here or locked, which is the one that pods
-// name.
-func (p *platform) digest(ctx context.Context, name string) (string, error) {
-	built, ok, err := p.supply.CachedImage(ctx, p.images[name])
-	if err != nil {
-		return "", err
-	}
-	if ok {
-		return built.Digest, nil
-	}
-	if p.locked != nil && p.locked.Images[name].Digest != "" {
-		return p.locked.Images[name].Digest, nil
-	}
-	return "", fmt.Errorf("image %s is neither built here nor locked, so nobody knows its digest: 'orrery up' builds it", name)
 }
 
 func printVerification(out io.Writer, v imageVerification, what string, reports []sign.Report, errs []error) error {
@@ -185,25 +152,24 @@ func printVerification(out io.Writer, v imageVerification, what string, reports 
 // signedImages says of every image of the running environment whether its signature
 // counts; nil when none answers.
 func (o *options) signedImages(ctx context.Context) map[string]string {
-	s, err := o.attach(ui.Discard)
-	if err != nil || !s.exists {
-		return nil
-	}
-	if err := s.connect(); err != nil {
-		return nil
-	}
-	p, err := s.platform(nil)
+	e, err := o.existing()
 	if err != nil {
 		return nil
 	}
-	keys, err := s.trusted()
+	p, err := e.Platform(environment.Selection{})
 	if err != nil {
 		return nil
 	}
-	var v imageVerification
-	p.verifyAll(ctx, slices.Sorted(maps.Keys(p.images)), sign.Policy{Keys: keys, Foreign: true}, &v)
+	keys, err := e.Keys.Trusted()
+	if err != nil {
+		return nil
+	}
+	reports, _, err := p.VerifyImages(ctx, slices.Sorted(maps.Keys(p.Parts.Images)), sign.Policy{Keys: keys, Foreign: true})
+	if err != nil {
+		return nil
+	}
 	signed := map[string]string{}
-	for _, r := range v.Images {
+	for _, r := range reports {
 		if len(r.Checks) < 2 || r.Checks[0].State == sign.Failed { // the mirror does not have it
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,13 +27,20 @@ func newKubectl(o *options) *cobra.Command {
 					break
 				}
 			}
-			s, err := o.attachExisting()
+			e, err := o.existing()
 			if err != nil {
 				return err
 			}
-			kubectl := filepath.Join(s.stateDir, "dist", "bin", "kubectl")
+			kubeconfig, err := e.Kubeconfig(c.Context())
+			if err != nil {
+				return err
+			}
+			kubectl, err := e.Kubectl()
+			if err != nil {
+				return err
+			}
 			cmd := exec.CommandContext(c.Context(), kubectl, args...)
-			cmd.Env = append(os.Environ(), "KUBECONFIG="+filepath.Join(s.stateDir, "kubeconfig"))
+			cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 			cmd.Stdin, cmd.Stdout, cmd.Stderr = o.in, o.out, o.err
 			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 			err = cmd.Run()

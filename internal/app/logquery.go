@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/observe"
 )
 
@@ -32,13 +33,13 @@ func isQueryError(err error) bool { return errors.Is(err, observe.ErrQuery) }
 func runLogQuery(ctx context.Context, o *options, q logQuery) error {
 	switch {
 	case strings.TrimSpace(q.logql) == "":
-		return usagef("--query is empty; to see everything: --query '{service_name=~\".+\"}'")
+		return failure.Usagef("--query is empty; to see everything: --query '{service_name=~\".+\"}'")
 	case observe.IsNumeric(q.logql):
-		return usagef("--query must select lines and so begin with {, such as '{service_name=\"pulse\"}'; got %q", q.logql)
+		return failure.Usagef("--query must select lines and so begin with {, such as '{service_name=\"pulse\"}'; got %q", q.logql)
 	case q.limit < 1 || q.limit > 5000:
-		return usagef("--limit must be from 1 to 5000, got %d", q.limit)
+		return failure.Usagef("--limit must be from 1 to 5000, got %d", q.limit)
 	}
-	_, client, err := o.observed()
+	_, client, err := o.observed(ctx)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/failure"
 )
 
 func newLogs(o *options) *cobra.Command {
@@ -32,14 +33,14 @@ Loki: orrery kubectl logs.`,
 			asked := c.Flags().Changed("query")
 			switch {
 			case asked && len(args) > 0:
-				return usagef("give NODE/SERVICE or --query, not both")
+				return failure.Usagef("give NODE/SERVICE or --query, not both")
 			case asked:
 				q.follow = follow
 				return runLogQuery(c.Context(), o, q)
 			case len(args) == 0:
-				return usagef("want NODE/SERVICE, such as server1/etcd, or --query with a LogQL query")
+				return failure.Usagef("want NODE/SERVICE, such as server1/etcd, or --query with a LogQL query")
 			case c.Flags().Changed("since") || c.Flags().Changed("limit"):
-				return usagef("--since and --limit go with --query")
+				return failure.Usagef("--since and --limit go with --query")
 			}
 			return runNodeLogs(c.Context(), o, args[0], follow)
 		},
@@ -55,18 +56,18 @@ Loki: orrery kubectl logs.`,
 func runNodeLogs(ctx context.Context, o *options, which string, follow bool) error {
 	node, service, ok := strings.Cut(which, "/")
 	if !ok || service == "" {
-		return usagef("want NODE/SERVICE, such as server1/etcd, got %q", which)
+		return failure.Usagef("want NODE/SERVICE, such as server1/etcd, got %q", which)
 	}
-	s, err := o.attachExisting()
+	e, err := o.existing()
 	if err != nil {
 		return err
 	}
-	if err := s.knownNode(node); err != nil {
+	if err := e.KnownNode(node); err != nil {
 		return err
 	}
-	logs, ok := s.driver.(driver.LogSource)
+	logs, ok := e.Driver.(driver.LogSource)
 	if !ok {
-		return fmt.Errorf("the %s driver keeps no logs of node services", s.spec.Driver)
+		return fmt.Errorf("the %s driver keeps no logs of node services", e.Kind.Name)
 	}
 	err = logs.Logs(ctx, node, service, follow, o.out)
 	if ctx.Err() != nil {

@@ -3,11 +3,11 @@ package app
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -36,15 +36,15 @@ func newNode(o *options) *cobra.Command {
 			Args:              cobra.ExactArgs(1),
 			ValidArgsFunction: o.completeNodes,
 			RunE: func(c *cobra.Command, args []string) error {
-				s, err := o.attachExisting()
+				e, err := o.existing()
 				if err != nil {
 					return err
 				}
-				nodes, ok := s.driver.(driver.NodeController)
+				nodes, ok := e.Driver.(driver.NodeController)
 				if !ok {
-					return fmt.Errorf("the %s driver cannot %s single nodes", s.spec.Driver, v.name)
+					return fmt.Errorf("the %s driver cannot %s single nodes", e.Kind.Name, v.name)
 				}
-				if err := s.knownNode(args[0]); err != nil {
+				if err := e.KnownNode(args[0]); err != nil {
 					return err
 				}
 				if err := v.do(nodes, c.Context(), args[0]); err != nil {
@@ -57,27 +57,12 @@ func newNode(o *options) *cobra.Command {
 	return c
 }
 
-func (s *session) nodeNames() []string {
-	var names []string
-	for _, n := range s.spec.Topology() {
-		names = append(names, n.Name)
-	}
-	return names
-}
-
-func (s *session) knownNode(name string) error {
-	if names := s.nodeNames(); !slices.Contains(names, name) {
-		return usagef("environment %q has no node %q: want one of %v", s.spec.Name, name, names)
-	}
-	return nil
-}
-
 func listNodes(ctx context.Context, o *options) error {
-	s, err := o.attachExisting()
+	e, err := o.existing()
 	if err != nil {
 		return err
 	}
-	obs, err := s.observe(ctx)
+	obs, err := e.Observe(ctx)
 	if err != nil {
 		return err
 	}
@@ -103,9 +88,9 @@ func listNodes(ctx context.Context, o *options) error {
 }
 
 func (o *options) completeNodes(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	s, err := o.attach(ui.Discard)
+	e, err := environment.Attach(o.request(ui.Discard))
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	return s.nodeNames(), cobra.ShellCompDirectiveNoFileComp
+	return e.NodeNames(), cobra.ShellCompDirectiveNoFileComp
 }

@@ -1,25 +1,27 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/observe"
 )
 
 // observed connects to the cluster of an existing environment, to ask its observability.
 // The caller closes the client.
-func (o *options) observed() (*session, *kube.Client, error) {
-	s, err := o.attachExisting()
+func (o *options) observed(ctx context.Context) (*environment.Environment, *kube.Client, error) {
+	e, err := o.existing()
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := s.kube()
-	return s, client, err
+	client, err := e.Kube(ctx)
+	return e, client, err
 }
 
 // span is a length of time as people write it on the command line: 15m, 2h, 7d.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/observe"
 )
 
@@ -50,7 +51,7 @@ ready pod of the service until Ctrl-C. A pod that goes away is replaced by the n
 		ValidArgs: names,
 		RunE: func(c *cobra.Command, args []string) error {
 			if port < 0 || port > 65535 {
-				return usagef("--port must be from 0 to 65535, got %d", port)
+				return failure.Usagef("--port must be from 0 to 65535, got %d", port)
 			}
 			if args[0] == "console" {
 				return runConsole(c.Context(), o, consoleOptions{port: port})
@@ -63,14 +64,14 @@ ready pod of the service until Ctrl-C. A pod that goes away is replaced by the n
 }
 
 func runOpen(ctx context.Context, o *options, name string, port int) error {
-	s, client, err := o.observed()
+	e, client, err := o.observed(ctx)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	what := openables[name]
 	if _, err := client.Get(ctx, "v1", "Service", what.namespace, what.service); err != nil {
-		return fmt.Errorf("%s is not there (see 'orrery status%s'): %w", name, s.envFlag(), err)
+		return fmt.Errorf("%s is not there (see 'orrery status%s'): %w", name, e.Flag(), err)
 	}
 	l, err := listenLocal(port)
 	if err != nil {
@@ -82,7 +83,7 @@ func runOpen(ctx context.Context, o *options, name string, port int) error {
 	} else {
 		_, err = fmt.Fprintf(o.out, "%s\n", url)
 		if what.hint != "" {
-			fmt.Fprintf(o.err, "%s\n", strings.ReplaceAll(what.hint, "%s", s.envFlag()))
+			fmt.Fprintf(o.err, "%s\n", strings.ReplaceAll(what.hint, "%s", e.Flag()))
 		}
 		fmt.Fprintln(o.err, "until Ctrl-C")
 	}

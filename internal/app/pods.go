@@ -15,8 +15,8 @@ import (
 	"github.com/orrery-dev/orrery/internal/kube"
 )
 
-// place puts the pods onto their nodes, in the order of their names.
-func place(s *console.Snapshot, pods []unstructured.Unstructured) {
+// placePods puts the pods onto their nodes, in the order of their names.
+func placePods(s *console.Snapshot, pods []unstructured.Unstructured) {
 	at := map[string]int{}
 	for i, n := range s.Nodes {
 		at[n.Name] = i

@@ -54,7 +54,7 @@ func TestPodOf(t *testing.T) {
 
 func TestPlace(t *testing.T) {
 	s := console.Snapshot{Nodes: []console.Node{{Name: "a"}, {Name: "b"}}}
-	place(&s, []unstructured.Unstructured{
+	placePods(&s, []unstructured.Unstructured{
 		podFrom(t, `{metadata: {name: pz, namespace: ns}, spec: {nodeName: a}}`),
 		podFrom(t, `{metadata: {name: py, namespace: ns}, spec: {nodeName: a}}`),
 		podFrom(t, `{metadata: {name: waiting, namespace: n}}`),

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/dashboard"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/observe"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -49,7 +50,7 @@ func newQuery(o *options) *cobra.Command {
 }
 
 func runQuery(ctx context.Context, o *options, promql string, over span) error {
-	_, client, err := o.observed()
+	_, client, err := o.observed(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,7 @@ func runQuery(ctx context.Context, o *options, promql string, over span) error {
 // refusedQuery makes a query that a service does not understand the person's mistake.
 func refusedQuery(err error) error {
 	if isQueryError(err) {
-		return usageError{err}
+		return failure.Usage{Err: err}
 	}
 	return err
 }

@@ -13,7 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/orrery-dev/orrery/internal/bundle"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -31,9 +32,26 @@ type options struct {
 	output  string
 	plain   bool
 	verbose bool
+}
 
-	bundle  string           // digest of the bundle that catalogue, lock and images come from; often ""
-	preview *bundle.Imported // of a bundle that is not imported, for a plan; often nil
+// request is what the flags ask for, for a verb that only looks.
+func (o *options) request(sink ui.Sink) environment.Request {
+	return environment.Request{
+		StateRoot: envOr("ORRERY_STATE_DIR", "/var/lib/orrery"), CacheDir: envOr("ORRERY_CACHE_DIR", "/var/cache/orrery"),
+		File: o.file, Name: o.env, Catalog: o.catalog, Sink: sink, Log: o.logger(),
+	}
+}
+
+// change is what the flags ask for, for a verb that changes the environment.
+func (o *options) change(verb string, sink ui.Sink) environment.Request {
+	r := o.request(sink)
+	r.Verb = verb
+	return r
+}
+
+// existing opens the environment for a verb that looks at it, and makes no sense without one.
+func (o *options) existing() (*environment.Environment, error) {
+	return environment.Existing(o.request(ui.Discard))
 }
 
 func newRoot(s *streams) *cobra.Command {
@@ -60,7 +78,7 @@ It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
 		PersistentPreRunE: o.checkOutput,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%w\nsee '%s --help'", err, c.CommandPath())
+		return failure.Usagef("%w\nsee '%s --help'", err, c.CommandPath())
 	})
 	f := root.PersistentFlags()
 	f.StringVarP(&o.file, "file", "f", "", "environment file (default: orrery.yaml in this folder or the catalogue's, if there is one)")
@@ -110,7 +128,7 @@ func finish(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usageError{err}
+				return failure.Usage{Err: err}
 			}
 			return nil
 		}
@@ -127,7 +145,7 @@ const outputs = "outputs"
 func (o *options) checkOutput(c *cobra.Command, _ []string) error {
 	known := append([]string{"text", "json"}, strings.Fields(c.Annotations[outputs])...)
 	if o.output != "" && !slices.Contains(known, o.output) {
-		return usagef("unknown output format %q: want one of %v", o.output, known)
+		return failure.Usagef("unknown output format %q: want one of %v", o.output, known)
 	}
 	return nil
 }
@@ -149,10 +167,7 @@ func (o *options) renderer() ui.Renderer {
 	return ui.Choose(o.out, o.plain || o.verbose, o.json()) // a log would break into the live view
 }
 
-// stateRoot and cacheRoot can be moved, so that tests do not touch a real platform.
-func stateRoot() string { return envOr("ORRERY_STATE_DIR", "/var/lib/orrery") }
-func cacheRoot() string { return envOr("ORRERY_CACHE_DIR", "/var/cache/orrery") }
-
+// envOr is a folder that can be moved, so that tests do not touch a real platform.
 func envOr(name, fallback string) string {
 	if v := os.Getenv(name); v != "" {
 		return filepath.Clean(v)

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/dashboard"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/observe"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -58,7 +59,7 @@ traces, or those that a TraceQL query finds.`,
 				return runTraceSearch(c.Context(), o, search, since)
 			}
 			if c.Flags().Changed("search") {
-				return usagef("give an id or --search, not both")
+				return failure.Usagef("give an id or --search, not both")
 			}
 			return runTrace(c.Context(), o, args[0])
 		},
@@ -71,9 +72,9 @@ traces, or those that a TraceQL query finds.`,
 func runTrace(ctx context.Context, o *options, id string) error {
 	id, err := observe.ParseTraceID(id)
 	if err != nil {
-		return usageError{err}
+		return failure.Usage{Err: err}
 	}
-	_, client, err := o.observed()
+	_, client, err := o.observed(ctx)
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,7 @@ func bar(offset, length, whole time.Duration, width int) string {
 }
 
 func runTraceSearch(ctx context.Context, o *options, traceql string, since span) error {
-	_, client, err := o.observed()
+	_, client, err := o.observed(ctx)
 	if err != nil {
 		return err
 	}

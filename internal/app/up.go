@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/check"
-	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -26,7 +29,6 @@ type upOptions struct {
 	noInstall, retain, dryRun, skipVerify bool
 	clusterOnly                           bool // deploy nothing
 	bundleFile, bundleKey                 string
-	release                               func() // lets the bundle go
 	require                               []string
 }
 
@@ -64,168 +66,134 @@ stands but fails verification is kept, so that it can be looked at.`,
 }
 
 func (u *upOptions) run(ctx context.Context) error {
-	start := time.Now()
 	sink := u.renderer()
 	defer sink.Close()
-	clock := &phaseClock{start: start, Sink: sink}
+	clock := &phaseClock{start: time.Now(), Sink: sink, renderer: sink}
+	request := u.change("up", clock)
+	if u.dryRun {
+		request.Verb = ""
+	}
 	if u.bundleKey != "" && u.bundleFile == "" {
-		return usagef("--key is about a bundle: name it with --bundle FILE")
+		return failure.Usagef("--key is about a bundle: name it with --bundle FILE")
 	}
 	if u.bundleFile != "" {
-		u.release = func() {}
-		defer func() { u.release() }()
-		if err := u.useBundle(ctx, clock); err != nil {
+		location, release, err := u.useBundle(ctx, request)
+		if err != nil {
 			return err
 		}
+		defer release()
+		request.Bundle = location
 	}
-	s, err := u.open(ctx, clock)
+	e, err := environment.Open(ctx, request)
 	if err != nil {
 		return err
 	}
-	if s.networkReason != "" && !s.exists {
-		clock.Emit(ui.Event{Type: ui.TypeWarning, Message: "network: " + s.networkReason})
+	defer e.Close()
+	if e.NetworkReason != "" && !e.Exists {
+		clock.Emit(ui.Event{Type: ui.TypeWarning, Message: "network: " + e.NetworkReason})
+	}
+	p, err := e.Platform(environment.Selection{ClusterOnly: u.clusterOnly, Prune: !u.clusterOnly, Require: u.require})
+	if err != nil {
+		return u.failed(e, clock, true, err)
+	}
+	planned, err := p.Plan(ctx, u.skipVerify)
+	if err != nil {
+		return u.failed(e, clock, true, err)
 	}
 	if u.dryRun {
-		return u.printPlan(ctx, s)
+		return u.printPlan(planned)
 	}
-	if err := s.lock("up"); err != nil {
-		return err
+	if err := p.Refuse(planned.Plan); err != nil {
+		return u.failed(e, clock, planned.Fresh(), err)
 	}
-	defer s.close()
-	p, obs, pl, err := u.plan(ctx, s)
-	if err != nil {
-		return err
-	}
-	if err := p.refuseSkips(pl); err != nil {
-		return err
-	}
-	p.warnSkipped(pl)
-	if obs.Phase == driver.PhaseRunning && toDo(pl) == 0 {
-		if err := p.refuseAllDrift(ctx); err != nil {
-			return err
-		}
-		if err := p.keepSkipped(pl.Skipped()); err != nil {
+	p.WarnSkipped(planned.Plan)
+	if planned.UpToDate() {
+		if err := errors.Join(p.RefuseDrift(ctx), p.KeepSkipped(planned.Plan)); err != nil {
 			return err
 		}
 		sink.Close()
-		return u.summarize(p, clock, p.statusOf(ctx, obs, p.cube, p.census), true)
+		return u.summarize(p, clock, p.StatusOf(ctx, planned), true)
 	}
-	// Nothing of this environment exists outside its state folder until here.
-	fresh := obs.Phase == driver.PhaseAbsent
-	if stands, err := u.apply(ctx, p, pl, obs); err != nil {
-		err = u.failed(p, sink, fresh && !stands, err)
-		sink.Close()
-		if u.output == "json" {
-			_ = printJSON(u.out, map[string]any{"type": ui.TypeSummary, "error": err.Error(), "seconds": clock.seconds()})
-		}
-		return err
+	if stands, err := p.Apply(ctx, planned, !u.noInstall); err != nil {
+		return u.failed(e, clock, planned.Fresh() && !stands, err)
 	}
 	sink.Close()
-	st, err := p.status(ctx)
+	st, err := p.Status(ctx)
 	if err != nil {
 		return err
 	}
 	return u.summarize(p, clock, st, false)
 }
 
-// apply checks the lock and the host, keeps the state and runs the plan. stands: the platform is
-// deployed, whatever its verification says.
-func (u *upOptions) apply(ctx context.Context, p *platform, pl plan.Plan, obs driver.Observation) (stands bool, err error) {
-	if err := p.refuseAllDrift(ctx); err != nil {
-		return false, err
+// failed says what can be done, and undoes what was only half made.
+func (u *upOptions) failed(e *environment.Environment, clock *phaseClock, undo bool, cause error) error {
+	err := u.undo(e, clock, undo, cause)
+	clock.Close()
+	if u.json() {
+		_ = printJSON(u.out, map[string]any{"type": ui.TypeSummary, "error": err.Error(), "seconds": clock.seconds()})
 	}
-	if err := p.refuseBuilding(p.toBuild(pl)); err != nil {
-		return false, err
-	}
-	if err := installPackages(ctx, missingPackages(ctx, p.toBuild(pl)), !u.noInstall, p.sink); err != nil {
-		return false, err
-	}
-	if obs.Phase != driver.PhaseRunning {
-		if err := p.preflight(ctx); err != nil {
-			return false, err
-		}
-	}
-	if err := p.journal.Begin(driver.Effect{Kind: "directory", ID: p.stateDir}); err != nil {
-		return false, err
-	}
-	if err := p.save(); err != nil {
-		return false, err
-	}
-	if stands, err = p.run(ctx, pl); err != nil {
-		return stands, err
-	}
-	return true, nil
+	return err
 }
 
-// failed says what can be done, and undoes what was only half made.
-func (u *upOptions) failed(p *platform, sink ui.Sink, undo bool, cause error) error {
-	if _, ok := errors.AsType[refusedError](cause); ok && undo {
-		return errors.Join(cause, p.discard())
-	}
-	if !undo || u.retain {
-		return fmt.Errorf("%w\nlook at it: orrery status%s · orrery support%s · try again: orrery up%s", cause, p.envFlag(), p.envFlag(), p.envFlag())
-	}
+func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 	defer cancel()
+	switch {
+	case undo && !e.Exists && e.Untouched():
+		return errors.Join(cause, e.Discard())
+	case !undo || u.retain:
+		return fmt.Errorf("%w\nlook at it: orrery status%s · orrery support%s · try again: orrery up%s", cause, e.Flag(), e.Flag(), e.Flag())
+	}
 	if !errors.Is(cause, context.Canceled) {
-		archive := fmt.Sprintf("orrery-support-%s-%s.tar.gz", p.spec.Name, time.Now().Format("20060102-150405"))
-		if err := writeSupport(ctx, p.session, archive); err == nil {
+		archive := e.SupportFile()
+		if err := e.WriteSupport(ctx, archive); err == nil {
 			cause = fmt.Errorf("%w\nlogs and events were kept in %s", cause, archive)
 		}
 	}
 	sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: "teardown", Message: "removing what was made (--retain would keep it)"})
-	leaks, err := p.remove(ctx)
+	leaks, err := e.Remove(ctx)
 	if len(leaks) > 0 {
 		err = errors.Join(err, fmt.Errorf("left behind: %s", strings.Join(leaks, "; ")))
 	}
 	return errors.Join(cause, err)
 }
 
-// plan looks at the environment and says what is left to do.
-func (u *upOptions) plan(ctx context.Context, s *session) (*platform, driver.Observation, plan.Plan, error) {
-	p, err := s.platform(nil)
-	if err != nil {
-		return nil, driver.Observation{}, plan.Plan{}, err
+func (u *upOptions) printPlan(planned environment.Planned) error {
+	if u.json() {
+		return printJSON(u.out, planned.Plan)
 	}
-	if u.clusterOnly {
-		p.components = nil
-	}
-	p.prune, p.require = !u.clusterOnly, u.require
-	if err := p.checkRequired(); err != nil {
-		return nil, driver.Observation{}, plan.Plan{}, err
-	}
-	obs, err := s.observe(ctx)
-	if err != nil {
-		return nil, obs, plan.Plan{}, err
-	}
-	pl, err := p.plan(ctx, obs, u.skipVerify || u.clusterOnly)
-	return p, obs, pl, err
-}
-
-// toDo counts the pending steps that change something: verification does not.
-func toDo(pl plan.Plan) int {
-	n := 0
-	for _, s := range pl.Steps {
-		if !s.Done && s.Skip == "" && s.Kind != plan.KindVerify {
-			n++
-		}
-	}
-	return n
-}
-
-func (u *upOptions) printPlan(ctx context.Context, s *session) error {
-	if err := s.connect(); err != nil {
-		return err
-	}
-	_, _, pl, err := u.plan(ctx, s)
-	if err != nil {
-		return err
-	}
-	if u.output == "json" {
-		return printJSON(u.out, pl)
-	}
-	_, err = io.WriteString(u.out, pl.String())
+	_, err := io.WriteString(u.out, planned.String())
 	return err
+}
+
+// useBundle imports the bundle that up was given, and has all else come from it. Until the
+// environment's state names the bundle, only what is released at last keeps it from being
+// pruned.
+func (u *upOptions) useBundle(ctx context.Context, r environment.Request) (*supply.Location, func(), error) {
+	if u.catalog != "" {
+		return nil, nil, failure.Usagef("--bundle and --catalog: the catalogue is the bundle's; give one of them")
+	}
+	what, err := u.bundleImport(r, u.bundleFile, u.bundleKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	if u.dryRun {
+		return what.Preview()
+	}
+	for {
+		imported, err := what.Run(ctx, func(do func() error) error { return stepOf(r.Sink, "bundle/import", do) })
+		if err != nil {
+			return nil, nil, err
+		}
+		release, err := bundle.Hold(ctx, r.CacheDir, imported.Digest)
+		if errors.Is(err, bundle.ErrNotImported) && ctx.Err() == nil {
+			continue // pruned in the moment between
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		return supply.InBundle(r.CacheDir, imported.Digest), release, nil
+	}
 }
 
 // summary is the last line of `up -o json`; its form is a contract.
@@ -234,14 +202,14 @@ type summary struct {
 	Environment string             `json:"environment"`
 	Changed     bool               `json:"changed"`
 	Seconds     map[string]float64 `json:"seconds"`
-	Status      status             `json:"status"`
+	Status      environment.Status `json:"status"`
 	Verify      *report            `json:"verify,omitempty"`
 }
 
-func (u *upOptions) summarize(p *platform, clock *phaseClock, st status, nothing bool) error {
-	sum := summary{Type: ui.TypeSummary, Environment: p.spec.Name, Changed: !nothing, Seconds: clock.seconds(), Status: st}
-	if p.tally.any() {
-		r := p.tally.sorted().report()
+func (u *upOptions) summarize(p *environment.Platform, clock *phaseClock, st environment.Status, nothing bool) error {
+	sum := summary{Type: ui.TypeSummary, Environment: p.Spec.Name, Changed: !nothing, Seconds: clock.seconds(), Status: st}
+	if results := p.Results(); len(results) > 0 {
+		r := reportOf(results)
 		sum.Verify = &r
 	}
 	if u.output == "json" {
@@ -250,17 +218,17 @@ func (u *upOptions) summarize(p *platform, clock *phaseClock, st status, nothing
 	return printSummary(u.out, p, sum)
 }
 
-func printSummary(w io.Writer, p *platform, sum summary) error {
+func printSummary(w io.Writer, p *environment.Platform, sum summary) error {
 	b := &strings.Builder{}
 	st := sum.Status
 	if !sum.Changed {
 		fmt.Fprintf(b, "Environment %q is up to date: nothing to do (%.2f s).\n", sum.Environment, sum.Seconds["total"])
 		for _, c := range st.Components {
-			if c.State == "skipped" {
+			if c.State == environment.ComponentSkipped {
 				fmt.Fprintf(b, "Skipped: %s: %s\n", c.Name, c.Reason)
 			}
 		}
-		fmt.Fprintf(b, "Prove it again: orrery verify%s\n", p.envFlag())
+		fmt.Fprintf(b, "Prove it again: orrery verify%s\n", p.Flag())
 		_, err := io.WriteString(w, b.String())
 		return err
 	}
@@ -289,7 +257,7 @@ Next:
   orrery node%[1]s kill server1          rehearse a power loss
   orrery verify%[1]s                     write and read real data everywhere
   orrery down%[1]s                       remove every trace
-`, p.envFlag(), filepath.Join(p.stateDir, "kubeconfig"))
+`, p.Flag(), st.Kubeconfig)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -297,10 +265,15 @@ Next:
 // phaseClock notes when the milestones of the summary were reached.
 type phaseClock struct {
 	ui.Sink
-	start time.Time
-	tally
+	renderer ui.Renderer
+	start    time.Time
+
+	mu                     sync.Mutex
 	build, nodes, platform time.Duration
 }
+
+// Close ends the view.
+func (c *phaseClock) Close() { _ = c.renderer.Close() }
 
 // Emit passes e on. Times are since the start of the verb.
 func (c *phaseClock) Emit(e ui.Event) {
@@ -308,11 +281,11 @@ func (c *phaseClock) Emit(e ui.Event) {
 		c.mu.Lock()
 		since := time.Since(c.start)
 		switch {
-		case strings.HasPrefix(e.Step, "build/"), strings.HasPrefix(e.Step, "image/"):
+		case e.Phase == plan.PhaseBuild:
 			c.build = since
-		case e.Step == "nodes":
+		case e.Step == string(plan.KindNodes):
 			c.nodes = since
-		case strings.HasPrefix(e.Step, "deploy/"):
+		case e.Phase == plan.PhaseDeploy:
 			c.platform = since
 		}
 		c.mu.Unlock()
@@ -323,7 +296,7 @@ func (c *phaseClock) Emit(e ui.Event) {
 func (c *phaseClock) seconds() map[string]float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return map[string]float64{"build": seconds(c.build), "nodesReady": seconds(c.nodes), "platformReady": seconds(c.platform), "total": seconds(time.Since(c.start))}
+	return map[string]float64{"build": environment.Seconds(c.build), "nodesReady": environment.Seconds(c.nodes), "platformReady": environment.Seconds(c.platform), "total": environment.Seconds(time.Since(c.start))}
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -1,15 +1,15 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -33,54 +33,54 @@ up after itself. Exit status 1 when any check failed; a skipped check is not a s
 
 func runVerify(ctx context.Context, o *options, names []string) error {
 	machine := o.json() || o.output == "junit"
-	s, err := o.attachExisting()
-	if err != nil {
-		return err
-	}
 	live := ui.Choose(o.err, o.plain || machine, false)
 	defer live.Close()
-	s.sink = live
-	p, err := s.platform(nil)
+	e, err := environment.Existing(o.request(live))
 	if err != nil {
 		return err
 	}
-	if err := p.learnImages(ctx); err != nil {
+	p, err := e.Platform(environment.Selection{})
+	if err != nil {
+		return err
+	}
+	if err := p.LearnImages(ctx); err != nil {
 		return err
 	}
 	if len(names) == 0 {
-		names = append([]string{"cluster"}, p.componentNames()...)
+		names = p.CheckNames()
 	}
+	step := ui.Event{Type: ui.TypeStep, Step: "verify", Phase: plan.PhaseVerify, State: ui.StateRunning}
 	if !machine {
-		live.Emit(ui.Event{Type: ui.TypeStep, Step: "verify", Phase: "verify", State: ui.StateRunning})
+		live.Emit(step)
 	}
-	results, err := p.runChecks(ctx, names, func(m string, done, total float64) {
+	results, err := p.Check(ctx, names, func(m string, done, total float64) {
 		if !machine {
-			live.Emit(ui.Event{Type: ui.TypeProgress, Step: "verify", Phase: "verify", Message: m, Done: done, Total: total, Unit: "checks"})
+			live.Emit(ui.Event{Type: ui.TypeProgress, Step: step.Step, Phase: step.Phase, Message: m, Done: done, Total: total, Unit: "checks"})
 		}
 	})
 	live.Close()
 	if err != nil {
 		return err
 	}
-	results = results.sorted()
+	results = results.Sorted()
 	switch {
 	case o.json():
-		err = printJSON(o.out, results.report())
+		err = printJSON(o.out, reportOf(results))
 	case o.output == "junit":
-		err = results.junit(o.out)
+		err = junit(o.out, results)
 	default:
 		err = printChecks(o.out, results)
 	}
 	if err != nil {
 		return err
 	}
-	if results.count(check.Failed) > 0 {
+	if results.Count(check.Failed) > 0 {
 		return exitError(exitFailed)
 	}
 	return nil
 }
 
-func printChecks(w io.Writer, rs checkResults) error {
+func printChecks(w io.Writer, rs environment.CheckResults) error {
 	rows := make([][]string, 0, len(rs))
 	for _, r := range rs {
 		rows = append(rows, []string{mark(r.State), r.Component, r.Name, fmt.Sprintf("%.1f s", r.Seconds), r.Detail})
@@ -88,7 +88,7 @@ func printChecks(w io.Writer, rs checkResults) error {
 	if err := ui.Table(w, []string{"", "COMPONENT", "CHECK", "TIME", "DETAIL"}, rows); err != nil {
 		return err
 	}
-	r := rs.report()
+	r := reportOf(rs)
 	_, err := fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", r.Passed, r.Failed, r.Skipped)
 	return err
 }
@@ -101,20 +101,4 @@ func mark(s check.State) string {
 		return "✗"
 	}
 	return "-"
-}
-
-// sorted orders by component, then name, with failures last, where the eye ends up.
-func (rs checkResults) sorted() checkResults {
-	out := slices.Clone(rs)
-	slices.SortStableFunc(out, func(a, b checkResult) int {
-		fa, fb := a.State == check.Failed, b.State == check.Failed
-		if fa != fb {
-			if fa {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Or(cmp.Compare(a.Component, b.Component), cmp.Compare(a.Name, b.Name))
-	})
-	return out
 }

@@ -46,6 +46,12 @@ type Node struct {
 	Services []Service `json:"services,omitempty"`
 }
 
+// Names of endpoints.
+const (
+	EndpointAPI      = "api"      // https URL of the Kubernetes API
+	EndpointRegistry = "registry" // host:port of the mirror
+)
+
 // Observation is what really exists.
 type Observation struct {
 	Phase      Phase             `json:"phase"`

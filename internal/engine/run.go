@@ -8,7 +8,6 @@ import (
 	"math"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/plan"
@@ -80,7 +79,7 @@ func (x *run) run(ctx context.Context) (Result, error) {
 		}
 		select {
 		case f := <-x.finished:
-			x.settle(ctx, f)
+			x.conclude(ctx, f)
 		case <-tick.C:
 		case <-cancelled:
 			// What never started is told at once; what runs is waited for.
@@ -146,8 +145,8 @@ func (x *run) ready(s plan.Step) bool {
 // blocked says how s ends without having run, because of how one of its needs ended,
 // or because the plan leaves it out.
 func (x *run) blocked(s plan.Step) (StepResult, bool) {
-	if s.Skip != "" {
-		return x.never(ui.StateSkipped, s.Skip), true
+	if !s.Skip.IsZero() {
+		return x.skip(s.Skip), true
 	}
 	for _, id := range s.Needs {
 		need, ended := x.ended[id]
@@ -156,17 +155,23 @@ func (x *run) blocked(s plan.Step) (StepResult, bool) {
 		}
 		switch need.State {
 		case ui.StateSkipped:
-			if strings.HasPrefix(need.Reason, "needs ") {
-				return x.never(ui.StateSkipped, need.Reason), true // the root is what a person wants to read
+			if need.Cause.Via != "" {
+				return x.skip(need.Cause), true // the root is what a person wants to read
 			}
-			return x.never(ui.StateSkipped, fmt.Sprintf("needs %s, which was skipped: %s", id, need.Reason)), true
+			return x.skip(need.Cause.For(id)), true
 		case ui.StateFailed:
-			return x.never(ui.StateSkipped, fmt.Sprintf("needs %s, which failed", id)), true
+			return x.skip(plan.Cause{Kind: plan.CauseFailed, Root: need.Reason, Via: id}), true
 		case ui.StateCancelled:
 			return x.never(ui.StateCancelled, fmt.Sprintf("needs %s, which was cancelled", id)), true
 		}
 	}
 	return StepResult{}, false
+}
+
+func (x *run) skip(c plan.Cause) StepResult {
+	r := x.never(ui.StateSkipped, c.String())
+	r.Cause = c
+	return r
 }
 
 func (x *run) never(state ui.State, reason string) StepResult {
@@ -194,21 +199,24 @@ func (x *run) start(ctx context.Context, s plan.Step) {
 	}()
 }
 
-// settle decides what a step that returned means for the others.
-func (x *run) settle(ctx context.Context, f finished) {
+// conclude decides what a step that returned means for the others.
+func (x *run) conclude(ctx context.Context, f finished) {
 	s := f.step
 	x.running[s.Kind]--
 	x.memory -= s.MemoryMiB
 	start, end := x.forecast.end(s.ID)
 	result := StepResult{State: f.state, Start: start.Sub(x.started).Seconds(), End: end.Sub(x.started).Seconds()}
-	_, skip := errors.AsType[*SkipError](f.err)
+	skip, skipped := errors.AsType[*SkipError](f.err)
 	var failure error
 	switch {
-	case skip || f.state == ui.StateSkipped:
+	case skipped:
+		result.State, result.Reason, result.Cause = ui.StateSkipped, skip.Error(), skip.Cause
+	case f.state == ui.StateSkipped:
 		result.State, result.Reason = ui.StateSkipped, "no reason given"
 		if f.err != nil {
 			result.Reason = f.err.Error()
 		}
+		result.Cause = plan.Cause{Kind: plan.CauseOther, Root: result.Reason}
 	case f.err == nil && f.state == ui.StateFailed:
 		failure = errors.New("failed without saying why")
 	case f.err == nil:

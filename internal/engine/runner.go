@@ -21,15 +21,13 @@ import (
 // (see [Skip]). Any other error is a failure.
 type Action func(ctx context.Context, s plan.Step, report func(msg string, done, total float64)) (ui.State, error)
 
-// SkipError is the reason why a step was skipped.
-type SkipError struct{ Reason string }
+// SkipError is what an action returns that cannot run here and need not.
+type SkipError struct{ Cause plan.Cause }
 
-func (e *SkipError) Error() string { return e.Reason }
+func (e *SkipError) Error() string { return e.Cause.String() }
 
-// Skip is what an action returns that cannot run here and need not.
-func Skip(format string, a ...any) (ui.State, error) {
-	return ui.StateSkipped, &SkipError{Reason: fmt.Sprintf(format, a...)}
-}
+// Skip is what such an action returns.
+func Skip(c plan.Cause) (ui.State, error) { return ui.StateSkipped, &SkipError{Cause: c} }
 
 // PanicError is an action's panic, turned into the step's error.
 type PanicError struct {
@@ -48,6 +46,8 @@ type StepResult struct {
 	Start  float64
 	End    float64
 	Reason string // why it was skipped, cancelled or failed
+	// Cause of a skipped step.
+	Cause plan.Cause
 }
 
 // Result is how a run ended, in seconds of wall time.

@@ -240,7 +240,7 @@ func TestSkips(t *testing.T) {
 		verified := false
 		a := func(_ context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
 			if s.ID == "image/fdb" {
-				return Skip("image %s is not reachable", s.Subject)
+				return Skip(plan.Cause{Kind: plan.CauseUnreachable, Root: "image " + s.Subject + " is not reachable"})
 			}
 			verified = verified || s.ID == "verify/cluster"
 			return ui.StateDone, nil
@@ -254,12 +254,15 @@ func TestSkips(t *testing.T) {
 		}
 		for id, want := range map[string]string{
 			"image/fdb":  "image fdb is not reachable",
-			"deploy/fdb": "needs image/fdb, which was skipped: image fdb is not reachable",
-			"deploy/app": "needs image/fdb, which was skipped: image fdb is not reachable",
+			"deploy/fdb": "needs image/fdb, which is skipped: image fdb is not reachable",
+			"deploy/app": "needs image/fdb, which is skipped: image fdb is not reachable",
 		} {
 			if got := result.Steps[id]; got.State != ui.StateSkipped || got.Reason != want {
 				t.Errorf("%s: %+v, want %q", id, got, want)
 			}
+		}
+		if c := result.Steps["deploy/app"].Cause; c.Kind != plan.CauseUnreachable || c.Via != "image/fdb" || c.Root != "image fdb is not reachable" {
+			t.Errorf("the cause lost its root on the way: %+v", c)
 		}
 		if !verified {
 			t.Error("what only stands after a skipped step did not run")
@@ -273,7 +276,7 @@ func TestRunLeavesOut(t *testing.T) {
 		return ui.StateDone, nil
 	}}}
 	result, err := r.Run(t.Context(), plan.Plan{Steps: []plan.Step{
-		{ID: "deploy/a", Kind: plan.KindDeploy, Skip: "no image"},
+		{ID: "deploy/a", Kind: plan.KindDeploy, Skip: plan.Cause{Root: "no image"}},
 		{ID: "deploy/b", Kind: plan.KindDeploy},
 		{ID: "deploy/c", Kind: plan.KindDeploy, After: []string{"deploy/a"}},
 	}})
@@ -388,7 +391,7 @@ func TestRunRandomPlans(t *testing.T) {
 				defer mu.Unlock()
 				running[s.Kind]--
 				if err == nil && rnd.IntN(10) == 0 {
-					return Skip("by chance")
+					return Skip(plan.Cause{Root: "by chance"})
 				}
 				return state, err
 			}

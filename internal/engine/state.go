@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // stateVersion of environment.json. A newer one is refused. Version 2 has Bundle, version 3 a
-// choice of network plugins; what does not need them is still written as version 1, so that an
-// older orrery can read it.
-const stateVersion = 3
+// choice of network plugins, version 4 causes instead of reasons in words, version 5 other
+// drivers; what does not need them is still written as version 1, so that an older orrery can
+// read it.
+const stateVersion = 5
 
 // stateFile is the name below the state directory.
 const stateFile = "environment.json"
@@ -31,8 +33,8 @@ type State struct {
 	// Bundle is the digest ("sha256:…") of the bundle that the environment was made from;
 	// empty when it was made from a repository.
 	Bundle string `json:"bundle,omitempty"`
-	// Skipped are the components that the last `up` had to leave out, with the reason.
-	Skipped map[string]string `json:"skipped,omitempty"`
+	// Skipped are the components that the last `up` had to leave out.
+	Skipped map[string]plan.Cause `json:"skipped,omitempty"`
 	// NetworkReason is why network.plugin auto became what Spec says; empty when there was
 	// nothing in the way of the preferred one.
 	NetworkReason string `json:"networkReason,omitempty"`
@@ -66,7 +68,10 @@ func LoadState(stateDir string) (State, error) {
 		return State{}, corrupt(path, errors.New("it has no version"))
 	}
 	var s State
-	if err := strict(data, &s); err != nil {
+	if data, err = withCauses(data, v.Version); err == nil {
+		err = strict(data, &s)
+	}
+	if err != nil {
 		return State{}, corrupt(path, err)
 	}
 	if s.Spec.Images.Verify == "" { // written before there was the choice
@@ -78,6 +83,30 @@ func LoadState(stateDir string) (State, error) {
 	return s, nil
 }
 
+// withCauses brings the reasons of versions before 4 into today's form.
+func withCauses(data []byte, version int) ([]byte, error) {
+	if version >= 4 {
+		return data, nil
+	}
+	var file map[string]json.RawMessage
+	if err := json.Unmarshal(data, &file); err != nil || file["skipped"] == nil {
+		return data, err
+	}
+	var reasons map[string]string
+	if err := json.Unmarshal(file["skipped"], &reasons); err != nil {
+		return data, err
+	}
+	causes := map[string]plan.Cause{}
+	for component, reason := range reasons {
+		causes[component] = plan.Cause{Kind: plan.CauseOther, Root: reason}
+	}
+	var err error
+	if file["skipped"], err = json.Marshal(causes); err != nil {
+		return data, err
+	}
+	return json.Marshal(file)
+}
+
 func corrupt(path string, err error) error {
 	return fmt.Errorf("%s is damaged: %w; `orrery down` removes the environment (its journal and the audit do not need this file), then `orrery up` makes it anew", path, err)
 }
@@ -87,6 +116,10 @@ func corrupt(path string, err error) error {
 func (s State) Save(stateDir string) error {
 	s.Version = 1
 	switch {
+	case s.Spec.Driver != spec.Default().Driver:
+		s.Version = 5
+	case len(s.Skipped) > 0:
+		s.Version = 4
 	case s.NetworkReason != "" || s.Spec.Network.Plugin != spec.PluginPTP:
 		s.Version = 3
 	case s.Bundle != "":

@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"errors"
+	"github.com/orrery-dev/orrery/internal/plan"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,7 +66,7 @@ func TestState(t *testing.T) {
 		{"no version", "{}", false, "it has no version"},
 		{"unknown field", `{"version":1,"spce":{}}`, false, "unknown field \"spce\""},
 		{"not valid", `{"version":1,"spec":{"name":"../../etc"}}`, false, "spec path `name`"},
-		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 3"},
+		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 5"},
 	} {
 		must(t, os.WriteFile(path, []byte(c.content), 0o600))
 		_, err := LoadState(dir)
@@ -129,4 +130,35 @@ func TestLockOfTheDead(t *testing.T) {
 	release, err := Lock(dir, "down")
 	must(t, err)
 	release()
+}
+
+// Reasons that an older orrery wrote in words are read as causes; what says causes is not
+// for it to read.
+func TestStateCauses(t *testing.T) {
+	dir := t.TempDir()
+	before := State{Spec: spec.Default()}
+	before.Spec.Network.Plugin = spec.PluginPTP
+	if err := before.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, stateFile)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := strings.Replace(string(data), `"version": 1,`, `"version": 1, "skipped": {"grafana": "image g not reachable: no route"},`, 1)
+	if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := LoadState(dir)
+	want := plan.Cause{Kind: plan.CauseOther, Root: "image g not reachable: no route"}
+	if err != nil || s.Skipped["grafana"] != want {
+		t.Fatalf("%+v, %v", s.Skipped, err)
+	}
+	if err := s.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := LoadState(dir); err != nil || again.Version != 4 || again.Skipped["grafana"] != want {
+		t.Errorf("%+v, %v", again, err)
+	}
 }

@@ -388,7 +388,7 @@ func TestFetchTrouble(t *testing.T) {
 			u := newUpstream(t)
 			u.trouble = tt.trouble
 			o := RegistryOptions{CABundle: u.ca}
-			if strings.Contains(tt.says, NoAnswer) {
+			if strings.Contains(tt.says, ErrNoAnswer.Error()) {
 				o.DialTimeout, o.StallTimeout = time.Second, 500*time.Millisecond
 			}
 			r := newRegistries(t, o)

@@ -67,8 +67,8 @@ var (
 // PulledDir is the folder of the cache that holds what was pulled: an OCI layout.
 const PulledDir = "pulled"
 
-// NoAnswer is the reason of an ErrNotReachable for which there was too little time.
-const NoAnswer = "no answer in time"
+// ErrNoAnswer is wrapped, beside ErrNotReachable, when there was too little time.
+var ErrNoAnswer = errors.New("no answer in time")
 
 // NewRegistries prepares for pulls; it connects to nothing.
 func NewRegistries(o RegistryOptions) (*Registries, error) {
@@ -256,6 +256,11 @@ func (r *Registries) probe(ctx context.Context, ref string) error {
 
 // notReachable says for a person why an image cannot be had.
 func notReachable(ref string, err error) error {
+	_, unresolved := errors.AsType[*net.DNSError](err)
+	timeout, ok := errors.AsType[net.Error](err)
+	if !unresolved && (ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded)) {
+		return fmt.Errorf("image %s %w: %w", ref, ErrNotReachable, ErrNoAnswer)
+	}
 	return fmt.Errorf("image %s %w: %s", ref, ErrNotReachable, reason(err))
 }
 
@@ -275,9 +280,6 @@ func reason(err error) string {
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return "its certificate is signed by an unknown authority: images.caBundle of orrery.yaml names a file with further ones"
-	}
-	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
-		return NoAnswer
 	}
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	const most = 200

@@ -28,8 +28,11 @@ const (
 	PhaseVerify  = "verify"
 )
 
-// registryBinary is the binary of the mirror: it is all that [KindPrepare] waits for.
-const registryBinary = "registry"
+// MirrorBinary is the program of the mirror: it is all that [KindPrepare] waits for.
+const MirrorBinary = "registry"
+
+// ID is that of the step of this kind about a subject.
+func (k Kind) ID(subject string) string { return string(k) + "/" + subject }
 
 // VerifyCluster is the subject of the checks that belong to no component.
 const VerifyCluster = "cluster"
@@ -52,12 +55,15 @@ type Step struct {
 	// Done: observed, there is nothing to do.
 	Done bool
 	// Skip is why the step cannot be done here and is left out, such as an image that cannot
-	// be had; empty when it can. What needs it is left out too, with the same reason.
-	Skip string `json:",omitempty"`
+	// be had; zero when it can. What needs it is left out too, with the same root.
+	Skip Cause `json:",omitzero"`
 }
 
 // Waits lists Needs and After.
 func (s Step) Waits() []string { return slices.Concat(s.Needs, s.After) }
+
+// Pending: there is something to do, and it can be done.
+func (s Step) Pending() bool { return !s.Done && s.Skip.IsZero() }
 
 // Plan is a list of steps in which every step stands behind what it waits for.
 type Plan struct{ Steps []Step }
@@ -66,18 +72,23 @@ type Plan struct{ Steps []Step }
 func (p Plan) Pending() int {
 	n := 0
 	for _, s := range p.Steps {
-		if !s.Done && s.Skip == "" {
+		if s.Pending() {
 			n++
 		}
 	}
 	return n
 }
 
+// Changes are the pending steps that change something: verification does not.
+func (p Plan) Changes() []Step {
+	return slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return !s.Pending() || s.Kind == KindVerify })
+}
+
 // Skipped are the components that are left out, with the reason.
-func (p Plan) Skipped() map[string]string {
-	skipped := map[string]string{}
+func (p Plan) Skipped() map[string]Cause {
+	skipped := map[string]Cause{}
 	for _, s := range p.Steps {
-		if s.Kind == KindDeploy && s.Skip != "" {
+		if s.Kind == KindDeploy && !s.Skip.IsZero() {
 			skipped[s.Subject] = s.Skip
 		}
 	}
@@ -96,7 +107,7 @@ func (p Plan) Step(id string) (Step, bool) {
 func (p Plan) CPUSeconds() float64 {
 	sum := 0.0
 	for _, s := range p.Steps {
-		if !s.Done && s.Skip == "" {
+		if s.Pending() {
 			sum += s.CPUSeconds
 		}
 	}

@@ -99,7 +99,7 @@ func TestUpGolden(t *testing.T) {
 			in.Components[3].Images[1] = catalog.Image{Name: "nats-exporter", Version: "v1.0.0", Registry: "docker.io/x/y@sha256:0"}
 			in.Components = append(in.Components, catalog.Component{Name: "app", Needs: []string{"nats"}, Smoke: []string{"app"}, Images: []catalog.Image{image("app", bin("app", 10, 100))}})
 			in.Pulled = map[string]bool{"coredns": true}
-			in.Missing = map[string]string{"nats-exporter": "image docker.io/x/y not reachable: no route"}
+			in.Missing = map[string]Cause{"nats-exporter": {Kind: CauseUnreachable, Root: "image docker.io/x/y not reachable: no route"}}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -119,7 +119,7 @@ func raw(p Plan) string {
 	var b strings.Builder
 	for _, s := range p.Steps {
 		fmt.Fprintf(&b, "%s kind=%s phase=%s done=%v cpu=%.0f memory=%d needs=%v after=%v", s.ID, s.Kind, s.Phase, s.Done, s.CPUSeconds, s.MemoryMiB, s.Needs, s.After)
-		if s.Skip != "" {
+		if !s.Skip.IsZero() {
 			fmt.Fprintf(&b, " skip=%q", s.Skip)
 		}
 		b.WriteString("\n")
@@ -205,7 +205,7 @@ func TestMissingImageOfWhatRuns(t *testing.T) {
 	in := seed()
 	everything(&in)
 	in.Phase, in.NodesReady = "running", true
-	in.Missing = map[string]string{"nats": "gone"}
+	in.Missing = map[string]Cause{"nats": {Kind: CauseUnreachable, Root: "gone"}}
 	delete(in.Pushed, "nats")
 	p, err := Up(in)
 	if err != nil {
@@ -218,11 +218,11 @@ func TestMissingImageOfWhatRuns(t *testing.T) {
 	if p, err = Up(in); err != nil {
 		t.Fatal(err)
 	}
-	if skipped := p.Skipped(); skipped["nats"] != "gone" || len(skipped) != 1 {
+	if skipped := p.Skipped(); skipped["nats"].Root != "gone" || len(skipped) != 1 {
 		t.Errorf("skipped: %v", skipped)
 	}
 	for _, s := range p.Steps {
-		if !s.Done && s.Skip == "" && s.Kind != KindVerify {
+		if !s.Done && s.Skip.IsZero() && s.Kind != KindVerify {
 			t.Errorf("left to do: %s", s.ID)
 		}
 	}

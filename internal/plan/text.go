@@ -34,7 +34,7 @@ func (p Plan) String() string {
 		}
 		pending, left := Plan{steps}.Pending(), 0
 		for _, s := range steps {
-			if s.Skip != "" {
+			if !s.Skip.IsZero() {
 				left++
 			}
 		}
@@ -45,7 +45,7 @@ func (p Plan) String() string {
 		fmt.Fprintf(&b, "%s: %d of %d\n", phase, pending, len(steps))
 		for _, s := range steps {
 			switch {
-			case s.Skip != "":
+			case !s.Skip.IsZero():
 				fmt.Fprintf(&b, "  - %-*s  skipped: %s\n", width, s.ID, s.Skip)
 			case !s.Done:
 				b.WriteString(s.line(p, width))

@@ -30,7 +30,10 @@ type Input struct {
 	// Pulled: image name → it comes from a registry, so its binaries are not needed.
 	Pulled map[string]bool
 	// Missing: image name → why no source has it. What needs it is skipped.
-	Missing map[string]string
+	Missing map[string]Cause
+	// Mirror: images are pushed to a registry of the environment's own, by steps of the plan.
+	// Without one they are in a registry already, or [Input.Missing].
+	Mirror bool
 	// Phase of the environment as observed: absent, partial, stopped or running, and
 	// running only with the distribution and the spec that are wanted.
 	Phase string
@@ -60,7 +63,7 @@ func Up(in Input) (Plan, error) {
 		return Plan{}, err
 	}
 	p.leaveOut()
-	p.settle(in.Unsigned)
+	p.markUnneeded(in.Unsigned)
 	return p, p.Validate()
 }
 
@@ -79,7 +82,7 @@ func (b *builder) distribution() {
 	for _, bin := range all {
 		id := b.build(bin)
 		builds = append(builds, id)
-		if bin.Name == registryBinary {
+		if bin.Name == MirrorBinary {
 			prepare = append(prepare, id)
 		}
 	}
@@ -160,7 +163,7 @@ func (b *builder) image(i catalog.Image) string {
 	needs := []string{"prepare"}
 	title := "Image "
 	switch {
-	case b.in.Missing[i.Name] != "":
+	case !b.in.Missing[i.Name].IsZero():
 	case b.in.Pulled[i.Name]:
 		title = "Pull image "
 	default:
@@ -238,43 +241,35 @@ func (p *Plan) leaveOut() {
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		if s.Done {
-			s.Skip = ""
+			s.Skip = Cause{}
 			continue
 		}
 		for _, id := range s.Needs {
 			need, ok := skipped[id]
 			switch {
-			case !ok || s.Skip != "":
+			case !ok || !s.Skip.IsZero():
 			case need.Kind == KindDeploy && need.Subject != s.Subject:
-				s.Skip = fmt.Sprintf("needs %s, which is skipped: %s", need.Subject, root(need.Skip))
+				s.Skip = need.Skip.For(need.Subject)
 			default:
 				s.Skip = need.Skip
 			}
 		}
-		if s.Skip != "" {
+		if !s.Skip.IsZero() {
 			skipped[s.ID] = *s
 		}
 	}
 }
 
-// root is the reason without the components in between.
-func root(reason string) string {
-	if _, after, ok := strings.Cut(reason, "which is skipped: "); ok {
-		return after
-	}
-	return reason
-}
-
-// settle marks builds and images Done that nothing pending waits for: what runs already
+// markUnneeded marks builds and images Done that nothing pending waits for: what runs already
 // needs no cache, which is safe to delete. Not so images that are to be signed.
-func (p *Plan) settle(unsigned map[string]bool) {
+func (p *Plan) markUnneeded(unsigned map[string]bool) {
 	wanted := map[string]bool{}
 	for i := len(p.Steps) - 1; i >= 0; i-- {
 		s := &p.Steps[i]
-		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] && s.Skip == "" && !(s.Kind == KindImage && unsigned[s.Subject]) {
+		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] && s.Skip.IsZero() && !(s.Kind == KindImage && unsigned[s.Subject]) {
 			s.Done = true
 		}
-		if !s.Done && s.Skip == "" {
+		if !s.Done && s.Skip.IsZero() {
 			for _, need := range s.Waits() {
 				wanted[need] = true
 			}

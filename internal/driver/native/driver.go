@@ -22,28 +22,14 @@ import (
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
-// Options of the driver. All but Sink, Log and CacheDir are needed.
-type Options struct {
-	// Spec is valid and has its ports chosen.
-	Spec spec.Environment
-	// StateDir holds everything of the environment, on a real file system (never overlay).
-	// <StateDir>/dist/bin must hold the node distribution: the registry before Prepare, the
-	// rest before Ensure.
-	StateDir string
-	CacheDir string
-	// Executable is this program; it is copied, and must call [Reexec] first.
-	Executable string
-	// Journal is told of every effect first. Its method Live() []driver.Effect, when there
-	// is one, tells Delete how the host was before egress.
-	Journal driver.Journal
-	Sink    ui.Sink
-	Log     *slog.Logger
-	// Compiler of BPF programs, for preflight; nil looks on PATH.
-	Compiler Compiler
-}
+// Options of the driver. All but Sink, Log, CacheDir and Compiler are needed. StateDir is on a
+// real file system, never overlay. Its Dist must hold the mirror's program before Prepare, the
+// rest before Ensure. Executable is copied, and must call [Reexec] first. The journal's method
+// Live() []driver.Effect, when there is one, tells Delete how the host was before egress.
+type Options = driver.Options
 
 // Driver makes clusters out of namespaces. It implements [driver.Driver],
-// [driver.NodeController] and [driver.LogSource].
+// [driver.Distributor], [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
 type Driver struct {
 	options Options
 	paths   paths
@@ -59,6 +45,8 @@ var (
 	_ driver.Driver         = (*Driver)(nil)
 	_ driver.NodeController = (*Driver)(nil)
 	_ driver.LogSource      = (*Driver)(nil)
+	_ driver.FlowSource     = (*Driver)(nil)
+	_ driver.Distributor    = (*Driver)(nil)
 )
 
 // New makes a driver. It looks at nothing and changes nothing.

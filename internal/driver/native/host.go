@@ -3,6 +3,7 @@ package native
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -37,7 +39,7 @@ type host struct {
 	// bpf makes a map and lets it go.
 	bpf func() error
 	// compiler of BPF programs.
-	compiler Compiler
+	compiler driver.Compiler
 }
 
 func realHost() host {
@@ -68,7 +70,10 @@ func realHost() host {
 		},
 		routes:  hostRoutes,
 		inotify: inotifyInstances,
-		bpf:     tryBPF, compiler: HostClang,
+		bpf:     tryBPF,
+		compiler: func(context.Context) (string, error) {
+			return "", errors.New("nobody says what compiles the BPF programs of the nodes")
+		},
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,22 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/check"
-	"github.com/orrery-dev/orrery/internal/proc"
+	"github.com/orrery-dev/orrery/internal/driver"
 )
 
 // What Cilium 1.19 asks of the machine, from its system requirements.
-var (
-	bpfKernel   = [2]int{5, 10}
-	bpfCompiler = [2]int{18, 1}
-)
+var bpfKernel = [2]int{5, 10}
 
-// Compiler finds the clang that nodes compile BPF programs with, and says which it is. The
-// error says what to do.
-type Compiler func(ctx context.Context) (string, error)
-
-// BPF lists what this machine lacks for network plugin cilium; nothing when it can run it. A
-// nil compiler looks for clang on PATH.
-func BPF(ctx context.Context, compiler Compiler) []error {
+// missingForBPF lists what this machine lacks for network plugin cilium; nothing when it can run it.
+func missingForBPF(ctx context.Context, compiler driver.Compiler) []error {
 	h := realHost()
 	if compiler != nil {
 		h.compiler = compiler
@@ -142,49 +132,6 @@ func (h host) checkTools(context.Context) check.Result {
 		}
 	}
 	return check.OK("%s is there", strings.Join(datapathTools, ", "))
-}
-
-// hostClangs are the names that a clang may have on PATH, in order of preference.
-var hostClangs = []string{"clang", "clang-21", "clang-20", "clang-19", "clang-18"}
-
-// HostClang is the path of the host's own clang, if it has one that is new enough. It is a
-// [Compiler].
-func HostClang(ctx context.Context) (string, error) {
-	var tooOld error
-	for _, name := range hostClangs {
-		path, err := proc.Look(name)
-		if errors.Is(err, exec.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		var out strings.Builder
-		if err := proc.Run(ctx, &proc.Cmd{Path: path, Args: []string{"--version"}, Stdout: &out}); err != nil {
-			return "", fmt.Errorf("%s --version: %w", path, err)
-		}
-		if err = checkClang(path, out.String()); err == nil {
-			return path, nil
-		}
-		tooOld = errors.Join(tooOld, err)
-	}
-	if tooOld != nil {
-		return "", tooOld
-	}
-	return "", fmt.Errorf("clang not found, which compiles the BPF programs for each node: apt-get install clang (%d.%d or later)", bpfCompiler[0], bpfCompiler[1])
-}
-
-var clangVersion = regexp.MustCompile(`clang version (\d+\.\d+)`)
-
-func checkClang(path, output string) error {
-	m := clangVersion.FindStringSubmatch(output)
-	if m == nil {
-		return fmt.Errorf("%s does not say its version: it prints %q", path, output)
-	}
-	if v, ok := twoNumbers(m[1]); !ok || older(v, bpfCompiler) {
-		return fmt.Errorf("%s is version %s, too old for Cilium's BPF programs: %d.%d or later is needed", path, m[1], bpfCompiler[0], bpfCompiler[1])
-	}
-	return nil
 }
 
 func older(a, b [2]int) bool { return slices.Compare(a[:], b[:]) < 0 }

@@ -1,0 +1,86 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// Capabilities are what verbs have to know of a kind of environment before there is one.
+type Capabilities struct {
+	// Root: making and removing it takes root.
+	Root bool
+	// Distribution: its nodes run the programs of infra/native; the driver is a [Distributor].
+	Distribution bool
+	// Mirror: it has a registry of its own that images are pushed to. Without one they are in
+	// images.registry already.
+	Mirror bool
+	// Nodes: it makes its nodes, in number and size as orrery.yaml says.
+	Nodes bool
+	// NodeFaults: single nodes can be stopped, started and killed; the driver is a
+	// [NodeController].
+	NodeFaults bool
+}
+
+// Kind is a way to make environments, as orrery.yaml names it.
+type Kind struct {
+	Name string
+	Capabilities
+	// HostPrograms are what it runs of the host's own programs, and Debian's package for each.
+	HostPrograms map[string]string
+	// New makes the driver of one environment. It looks at nothing and changes nothing.
+	New func(Options) (Driver, error)
+	// DecideNetwork turns network.plugin auto into what this machine can run; the reason is
+	// empty when that is the preferred one. Nil: the network is whatever the cluster has.
+	DecideNetwork func(ctx context.Context, compiler Compiler) (plugin, reason string)
+}
+
+// Compiler finds the clang that nodes compile BPF programs with, and says which it is. The
+// error says what to do.
+type Compiler func(ctx context.Context) (string, error)
+
+// Options of a driver. All are set, but for those of which only some drivers make use.
+type Options struct {
+	// Spec is valid, and what it left open is decided.
+	Spec spec.Environment
+	// StateDir is the folder of the environment, absolute; it may not exist yet.
+	StateDir string
+	CacheDir string
+	// Executable is this program, for drivers that run it again.
+	Executable string
+	// Journal is told of every effect first.
+	Journal Journal
+	Sink    ui.Sink
+	Log     *slog.Logger
+	// Compiler of BPF programs, for preflight.
+	Compiler Compiler
+}
+
+var kinds = map[string]Kind{}
+
+// Register makes a kind known by its name. It is called once for each, when the program
+// starts; a second one of a name is a mistake of the programmer.
+func Register(k Kind) {
+	if _, twice := kinds[k.Name]; twice || k.Name == "" || k.New == nil {
+		panic(fmt.Sprintf("driver %q cannot be registered: it is known already, or incomplete", k.Name))
+	}
+	kinds[k.Name] = k
+}
+
+// Names of all kinds, sorted.
+func Names() []string { return slices.Sorted(maps.Keys(kinds)) }
+
+// Lookup finds a kind by its name.
+func Lookup(name string) (Kind, error) {
+	k, ok := kinds[name]
+	if !ok {
+		return k, fmt.Errorf("this orrery has no driver %q; it has: %s", name, strings.Join(Names(), ", "))
+	}
+	return k, nil
+}

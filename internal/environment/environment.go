@@ -1,0 +1,396 @@
+package environment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/engine"
+	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/supply"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// Environment is one environment. It has a driver and a journal from the beginning; whoever
+// opened it for a verb that changes it has it for itself until Close.
+type Environment struct {
+	// Spec is what is wanted (Open), or what it was made with (Attach).
+	Spec     spec.Environment
+	StateDir string
+	// Exists: a state is kept of it.
+	Exists bool
+	// Skipped are the components that the last `up` left out.
+	Skipped map[string]plan.Cause
+	// NetworkReason is why network.plugin auto is not what is preferred; empty when it is, or
+	// was not asked for.
+	NetworkReason string
+	// Damage is why the kept state could not be read ([Salvage]); nil otherwise.
+	Damage error
+
+	driver.Kind
+	Driver   driver.Driver
+	Location *supply.Location
+	Keys     supply.Keys
+
+	request Request
+	created time.Time
+	journal journal
+	unlock  func()
+}
+
+// journal is what an environment needs of an engine.Journal.
+type journal interface {
+	driver.Journal
+	Live() []driver.Effect
+	Close() error
+}
+
+// Open reads orrery.yaml and what is kept of the environment that it names. What is wanted may
+// differ from what exists only in what can be changed in place.
+func Open(ctx context.Context, r Request) (*Environment, error) {
+	want, err := r.Spec()
+	if err != nil {
+		return nil, err
+	}
+	e, err := begin(r, want)
+	if err != nil {
+		return nil, err
+	}
+	return e.finish(func() error {
+		kept, err := engine.LoadState(e.StateDir)
+		switch {
+		case errors.Is(err, engine.ErrNoState):
+			e.Location = r.location("")
+			if err := e.decideNetwork(ctx); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		default:
+			e.Location = r.location(kept.Bundle)
+			e.remember(kept)
+			if e.Spec.Network.Plugin == spec.PluginAuto {
+				// Pods of an existing environment cannot be taken from one plugin to another.
+				e.Spec.Network.Plugin = kept.Spec.Network.Plugin
+			}
+			if err := changeable(kept.Spec, e.Spec); err != nil {
+				return failure.Usage{Err: err}
+			}
+			e.Spec.Ports = kept.Ports
+		}
+		return e.choosePorts()
+	})
+}
+
+// Attach reads what is kept of an environment, which may not exist.
+func Attach(r Request) (*Environment, error) { return attach(r, false) }
+
+// Salvage is Attach for verbs that must work when the kept state is damaged: Damage says so.
+func Salvage(r Request) (*Environment, error) { return attach(r, true) }
+
+// Existing is Attach for verbs that make no sense without an environment.
+func Existing(r Request) (*Environment, error) {
+	e, err := Attach(r)
+	if err != nil {
+		return nil, err
+	}
+	if !e.Exists {
+		return nil, errors.Join(fmt.Errorf("there is no environment %q under %s: make it with 'orrery up%s'", e.Spec.Name, r.StateRoot, e.Flag()), e.Close())
+	}
+	return e, nil
+}
+
+func attach(r Request, damaged bool) (*Environment, error) {
+	name, err := r.name()
+	if err != nil {
+		return nil, err
+	}
+	unknown := spec.Named(name)
+	if unknown.Network.Plugin == spec.PluginAuto { // nothing is made with this
+		unknown.Network.Plugin = spec.PluginPTP
+	}
+	e, err := begin(r, unknown)
+	if err != nil {
+		return nil, err
+	}
+	return e.finish(func() error {
+		kept, err := engine.LoadState(e.StateDir)
+		switch {
+		case errors.Is(err, engine.ErrNoState):
+			e.Location = r.location("")
+		case err != nil && (!damaged || errors.Is(err, engine.ErrNewer)): // what a newer orrery made, only it knows how to remove
+			return err
+		case err != nil:
+			e.Damage, e.Location = err, r.location("")
+		default:
+			e.Location = r.location(kept.Bundle)
+			e.Spec = kept.Spec
+			e.Spec.Ports = kept.Ports
+			e.remember(kept)
+		}
+		return nil
+	})
+}
+
+func (e *Environment) remember(kept engine.State) {
+	e.Exists, e.created, e.Skipped, e.NetworkReason = true, kept.Created, kept.Skipped, kept.NetworkReason
+}
+
+// begin takes the environment, if the request changes it: what is kept is read after that.
+func begin(r Request, named spec.Environment) (*Environment, error) {
+	e := &Environment{Spec: named, StateDir: filepath.Join(r.StateRoot, named.Name), request: r, journal: readOnlyJournal{}, unlock: func() {}}
+	if r.Verb == "" {
+		return e, nil
+	}
+	if err := e.refuseUser(); err != nil {
+		return nil, err
+	}
+	unlock, err := engine.Lock(e.StateDir, r.Verb)
+	if err != nil {
+		return nil, err
+	}
+	e.unlock = unlock
+	return e, nil
+}
+
+// refuseUser refuses who may not make or change such an environment.
+func (e *Environment) refuseUser() error {
+	kind, err := driver.Lookup(e.Spec.Driver)
+	if err != nil {
+		return failure.Usage{Err: err}
+	}
+	if kind.Root && os.Geteuid() != 0 {
+		return failure.Refusedf("the %s driver makes namespaces, mounts and cgroups: run 'orrery %s' as root", kind.Name, e.request.Verb)
+	}
+	return nil
+}
+
+// finish makes what hangs on what read found out; on failure nothing stays taken.
+func (e *Environment) finish(read func() error) (*Environment, error) {
+	err := read()
+	if err == nil {
+		err = e.openJournal()
+	}
+	if err == nil {
+		err = e.makeDriver()
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+func (e *Environment) openJournal() error {
+	if e.request.Verb == "" {
+		return nil
+	}
+	j, err := engine.OpenJournal(filepath.Join(e.StateDir, "journal.jsonl"))
+	if j != nil {
+		e.journal = j
+	}
+	if err != nil && j != nil && e.request.Verb == VerbDown {
+		// A damaged journal must not keep anyone from removing the environment.
+		e.warn("%v", err)
+		return nil
+	}
+	return err
+}
+
+// VerbDown is the verb that removes an environment.
+const VerbDown = "down"
+
+func (e *Environment) makeDriver() error {
+	kind, err := driver.Lookup(e.Spec.Driver)
+	if err != nil {
+		return failure.Usage{Err: err}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the path of this program: %w", err)
+	}
+	e.Kind = kind
+	e.Keys = supply.Keys{Dir: filepath.Join(e.StateDir, "signing"), Images: e.Spec.Images}
+	e.Driver, err = kind.New(driver.Options{
+		Spec: e.Spec, StateDir: e.StateDir, CacheDir: e.request.CacheDir, Executable: exe,
+		Journal: e.journal, Sink: e.request.Sink, Log: e.request.Log, Compiler: e.compiler(),
+	})
+	return err
+}
+
+// compiler of BPF programs, as the catalogue has it.
+func (e *Environment) compiler() driver.Compiler {
+	open := sync.OnceValues(func() (*supply.Supply, error) {
+		cat, err := e.Location.Catalog()
+		if err != nil {
+			return nil, err
+		}
+		locked, err := e.Location.Lock()
+		if err != nil {
+			return nil, err
+		}
+		return supply.Open(supply.Options{Location: e.Location, Catalog: cat, Lock: locked, CacheDir: e.request.CacheDir, Images: e.Spec.Images, Sink: ui.Discard, Log: e.request.Log})
+	})
+	return func(ctx context.Context) (string, error) {
+		s, err := open()
+		if err != nil {
+			return "", err
+		}
+		return s.Compiler(ctx)
+	}
+}
+
+// Close lets the environment go. It may be called again.
+func (e *Environment) Close() error {
+	err := e.journal.Close()
+	e.journal = readOnlyJournal{}
+	e.unlock()
+	e.unlock = func() {}
+	return err
+}
+
+// Flag is what to add to a command that is shown to the person.
+func (e *Environment) Flag() string {
+	if e.Spec.Name == spec.DefaultName {
+		return ""
+	}
+	return " --env " + e.Spec.Name
+}
+
+// Observe looks at what really exists.
+func (e *Environment) Observe(ctx context.Context) (driver.Observation, error) {
+	o, err := e.Driver.Observe(ctx)
+	if err != nil {
+		return o, fmt.Errorf("look at environment %q: %w", e.Spec.Name, err)
+	}
+	return o, nil
+}
+
+// Kubeconfig is the path of the admin kubeconfig.
+func (e *Environment) Kubeconfig(ctx context.Context) (string, error) {
+	obs, err := e.Observe(ctx)
+	if err != nil {
+		return "", err
+	}
+	if obs.Kubeconfig == "" {
+		return "", fmt.Errorf("environment %q is %s and has no kubeconfig: 'orrery up%s' makes it", e.Spec.Name, obs.Phase, e.Flag())
+	}
+	return obs.Kubeconfig, nil
+}
+
+// Kube connects to the running cluster. The caller closes the client.
+func (e *Environment) Kube(ctx context.Context) (*kube.Client, error) {
+	path, err := e.Kubeconfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.connect(path)
+}
+
+func (e *Environment) connect(kubeconfig string) (*kube.Client, error) {
+	return kube.Connect(kubeconfig, kube.WithLog(e.request.Log))
+}
+
+// NodeNames of the topology, servers first.
+func (e *Environment) NodeNames() []string {
+	var names []string
+	for _, n := range e.Spec.Topology() {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// KnownNode refuses the name of a node that there is none of.
+func (e *Environment) KnownNode(name string) error {
+	if names := e.NodeNames(); !slices.Contains(names, name) {
+		return failure.Usagef("environment %q has no node %q: want one of %v", e.Spec.Name, name, names)
+	}
+	return nil
+}
+
+// save keeps what the environment is made with.
+func (e *Environment) save() error {
+	if e.created.IsZero() {
+		e.created = time.Now().UTC().Truncate(time.Second)
+	}
+	return engine.State{Spec: e.Spec, Created: e.created, Ports: e.Spec.Ports, Bundle: e.Location.Bundle(), Skipped: e.Skipped, NetworkReason: e.NetworkReason}.Save(e.StateDir)
+}
+
+// decideNetwork turns network.plugin auto into what this machine can run.
+func (e *Environment) decideNetwork(ctx context.Context) error {
+	kind, err := driver.Lookup(e.Spec.Driver)
+	if err != nil {
+		return failure.Usage{Err: err}
+	}
+	if e.Spec.Network.Plugin == spec.PluginAuto && kind.DecideNetwork != nil {
+		e.Spec.Network.Plugin, e.NetworkReason = kind.DecideNetwork(ctx, e.compiler())
+	}
+	return nil
+}
+
+// changeable refuses differences that an existing environment cannot take in place.
+func changeable(have, want spec.Environment) error {
+	refuse := func(field string, from, to any) error {
+		return fmt.Errorf("%s of environment %q cannot change from %v to %v in place: 'orrery down --env %s' first, or choose another name", field, have.Name, from, to, have.Name)
+	}
+	var errs []error
+	if have.Driver != want.Driver {
+		errs = append(errs, refuse("driver", have.Driver, want.Driver))
+	}
+	if have.Servers != want.Servers {
+		errs = append(errs, refuse("servers", have.Servers, want.Servers))
+	}
+	if have.AgentCount() != want.AgentCount() {
+		errs = append(errs, refuse("agents", have.AgentCount(), want.AgentCount()))
+	}
+	if !slices.Equal(have.Zones, want.Zones) {
+		errs = append(errs, refuse("zones", have.Zones, want.Zones))
+	}
+	if have.Network != want.Network {
+		errs = append(errs, refuse("network", have.Network, want.Network))
+	}
+	if have.Durability != want.Durability {
+		errs = append(errs, refuse("durability", have.Durability, want.Durability))
+	}
+	return errors.Join(errs...)
+}
+
+// choosePorts picks free ports for those that are left open; they then stay the
+// environment's.
+func (e *Environment) choosePorts() error {
+	for _, port := range []*int{&e.Spec.Ports.API, &e.Spec.Ports.Registry} {
+		if *port != 0 {
+			continue
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("find a free port on 127.0.0.1: %w", err)
+		}
+		*port = l.Addr().(*net.TCPAddr).Port
+		defer l.Close() // both at once, so that they differ
+	}
+	return nil
+}
+
+// readOnlyJournal is for verbs that make nothing.
+type readOnlyJournal struct{}
+
+var errReadOnly = errors.New("this verb changes nothing outside its process: effect refused")
+
+func (readOnlyJournal) Begin(driver.Effect) error  { return errReadOnly }
+func (readOnlyJournal) Undone(driver.Effect) error { return errReadOnly }
+func (readOnlyJournal) Live() []driver.Effect      { return nil }
+func (readOnlyJournal) Close() error               { return nil }
+
+func (e *Environment) warn(format string, a ...any) {
+	e.request.Sink.Emit(ui.Event{Type: ui.TypeWarning, Message: fmt.Sprintf(format, a...)})
+}

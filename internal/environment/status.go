@@ -1,0 +1,138 @@
+package environment
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/engine"
+	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// Status is what `status -o json` prints; its form is a contract.
+type Status struct {
+	Environment string          `json:"environment"`
+	Driver      string          `json:"driver"`
+	Phase       string          `json:"phase"`
+	Durability  spec.Durability `json:"durability"`
+	// Network is the plugin, with the reason when auto could not be cilium.
+	Network       string            `json:"network"`
+	NetworkReason string            `json:"networkReason,omitempty"`
+	Nodes         []NodeStatus      `json:"nodes"`
+	Components    []ComponentStatus `json:"components"`
+	Endpoints     map[string]string `json:"endpoints"`
+	// Kubeconfig is the path of the admin kubeconfig, when there is one.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+}
+
+// NodeStatus is one node.
+type NodeStatus struct {
+	Name    string      `json:"name"`
+	Role    driver.Role `json:"role"`
+	Zone    string      `json:"zone"`
+	Ready   bool        `json:"ready"`
+	Address string      `json:"address"`
+	State   string      `json:"state"` // ready | not ready | down | stopped
+}
+
+// ComponentState is how a component is.
+type ComponentState string
+
+// States of a component.
+const (
+	ComponentReady       ComponentState = "ready"
+	ComponentProgressing ComponentState = "progressing"
+	ComponentFailed      ComponentState = "failed"
+	ComponentSkipped     ComponentState = "skipped"
+)
+
+// ComponentStatus is one component.
+type ComponentStatus struct {
+	Name      string         `json:"name"`
+	Namespace string         `json:"namespace"`
+	State     ComponentState `json:"state"`
+	Reason    string         `json:"reason"`
+	// Cause of what is skipped.
+	Cause plan.Cause `json:"cause,omitzero"`
+}
+
+// statusTimeout bounds what status waits for a cluster that does not answer.
+const statusTimeout = 15 * time.Second
+
+// Status asks the driver and, when the API answers, the cluster.
+func (e *Environment) Status(ctx context.Context) (Status, error) {
+	obs, err := e.Observe(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	if !runs(obs) {
+		return e.statusOf(ctx, obs, clusterState{}), nil
+	}
+	client, err := e.connect(obs.Kubeconfig)
+	if err != nil {
+		return e.statusOf(ctx, obs, clusterState{}), nil
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return e.statusOf(ctx, obs, lookAt(ctx, client)), nil
+}
+
+// runs: something of it may answer.
+func runs(obs driver.Observation) bool {
+	return (obs.Phase == driver.PhaseRunning || obs.Phase == driver.PhasePartial) && obs.Kubeconfig != ""
+}
+
+// StatusOf is the status as it was seen when a plan was made.
+func (p *Platform) StatusOf(ctx context.Context, seen Planned) Status {
+	return p.statusOf(ctx, seen.Observation, seen.cluster)
+}
+
+func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen clusterState) Status {
+	st := Status{
+		Environment: e.Spec.Name, Driver: e.Spec.Driver, Phase: string(obs.Phase), Durability: e.Spec.Durability,
+		Network: e.Spec.Network.Plugin, NetworkReason: e.NetworkReason, Kubeconfig: obs.Kubeconfig,
+		Nodes: []NodeStatus{}, Components: []ComponentStatus{}, Endpoints: map[string]string{},
+	}
+	maps.Copy(st.Endpoints, obs.Endpoints)
+	if seen.client != nil {
+		st.Components = seen.components(ctx, e.declaredNamespaces(), e.Skipped)
+	}
+	ready := ReadyNodes(seen.nodes)
+	for _, n := range obs.Nodes {
+		state := "not ready"
+		switch {
+		case n.Stopped:
+			state = "stopped"
+		case !n.Running:
+			state = "down"
+		case ready[n.Name]:
+			state = "ready"
+		}
+		st.Nodes = append(st.Nodes, NodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state})
+	}
+	return st
+}
+
+// ComponentStatuses are those of a running cluster, with what the last up left out of it.
+func (e *Environment) ComponentStatuses(ctx context.Context, c *kube.Client) []ComponentStatus {
+	skipped := e.Skipped
+	if kept, err := engine.LoadState(e.StateDir); err == nil {
+		skipped = kept.Skipped
+	}
+	return lookAt(ctx, c).components(ctx, e.declaredNamespaces(), skipped)
+}
+
+// declaredNamespaces are those of the catalogue, when there is one at hand.
+func (e *Environment) declaredNamespaces() map[string]string {
+	m := map[string]string{}
+	if c, err := e.Location.Catalog(); err == nil {
+		for name, comp := range c.Components {
+			m[name] = comp.Namespace
+		}
+	}
+	return m
+}

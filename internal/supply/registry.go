@@ -1,0 +1,171 @@
+package supply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/ui"
+)
+
+// How long registries are asked, all together, whether they have what is wanted. The short
+// time is for those that did not answer before: an `up` that has nothing to do stays quick.
+const (
+	ProbeTime      = 2 * time.Second
+	ProbeTimeAgain = 600 * time.Millisecond
+)
+
+// pull is how a registry knows img: one that is not built here by where the catalogue says, a
+// first-party one in images.registry by the lock's digest; false when none does.
+func (s *Supply) pull(img catalog.Image) (image.Pull, bool) {
+	p := image.Pull{Name: img.Name, Version: img.Version, Reference: img.Registry}
+	if img.Registry != "" {
+		return p, true
+	}
+	registry := s.options.Images.Registry
+	if registry == "" || s.Locked == nil || s.Locked.Images[img.Name].Digest == "" {
+		return p, false
+	}
+	p.Reference = registry + "/" + img.Name + "@" + s.Locked.Images[img.Name].Digest
+	return p, true
+}
+
+// holders are the sources that may have img on this machine.
+func (s *Supply) holders(img catalog.Image) sources {
+	if img.Registry == "" {
+		return s.sources
+	}
+	return s.sources.withoutBuilder()
+}
+
+// CachedImage is what Image would return, if it would return at once. No registry is asked.
+func (s *Supply) CachedImage(ctx context.Context, img catalog.Image) (image.Built, bool, error) {
+	if built, ok, err := s.holders(img).CachedImage(ctx, img); ok || err != nil {
+		return built, ok, err
+	}
+	p, ok := s.pull(img)
+	if !ok || s.registries == nil {
+		return image.Built{}, false, nil
+	}
+	built, ok := s.registries.Cached(p)
+	return built, ok, nil
+}
+
+// Image has img in an OCI layout on this machine: pulled where that was decided and works,
+// else built. The error of one that cannot be had wraps image.ErrNotReachable.
+func (s *Supply) Image(ctx context.Context, img catalog.Image) (image.Built, error) {
+	if built, ok, err := s.CachedImage(ctx, img); ok || err != nil {
+		return built, err
+	}
+	s.mu.Lock()
+	pull := s.pulled[img.Name] || img.Registry != ""
+	s.mu.Unlock()
+	if !pull {
+		return s.sources.Image(ctx, img)
+	}
+	if s.registries == nil {
+		return image.Built{}, errNotAllowed(img.Registry)
+	}
+	p, _ := s.pull(img)
+	step := ui.Event{Step: "image/" + img.Name, Phase: plan.PhaseBuild}
+	built, err := s.registries.Fetch(ctx, p, func(done, total float64) {
+		e := step
+		e.Type, e.Message, e.Done, e.Total, e.Unit = ui.TypeProgress, "pulling", done, total, "bytes"
+		s.options.Sink.Emit(e)
+	})
+	if errors.Is(err, image.ErrNotReachable) && img.Registry == "" && s.allows(spec.SourceSource) {
+		s.warn(step, "%v; it is built here", err)
+		return s.sources.Image(ctx, img)
+	}
+	return built, err
+}
+
+func (s *Supply) allows(source string) bool { return slices.Contains(s.options.Images.Sources, source) }
+
+// errNotAllowed is about an image that only a registry has.
+func errNotAllowed(reference string) error {
+	return fmt.Errorf("image %s %w: images.sources of orrery.yaml does not name registry", reference, image.ErrNotReachable)
+}
+
+// Unreachable is why what needs the named image is left out, with what can be done about it. err
+// wraps image.ErrNotReachable.
+func Unreachable(name string, err error) plan.Cause {
+	kind := plan.CauseUnreachable
+	if errors.Is(err, image.ErrNoAnswer) {
+		kind = plan.CauseNoAnswer
+	}
+	return plan.Cause{Kind: kind, Image: name, Root: err.Error() + "; import a bundle or allow a registry"}
+}
+
+// Find decides where images that are not on this machine come from: pulled names those that
+// a registry has and that need no compilation, lacking those that no source has. All
+// registries are asked at once, and none is waited for beyond limit.
+func (s *Supply) Find(ctx context.Context, images []catalog.Image, limit time.Duration) (pulled map[string]bool, lacking map[string]plan.Cause) {
+	pulled, lacking = map[string]bool{}, map[string]plan.Cause{}
+	ask := map[string][]catalog.Image{} // by reference
+	for _, img := range images {
+		p, ok := s.pull(img)
+		only := img.Registry != "" || !s.allows(spec.SourceSource)
+		switch {
+		case only && ok && s.registries == nil:
+			lacking[img.Name] = Unreachable(img.Name, errNotAllowed(p.Reference))
+		case only && !ok:
+			lacking[img.Name] = Unreachable(img.Name, fmt.Errorf("image %s %w: images.sources of orrery.yaml does not name source, and images.registry is not set", img.Name, image.ErrNotReachable))
+		case only, ok && s.registries != nil && s.registryFirst():
+			ask[p.Reference] = append(ask[p.Reference], img)
+		}
+	}
+	if len(ask) == 0 {
+		return pulled, lacking
+	}
+	start := time.Now()
+	probing, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	found := s.registries.Probe(probing, slices.Sorted(maps.Keys(ask)))
+	var here []string // first-party images that are built after all
+	var why error
+	for ref, err := range found {
+		for _, img := range ask[ref] {
+			switch {
+			case err == nil:
+				pulled[img.Name] = true
+			case img.Registry == "" && s.allows(spec.SourceSource):
+				here, why = append(here, img.Name), err
+			default:
+				lacking[img.Name] = Unreachable(img.Name, err)
+			}
+		}
+	}
+	s.mu.Lock()
+	maps.Copy(s.pulled, pulled)
+	s.mu.Unlock()
+	if len(pulled)+len(here) > 0 { // what is left out is told by itself
+		message := fmt.Sprintf("registries were asked for %d images in %.1f s: %d are pulled", len(ask), time.Since(start).Seconds(), len(pulled))
+		if len(here) > 0 {
+			slices.Sort(here)
+			message += fmt.Sprintf(", %d built here: %s (%v)", len(here), strings.Join(here, ", "), why)
+		}
+		s.options.Sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseBuild, Message: message})
+	}
+	return pulled, lacking
+}
+
+// registryFirst: a registry is asked before anything is compiled.
+func (s *Supply) registryFirst() bool {
+	of := s.options.Images.Sources
+	registry, source := slices.Index(of, spec.SourceRegistry), slices.Index(of, spec.SourceSource)
+	return registry >= 0 && (source < 0 || registry < source)
+}
+
+// Fetched reports whether an image came from a registry, and was not made here.
+func (s *Supply) Fetched(built image.Built) bool {
+	return s.registries != nil && s.registries.Holds(built)
+}
