@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -106,7 +107,7 @@ func Create(ctx context.Context, file string, c Contents, o CreateOptions) (err 
 	if err := os.Rename(partial, file); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(file))
+	return disk.Sync(filepath.Dir(file))
 }
 
 // blob is something whose digest is known before it is written.

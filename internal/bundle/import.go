@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -108,7 +109,7 @@ func (f *File) Import(ctx context.Context, o ImportOptions) (Result, error) {
 	}
 	if result.Kept, err = im.unpack(ctx); err == nil && !whole {
 		if err = os.Rename(im.dir, result.Dir); err == nil {
-			err = syncDir(root)
+			err = disk.Sync(root)
 		}
 	}
 	if err != nil {
@@ -226,7 +227,7 @@ func (im *importer) unpack(ctx context.Context) (kept int64, err error) {
 		return 0, err
 	}
 	for _, d := range []string{"blobs/sha256", "bin", "."} {
-		if err := syncDir(filepath.Join(im.dir, filepath.FromSlash(d))); err != nil {
+		if err := disk.Sync(filepath.Join(im.dir, filepath.FromSlash(d))); err != nil {
 			return 0, err
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -100,7 +101,7 @@ func whole(t *testing.T, cache string, f fixture, b *File) {
 		rel, _ := filepath.Rel(dir, path)
 		want[rel] = true
 		sum, _ := e.want()
-		if got, err := hashFile(path); err != nil || got != sum {
+		if got, err := disk.SHA256(path); err != nil || got != sum {
 			t.Errorf("%s of %s: %s, %v", rel, e.owner, got, err)
 		}
 	}
@@ -217,7 +218,7 @@ func TestImportLinks(t *testing.T) {
 			t.Errorf("%s is linked: %v", f.Programs[i].Name, got)
 		}
 	}
-	if sum, _ := hashFile(filepath.Join(r.Dir, "bin", f.Programs[1].SHA256)); sum != f.Programs[1].SHA256 {
+	if sum, _ := disk.SHA256(filepath.Join(r.Dir, "bin", f.Programs[1].SHA256)); sum != f.Programs[1].SHA256 {
 		t.Error("a file that only looked the same was taken")
 	}
 }

@@ -24,6 +24,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/orrery-dev/orrery/internal/disk"
 )
 
 // Archive is somebody's image in a file or folder.
@@ -343,7 +345,7 @@ func checkDigests(l layout, digest v1.Hash, img v1.Image) error {
 		if d.Algorithm != "sha256" || len(d.Hex) != 64 || strings.Trim(d.Hex, "0123456789abcdef") != "" {
 			return fmt.Errorf("%q is no SHA-256 digest", d)
 		}
-		sum, err := hashFile(l.blob(d))
+		sum, err := disk.SHA256(l.blob(d))
 		if err != nil {
 			return fmt.Errorf("blob %s is not in the archive", d)
 		}

@@ -23,6 +23,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
 )
 
 func randomImage(t testing.TB, os, arch string) v1.Image {
@@ -123,7 +125,7 @@ func TestBadArchives(t *testing.T) {
 	if err := os.Chmod(largest, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := flip(largest, false); err != nil {
+	if err := buildtest.Flip(largest, false); err != nil {
 		t.Fatal(err)
 	}
 	text := filepath.Join(t.TempDir(), "text")

@@ -20,6 +20,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/filelock"
 )
 
 // Limits of what a registry may send, in bytes and in number.
@@ -78,7 +81,7 @@ func (r *Registries) Fetch(ctx context.Context, p Pull, report func(done, total 
 	if err := os.MkdirAll(r.layout.dir, 0o755); err != nil {
 		return Built{}, fmt.Errorf("%w: %w", errHere, err)
 	}
-	unlock, err := r.layout.lock(ctx, lockShared) // against prune
+	unlock, err := r.layout.lock(ctx, filelock.Shared) // against prune
 	if err != nil {
 		return Built{}, err
 	}
@@ -98,7 +101,7 @@ func (r *Registries) Fetch(ctx context.Context, p Pull, report func(done, total 
 	for _, b := range content.blobs {
 		built.Size += b.Size
 	}
-	if unlock, err = r.layout.lock(ctx, lockExclusive); err != nil {
+	if unlock, err = r.layout.lock(ctx, filelock.Exclusive); err != nil {
 		return Built{}, err
 	}
 	defer unlock()
@@ -227,7 +230,7 @@ func (f *fetch) blobs(ctx context.Context, parts []v1.Descriptor, most int64) er
 			if d.Size > most {
 				return fmt.Errorf("%w: blob %s has %d bytes, more than %d", ErrWrongContent, d.Digest, d.Size, most)
 			}
-			if sum, err := hashFile(f.layout.blob(d.Digest)); err == nil && sum == d.Digest.Hex {
+			if sum, err := disk.SHA256(f.layout.blob(d.Digest)); err == nil && sum == d.Digest.Hex {
 				f.traffic.add(float64(d.Size), f.report)
 				return nil
 			}

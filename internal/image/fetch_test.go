@@ -31,6 +31,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
+	"github.com/orrery-dev/orrery/internal/disk"
 )
 
 // upstreamRegistry is a registry of this world, with what is wrong with it.
@@ -412,7 +415,7 @@ func TestFetchTrouble(t *testing.T) {
 			}
 			blobs, _ := filepath.Glob(filepath.Join(r.layout.dir, "blobs", "sha256", "*"))
 			for _, b := range blobs {
-				if sum, err := hashFile(b); err != nil || sum != filepath.Base(b) {
+				if sum, err := disk.SHA256(b); err != nil || sum != filepath.Base(b) {
 					t.Errorf("the store holds %s under %s (%v)", sum, filepath.Base(b), err)
 				}
 			}
@@ -624,7 +627,7 @@ func TestPushDamagedPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := flip(r.layout.blob(m.Layers[1].Digest), true); err != nil {
+	if err := buildtest.Flip(r.layout.blob(m.Layers[1].Digest), true); err != nil {
 		t.Fatal(err)
 	}
 	mirror, writes := counting(t)

@@ -18,6 +18,10 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/filelock"
 )
 
 // layout is an OCI image layout (image-layout.md of the OCI image specification): other
@@ -68,7 +72,7 @@ func (l layout) lookup(key string) (Built, bool) {
 
 // lock keeps others from changing the layout, or, shared, from removing what is read.
 func (l layout) lock(ctx context.Context, how int) (unlock func(), err error) {
-	f, err := waitLock(ctx, filepath.Join(l.dir, ".lock"), how, nil)
+	f, err := filelock.Wait(ctx, filepath.Join(l.dir, ".lock"), how, nil)
 	if err != nil {
 		return nil, fmt.Errorf("lock the image store: %w", err)
 	}
@@ -259,10 +263,10 @@ func (l layout) writeFile(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return replace(path, func(tmp string) error {
+	return atomicfile.Replace(path, func(tmp string) error {
 		if err := os.WriteFile(tmp, data, 0o644); err != nil {
 			return err
 		}
-		return syncPath(tmp)
+		return disk.Sync(tmp)
 	})
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/disk"
 )
 
 // pulled is the record of an image that came from a registry: those are kept by digest.
@@ -74,7 +76,7 @@ func (l layout) sparse(built Built) (record, bool) {
 // what has it is whole. The caller holds the lock.
 func (l layout) pushPulled(tag name.Tag, r record, options []remote.Option) error {
 	for _, b := range r.Blobs {
-		if sum, err := hashFile(l.blob(b.Digest)); err != nil {
+		if sum, err := disk.SHA256(l.blob(b.Digest)); err != nil {
 			return err
 		} else if sum != b.Digest.Hex {
 			os.Remove(l.blob(b.Digest))

@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/sbom"
@@ -151,9 +152,9 @@ func documents(t testing.TB, digest string) (Documents, *lock.Platform) {
 	in := image.Inspection{
 		Built:    image.Built{Name: imageName, Version: imageVersion, Digest: digest},
 		Platform: "linux/amd64", User: "0",
-		Programs: []image.ProgramInfo{{
-			Path: "/hello", Package: "example.org/hello", Go: "go1.26.8", Main: image.Module{Path: "example.org/hello", Version: imageVersion, Sum: someSum},
-			Modules: []image.Module{{Path: "example.org/Dep", Version: "v0.1.0+incompatible", Sum: someSum}},
+		Programs: []build.ProgramInfo{{
+			Path: "/hello", Package: "example.org/hello", Go: "go1.26.8", Main: build.Module{Path: "example.org/hello", Version: imageVersion, Sum: someSum},
+			Modules: []build.Module{{Path: "example.org/Dep", Version: "v0.1.0+incompatible", Sum: someSum}},
 		}},
 	}
 	bom, err := sbom.CycloneDX(in, map[string]string{"example.org/hello": "MIT"})
