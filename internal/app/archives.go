@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/apt"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver/native"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/licence"
 	"github.com/orrery-dev/orrery/internal/sbom"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -51,7 +51,7 @@ func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
 	if err != nil {
 		return err
 	}
-	damaged, err := image.Unpack(ctx, cacheRoot(), strings.TrimPrefix(digest, "sha256:"), dir, p.programFile(p.catalog, bin))
+	damaged, err := build.Unpack(ctx, cacheRoot(), strings.TrimPrefix(digest, "sha256:"), dir, p.programFile(p.catalog, bin))
 	if damaged != nil && err == nil {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: "cluster", Phase: "cluster", Message: fmt.Sprintf("what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)})
 	}

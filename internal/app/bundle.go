@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -212,7 +212,7 @@ func machineItems() ([]bundle.Item, error) {
 	for _, b := range bundle.List(cacheRoot()) {
 		items = append(items, b.Items()...)
 	}
-	for sum, path := range image.Programs(cacheRoot()) {
+	for sum, path := range build.Programs(cacheRoot()) {
 		if info, err := os.Stat(path); err == nil {
 			items = append(items, bundle.Item{Kind: "program", Name: filepath.Base(path), Parts: []bundle.Part{{SHA256: sum, Size: info.Size()}}})
 		}

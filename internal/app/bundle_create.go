@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -157,7 +158,7 @@ func (b *bundleCreate) contents(ctx context.Context, sink ui.Sink) (bundle.Conte
 		return c, usageError{err}
 	}
 	w.catalog.Distribution = w.catalog.Distribution.For(bundledNetwork(want.Network.Plugin))
-	c = bundle.Contents{Platform: image.Platform(), Overlay: want.Overlay, Root: w.catalog.Root}
+	c = bundle.Contents{Platform: build.Platform(), Overlay: want.Overlay, Root: w.catalog.Root}
 	w.restrict(components)
 	for _, comp := range components {
 		c.Components = append(c.Components, comp.Name)
@@ -278,7 +279,7 @@ func (w *workshop) bundledLock(ctx context.Context, sink ui.Sink) (lock.Platform
 		return have, err
 	}
 	if w.locked == nil {
-		return have, refusedError{fmt.Errorf("%s has nothing for %s: a bundle is made of what is locked; 'orrery lock' writes it", w.lockFile(), image.Platform())}
+		return have, refusedError{fmt.Errorf("%s has nothing for %s: a bundle is made of what is locked; 'orrery lock' writes it", w.lockFile(), build.Platform())}
 	}
 	drift, notes := lock.Check(*w.locked, have, false)
 	for _, n := range notes {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/engine"
@@ -102,7 +103,7 @@ func (o *options) importBundle(ctx context.Context, file, keyFile string, sink u
 	}
 	var r bundle.Result
 	err = stepOf(sink, "bundle/import", func() (err error) {
-		r, err = b.Import(ctx, bundle.ImportOptions{CacheDir: cacheRoot(), Platform: image.Platform(), Have: holdings(), Sink: sink})
+		r, err = b.Import(ctx, bundle.ImportOptions{CacheDir: cacheRoot(), Platform: build.Platform(), Have: holdings(), Sink: sink})
 		return err
 	})
 	if errors.Is(err, bundle.ErrPlatform) {
@@ -155,8 +156,8 @@ func (u *upOptions) previewBundle(sink ui.Sink) error {
 	if _, err := trustBundle(b, u.bundleFile, u.bundleKey, want.Images, sink); err != nil {
 		return err
 	}
-	if platform := b.Describe().Platform; platform != image.Platform() {
-		return refusedError{fmt.Errorf("%s is %w: %s, and this machine is %s", u.bundleFile, bundle.ErrPlatform, platform, image.Platform())}
+	if platform := b.Describe().Platform; platform != build.Platform() {
+		return refusedError{fmt.Errorf("%s is %w: %s, and this machine is %s", u.bundleFile, bundle.ErrPlatform, platform, build.Platform())}
 	}
 	dir, err := os.MkdirTemp("", "orrery-preview-")
 	if err != nil {
@@ -183,7 +184,7 @@ func openBundle(file string) (*bundle.File, error) {
 
 // holdings finds files of the cache by their SHA-256, to link rather than write them.
 func holdings() func(string) (string, bool) {
-	programs := image.Programs(cacheRoot())
+	programs := build.Programs(cacheRoot())
 	imported := bundle.List(cacheRoot())
 	return func(sum string) (string, bool) {
 		if path, ok := programs[sum]; ok {

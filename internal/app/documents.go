@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/licence"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/sbom"
@@ -132,7 +132,7 @@ func (w *workshop) noteSBOMs(have lock.Platform) {
 
 // licences finds the licence of every module of some programs, and of the C libraries that
 // are linked into them, and holds it to the policy. All that is not allowed is named at once.
-func (w *workshop) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []image.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
+func (w *workshop) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []build.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
 	policy, err := licence.LoadPolicy(filepath.Join(w.catalog.Root, policyFile))
 	if err != nil {
 		return nil, usageError{err}
@@ -147,7 +147,7 @@ func (w *workshop) licences(ctx context.Context, of string, binaries []catalog.B
 	found := map[string]string{"std": "BSD-3-Clause"}
 	var bad []error
 	for i, p := range programs {
-		modules := append([]image.Module{p.Main}, p.Modules...)
+		modules := append([]build.Module{p.Main}, p.Modules...)
 		dirs, err := w.builder.ModuleDirs(ctx, binaries[i], modules)
 		if err != nil {
 			return nil, err

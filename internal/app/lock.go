@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
-	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -107,9 +107,9 @@ func checkLock(ctx context.Context, o *options) error {
 	if err != nil {
 		return usageError{err}
 	}
-	locked, ok := l.Platforms[image.Platform()]
+	locked, ok := l.Platforms[build.Platform()]
 	if !ok {
-		return fmt.Errorf("%s has nothing for %s: 'orrery lock' on such a machine adds it", w.lockFile(), image.Platform())
+		return fmt.Errorf("%s has nothing for %s: 'orrery lock' on such a machine adds it", w.lockFile(), build.Platform())
 	}
 	have, err := w.describe(ctx)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
@@ -22,7 +23,7 @@ func (w *workshop) forPlatform(o *options, platform string, sink ui.Sink) (*work
 	if platform == "" || platform == w.builder.Platform() {
 		return w, nil
 	}
-	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: w.catalog.Root, Platform: platform, Sink: sink, Log: o.logger()})
+	b, err := image.NewBuilder(build.Options{CacheDir: cacheRoot(), RepoRoot: w.catalog.Root, Platform: platform, Sink: sink, Log: o.logger()})
 	if err != nil {
 		return nil, usageError{err}
 	}

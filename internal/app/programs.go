@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sbom"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -74,7 +74,7 @@ func (w *workshop) makeProgramSBOM(ctx context.Context, bin catalog.Binary) (doc
 		return nil, "", err
 	}
 	linked, _ := sbom.Packages(p.Entry.CTools)
-	licences, err := w.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []image.ProgramInfo{p.Info}, linked)
+	licences, err := w.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []build.ProgramInfo{p.Info}, linked)
 	if err != nil {
 		return nil, "", err
 	}

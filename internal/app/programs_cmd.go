@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -227,7 +227,7 @@ func (s *session) verifyPrograms(w *workshop, programs []catalog.Binary, policy 
 
 // verifyUnpacked compares what nodes have of an archive, which passed, with the archive.
 func (s *session) verifyUnpacked(cat *catalog.Catalog, bin catalog.Binary, report *sign.Report) error {
-	err := image.CompareUnpacked(s.programFile(cat, bin), filepath.Join(s.stateDir, "dist", bin.Name))
+	err := build.CompareUnpacked(s.programFile(cat, bin), filepath.Join(s.stateDir, "dist", bin.Name))
 	if err == nil {
 		return nil
 	}

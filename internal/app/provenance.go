@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sbom"
@@ -27,7 +28,7 @@ func (w *workshop) provenance(ctx context.Context, img catalog.Image) ([]byte, e
 		return nil, err
 	}
 	// What Inspect says besides, the layers, is not in it and takes time to read.
-	in := image.Inspection{Built: built, Platform: image.Platform()}
+	in := image.Inspection{Built: built, Platform: build.Platform()}
 	for _, bin := range img.Binaries {
 		program, err := w.builder.Program(ctx, bin)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -33,7 +34,7 @@ func newImagesReproduce(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.reproduce(c.Context(), w, img.Name, false, first.Digest, func(second rebuilt) (*image.Mismatch, error) {
+			return o.reproduce(c.Context(), w, img.Name, false, first.Digest, func(second rebuilt) (*build.Mismatch, error) {
 				return image.Compare(first, second.image())
 			})
 		},
@@ -60,8 +61,8 @@ func newProgramsReproduce(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.reproduce(c.Context(), w, bin.Name, true, "sha256:"+first.SHA256, func(second rebuilt) (*image.Mismatch, error) {
-				return image.CompareFiles(path, second.File)
+			return o.reproduce(c.Context(), w, bin.Name, true, "sha256:"+first.SHA256, func(second rebuilt) (*build.Mismatch, error) {
+				return build.CompareFiles(path, second.File)
 			})
 		},
 	}
@@ -75,13 +76,13 @@ type reproduction struct {
 	Digest       string          `json:"digest"`
 	Again        string          `json:"again"` // digest of the second build
 	Reproducible bool            `json:"reproducible"`
-	Mismatch     *image.Mismatch `json:"mismatch,omitempty"`
+	Mismatch     *build.Mismatch `json:"mismatch,omitempty"`
 	// Other circumstances of the second build, for people.
 	Circumstances []string `json:"circumstances"`
 }
 
 // reproduce builds name elsewhere and says whether the result has this digest.
-func (o *options) reproduce(ctx context.Context, w *workshop, name string, program bool, digest string, compare func(rebuilt) (*image.Mismatch, error)) error {
+func (o *options) reproduce(ctx context.Context, w *workshop, name string, program bool, digest string, compare func(rebuilt) (*build.Mismatch, error)) error {
 	e, err := newElsewhere(ctx, w)
 	if err != nil {
 		return err
@@ -157,7 +158,7 @@ func (o *options) rebuild(ctx context.Context, name, cache string, program bool)
 	}
 	sink := ui.Choose(o.err, true, false)
 	defer sink.Close()
-	b, err := image.NewBuilder(image.Options{CacheDir: cache, RepoRoot: cat.Root, Sink: sink, Log: o.logger(), Env: []string{"LANG=tr_TR.UTF-8", "LC_COLLATE=tr_TR.UTF-8"}})
+	b, err := image.NewBuilder(build.Options{CacheDir: cache, RepoRoot: cat.Root, Sink: sink, Log: o.logger(), Env: []string{"LANG=tr_TR.UTF-8", "LC_COLLATE=tr_TR.UTF-8"}})
 	if err != nil {
 		return r, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -129,11 +130,11 @@ func (o *options) suppliers(root string, locked *lock.Platform, allowed []string
 			return nil, nil, err
 		}
 		if locked == nil {
-			return nil, nil, refusedError{fmt.Errorf("bundle %s is for %s and has nothing for this machine, %s", b.Digest(), b.Platform(), image.Platform())}
+			return nil, nil, refusedError{fmt.Errorf("bundle %s is for %s and has nothing for this machine, %s", b.Digest(), b.Platform(), build.Platform())}
 		}
 		return nil, bundle.NewStore(*locked, b), nil
 	}
-	b, err := image.NewBuilder(image.Options{CacheDir: cacheRoot(), RepoRoot: root, Sink: sink, Log: o.logger()})
+	b, err := image.NewBuilder(build.Options{CacheDir: cacheRoot(), RepoRoot: root, Sink: sink, Log: o.logger()})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -180,7 +181,7 @@ func loadLocked(root string) (*lock.Platform, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	p, ok := l.Platforms[image.Platform()]
+	p, ok := l.Platforms[build.Platform()]
 	if !ok {
 		return nil, nil
 	}
@@ -214,7 +215,7 @@ func (p *platform) refuseAllDrift(ctx context.Context) error {
 	}
 	if p.locked == nil {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: "build", Message: fmt.Sprintf(
-			"%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", filepath.Join(p.catalog.Root, lock.FileName), image.Platform())})
+			"%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", filepath.Join(p.catalog.Root, lock.FileName), build.Platform())})
 	}
 	return p.refuseDrift(ctx, p.binaries, p.images)
 }
