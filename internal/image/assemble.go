@@ -27,6 +27,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // imageFormat is part of every image's key. Raise it when the same inputs are to become
@@ -162,7 +163,7 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 			Env:        []string{"PATH=/"},
 			WorkingDir: "/",
 			Labels: map[string]string{
-				"org.opencontainers.image.title":         img.Name,
+				oci.Title:                                img.Name,
 				"org.opencontainers.image.version":       img.Version,
 				"org.opencontainers.image.source-module": from,
 			},

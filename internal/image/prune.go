@@ -12,6 +12,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Pruned is what [Builder.Prune] removed, or would remove.
@@ -98,7 +99,7 @@ func (l layout) prune(ctx context.Context, p *Pruned, keep map[string]bool, dryR
 			kept = append(kept, d)
 			continue
 		}
-		name := d.Annotations[refName]
+		name := d.Annotations[oci.RefName]
 		if l.arch != "" && "linux/"+l.arch != build.Platform() { // of what was pulled it is empty
 			name += " (linux/" + l.arch + ")"
 		}
