@@ -20,13 +20,17 @@ import (
 var blob = `{"mediaType":"application/octet-stream","size":3,"digest":"sha256:` + strings.Repeat("ab", 32) + `"}`
 
 func TestParse(t *testing.T) {
+	docker := `{"mediaType":"` + string(types.DockerManifestSchema2) + `","config":` + blob + `}`
+	layers := func(n int) string {
+		return `{"config":` + blob + `,"layers":[` + strings.Repeat(blob+",", n-1) + blob + `]}`
+	}
 	for name, tc := range map[string]struct {
 		data string
 		kind types.MediaType // empty: it is refused
 		says string
 	}{
 		"manifest":                 {data: `{"config":` + blob + `,"layers":[` + blob + `]}`, kind: types.OCIManifestSchema1},
-		"docker's":                 {data: `{"mediaType":"` + string(types.DockerManifestSchema2) + `","config":` + blob + `}`, kind: types.DockerManifestSchema2},
+		"docker's":                 {data: docker, kind: types.DockerManifestSchema2},
 		"index":                    {data: `{"manifests":[` + blob + `]}`, kind: types.OCIImageIndex},
 		"empty index":              {data: `{"mediaType":"` + string(types.OCIImageIndex) + `"}`, kind: types.OCIImageIndex},
 		"no JSON":                  {data: `<html>`, says: "not JSON"},
@@ -39,9 +43,9 @@ func TestParse(t *testing.T) {
 		"another algorithm":        {data: `{"config":{"size":1,"digest":"sha512:` + strings.Repeat("ab", 64) + `"}}`, says: "sha512"},
 		"no digest":                {data: `{"config":{"size":1}}`, says: "1 bytes"},
 		"subject with a negative":  {data: `{"config":` + blob + `,"subject":{"size":-1}}`, says: "bytes"},
-		"more parts than allowed":  {data: `{"config":` + blob + `,"layers":[` + strings.Repeat(blob+",", 4) + blob + `]}`, says: "6 parts, more than 5"},
+		"more parts than allowed":  {data: layers(5), says: "6 parts, more than 5"},
 		"more bytes than allowed":  {data: `{"manifests":[` + blob + `]}` + strings.Repeat(" ", MaxManifest), says: "more than"},
-		"as many parts as allowed": {data: `{"config":` + blob + `,"layers":[` + strings.Repeat(blob+",", 3) + blob + `]}`, kind: types.OCIManifestSchema1},
+		"as many parts as allowed": {data: layers(4), kind: types.OCIManifestSchema1},
 	} {
 		m, err := Parse([]byte(tc.data), 5)
 		switch {
@@ -66,7 +70,8 @@ func TestWritten(t *testing.T) {
 	for want, value := range map[string]any{
 		`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"a","config":` + empty +
 			`,"layers":[` + abc + `],"subject":` + abc + `,"annotations":{"org.opencontainers.image.title":"t"}}`: m,
-		`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","artifactType":"a","manifests":[` + abc + `],"annotations":{"k":"v"}}`: Index{
+		`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","artifactType":"a","manifests":[` + abc +
+			`],"annotations":{"k":"v"}}`: Index{
 			SchemaVersion: 2, MediaType: types.OCIImageIndex, ArtifactType: "a", Manifests: []v1.Descriptor{layer}, Annotations: map[string]string{"k": "v"},
 		},
 	} {
@@ -94,7 +99,8 @@ func TestChoose(t *testing.T) {
 	if d, err := m.Choose("linux/arm64"); err != nil || d.MediaType != types.OCIManifestSchema1 || d.Platform.Architecture != "arm64" {
 		t.Errorf("chose %+v, %v", d, err)
 	}
-	if _, err := m.Choose("linux/amd64"); err == nil || !strings.Contains(err.Error(), "linux/amd64, only for unknown/unknown, linux/arm64, linux/arm64, windows/amd64") {
+	const says = "linux/amd64, only for unknown/unknown, linux/arm64, linux/arm64, windows/amd64"
+	if _, err := m.Choose("linux/amd64"); err == nil || !strings.Contains(err.Error(), says) {
 		t.Errorf("nothing for it: %v", err)
 	}
 	if !Suits(m.Manifests[0], "linux/amd64") || Suits(m.Manifests[4], "linux/amd64") || !Suits(m.Manifests[4], "windows/amd64") {
@@ -105,6 +111,7 @@ func TestChoose(t *testing.T) {
 func TestReferrers(t *testing.T) {
 	const digest = "sha256:00"
 	good := `{"manifests":[` + blob + `]}`
+	many := `{"manifests":[` + strings.Repeat(blob+",", MaxReferrers) + blob + `]}`
 	for name, tc := range map[string]struct {
 		api, tag string // what the registry has; empty: nothing
 		broken   error
@@ -119,7 +126,7 @@ func TestReferrers(t *testing.T) {
 		"no JSON":              {api: "<html>", kind: ErrInvalid},
 		"no JSON under a tag":  {tag: "[]", kind: ErrInvalid, byTag: true},
 		"junk beside":          {api: `{"manifests":[1,{"digest":"../x"},{"size":1},` + blob + `]}`, found: 1},
-		"too many":             {tag: `{"manifests":[` + strings.Repeat(blob+",", MaxReferrers) + blob + `]}`, found: MaxReferrers, byTag: true, kind: ErrTooMany},
+		"too many":             {tag: many, found: MaxReferrers, byTag: true, kind: ErrTooMany},
 		"registry in trouble":  {broken: fs.ErrPermission, kind: fs.ErrPermission},
 		"wrapped by the error": {byTag: true, broken: fmt.Errorf("404: %w", ErrNotFound)},
 	} {
