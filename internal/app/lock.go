@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/failure"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/supply"
 )
@@ -100,9 +100,9 @@ func checkLock(ctx context.Context, o *options) error {
 	if err != nil {
 		return failure.Usage{Err: err}
 	}
-	locked, ok := l.Platforms[image.Platform()]
+	locked, ok := l.Platforms[build.Platform()]
 	if !ok {
-		return fmt.Errorf("%s has nothing for %s: 'orrery lock' on such a machine adds it", s.LockFile(), image.Platform())
+		return fmt.Errorf("%s has nothing for %s: 'orrery lock' on such a machine adds it", s.LockFile(), build.Platform())
 	}
 	have, elsewhere, err := s.CompareLock(ctx, l)
 	if err != nil {

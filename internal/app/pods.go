@@ -51,16 +51,9 @@ func podOf(o unstructured.Unstructured) (p console.Pod, node string) {
 	node, _, _ = unstructured.NestedString(o.Object, "spec", "nodeName")
 	phase, _, _ := unstructured.NestedString(o.Object, "status", "phase")
 	p.Reason, _, _ = unstructured.NestedString(o.Object, "status", "reason")
-	ready := false
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	for _, c := range conditions {
-		m, _ := c.(map[string]any)
-		if m["type"] == "Ready" {
-			ready = m["status"] == "True"
-		}
-		if m["type"] == "PodScheduled" && m["status"] == "False" {
-			p.Reason, _ = m["message"].(string)
-		}
+	ready := kube.StatusCondition(&o, "Ready").True()
+	if c := kube.StatusCondition(&o, "PodScheduled"); c.Status == "False" {
+		p.Reason = c.Message
 	}
 	waiting := ""
 	for _, list := range []string{"initContainerStatuses", "containerStatuses"} {

@@ -18,6 +18,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // Object is a program, map or link in the kernel. Identifiers are handed out in turn and
@@ -271,22 +273,18 @@ func Held(pids []int) []Object {
 func Left(ctx context.Context, objects []Object, limit time.Duration) []string {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		objects = slices.DeleteFunc(objects, func(o Object) bool { return !o.Exists() })
-		if len(objects) == 0 {
-			return nil
-		}
-		select {
-		case <-tick.C:
-			continue
-		case <-ctx.Done():
-		}
-		var left []string
+	var left []string
+	_ = check.Until(ctx, check.Pause{First: 20 * time.Millisecond}, func() error {
+		left = nil
 		for _, o := range objects {
-			left = append(left, o.String())
+			if o.Exists() {
+				left = append(left, o.String())
+			}
 		}
-		return left
-	}
+		if len(left) > 0 {
+			return errors.New("some are there")
+		}
+		return nil
+	})
+	return left
 }

@@ -1,15 +1,16 @@
 package bundle
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Attached is a manifest whose subject is an image of the bundle, with its blobs.
@@ -21,28 +22,24 @@ type Attached struct {
 // Document attaches data to an image as an OCI referrer.
 func Document(subject v1.Descriptor, mediaType string, data []byte) (Attached, error) {
 	subject = v1.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
-	config := descriptorOf(typeEmpty, []byte(emptyJSON))
-	m, err := json.Marshal(manifest{
+	m, err := json.Marshal(oci.Manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: mediaType,
-		Config: &config, Layers: []v1.Descriptor{descriptorOf(types.MediaType(mediaType), data)}, Subject: &subject,
+		Config: oci.Empty(), Layers: []v1.Descriptor{oci.Describe(types.MediaType(mediaType), data)}, Subject: &subject,
 		Annotations: map[string]string{noteDocument: "1"},
 	})
-	return Attached{Manifest: m, Blobs: [][]byte{[]byte(emptyJSON), data}}, err
+	return Attached{Manifest: m, Blobs: [][]byte{[]byte(oci.EmptyContent), data}}, err
 }
 
 // Type is what the manifest says that it is.
 func (a Attached) Type() string {
-	var m manifest
-	if json.Unmarshal(a.Manifest, &m) != nil {
-		return ""
-	}
+	m, _ := oci.Parse(a.Manifest, maxBlobs)
 	return m.ArtifactType
 }
 
 // Document is the content of one that [Document] made; nil when it is something else.
 func (a Attached) Document() []byte {
-	var m manifest
-	if json.Unmarshal(a.Manifest, &m) != nil || len(m.Layers) != 1 {
+	m, err := oci.Parse(a.Manifest, maxBlobs)
+	if err != nil || len(m.Layers) != 1 {
 		return nil
 	}
 	for _, data := range a.Blobs {
@@ -55,12 +52,12 @@ func (a Attached) Document() []byte {
 
 // AttachedTo reads what came with a pulled image, out of its layout.
 func AttachedTo(built image.Built) ([]Attached, error) {
-	dir := filepath.Join(built.Layout, "blobs", "sha256")
+	layout := oci.Layout(built.Layout)
 	read := func(d v1.Descriptor) ([]byte, error) {
-		if d.Size > maxAttached {
-			return nil, fmt.Errorf("%s has %d bytes; a bundle takes at most %d in one document", d.Digest, d.Size, int64(maxAttached))
+		if d.Size > oci.MaxDocument {
+			return nil, fmt.Errorf("%s has %d bytes; a bundle takes at most %d in one document", d.Digest, d.Size, int64(oci.MaxDocument))
 		}
-		data, err := os.ReadFile(filepath.Join(dir, d.Digest.Hex))
+		data, err := os.ReadFile(layout.Blob(d.Digest))
 		if err == nil && hexSum(data) != d.Digest.Hex {
 			err = fmt.Errorf("%s is %w: pull the image again", d.Digest, ErrDamaged)
 		}
@@ -69,15 +66,15 @@ func AttachedTo(built image.Built) ([]Attached, error) {
 	var out []Attached
 	for _, d := range image.Attached(built) {
 		raw, err := read(d)
-		var m manifest
+		var m oci.Manifest
 		if err == nil {
-			err = json.Unmarshal(raw, &m)
+			m, err = oci.Parse(raw, maxBlobs)
 		}
 		if err == nil && m.Subject == nil {
 			continue // found by its tag alone
 		}
 		one := Attached{Manifest: raw}
-		for _, l := range m.leaves() {
+		for _, l := range leaves(m) {
 			var data []byte
 			if err == nil {
 				data, err = read(l)
@@ -103,7 +100,7 @@ func (b *Imported) notePulled() error {
 				continue
 			}
 			others = append(others, a.descriptor)
-			blobs = append(append(blobs, a.descriptor), a.manifest.leaves()...)
+			blobs = append(append(blobs, a.descriptor), leaves(a.manifest)...)
 		}
 		if len(others) == 0 {
 			continue
@@ -119,16 +116,16 @@ func (b *Imported) notePulled() error {
 // parts are the blobs of an image, its manifest first.
 func (b *Imported) parts(d v1.Descriptor, depth int) []v1.Descriptor {
 	out := []v1.Descriptor{d}
-	m, err := readManifest(filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex))
-	if err != nil || depth > maxDepth {
+	m, _, err := oci.Layout(b.dir).Manifest(d.Digest, maxBlobs)
+	if err != nil || depth > oci.MaxDepth {
 		return out
 	}
 	for _, sub := range m.Manifests {
-		if suits(sub, b.platform) {
+		if oci.Suits(sub, b.platform) {
 			out = append(out, b.parts(sub, depth+1)...)
 		}
 	}
-	return append(out, m.leaves()...)
+	return append(out, leaves(m)...)
 }
 
 // Attached reads what is attached to an image of the bundle: for each manifest, its blobs.
@@ -136,7 +133,7 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 	var out []Attached
 	for _, a := range b.attachedTo(digest) {
 		read := func(d v1.Descriptor) ([]byte, error) {
-			path := filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex)
+			path := oci.Layout(b.dir).Blob(d.Digest)
 			data, err := os.ReadFile(path)
 			if err == nil && hexSum(data) != d.Digest.Hex {
 				err = b.damaged(path)
@@ -148,7 +145,7 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 			return nil, fmt.Errorf("what is attached to %s: %w", digest, err)
 		}
 		one := Attached{Manifest: raw}
-		for _, l := range a.manifest.leaves() {
+		for _, l := range leaves(a.manifest) {
 			data, err := read(l)
 			if err != nil {
 				return nil, fmt.Errorf("what is attached to %s: %w", digest, err)
@@ -168,7 +165,7 @@ func (b *Imported) Papers(program string) (map[string][]byte, error) {
 		if p.program != program {
 			continue
 		}
-		path := filepath.Join(b.dir, "blobs", "sha256", p.descriptor.Digest.Hex)
+		path := oci.Layout(b.dir).Blob(p.descriptor.Digest)
 		data, err := os.ReadFile(path)
 		if err == nil && hexSum(data) != p.descriptor.Digest.Hex {
 			err = b.damaged(path)
@@ -184,7 +181,7 @@ func (b *Imported) Papers(program string) (map[string][]byte, error) {
 // attachment is a manifest with a subject.
 type attachment struct {
 	descriptor v1.Descriptor
-	manifest   manifest
+	manifest   oci.Manifest
 }
 
 func (s *survey) attachedTo(digest string) (out []attachment) {
@@ -200,12 +197,4 @@ func (s *survey) attachedTo(digest string) (out []attachment) {
 func (a attachment) ours() bool { return a.manifest.Annotations[noteDocument] != "" }
 
 // kind is what an attachment calls itself.
-func (a attachment) kind() string {
-	if a.manifest.ArtifactType != "" {
-		return a.manifest.ArtifactType
-	}
-	if a.manifest.Config != nil {
-		return string(a.manifest.Config.MediaType)
-	}
-	return "unknown"
-}
+func (a attachment) kind() string { return cmp.Or(a.manifest.Kind(), "unknown") }

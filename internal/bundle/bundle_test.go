@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 func TestRoundTrip(t *testing.T) {
@@ -163,7 +164,7 @@ func TestIsATar(t *testing.T) {
 		}
 		names = append(names, h.Name)
 	}
-	if names[0] != indexName || len(names) < 10 {
+	if names[0] != oci.IndexFile || len(names) < 10 {
 		t.Errorf("entries: %v", names)
 	}
 }

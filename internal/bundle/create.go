@@ -3,8 +3,6 @@ package bundle
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +18,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -106,7 +106,7 @@ func Create(ctx context.Context, file string, c Contents, o CreateOptions) (err 
 	if err := os.Rename(partial, file); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(file))
+	return disk.Sync(filepath.Dir(file))
 }
 
 // blob is something whose digest is known before it is written.
@@ -130,7 +130,7 @@ type writer struct {
 }
 
 func (w *writer) write(ctx context.Context, c Contents) error {
-	idx := index{
+	idx := oci.Index{
 		SchemaVersion: 2, MediaType: types.OCIImageIndex, ArtifactType: typeBundle,
 		Annotations: map[string]string{
 			noteFormat: strconv.Itoa(Format), notePlatform: c.Platform, noteOverlay: c.Overlay,
@@ -151,11 +151,11 @@ func (w *writer) write(ctx context.Context, c Contents) error {
 	if err != nil {
 		return err
 	}
-	indexAt, err := w.place(indexName, int64(len(widest))+1)
+	indexAt, err := w.place(oci.IndexFile, int64(len(widest))+1)
 	if err != nil {
 		return err
 	}
-	layoutAt, err := w.place(layoutName, int64(len(layoutContent)))
+	layoutAt, err := w.place(oci.LayoutFile, int64(len(oci.LayoutContent)))
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (w *writer) write(ctx context.Context, c Contents) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.f.WriteAt([]byte(layoutContent), layoutAt.off); err != nil {
+	if _, err := w.f.WriteAt([]byte(oci.LayoutContent), layoutAt.off); err != nil {
 		return err
 	}
 	if err := w.fill(ctx, c, idx.Manifests[:3]); err != nil {
@@ -260,19 +260,19 @@ func (w *writer) fill(ctx context.Context, c Contents, made []v1.Descriptor) err
 		notes[noteSHA256], notes[noteSize] = r.plainSHA, strconv.FormatInt(r.plainBytes, 10)
 		return v1.Descriptor{MediaType: mediaType, Digest: v1.Hash{Algorithm: "sha256", Hex: r.digest}, Size: r.size, Annotations: notes}
 	}
-	catalog := layer(results[0], typeTar, map[string]string{title: "catalogue"})
+	catalog := layer(results[0], types.OCILayerZStd, map[string]string{oci.Title: "catalogue"})
 	if made[0], err = w.artifact(typeCatalog, catalog); err != nil {
 		return err
 	}
 	var programs []v1.Descriptor
 	for i, r := range results[1:] {
-		programs = append(programs, layer(r, typeProgram, map[string]string{title: c.Programs[i].Name}))
+		programs = append(programs, layer(r, typeProgram, map[string]string{oci.Title: c.Programs[i].Name}))
 	}
 	if made[1], err = w.artifact(typeNodes, programs...); err != nil {
 		return err
 	}
 	table := w.sums.encode()
-	d := descriptorOf(typeSums, table)
+	d := oci.Describe(typeSums, table)
 	if err := w.append(d.Digest.Hex, table); err != nil {
 		return err
 	}
@@ -289,12 +289,11 @@ func (w *writer) add(b blob) {
 
 // artifact writes a manifest of ours behind everything else.
 func (w *writer) artifact(kind string, layers ...v1.Descriptor) (v1.Descriptor, error) {
-	config := descriptorOf(typeEmpty, []byte(emptyJSON))
-	data, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: kind, Config: &config, Layers: layers})
+	data, err := json.Marshal(oci.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: kind, Config: oci.Empty(), Layers: layers})
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	d := descriptorOf(types.OCIManifestSchema1, data)
+	d := oci.Describe(types.OCIManifestSchema1, data)
 	return artifact(kind, d), w.append(d.Digest.Hex, data)
 }
 
@@ -392,11 +391,4 @@ func (w *writer) compress(ctx context.Context, sources []source) ([]packed, erro
 	return results, err
 }
 
-func descriptorOf(mediaType types.MediaType, data []byte) v1.Descriptor {
-	return v1.Descriptor{MediaType: mediaType, Digest: v1.Hash{Algorithm: "sha256", Hex: hexSum(data)}, Size: int64(len(data))}
-}
-
-func hexSum(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
+func hexSum(data []byte) string { return oci.Digest(data).Hex }

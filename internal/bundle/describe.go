@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Description is what a bundle holds; its form is a contract.
@@ -65,7 +66,7 @@ func (f *File) Lock() (data []byte, err error) {
 			if err != nil {
 				return err
 			}
-			if h.Name == lock.FileName && h.Size <= maxManifest*4 {
+			if h.Name == lock.FileName && h.Size <= oci.MaxManifest*4 {
 				if data, err = io.ReadAll(t); err != nil {
 					return err
 				}

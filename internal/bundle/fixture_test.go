@@ -18,6 +18,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // fixture is a small platform: two images, two programs, a catalogue.
@@ -79,7 +80,7 @@ func newFixture(t testing.TB) fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := Document(descriptorOf(types.OCIManifestSchema1, raw), "application/vnd.cyclonedx+json", []byte(`{"bomFormat":"CycloneDX"}`))
+	doc, err := Document(oci.Describe(types.OCIManifestSchema1, raw), "application/vnd.cyclonedx+json", []byte(`{"bomFormat":"CycloneDX"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func put(t testing.TB, path string, data []byte, mode os.FileMode) {
 func putImage(t testing.TB, layout, name string, program []byte) image.Built {
 	t.Helper()
 	blob := func(mediaType types.MediaType, data []byte) v1.Descriptor {
-		d := descriptorOf(mediaType, data)
+		d := oci.Describe(mediaType, data)
 		put(t, filepath.Join(layout, "blobs/sha256", d.Digest.Hex), data, 0o644)
 		return d
 	}
@@ -136,7 +137,7 @@ func putImage(t testing.TB, layout, name string, program []byte) image.Built {
 		t.Fatal(err)
 	}
 	config := blob(types.OCIConfigJSON, []byte(`{"os":"linux","name":"`+name+`"}`))
-	m, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: &config, Layers: []v1.Descriptor{blob(types.OCILayerZStd, layer.Bytes())}})
+	m, err := json.Marshal(oci.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: &config, Layers: []v1.Descriptor{blob(types.OCILayerZStd, layer.Bytes())}})
 	if err != nil {
 		t.Fatal(err)
 	}

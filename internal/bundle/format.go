@@ -6,8 +6,7 @@ import (
 	"regexp"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Format is the version of the file that this package writes. It reads this one and older
@@ -17,34 +16,26 @@ const Format = 2
 // Extension is how names of bundles end.
 const Extension = ".orrery"
 
-// The file is a tar with these names, in this order, and blobs after them. It is not
-// compressed as a whole: its blobs are, each for itself, so that any of them is read, or
-// found damaged, without the others.
+// The file is a tar: index.json and oci-layout of an OCI layout, then the signature, then
+// blobs. It is not compressed as a whole: its blobs are, each for itself, so that any of them
+// is read, or found damaged, without the others.
 const (
-	indexName     = "index.json"
-	layoutName    = "oci-layout"
 	signatureName = "orrery-signature.json"
-	blobPrefix    = "blobs/sha256/"
+	blobPrefix    = oci.BlobFolder + "/"
 )
 
 // Media types of what is no image.
 const (
-	typeBundle    = "application/vnd.orrery.bundle.v1"
-	typeNodes     = "application/vnd.orrery.distribution.v1"
-	typeCatalog   = "application/vnd.orrery.catalog.v1"
-	typePapers    = "application/vnd.orrery.distribution.documents.v1"
-	typeSums      = "application/vnd.orrery.checksums.v1"
-	typeProgram   = "application/vnd.orrery.program.v1+zstd"
-	typeTar       = "application/vnd.oci.image.layer.v1.tar+zstd"
-	typeEmpty     = "application/vnd.oci.empty.v1+json"
-	emptyJSON     = "{}"
-	layoutContent = `{"imageLayoutVersion":"1.0.0"}`
+	typeBundle  = "application/vnd.orrery.bundle.v1"
+	typeNodes   = "application/vnd.orrery.distribution.v1"
+	typeCatalog = "application/vnd.orrery.catalog.v1"
+	typePapers  = "application/vnd.orrery.distribution.documents.v1"
+	typeSums    = "application/vnd.orrery.checksums.v1"
+	typeProgram = "application/vnd.orrery.program.v1+zstd"
 )
 
 // Annotations.
 const (
-	refName      = "org.opencontainers.image.ref.name"
-	title        = "org.opencontainers.image.title"
 	noteFormat   = "orrery.dev/bundle-format"
 	notePlatform = "orrery.dev/platform"
 	noteOverlay  = "orrery.dev/overlay"
@@ -58,42 +49,18 @@ const (
 // Limits on what a file may make us hold in memory or write. A real bundle stays far below.
 const (
 	maxIndex     = 8 << 20
-	maxManifest  = 4 << 20
 	maxBlobs     = 50_000
 	maxBlob      = 8<<30 - 1 // what a plain tar header can say
 	maxProgram   = 4 << 30
 	maxCatalog   = 256 << 20
 	maxFiles     = 50_000
 	maxSums      = 64 << 20
-	maxAttached  = 64 << 20
 	maxWindow    = 32 << 20 // of a zstd frame
-	maxDepth     = 4        // indexes inside indexes
 	maxSignature = signatureSize
 )
 
 // signatureSize is kept free for the signature, which is made last and stands first.
 const signatureSize = 4096
-
-// index is an OCI image index with the field that newer versions of the specification have.
-type index struct {
-	SchemaVersion int64             `json:"schemaVersion"`
-	MediaType     types.MediaType   `json:"mediaType"`
-	ArtifactType  string            `json:"artifactType"`
-	Manifests     []v1.Descriptor   `json:"manifests"`
-	Annotations   map[string]string `json:"annotations"`
-}
-
-// manifest is an OCI image manifest, likewise; or an index inside the index.
-type manifest struct {
-	SchemaVersion int64             `json:"schemaVersion"`
-	MediaType     types.MediaType   `json:"mediaType,omitempty"`
-	ArtifactType  string            `json:"artifactType,omitempty"`
-	Config        *v1.Descriptor    `json:"config,omitempty"`
-	Layers        []v1.Descriptor   `json:"layers,omitempty"`
-	Manifests     []v1.Descriptor   `json:"manifests,omitempty"`
-	Subject       *v1.Descriptor    `json:"subject,omitempty"`
-	Annotations   map[string]string `json:"annotations,omitempty"`
-}
 
 // signature is the content of [signatureName].
 type signature struct {
@@ -155,13 +122,3 @@ var (
 )
 
 func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
-
-// isIndex tells an index inside the index from a manifest.
-func isIndex(d v1.Descriptor) bool {
-	return d.MediaType == types.OCIImageIndex || d.MediaType == types.DockerManifestList
-}
-
-// isManifest tells whether a descriptor is of something that names further blobs.
-func isManifest(d v1.Descriptor) bool {
-	return d.MediaType == types.OCIManifestSchema1 || d.MediaType == types.DockerManifestSchema2 || isIndex(d)
-}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // FuzzRead opens anything, and imports what opens.
@@ -53,7 +55,7 @@ func FuzzIndex(f *testing.F) {
 	}
 	defer b.Close()
 	for _, e := range b.sorted() {
-		if data, err := b.small(blobPrefix+e.digest, maxManifest); err == nil && bytes.HasPrefix(data, []byte("{")) {
+		if data, err := b.small(blobPrefix+e.digest, oci.MaxManifest); err == nil && bytes.HasPrefix(data, []byte("{")) {
 			f.Add(b.raw, data)
 		}
 	}
@@ -98,7 +100,7 @@ func FuzzFrame(f *testing.F) {
 	}
 	defer b.Close()
 	for _, e := range b.sorted() {
-		if data, err := b.small(blobPrefix+e.digest, maxManifest); err == nil && e.kind != kindPlain && len(data) < 100_000 {
+		if data, err := b.small(blobPrefix+e.digest, oci.MaxManifest); err == nil && e.kind != kindPlain && len(data) < 100_000 {
 			f.Add(data, e.plain)
 		}
 	}

@@ -15,8 +15,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -108,7 +110,7 @@ func (f *File) Import(ctx context.Context, o ImportOptions) (Result, error) {
 	}
 	if result.Kept, err = im.unpack(ctx); err == nil && !whole {
 		if err = os.Rename(im.dir, result.Dir); err == nil {
-			err = syncDir(root)
+			err = disk.Sync(root)
 		}
 	}
 	if err != nil {
@@ -138,7 +140,7 @@ func (e entry) target(dir string) string {
 	case kindCatalog:
 		return filepath.Join(dir, "catalog")
 	}
-	return filepath.Join(dir, "blobs", "sha256", e.digest)
+	return filepath.Join(dir, filepath.FromSlash(blobPrefix), e.digest)
 }
 
 // want is the SHA-256 of the target, and its size.
@@ -156,7 +158,7 @@ func (im *importer) present() bool {
 			return false
 		}
 	}
-	_, err := os.Stat(filepath.Join(im.dir, indexName))
+	_, err := os.Stat(filepath.Join(im.dir, oci.IndexFile))
 	return err == nil
 }
 
@@ -214,7 +216,7 @@ func (im *importer) unpack(ctx context.Context) (kept int64, err error) {
 	if err := noted.notePulled(); err != nil {
 		return 0, err
 	}
-	for name, data := range map[string][]byte{layoutName: []byte(layoutContent), signatureName: im.sigRaw, indexName: im.raw} {
+	for name, data := range map[string][]byte{oci.LayoutFile: []byte(oci.LayoutContent), signatureName: im.sigRaw, oci.IndexFile: im.raw} {
 		if err := im.file(filepath.Join(im.dir, name), 0o644, func(w io.Writer) error {
 			_, err := w.Write(data)
 			return err
@@ -226,7 +228,7 @@ func (im *importer) unpack(ctx context.Context) (kept int64, err error) {
 		return 0, err
 	}
 	for _, d := range []string{"blobs/sha256", "bin", "."} {
-		if err := syncDir(filepath.Join(im.dir, filepath.FromSlash(d))); err != nil {
+		if err := disk.Sync(filepath.Join(im.dir, filepath.FromSlash(d))); err != nil {
 			return 0, err
 		}
 	}

@@ -22,7 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -88,7 +90,7 @@ func TestImportDoesNotTrustRests(t *testing.T) {
 func whole(t *testing.T, cache string, f fixture, b *File) {
 	t.Helper()
 	dir := Dir(cache, b.Digest())
-	want := map[string]bool{indexName: true, layoutName: true, signatureName: true, "catalog/orrery.lock": true}
+	want := map[string]bool{oci.IndexFile: true, oci.LayoutFile: true, signatureName: true, "catalog/orrery.lock": true}
 	for _, name := range f.Files {
 		want["catalog/"+name] = true
 	}
@@ -100,7 +102,7 @@ func whole(t *testing.T, cache string, f fixture, b *File) {
 		rel, _ := filepath.Rel(dir, path)
 		want[rel] = true
 		sum, _ := e.want()
-		if got, err := hashFile(path); err != nil || got != sum {
+		if got, err := disk.SHA256(path); err != nil || got != sum {
 			t.Errorf("%s of %s: %s, %v", rel, e.owner, got, err)
 		}
 	}
@@ -217,7 +219,7 @@ func TestImportLinks(t *testing.T) {
 			t.Errorf("%s is linked: %v", f.Programs[i].Name, got)
 		}
 	}
-	if sum, _ := hashFile(filepath.Join(r.Dir, "bin", f.Programs[1].SHA256)); sum != f.Programs[1].SHA256 {
+	if sum, _ := disk.SHA256(filepath.Join(r.Dir, "bin", f.Programs[1].SHA256)); sum != f.Programs[1].SHA256 {
 		t.Error("a file that only looked the same was taken")
 	}
 }
@@ -411,17 +413,17 @@ func TestPulledImageKeepsWhatIsAttached(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	subject := descriptorOf(types.OCIManifestSchema1, raw)
+	subject := oci.Describe(types.OCIManifestSchema1, raw)
 	signature := []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"}`)
-	config, layer := descriptorOf(typeEmpty, []byte(emptyJSON)), descriptorOf("application/vnd.dev.sigstore.bundle.v0.3+json", signature)
-	m, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: &config, Layers: []v1.Descriptor{layer}, Subject: &subject})
+	config, layer := oci.Describe(types.OCIEmptyJSON, []byte(oci.EmptyContent)), oci.Describe("application/vnd.dev.sigstore.bundle.v0.3+json", signature)
+	m, err := json.Marshal(oci.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: &config, Layers: []v1.Descriptor{layer}, Subject: &subject})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, data := range [][]byte{m, signature, []byte(emptyJSON)} {
+	for _, data := range [][]byte{m, signature, []byte(oci.EmptyContent)} {
 		put(t, filepath.Join(built.Layout, "blobs/sha256", hexSum(data)), data, 0o644)
 	}
-	if err := image.NotePulled(built, []v1.Descriptor{subject}, []v1.Descriptor{descriptorOf(types.OCIManifestSchema1, m)}); err != nil {
+	if err := image.NotePulled(built, []v1.Descriptor{subject}, []v1.Descriptor{oci.Describe(types.OCIManifestSchema1, m)}); err != nil {
 		t.Fatal(err)
 	}
 	attached, err := AttachedTo(built)

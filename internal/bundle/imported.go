@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Imported is a bundle that was unpacked on this machine.
@@ -42,7 +42,7 @@ func (f *File) Preview(dir string) (*Imported, error) {
 // the machine does not have it, or [ErrDamaged].
 func OpenImported(cacheDir, digest string) (*Imported, error) {
 	b := &Imported{dir: Dir(cacheDir, digest)}
-	raw, err := os.ReadFile(filepath.Join(b.dir, indexName))
+	raw, err := os.ReadFile(filepath.Join(b.dir, oci.IndexFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("bundle %s is %w: import it with 'orrery bundle import FILE'", digest, ErrNotImported)
 	}
@@ -50,10 +50,10 @@ func OpenImported(cacheDir, digest string) (*Imported, error) {
 		return nil, fmt.Errorf("bundle %s: %w", digest, err)
 	}
 	if hexSum(raw) != hexOf(digest) {
-		return nil, b.damaged(filepath.Join(b.dir, indexName))
+		return nil, b.damaged(filepath.Join(b.dir, oci.IndexFile))
 	}
 	b.survey, err = look(raw, func(d v1.Descriptor) ([]byte, error) {
-		path := filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex)
+		path := oci.Layout(b.dir).Blob(d.Digest)
 		data, err := os.ReadFile(path)
 		if err == nil && hexSum(data) != d.Digest.Hex {
 			err = b.damaged(path)
@@ -123,21 +123,18 @@ func (b *Imported) all(d v1.Descriptor, depth int) bool {
 	if !known || !e.there(b.dir) {
 		return false
 	}
-	if !isManifest(d) || depth > maxDepth {
+	if !(d.MediaType.IsImage() || d.MediaType.IsIndex()) || depth > oci.MaxDepth {
 		return true
 	}
-	m, err := readManifest(filepath.Join(b.dir, "blobs", "sha256", d.Digest.Hex))
+	m, _, err := oci.Layout(b.dir).Manifest(d.Digest, maxBlobs)
 	if err != nil {
 		return false
 	}
-	subs := m.Layers
+	subs := m.Blobs()
 	for _, sub := range m.Manifests {
-		if suits(sub, b.platform) {
+		if oci.Suits(sub, b.platform) {
 			subs = append(subs, sub)
 		}
-	}
-	if m.Config != nil {
-		subs = append(subs, *m.Config)
 	}
 	for _, sub := range subs {
 		if !b.all(sub, depth+1) {
@@ -187,7 +184,7 @@ func Hold(ctx context.Context, cacheDir, digest string) (release func(), err err
 	if err != nil {
 		return nil, fmt.Errorf("hold bundle %s: %w", digest, err)
 	}
-	if _, err := os.Stat(filepath.Join(Dir(cacheDir, digest), indexName)); err != nil {
+	if _, err := os.Stat(filepath.Join(Dir(cacheDir, digest), oci.IndexFile)); err != nil {
 		held.Close()
 		return nil, missing
 	}
@@ -272,15 +269,6 @@ func links(info fs.FileInfo) uint64 {
 		return uint64(st.Nlink) //nolint:unconvert // 32 bits on arm64
 	}
 	return 1
-}
-
-func readManifest(path string) (manifest, error) {
-	var m manifest
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return m, err
-	}
-	return m, json.Unmarshal(data, &m)
 }
 
 // Holds finds a file of the bundle, a blob or a program, by its SHA-256.

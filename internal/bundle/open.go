@@ -11,6 +11,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // File is an open bundle: its index and manifests are read, whole and of one piece. Its
@@ -56,7 +58,7 @@ func read(r io.ReaderAt, size int64, name string) (*File, error) {
 		return nil, err
 	}
 	f := &File{name: name, r: r, size: size, table: table}
-	if f.raw, err = f.small(indexName, maxIndex); err != nil {
+	if f.raw, err = f.small(oci.IndexFile, maxIndex); err != nil {
 		return nil, err
 	}
 	if _, err := parseIndex(f.raw); errors.Is(err, ErrNewer) || errors.Is(err, ErrNotBundle) {
@@ -70,10 +72,10 @@ func read(r io.ReaderAt, size int64, name string) (*File, error) {
 	if err := strict.Decode(&f.sig); err != nil || len(bytes.TrimSpace(f.sigRaw[strict.InputOffset():])) > 0 || f.sig.PublicKey == "" {
 		return nil, f.damage(signatureName, "", "it is not what this program writes")
 	}
-	if layout, err := f.small(layoutName, 1024); err != nil {
+	if layout, err := f.small(oci.LayoutFile, 1024); err != nil {
 		return nil, err
-	} else if string(layout) != layoutContent {
-		return nil, f.damage(layoutName, "", "it is not what this program writes")
+	} else if string(layout) != oci.LayoutContent {
+		return nil, f.damage(oci.LayoutFile, "", "it is not what this program writes")
 	}
 	if f.survey, err = look(f.raw, f.manifestBlob); err != nil {
 		if errors.Is(err, ErrDamaged) {
@@ -149,7 +151,7 @@ func (f *File) manifestBlob(d v1.Descriptor) ([]byte, error) {
 	if _, there := f.table[name]; !there {
 		return nil, fmt.Errorf("%w: the file has no %s", ErrTruncated, d.Digest)
 	}
-	data, err := f.small(name, maxManifest)
+	data, err := f.small(name, oci.MaxManifest)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,9 @@ import (
 	"os"
 	"slices"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 )
@@ -53,9 +55,9 @@ func (s *Store) Link(ctx context.Context, dir string, bin catalog.Binary) error 
 	if err != nil {
 		return err
 	}
-	return image.Place(dir, bin, path, func() (string, error) {
+	return build.Place(dir, bin, path, func() (string, error) {
 		want := s.locked.Binaries[bin.Name].SHA256
-		got, err := hashFile(path)
+		got, err := disk.SHA256(path)
 		if err == nil && got != want {
 			for _, b := range s.bundles {
 				if p, ok := b.program(want); ok && p == path {

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // kind of a blob says what unpacking does with it.
@@ -79,22 +80,22 @@ type survey struct {
 }
 
 // parseIndex reads index.json.
-func parseIndex(raw []byte) (index, error) {
-	var idx index
+func parseIndex(raw []byte) (oci.Index, error) {
+	var idx oci.Index
 	if err := json.Unmarshal(raw, &idx); err != nil {
-		return idx, fmt.Errorf("its %s is not JSON: %w", indexName, err)
+		return idx, fmt.Errorf("its %s is not JSON: %w", oci.IndexFile, err)
 	}
 	if idx.ArtifactType != typeBundle {
 		return idx, fmt.Errorf("%w: it is an OCI layout of the type %q; 'orrery images load' takes single images", ErrNotBundle, idx.ArtifactType)
 	}
 	switch format, err := strconv.Atoi(idx.Annotations[noteFormat]); {
 	case err != nil || format < 1:
-		return idx, fmt.Errorf("%s: annotation %s: is %q; must be a number from 1", indexName, noteFormat, idx.Annotations[noteFormat])
+		return idx, fmt.Errorf("%s: annotation %s: is %q; must be a number from 1", oci.IndexFile, noteFormat, idx.Annotations[noteFormat])
 	case format > Format:
 		return idx, fmt.Errorf("%w: it has format %d, this program reads up to %d; use a newer orrery", ErrNewer, format, Format)
 	}
 	if idx.SchemaVersion != 2 || idx.MediaType != types.OCIImageIndex {
-		return idx, fmt.Errorf("%s: is no OCI image index (schemaVersion %d, mediaType %q)", indexName, idx.SchemaVersion, idx.MediaType)
+		return idx, fmt.Errorf("%s: is no OCI image index (schemaVersion %d, mediaType %q)", oci.IndexFile, idx.SchemaVersion, idx.MediaType)
 	}
 	return idx, nil
 }
@@ -112,27 +113,27 @@ func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*survey, error)
 	}
 	s.format, _ = strconv.Atoi(idx.Annotations[noteFormat]) // which parseIndex has read
 	if os_, arch, ok := strings.Cut(s.platform, "/"); !ok || !nameForm.MatchString(os_) || !nameForm.MatchString(arch) {
-		return nil, fmt.Errorf("%s: annotation %s: is %q; must be OS/ARCH", indexName, notePlatform, s.platform)
+		return nil, fmt.Errorf("%s: annotation %s: is %q; must be OS/ARCH", oci.IndexFile, notePlatform, s.platform)
 	}
 	if !hexForm.MatchString(s.lock) {
-		return nil, fmt.Errorf("%s: annotation %s: is %q; must be 64 hexadecimal digits", indexName, noteLock, s.lock)
+		return nil, fmt.Errorf("%s: annotation %s: is %q; must be 64 hexadecimal digits", oci.IndexFile, noteLock, s.lock)
 	}
 	for name := range strings.SplitSeq(idx.Annotations[noteParts], ",") {
 		if name == "" {
 			continue
 		}
 		if !nameForm.MatchString(name) {
-			return nil, fmt.Errorf("%s: annotation %s: %q is no name of a component", indexName, noteParts, name)
+			return nil, fmt.Errorf("%s: annotation %s: %q is no name of a component", oci.IndexFile, noteParts, name)
 		}
 		s.components = append(s.components, name)
 	}
 	for i, d := range idx.Manifests {
 		if err := s.top(d, read); err != nil {
-			return nil, fmt.Errorf("%s: manifests[%d]: %w", indexName, i, err)
+			return nil, fmt.Errorf("%s: manifests[%d]: %w", oci.IndexFile, i, err)
 		}
 	}
 	if s.catalog.digest == "" {
-		return nil, fmt.Errorf("%s: names no catalogue", indexName)
+		return nil, fmt.Errorf("%s: names no catalogue", oci.IndexFile)
 	}
 	s.assign()
 	return s, nil
@@ -151,10 +152,10 @@ func (s *survey) top(d v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) 
 		}
 		return s.artifact(d.ArtifactType, m)
 	}
-	if ref := d.Annotations[refName]; ref != "" {
+	if ref := d.Annotations[oci.RefName]; ref != "" {
 		name, version, _ := strings.Cut(ref, ":")
 		if !nameForm.MatchString(name) || !nameForm.MatchString(version) {
-			return fmt.Errorf("annotation %s: is %q; must be NAME:VERSION", refName, ref)
+			return fmt.Errorf("annotation %s: is %q; must be NAME:VERSION", oci.RefName, ref)
 		}
 		if slices.ContainsFunc(s.images, func(i Image) bool { return i.Name == name }) {
 			return fmt.Errorf("a second image %s", name)
@@ -181,7 +182,7 @@ func ownerOf(artifact string) string {
 }
 
 // artifact takes one of ours.
-func (s *survey) artifact(which string, m manifest) error {
+func (s *survey) artifact(which string, m oci.Manifest) error {
 	if which != typeNodes && len(m.Layers) != 1 {
 		return fmt.Errorf("%s has %d layers and not one", ownerOf(which), len(m.Layers))
 	}
@@ -205,9 +206,9 @@ func (s *survey) artifact(which string, m manifest) error {
 			if err != nil || e.plain < 0 || e.plain > limit {
 				return fmt.Errorf("layers[%d]: annotation %s: is %q; must be a number up to %d", i, noteSize, l.Annotations[noteSize], limit)
 			}
-			e.program = Program{Name: l.Annotations[title], SHA256: l.Annotations[noteSHA256], Size: e.plain}
+			e.program = Program{Name: l.Annotations[oci.Title], SHA256: l.Annotations[noteSHA256], Size: e.plain}
 			if !hexForm.MatchString(e.program.SHA256) || !nameForm.MatchString(e.program.Name) {
-				return fmt.Errorf("layers[%d]: annotations %s and %s: %q and %q are no name and SHA-256", i, title, noteSHA256, e.program.Name, e.program.SHA256)
+				return fmt.Errorf("layers[%d]: annotations %s and %s: %q and %q are no name and SHA-256", i, oci.Title, noteSHA256, e.program.Name, e.program.SHA256)
 			}
 		} else if l.Size > limit {
 			return fmt.Errorf("layers[%d]: the checksums have %d bytes; at most %d are taken", i, l.Size, limit)
@@ -238,7 +239,7 @@ func (s *survey) artifact(which string, m manifest) error {
 }
 
 // documents takes those of programs.
-func (s *survey) documents(m manifest) error {
+func (s *survey) documents(m oci.Manifest) error {
 	if s.papers != nil {
 		return fmt.Errorf("a second list of %s", ownerOf(typePapers))
 	}
@@ -249,12 +250,12 @@ func (s *survey) documents(m manifest) error {
 		}
 	}
 	for i, l := range m.Layers {
-		name := l.Annotations[title]
+		name := l.Annotations[oci.Title]
 		switch {
 		case !nameForm.MatchString(name) || l.MediaType == "":
-			return fmt.Errorf("layers[%d]: annotation %s and mediaType: %q and %q are no program and type", i, title, name, l.MediaType)
-		case l.Size > maxAttached:
-			return fmt.Errorf("layers[%d]: a document of %d bytes; at most %d are taken", i, l.Size, int64(maxAttached))
+			return fmt.Errorf("layers[%d]: annotation %s and mediaType: %q and %q are no program and type", i, oci.Title, name, l.MediaType)
+		case l.Size > oci.MaxDocument:
+			return fmt.Errorf("layers[%d]: a document of %d bytes; at most %d are taken", i, l.Size, int64(oci.MaxDocument))
 		}
 		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: "what is attached to program " + name}); err != nil {
 			return fmt.Errorf("layers[%d]: %w", i, err)
@@ -266,8 +267,8 @@ func (s *survey) documents(m manifest) error {
 
 // tree takes the manifest of an image, or an index of several, and returns its size.
 func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error), depth int) (int64, error) {
-	if depth > maxDepth {
-		return 0, fmt.Errorf("%s: indexes are nested more than %d deep", owner, maxDepth)
+	if depth > oci.MaxDepth {
+		return 0, fmt.Errorf("%s: indexes are nested more than %d deep", owner, oci.MaxDepth)
 	}
 	m, err := s.manifest(d, owner, read)
 	if err != nil {
@@ -275,7 +276,7 @@ func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([
 	}
 	size := d.Size
 	for _, sub := range m.Manifests {
-		if !suits(sub, s.platform) {
+		if !oci.Suits(sub, s.platform) {
 			continue
 		}
 		n, err := s.tree(sub, owner, read, depth+1)
@@ -293,14 +294,9 @@ func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([
 	return size, s.leaves(m, owner)
 }
 
-// suits: of an image for several platforms, a bundle has what its own platform needs.
-func suits(d v1.Descriptor, platform string) bool {
-	return d.Platform == nil || d.Platform.OS+"/"+d.Platform.Architecture == platform
-}
-
 // leaves notes what a manifest names that names nothing itself.
-func (s *survey) leaves(m manifest, owner string) error {
-	for i, l := range m.leaves() {
+func (s *survey) leaves(m oci.Manifest, owner string) error {
+	for i, l := range leaves(m) {
 		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: owner, layer: i < len(m.Layers)}); err != nil {
 			return err
 		}
@@ -309,20 +305,20 @@ func (s *survey) leaves(m manifest, owner string) error {
 }
 
 // manifest reads one.
-func (s *survey) manifest(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error)) (manifest, error) {
-	var m manifest
+func (s *survey) manifest(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error)) (oci.Manifest, error) {
+	var m oci.Manifest
 	if err := s.note(d, entry{digest: d.Digest.Hex, size: d.Size, owner: owner}); err != nil {
 		return m, err
 	}
-	if d.Size > maxManifest {
-		return m, fmt.Errorf("manifest %s has %d bytes; at most %d are read", d.Digest, d.Size, maxManifest)
+	if d.Size > oci.MaxManifest {
+		return m, fmt.Errorf("manifest %s has %d bytes; at most %d are read", d.Digest, d.Size, oci.MaxManifest)
 	}
 	data, err := read(d)
 	if err != nil {
 		return m, err
 	}
-	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&m); err != nil {
-		return m, fmt.Errorf("manifest %s of %s is not JSON: %w", d.Digest, owner, err)
+	if m, err = oci.Parse(data, maxBlobs); err != nil {
+		return m, fmt.Errorf("manifest %s of %s: %w", d.Digest, owner, err)
 	}
 	return m, nil
 }
@@ -369,7 +365,7 @@ func (s *survey) assign() {
 }
 
 // leaves are what a manifest names that names nothing itself, the configuration last.
-func (m manifest) leaves() []v1.Descriptor {
+func leaves(m oci.Manifest) []v1.Descriptor {
 	leaves := slices.Clone(m.Layers)
 	if m.Config != nil {
 		leaves = append(leaves, *m.Config)

@@ -8,6 +8,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // block is the unit of a tar.
@@ -65,8 +67,8 @@ func readTable(r io.ReaderAt, size int64, file string) (map[string]region, error
 			}
 			return nil, &DamageError{File: file, Blob: "header of an entry", Offset: at, Length: block, Reason: err.Error()}
 		}
-		if at == 0 && entry.Name != indexName {
-			return nil, fmt.Errorf("%s: %w: it is an archive that begins with %q, not with %s", file, ErrNotBundle, entry.Name, indexName)
+		if at == 0 && entry.Name != oci.IndexFile {
+			return nil, fmt.Errorf("%s: %w: it is an archive that begins with %q, not with %s", file, ErrNotBundle, entry.Name, oci.IndexFile)
 		}
 		where := region{at + block, entry.Size}
 		if _, twice := table[entry.Name]; twice || len(table) >= maxBlobs {
@@ -96,7 +98,7 @@ func parseHeader(raw []byte) (*tar.Header, error) {
 	switch {
 	case h.Typeflag != tar.TypeReg:
 		return nil, fmt.Errorf("%q is no regular file", h.Name)
-	case isBlob && hexForm.MatchString(digest), h.Name == indexName, h.Name == layoutName, h.Name == signatureName:
+	case isBlob && hexForm.MatchString(digest), h.Name == oci.IndexFile, h.Name == oci.LayoutFile, h.Name == signatureName:
 		return h, nil
 	}
 	return nil, fmt.Errorf("%q has no place in a bundle", h.Name)

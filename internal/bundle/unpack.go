@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/lock"
 )
 
@@ -71,7 +72,7 @@ func (im *importer) keep(e entry) bool {
 	target := e.target(im.dir)
 	sum, size := e.want()
 	if e.there(im.dir) {
-		if got, err := hashFile(target); err == nil && got == sum {
+		if got, err := disk.SHA256(target); err == nil && got == sum {
 			return true
 		}
 		os.Remove(target)
@@ -94,7 +95,7 @@ func (im *importer) keep(e entry) bool {
 	if err != nil || !info.Mode().IsRegular() || info.Size() != size {
 		return false
 	}
-	if got, err := hashFile(tmp); err != nil || got != sum {
+	if got, err := disk.SHA256(tmp); err != nil || got != sum {
 		return false
 	}
 	return os.Rename(tmp, target) == nil
@@ -134,7 +135,7 @@ func (im *importer) write(e entry, r io.Reader) error {
 	if err := decode(r, e, func(plain io.Reader) error { return untar(plain, tmp) }); err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
-	if sum, err := hashFile(filepath.Join(tmp, lock.FileName)); err != nil || sum != im.lock {
+	if sum, err := disk.SHA256(filepath.Join(tmp, lock.FileName)); err != nil || sum != im.lock {
 		return errors.Join(fmt.Errorf("%w: its %s is not the one that the index names", errContent, lock.FileName), os.RemoveAll(tmp))
 	}
 	if err := syncTree(tmp); err != nil {
@@ -194,22 +195,9 @@ func syncTree(dir string) error {
 	g.SetLimit(16) // together they cost little more than one
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil {
-			g.Go(func() error { return syncDir(path) })
+			g.Go(func() error { return disk.Sync(path) })
 		}
 		return err
 	})
 	return errors.Join(err, g.Wait())
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, copyBuffer)); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

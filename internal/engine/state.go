@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -143,7 +144,7 @@ func writeFile(path string, data []byte) error {
 	if err := atomicfile.Write(path, data, 0o600); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return disk.Sync(filepath.Dir(path))
 }
 
 // makeDir makes dir, and its entry in the folder above survives a crash.
@@ -154,14 +155,5 @@ func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return disk.Sync(filepath.Dir(dir))
 }

@@ -3,13 +3,14 @@ package engine
 import (
 	"bufio"
 	"errors"
-	"github.com/orrery-dev/orrery/internal/plan"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/plan"
 
 	"github.com/google/go-cmp/cmp"
 

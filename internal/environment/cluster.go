@@ -50,12 +50,7 @@ func lookAt(ctx context.Context, c *kube.Client) clusterState {
 func ReadyNodes(nodes []unstructured.Unstructured) map[string]bool {
 	ready := map[string]bool{}
 	for _, n := range nodes {
-		conditions, _, _ := unstructured.NestedSlice(n.Object, "status", "conditions")
-		for _, c := range conditions {
-			if m, ok := c.(map[string]any); ok && m["type"] == "Ready" {
-				ready[n.GetName()] = m["status"] == "True"
-			}
-		}
+		ready[n.GetName()] = kube.StatusCondition(&n, "Ready").True()
 	}
 	return ready
 }

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -124,7 +124,7 @@ func verifyProgram(dist driver.Dist, file string, bin catalog.Binary, policy sig
 
 // verifyUnpacked compares what nodes have of an archive, which passed, with the archive.
 func verifyUnpacked(dist driver.Dist, file string, bin catalog.Binary, report *sign.Report) error {
-	err := image.CompareUnpacked(file, dist.Unpacked(bin.Name))
+	err := build.CompareUnpacked(file, dist.Unpacked(bin.Name))
 	if err == nil {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (p *Platform) unpack(ctx context.Context, dist driver.Dist, bin catalog.Bin
 	if err != nil {
 		return err
 	}
-	damaged, err := image.Unpack(ctx, p.Supply.CacheDir(), strings.TrimPrefix(digest, "sha256:"), dir, dist.Archive(bin.Name))
+	damaged, err := build.Unpack(ctx, p.Supply.CacheDir(), strings.TrimPrefix(digest, "sha256:"), dir, dist.Archive(bin.Name))
 	if damaged != nil && err == nil {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: string(plan.KindCluster), Phase: plan.PhaseCluster, Message: fmt.Sprintf("what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)})
 	}

@@ -6,10 +6,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -22,8 +22,11 @@ import (
 	ggcrlayout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/orrery-dev/orrery/internal/build"
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Archive is somebody's image in a file or folder.
@@ -116,7 +119,7 @@ func archiveKind(ctx context.Context, file string, limit int64) (kind, error) {
 	found := kind(0)
 	err := eachEntry(ctx, file, limit, func(h *tar.Header, _ io.Reader) error {
 		switch path.Clean(h.Name) {
-		case "oci-layout":
+		case oci.LayoutFile:
 			found = kindLayout
 			return errStop
 		case "manifest.json":
@@ -229,16 +232,15 @@ func unpackLayout(ctx context.Context, file, dir string, limit int64) error {
 
 // openLayoutArchive opens the one image for this machine in a layout.
 func openLayoutArchive(dir string, limit int64) (*Archive, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "index.json"))
-	if err != nil {
+	l := layout{dir: dir}
+	index, err := oci.Layout(dir).Index()
+	switch {
+	case errors.Is(err, oci.ErrInvalid):
+		return nil, err
+	case err != nil:
 		return nil, errNotAnImage
 	}
-	var index v1.IndexManifest
-	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("index.json: %w", err)
-	}
-	l := layout{dir: dir}
-	found, named, err := l.choose(index, "", 0)
+	found, named, err := l.choose(index.Manifests, "", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -261,39 +263,38 @@ func openLayoutArchive(dir string, limit int64) (*Archive, error) {
 }
 
 // choose finds the image for this machine, also below nested indexes.
-func (l layout) choose(index v1.IndexManifest, named string, depth int) (v1.Hash, string, error) {
+func (l layout) choose(manifests []v1.Descriptor, named string, depth int) (v1.Hash, string, error) {
 	type candidate struct {
 		v1.Hash
 		name string
 	}
 	var all []candidate
 	var offered []string
-	for _, d := range index.Manifests {
+	for _, d := range manifests {
 		name := named
-		for _, key := range []string{"io.containerd.image.name", refName} {
+		for _, key := range []string{"io.containerd.image.name", oci.RefName} {
 			if n := d.Annotations[key]; n != "" {
 				name = n
 				break
 			}
 		}
-		if d.Platform != nil && (d.Platform.OS != "linux" || d.Platform.Architecture != runtime.GOARCH) {
+		if !oci.Suits(d, build.Platform()) {
 			offered = append(offered, d.Platform.OS+"/"+d.Platform.Architecture)
 			continue
 		}
-		switch d.MediaType {
-		case types.OCIImageIndex, types.DockerManifestList:
-			if depth >= 4 {
+		switch {
+		case d.MediaType.IsIndex():
+			if depth >= oci.MaxDepth {
 				return v1.Hash{}, "", errors.New("indexes are nested too deeply")
 			}
-			data, err := os.ReadFile(l.blob(d.Digest))
+			nested, _, err := oci.Layout(l.dir).Manifest(d.Digest, oci.MaxLayers)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("the index names %s, which is not in the archive", d.Digest)
+			}
 			if err != nil {
-				return v1.Hash{}, "", fmt.Errorf("the index names %s, which is not in the archive", d.Digest)
+				return v1.Hash{}, "", err
 			}
-			var nested v1.IndexManifest
-			if err := json.Unmarshal(data, &nested); err != nil {
-				return v1.Hash{}, "", fmt.Errorf("index %s: %w", d.Digest, err)
-			}
-			h, n, err := l.choose(nested, name, depth+1)
+			h, n, err := l.choose(nested.Manifests, name, depth+1)
 			if err != nil {
 				return v1.Hash{}, "", err
 			}
@@ -343,7 +344,7 @@ func checkDigests(l layout, digest v1.Hash, img v1.Image) error {
 		if d.Algorithm != "sha256" || len(d.Hex) != 64 || strings.Trim(d.Hex, "0123456789abcdef") != "" {
 			return fmt.Errorf("%q is no SHA-256 digest", d)
 		}
-		sum, err := hashFile(l.blob(d))
+		sum, err := disk.SHA256(l.blob(d))
 		if err != nil {
 			return fmt.Errorf("blob %s is not in the archive", d)
 		}

@@ -23,6 +23,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 func randomImage(t testing.TB, os, arch string) v1.Image {
@@ -51,7 +54,7 @@ func archives(t testing.TB, img v1.Image) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.AppendImage(img, ggcrlayout.WithAnnotations(map[string]string{refName: "example.org/team/tool:v3"})); err != nil {
+	if err := l.AppendImage(img, ggcrlayout.WithAnnotations(map[string]string{oci.RefName: "example.org/team/tool:v3"})); err != nil {
 		t.Fatal(err)
 	}
 	var plain bytes.Buffer
@@ -123,7 +126,7 @@ func TestBadArchives(t *testing.T) {
 	if err := os.Chmod(largest, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := flip(largest, false); err != nil {
+	if err := buildtest.Flip(largest, false); err != nil {
 		t.Fatal(err)
 	}
 	text := filepath.Join(t.TempDir(), "text")

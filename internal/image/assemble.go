@@ -24,7 +24,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // imageFormat is part of every image's key. Raise it when the same inputs are to become
@@ -60,7 +63,7 @@ func (b *Builder) Image(ctx context.Context, img catalog.Image) (Built, error) {
 	if built, ok := b.layout.lookup(key); ok {
 		return built, nil
 	}
-	if err := share(ctx, &b.images, key, func() error { return b.assemble(ctx, key, img) }); err != nil {
+	if err := b.images.Do(ctx, key, func() error { return b.assemble(ctx, key, img) }); err != nil {
 		return Built{}, fmt.Errorf("image %s: %w", img.Name, err)
 	}
 	built, ok := b.layout.lookup(key)
@@ -87,20 +90,20 @@ func (b *Builder) imageKey(ctx context.Context, img catalog.Image) (string, erro
 	if _, err := parseUser(img.User); err != nil {
 		return "", fmt.Errorf("image %s: %w", img.Name, err)
 	}
-	h := newHasher()
-	h.add("format", imageFormat)
-	h.add("image", img.Name, img.Version, img.User)
-	h.add("directories", img.Directories...)
-	h.add("entrypoint", img.Entrypoint...)
+	add, sum := build.NewKey()
+	add("format", imageFormat)
+	add("image", img.Name, img.Version, img.User)
+	add("directories", img.Directories...)
+	add("entrypoint", img.Entrypoint...)
 	for _, bin := range img.Binaries {
 		key, err := b.Key(ctx, bin)
 		if err != nil {
 			return "", fmt.Errorf("image %s: %w", img.Name, err)
 		}
-		h.add("binary", bin.Name, key)
-		h.add("links", bin.Links...)
+		add("binary", bin.Name, key)
+		add("links", bin.Links...)
 	}
-	return h.sum(), nil
+	return sum(), nil
 }
 
 // assemble makes the image and writes it into the layout.
@@ -110,14 +113,14 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 	for i, bin := range img.Binaries {
 		work.Go(func() error {
 			var err error
-			binaries[i], err = b.verified(gctx, bin)
+			binaries[i], err = b.Verified(gctx, bin)
 			return err
 		})
 	}
 	if err := work.Wait(); err != nil {
 		return err
 	}
-	unlock, err := b.layout.lock(ctx, lockExclusive)
+	unlock, err := b.layout.lock(ctx, filelock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -141,7 +144,7 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 		}
 		layers = append(layers, l)
 	}
-	src, err := b.source(img.Binaries[0])
+	from, err := b.Source(img.Binaries[0])
 	if err != nil {
 		return err
 	}
@@ -150,7 +153,7 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 		entrypoint = []string{"/" + img.Binaries[0].Name}
 	}
 	config := v1.ConfigFile{
-		Architecture: b.arch(),
+		Architecture: b.layout.arch,
 		OS:           "linux",
 		Created:      v1.Time{Time: time.Unix(0, 0).UTC()},
 		RootFS:       v1.RootFS{Type: "layers"},
@@ -160,9 +163,9 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 			Env:        []string{"PATH=/"},
 			WorkingDir: "/",
 			Labels: map[string]string{
-				"org.opencontainers.image.title":         img.Name,
+				oci.Title:                                img.Name,
 				"org.opencontainers.image.version":       img.Version,
-				"org.opencontainers.image.source-module": src.ref,
+				"org.opencontainers.image.source-module": from,
 			},
 		},
 	}

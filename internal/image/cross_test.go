@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/orrery-dev/orrery/internal/build"
 )
 
 // TestAcross builds an image for another processor.
@@ -18,7 +20,7 @@ func TestAcross(t *testing.T) {
 	}
 	dir := t.TempDir()
 	own, _ := newBuilder(t, dir)
-	b, err := NewBuilder(Options{CacheDir: dir, Platform: "linux/" + arch})
+	b, err := NewBuilder(build.Options{CacheDir: dir, Platform: "linux/" + arch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +69,7 @@ func TestAcross(t *testing.T) {
 
 func TestBadPlatform(t *testing.T) {
 	for _, p := range []string{"arm64", "windows/amd64", "linux/", "linux/arm/v7"} {
-		if _, err := NewBuilder(Options{CacheDir: t.TempDir(), Platform: p}); err == nil || !strings.Contains(err.Error(), p) {
+		if _, err := NewBuilder(build.Options{CacheDir: t.TempDir(), Platform: p}); err == nil || !strings.Contains(err.Error(), p) {
 			t.Errorf("%s: %v", p, err)
 		}
 	}

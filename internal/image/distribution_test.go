@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -55,9 +57,10 @@ func TestDistribution(t *testing.T) {
 	wanted := func(name string) bool {
 		return *onlyFlag == "" || slices.Contains(only, name) || node[name] && slices.Contains(only, "distribution")
 	}
-	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: c.Root, Sink: ui.SinkFunc(func(e ui.Event) {
+	options := build.Options{CacheDir: *cacheFlag, RepoRoot: c.Root, Sink: ui.SinkFunc(func(e ui.Event) {
 		t.Logf("%s: %s %.0f/%.0f %s, ETA %.0f s %s", e.Step, e.Message, e.Done, e.Total, e.Unit, e.ETA, e.Error)
-	})})
+	})}
+	b, err := NewBuilder(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +118,9 @@ func TestDistribution(t *testing.T) {
 			t.Logf("%-26s %7.1f CPU-s %6d MiB peak %6.1f MB", bin.Name, m.CPUSeconds, m.MaxRSSMiB, float64(m.Size)/1e6)
 		}
 	}
-	t.Logf("%.0f CPU-seconds in all, %.1f s of wall time on %d cores", total, wall, cores())
+	t.Logf("%.0f CPU-seconds in all, %.1f s of wall time on %d cores", total, wall, runtime.GOMAXPROCS(0))
 	// What a second up spends on finding nothing to build.
-	fresh, err := NewBuilder(b.opts)
+	fresh, err := NewBuilder(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +155,7 @@ func TestRegistry(t *testing.T) {
 		t.Skip("compiles the registry: give -args -cache DIR to run it")
 	}
 	c := shipped(t)
-	b, err := NewBuilder(Options{CacheDir: *cacheFlag, RepoRoot: c.Root})
+	b, err := NewBuilder(build.Options{CacheDir: *cacheFlag, RepoRoot: c.Root})
 	if err != nil {
 		t.Fatal(err)
 	}

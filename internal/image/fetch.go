@@ -20,20 +20,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
-)
 
-// Limits of what a registry may send, in bytes and in number.
-const (
-	maxManifest  = 4 << 20
-	maxBlob      = 32 << 30
-	maxLayers    = 512
-	maxReferrers = 64
-	maxDocument  = 64 << 20 // a blob of a referrer
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
-
-var manifestTypes = []string{
-	string(types.OCIManifestSchema1), string(types.OCIImageIndex), string(types.DockerManifestSchema2), string(types.DockerManifestList),
-}
 
 // Pull is an image to be had from a registry.
 type Pull struct {
@@ -78,7 +69,7 @@ func (r *Registries) Fetch(ctx context.Context, p Pull, report func(done, total 
 	if err := os.MkdirAll(r.layout.dir, 0o755); err != nil {
 		return Built{}, fmt.Errorf("%w: %w", errHere, err)
 	}
-	unlock, err := r.layout.lock(ctx, lockShared) // against prune
+	unlock, err := r.layout.lock(ctx, filelock.Shared) // against prune
 	if err != nil {
 		return Built{}, err
 	}
@@ -98,7 +89,7 @@ func (r *Registries) Fetch(ctx context.Context, p Pull, report func(done, total 
 	for _, b := range content.blobs {
 		built.Size += b.Size
 	}
-	if unlock, err = r.layout.lock(ctx, lockExclusive); err != nil {
+	if unlock, err = r.layout.lock(ctx, filelock.Exclusive); err != nil {
 		return Built{}, err
 	}
 	defer unlock()
@@ -129,7 +120,7 @@ func (f *fetch) image(ctx context.Context, digest string) (content, error) {
 	if err != nil {
 		return c, err
 	}
-	t, err := parseTree(data)
+	t, err := parseManifest(data)
 	if err != nil {
 		return c, err
 	}
@@ -144,30 +135,30 @@ func (f *fetch) image(ctx context.Context, digest string) (content, error) {
 	if err := add(digest, data); err != nil {
 		return c, err
 	}
-	c.top = v1.Descriptor{MediaType: t.mediaType(), Digest: c.blobs[0].Digest, Size: int64(len(data))}
-	if t.index() {
-		child, err := t.choose(f.arch)
+	c.top = v1.Descriptor{MediaType: t.Type(), Digest: c.blobs[0].Digest, Size: int64(len(data))}
+	if t.IsIndex() {
+		child, err := t.Choose("linux/" + f.arch)
 		if err != nil {
 			return c, err
 		}
 		if data, err = f.manifest(ctx, child.Digest.String()); err != nil {
 			return c, err
 		}
-		if t, err = parseTree(data); err != nil {
+		if t, err = parseManifest(data); err != nil {
 			return c, err
 		}
-		if t.index() {
+		if t.IsIndex() {
 			return c, fmt.Errorf("%w: an index within an index", ErrWrongContent)
 		}
 		if err := add(child.Digest.String(), data); err != nil {
 			return c, err
 		}
 	}
-	for _, d := range t.parts() {
+	for _, d := range t.Blobs() {
 		f.traffic.total += float64(d.Size)
 		c.blobs = append(c.blobs, blobSize{d.Digest, d.Size})
 	}
-	if err := f.blobs(ctx, t.parts(), maxBlob); err != nil {
+	if err := f.blobs(ctx, t.Blobs(), oci.MaxBlob); err != nil {
 		return c, err
 	}
 	if err := f.referrers(ctx, digest, &c); err != nil {
@@ -180,16 +171,16 @@ func (f *fetch) image(ctx context.Context, digest string) (content, error) {
 func (f *fetch) manifest(ctx context.Context, digest string) ([]byte, error) {
 	var data []byte
 	err := f.retry(ctx, func() error {
-		resp, err := f.request(ctx, http.MethodGet, f.repo, "manifests/"+digest, manifestTypes...)
+		resp, err := f.request(ctx, http.MethodGet, f.repo, "manifests/"+digest, oci.ManifestTypes...)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		if data, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1)); err != nil {
+		if data, err = io.ReadAll(io.LimitReader(resp.Body, oci.MaxManifest+1)); err != nil {
 			return err
 		}
-		if len(data) > maxManifest {
-			return fmt.Errorf("%w: manifest %s has more than %d bytes", ErrWrongContent, digest, maxManifest)
+		if len(data) > oci.MaxManifest {
+			return fmt.Errorf("%w: manifest %s has more than %d bytes", ErrWrongContent, digest, oci.MaxManifest)
 		}
 		if got := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); got != digest {
 			return fmt.Errorf("%w: manifest %s came as %s", ErrWrongContent, digest, got)
@@ -227,7 +218,7 @@ func (f *fetch) blobs(ctx context.Context, parts []v1.Descriptor, most int64) er
 			if d.Size > most {
 				return fmt.Errorf("%w: blob %s has %d bytes, more than %d", ErrWrongContent, d.Digest, d.Size, most)
 			}
-			if sum, err := hashFile(f.layout.blob(d.Digest)); err == nil && sum == d.Digest.Hex {
+			if sum, err := disk.SHA256(f.layout.blob(d.Digest)); err == nil && sum == d.Digest.Hex {
 				f.traffic.add(float64(d.Size), f.report)
 				return nil
 			}
@@ -289,33 +280,23 @@ func (s upstream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// referrers pulls what is attached to the image. A registry without the referrers API has
-// a tag for them (distribution specification, "referrers tag schema").
+// referrers pulls what is attached to the image.
 func (f *fetch) referrers(ctx context.Context, digest string, c *content) error {
-	data, err := f.list(ctx, "referrers/"+digest)
-	if err == nil && data == nil {
-		data, err = f.list(ctx, "manifests/"+strings.Replace(digest, ":", "-", 1))
-	}
-	if err != nil || data == nil {
+	list, _, err := oci.Referrers(ctx, digest, f.list)
+	// A list that cannot be read is no list; what must be attached is looked for later.
+	if err != nil && !errors.Is(err, oci.ErrInvalid) && !errors.Is(err, oci.ErrTooMany) {
 		return err
 	}
-	t, err := parseTree(data)
-	if err != nil || !t.index() {
-		return nil //nolint:nilerr // a list that cannot be read is no list; what must be attached is looked for later
-	}
-	if len(t.Manifests) > maxReferrers {
-		t.Manifests = t.Manifests[:maxReferrers]
-	}
-	for _, d := range t.Manifests {
+	for _, d := range list {
 		data, err := f.manifest(ctx, d.Digest.String())
 		if err != nil {
 			return err
 		}
-		attached, err := parseTree(data)
-		if err != nil || attached.index() {
+		attached, err := parseManifest(data)
+		if err != nil || attached.IsIndex() {
 			continue
 		}
-		if err := f.blobs(ctx, attached.parts(), maxDocument); err != nil {
+		if err := f.blobs(ctx, attached.Blobs(), oci.MaxDocument); err != nil {
 			return err
 		}
 		if err := f.put(d.Digest, data); err != nil {
@@ -323,28 +304,29 @@ func (f *fetch) referrers(ctx context.Context, digest string, c *content) error 
 		}
 		c.referrers = append(c.referrers, d)
 		c.blobs = append(c.blobs, blobSize{d.Digest, int64(len(data))})
-		for _, part := range attached.parts() {
+		for _, part := range attached.Blobs() {
 			c.blobs = append(c.blobs, blobSize{part.Digest, part.Size})
 		}
 	}
 	return nil
 }
 
-// list reads a list of referrers; nil when there is none.
+// list reads a list of referrers. Whatever is none is not found: what stands between may
+// answer with a page for people.
 func (f *fetch) list(ctx context.Context, path string) ([]byte, error) {
 	resp, err := f.request(ctx, http.MethodGet, f.repo, path, string(types.OCIImageIndex))
 	if answer, ok := errors.AsType[*transport.Error](err); ok && answer.StatusCode/100 == 4 {
-		return nil, nil
+		return nil, fmt.Errorf("%w: %w", oci.ErrNotFound, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
-	if err != nil || len(data) > maxManifest || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		return nil, err
+	data, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxManifest+1))
+	if err == nil && (len(data) > oci.MaxManifest || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{"))) {
+		err = oci.ErrNotFound
 	}
-	return data, nil
+	return data, err
 }
 
 // retry goes on after what passes: a server in trouble, a connection that broke. One that
@@ -383,4 +365,13 @@ func (l layout) addNamed(want v1.Hash, write func(io.Writer) error) error {
 		err = fmt.Errorf("stored as %s, not as %s in %s", d.Digest, want, filepath.Base(l.dir))
 	}
 	return err
+}
+
+// parseManifest reads what a registry sent.
+func parseManifest(data []byte) (oci.Manifest, error) {
+	m, err := oci.Parse(data, oci.MaxLayers)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrWrongContent, err)
+	}
+	return m, err
 }

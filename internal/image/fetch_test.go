@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -31,6 +30,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // upstreamRegistry is a registry of this world, with what is wrong with it.
@@ -359,7 +362,7 @@ func TestFetchTrouble(t *testing.T) {
 		{"503 of a blob", status(http.StatusServiceUnavailable, blob), false, ErrNotReachable, "answers 503"},
 		{"another manifest", body(manifest, func(b []byte) []byte { return b }), false, ErrWrongContent, "came as sha256:"},
 		{"another blob", body(blob, func(b []byte) []byte { return b }), false, ErrWrongContent, "came as sha256:"},
-		{"endless manifest", body(manifest, func([]byte) []byte { return make([]byte, maxManifest+1) }), false, ErrWrongContent, "more than"},
+		{"endless manifest", body(manifest, func([]byte) []byte { return make([]byte, oci.MaxManifest+1) }), false, ErrWrongContent, "more than"},
 		{"longer blob", body(blob, func([]byte) []byte { return make([]byte, 1<<20) }), false, ErrWrongContent, "came as sha256:"},
 		{"stall before the answer", func(w http.ResponseWriter, r *http.Request) bool {
 			if manifest(r) {
@@ -412,7 +415,7 @@ func TestFetchTrouble(t *testing.T) {
 			}
 			blobs, _ := filepath.Glob(filepath.Join(r.layout.dir, "blobs", "sha256", "*"))
 			for _, b := range blobs {
-				if sum, err := hashFile(b); err != nil || sum != filepath.Base(b) {
+				if sum, err := disk.SHA256(b); err != nil || sum != filepath.Base(b) {
 					t.Errorf("the store holds %s under %s (%v)", sum, filepath.Base(b), err)
 				}
 			}
@@ -624,7 +627,7 @@ func TestPushDamagedPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := flip(r.layout.blob(m.Layers[1].Digest), true); err != nil {
+	if err := buildtest.Flip(r.layout.blob(m.Layers[1].Digest), true); err != nil {
 		t.Fatal(err)
 	}
 	mirror, writes := counting(t)
@@ -637,39 +640,6 @@ func TestPushDamagedPull(t *testing.T) {
 	if err := Push(t.Context(), mirror, built); err != nil {
 		t.Error(err)
 	}
-}
-
-func FuzzParseTree(f *testing.F) {
-	img, err := random.Image(10, 1)
-	if err != nil {
-		f.Fatal(err)
-	}
-	raw, err := img.RawManifest()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(raw)
-	f.Add([]byte(`{"manifests":[{"digest":"sha256:x","platform":{}}]}`))
-	f.Add([]byte(`{"config":{"size":-1}}`))
-	f.Add(bytes.Repeat([]byte("["), 1000))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		tree, err := parseTree(data)
-		if err != nil {
-			if !errors.Is(err, ErrWrongContent) {
-				t.Errorf("an error of no kind: %v", err)
-			}
-			return
-		}
-		for _, d := range tree.parts() {
-			if d.Size < 0 || len(d.Digest.Hex) != 64 {
-				t.Errorf("accepted %+v", d)
-			}
-		}
-		if tree.index() {
-			_, _ = tree.choose("amd64")
-		}
-		_ = tree.mediaType()
-	})
 }
 
 // What is pulled goes when nobody wants it any more, and what others share stays.

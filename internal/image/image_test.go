@@ -16,13 +16,30 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ggcrlayout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/klauspost/compress/zstd"
+	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newBuilder opens a cache in dir, whose Go build cache is the developer's own.
+func newBuilder(t testing.TB, dir string) (*Builder, *buildtest.Recorder) {
+	t.Helper()
+	buildtest.Cache(t, dir)
+	r := &buildtest.Recorder{}
+	b, err := NewBuilder(build.Options{CacheDir: dir, Sink: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, r
+}
+
 func helloImage(t testing.TB) catalog.Image {
-	bin := hello(t)
+	bin := buildtest.Hello(t)
 	bin.Links = []string{"hi"}
 	return catalog.Image{Name: "hello", Version: "v1.2.3", Binaries: []catalog.Binary{bin}, Directories: []string{"/var/lib/hello"}}
 }

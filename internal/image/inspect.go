@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
-	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,24 +11,23 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	modpath "golang.org/x/mod/module"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/proc"
+	"github.com/orrery-dev/orrery/internal/filelock"
 )
 
 // Inspection is everything in an image.
 type Inspection struct {
 	Built
-	Platform   string        `json:"platform"`
-	User       string        `json:"user"`
-	Entrypoint []string      `json:"entrypoint"`
-	Layers     []LayerInfo   `json:"layers"`
-	Programs   []ProgramInfo `json:"programs"`
+	Platform   string              `json:"platform"`
+	User       string              `json:"user"`
+	Entrypoint []string            `json:"entrypoint"`
+	Layers     []LayerInfo         `json:"layers"`
+	Programs   []build.ProgramInfo `json:"programs"`
 }
 
 // LayerInfo is one layer.
@@ -48,26 +46,6 @@ type FileInfo struct {
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256,omitempty"`
 	Link   string `json:"link,omitempty"`
-}
-
-// ProgramInfo is what Go wrote into a program about itself.
-type ProgramInfo struct {
-	Path    string   `json:"path"` // in the image
-	Package string   `json:"package"`
-	Go      string   `json:"go"`
-	Main    Module   `json:"main"`
-	Modules []Module `json:"modules"`
-	// Settings are the build settings, as NAME=VALUE.
-	Settings []string `json:"settings"`
-}
-
-// Module is a module that is linked into a program, after replacement.
-type Module struct {
-	Path    string `json:"path"`
-	Version string `json:"version,omitempty"`
-	Sum     string `json:"sum,omitempty"` // "h1:…"; empty for folders of this repository
-	// Replaces is the module that this one stands for.
-	Replaces string `json:"replaces,omitempty"`
 }
 
 // Inspect reads an image. Every file is hashed.
@@ -98,12 +76,12 @@ func (b *Builder) inspect(ctx context.Context, img catalog.Image, layerInfo func
 	fail := func(err error) (Inspection, error) {
 		return Inspection{}, fmt.Errorf("inspect image %s: %w", img.Name, err)
 	}
-	unlock, err := b.layout.lock(ctx, lockShared)
+	unlock, err := b.layout.lock(ctx, filelock.Shared)
 	if err != nil {
 		return fail(err)
 	}
 	defer unlock()
-	in := Inspection{Built: built, Platform: b.opts.Platform}
+	in := Inspection{Built: built, Platform: b.Platform()}
 	if err := in.read(built, layerInfo); err != nil {
 		return fail(err)
 	}
@@ -122,7 +100,7 @@ func (b *Builder) inspect(ctx context.Context, img catalog.Image, layerInfo func
 // from a registry: its programs are looked for among its files. Those that Go did not make are
 // files only.
 func ReadImage(ctx context.Context, built Built) (Inspection, error) {
-	in := Inspection{Built: built, Platform: Platform()}
+	in := Inspection{Built: built, Platform: build.Platform()}
 	fail := func(err error) (Inspection, error) {
 		return Inspection{}, fmt.Errorf("inspect image %s: %w", built.Name, err)
 	}
@@ -147,7 +125,7 @@ func ReadImage(ctx context.Context, built Built) (Inspection, error) {
 }
 
 // programsOf reads what Go wrote into the programs of a layer, each by way of the file tmp.
-func programsOf(ctx context.Context, l v1.Layer, tmp string) (programs []ProgramInfo, err error) {
+func programsOf(ctx context.Context, l v1.Layer, tmp string) (programs []build.ProgramInfo, err error) {
 	r, err := openLayer(l)
 	if err != nil {
 		return nil, err
@@ -170,8 +148,7 @@ func programsOf(ctx context.Context, l v1.Layer, tmp string) (programs []Program
 		if err := copyTo(tmp, r); err != nil {
 			return programs, err
 		}
-		if info, err := buildinfo.ReadFile(tmp); err == nil {
-			p := programInfo(info)
+		if p, err := build.ReadProgram(tmp); err == nil {
 			p.Path = "/" + strings.TrimPrefix(h.Name, "./")
 			programs = append(programs, p)
 		}
@@ -296,77 +273,20 @@ func listFiles(ctx context.Context, r tarReader) (files []FileInfo, err error) {
 	}
 }
 
-// Program reads what Go wrote into a binary, building it if it is not cached.
-func (b *Builder) Program(ctx context.Context, bin catalog.Binary) (ProgramInfo, error) {
+// ArchiveFiles lists and hashes the files of an archive, which is packed if it is not cached.
+func (b *Builder) ArchiveFiles(ctx context.Context, bin catalog.Binary) ([]FileInfo, error) {
 	path, err := b.Binary(ctx, bin)
 	if err != nil {
-		return ProgramInfo{}, err
+		return nil, err
 	}
-	info, err := buildinfo.ReadFile(path)
-	if err != nil {
-		return ProgramInfo{}, fmt.Errorf("read the build information of %s: %w", bin.Name, err)
-	}
-	return programInfo(info), nil
-}
-
-func programInfo(info *buildinfo.BuildInfo) ProgramInfo {
-	p := ProgramInfo{Package: info.Path, Go: info.GoVersion, Main: moduleOf(&info.Main)}
-	for _, d := range info.Deps {
-		p.Modules = append(p.Modules, moduleOf(d))
-	}
-	for _, s := range info.Settings {
-		p.Settings = append(p.Settings, s.Key+"="+s.Value)
-	}
-	return p
-}
-
-func moduleOf(m *debug.Module) Module {
-	if m.Replace == nil {
-		return Module{Path: m.Path, Version: strings.TrimPrefix(m.Version, "(devel)"), Sum: m.Sum}
-	}
-	r := moduleOf(m.Replace)
-	r.Replaces = m.Path
-	if m.Version != "" {
-		r.Replaces += "@" + m.Version
-	}
-	return r
-}
-
-// ModuleDirs returns the folder in the module cache of every module that has one, by
-// path. What is not there is downloaded.
-func (b *Builder) ModuleDirs(ctx context.Context, bin catalog.Binary, modules []Module) (map[string]string, error) {
-	src, err := b.source(bin)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	tc, err := b.toolchain(ctx, src)
+	defer f.Close()
+	files, err := listFiles(ctx, tar.NewReader(f))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read archive %s: %w", bin.Name, err)
 	}
-	dirs := map[string]string{}
-	args := []string{"mod", "download"}
-	for _, m := range modules {
-		if m.Version == "" || m.Path == "" {
-			continue
-		}
-		path, err := modpath.EscapePath(m.Path)
-		if err != nil {
-			return nil, err
-		}
-		version, err := modpath.EscapeVersion(m.Version)
-		if err != nil {
-			return nil, err
-		}
-		dirs[m.Path] = filepath.Join(tc.env["GOMODCACHE"], filepath.FromSlash(path)+"@"+version)
-		if _, err := os.Stat(dirs[m.Path]); err != nil {
-			args = append(args, m.Path+"@"+m.Version)
-		}
-	}
-	if len(args) > 2 {
-		cmd := &proc.Cmd{Path: tc.path, Args: args, Dir: src.dir, Env: b.environment(tc, false, filepath.Join(b.opts.CacheDir, goCachePrefix)), Tail: maxDiagnostics}
-		if err := proc.Run(ctx, cmd); err != nil {
-			return nil, fmt.Errorf("download the modules of %s: %w", bin.Name, err)
-		}
-	}
-	return dirs, nil
+	return files, nil
 }

@@ -18,6 +18,11 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // layout is an OCI image layout (image-layout.md of the OCI image specification): other
@@ -27,12 +32,9 @@ type layout struct {
 	arch string // of its images; empty is this machine's
 }
 
-// refName is the annotation by which a layout's index names an image.
-const refName = "org.opencontainers.image.ref.name"
-
-func (l layout) blob(d v1.Hash) string    { return filepath.Join(l.dir, "blobs", d.Algorithm, d.Hex) }
+func (l layout) blob(d v1.Hash) string    { return oci.Layout(l.dir).Blob(d) }
 func (l layout) record(key string) string { return filepath.Join(l.dir, "keys", key+".json") }
-func (l layout) index() string            { return filepath.Join(l.dir, "index.json") }
+func (l layout) index() string            { return filepath.Join(l.dir, oci.IndexFile) }
 
 // record is what keys/KEY.json holds.
 type record struct {
@@ -68,7 +70,7 @@ func (l layout) lookup(key string) (Built, bool) {
 
 // lock keeps others from changing the layout, or, shared, from removing what is read.
 func (l layout) lock(ctx context.Context, how int) (unlock func(), err error) {
-	f, err := waitLock(ctx, filepath.Join(l.dir, ".lock"), how, nil)
+	f, err := filelock.Wait(ctx, filepath.Join(l.dir, ".lock"), how, nil)
 	if err != nil {
 		return nil, fmt.Errorf("lock the image store: %w", err)
 	}
@@ -145,24 +147,26 @@ func (l layout) note(key string, r record) error {
 }
 
 // enter names an image in the layout's index, in place of another one of its name and version.
-func (l layout) enter(built Built, d v1.Descriptor) (v1.IndexManifest, error) {
+func (l layout) enter(built Built, d v1.Descriptor) (oci.Index, error) {
 	index, err := l.readIndex()
 	if err != nil {
 		return index, err
 	}
 	ref := built.Name + ":" + built.Version
-	d.Annotations = map[string]string{refName: ref}
+	d.Annotations = map[string]string{oci.RefName: ref}
 	d.Platform = &v1.Platform{OS: "linux", Architecture: cmp.Or(l.arch, runtime.GOARCH)}
-	index.Manifests = slices.DeleteFunc(index.Manifests, func(old v1.Descriptor) bool { return old.Annotations[refName] == ref })
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(old v1.Descriptor) bool { return old.Annotations[oci.RefName] == ref })
 	index.Manifests = append(index.Manifests, d)
-	slices.SortFunc(index.Manifests, func(a, b v1.Descriptor) int { return strings.Compare(a.Annotations[refName], b.Annotations[refName]) })
-	if err := l.writeFile(filepath.Join(l.dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+	slices.SortFunc(index.Manifests, func(a, b v1.Descriptor) int {
+		return strings.Compare(a.Annotations[oci.RefName], b.Annotations[oci.RefName])
+	})
+	if err := l.writeFile(filepath.Join(l.dir, oci.LayoutFile), []byte(oci.LayoutContent)); err != nil {
 		return index, err
 	}
 	return index, l.writeIndex(index)
 }
 
-func (l layout) writeIndex(index v1.IndexManifest) error {
+func (l layout) writeIndex(index oci.Index) error {
 	data, err := json.MarshalIndent(index, "", "  ")
 	if err != nil {
 		return err
@@ -170,24 +174,17 @@ func (l layout) writeIndex(index v1.IndexManifest) error {
 	return l.writeFile(l.index(), data)
 }
 
-func (l layout) readIndex() (v1.IndexManifest, error) {
-	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
-	data, err := os.ReadFile(l.index())
-	if errors.Is(err, fs.ErrNotExist) {
-		return index, nil
-	}
-	if err != nil {
-		return index, err
-	}
-	if json.Unmarshal(data, &index) != nil {
+func (l layout) readIndex() (oci.Index, error) {
+	index, err := oci.Layout(l.dir).Index()
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, oci.ErrInvalid) {
 		// It lists what can be made again; start over.
-		return v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}, nil
+		return oci.Index{SchemaVersion: 2, MediaType: types.OCIImageIndex}, nil
 	}
-	return index, nil
+	return index, err
 }
 
 // collect removes blobs, records and temporary files that no image of the index needs.
-func (l layout) collect(index v1.IndexManifest) error {
+func (l layout) collect(index oci.Index) error {
 	needed := map[string]bool{}
 	keys, _ := filepath.Glob(l.record("*"))
 	for _, k := range keys { // what was pulled: indexes, and what is attached
@@ -203,17 +200,12 @@ func (l layout) collect(index v1.IndexManifest) error {
 	}
 	for _, d := range index.Manifests {
 		needed[d.Digest.Hex] = true
-		data, err := os.ReadFile(l.blob(d.Digest))
+		m, _, err := oci.Layout(l.dir).Manifest(d.Digest, oci.MaxLayers)
 		if err != nil {
 			continue // its key's lookup fails too: made again when wanted
 		}
-		var m v1.Manifest
-		if json.Unmarshal(data, &m) != nil {
-			continue
-		}
-		needed[m.Config.Digest.Hex] = true
-		for _, layer := range m.Layers {
-			needed[layer.Digest.Hex] = true
+		for _, b := range m.Blobs() {
+			needed[b.Digest.Hex] = true
 		}
 	}
 	blobs := filepath.Join(l.dir, "blobs", "sha256")
@@ -259,10 +251,10 @@ func (l layout) writeFile(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return replace(path, func(tmp string) error {
+	return atomicfile.Replace(path, func(tmp string) error {
 		if err := os.WriteFile(tmp, data, 0o644); err != nil {
 			return err
 		}
-		return syncPath(tmp)
+		return disk.Sync(tmp)
 	})
 }

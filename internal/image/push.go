@@ -12,6 +12,9 @@ import (
 	ggcrlayout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/filelock"
 )
 
 // Push uploads an image to a registry that speaks plain HTTP at HOST:PORT, layers in
@@ -38,7 +41,7 @@ func Push(ctx context.Context, registry string, built Built) error {
 		return nil
 	}
 	store := layout{dir: built.Layout}
-	unlock, err := store.lock(ctx, lockShared)
+	unlock, err := store.lock(ctx, filelock.Shared)
 	if err != nil {
 		return fail(err)
 	}
@@ -106,7 +109,7 @@ func (l layout) verify(digest v1.Hash, img v1.Image) error {
 		blobs = append(blobs, layer.Digest)
 	}
 	for _, d := range blobs {
-		sum, err := hashFile(l.blob(d))
+		sum, err := disk.SHA256(l.blob(d))
 		if err != nil {
 			return err
 		}

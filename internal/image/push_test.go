@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
 )
 
 // counting is a registry that counts uploads.
@@ -94,7 +96,7 @@ func TestPushErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := flip(b.layout.blob(manifest.Layers[1].Digest), true); err != nil {
+	if err := buildtest.Flip(b.layout.blob(manifest.Layers[1].Digest), true); err != nil {
 		t.Fatal(err)
 	}
 	if err := Push(t.Context(), address, built); !errors.Is(err, errCorrupt) {

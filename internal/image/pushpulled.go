@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -14,6 +13,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/build"
+	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // pulled is the record of an image that came from a registry: those are kept by digest.
@@ -51,11 +54,11 @@ func (l layout) sparse(built Built) (record, bool) {
 		return record{}, false
 	}
 	top, err := l.stored(digest)
-	if err != nil || !top.tree.index() {
+	if err != nil || !top.tree.IsIndex() {
 		return record{}, false
 	}
 	r := record{Built: built, Blobs: []blobSize{{digest, int64(len(top.raw))}}}
-	child, err := top.tree.choose(runtime.GOARCH)
+	child, err := top.tree.Choose(build.Platform())
 	if err != nil {
 		return r, true // pushing it says so
 	}
@@ -64,7 +67,7 @@ func (l layout) sparse(built Built) (record, bool) {
 		return r, true
 	}
 	r.Blobs = append(r.Blobs, blobSize{child.Digest, child.Size})
-	for _, d := range img.tree.parts() {
+	for _, d := range img.tree.Blobs() {
 		r.Blobs = append(r.Blobs, blobSize{d.Digest, d.Size})
 	}
 	return r, true
@@ -74,7 +77,7 @@ func (l layout) sparse(built Built) (record, bool) {
 // what has it is whole. The caller holds the lock.
 func (l layout) pushPulled(tag name.Tag, r record, options []remote.Option) error {
 	for _, b := range r.Blobs {
-		if sum, err := hashFile(l.blob(b.Digest)); err != nil {
+		if sum, err := disk.SHA256(l.blob(b.Digest)); err != nil {
 			return err
 		} else if sum != b.Digest.Hex {
 			os.Remove(l.blob(b.Digest))
@@ -95,10 +98,10 @@ func (l layout) pushPulled(tag name.Tag, r record, options []remote.Option) erro
 			return fmt.Errorf("attachment %s: %w", d.Digest, err)
 		}
 	}
-	if !top.tree.index() {
+	if !top.tree.IsIndex() {
 		return top.write(tag, options)
 	}
-	child, err := top.tree.choose(runtime.GOARCH)
+	child, err := top.tree.Choose(build.Platform())
 	if err != nil {
 		return err
 	}
@@ -116,16 +119,12 @@ func (l layout) pushPulled(tag name.Tag, r record, options []remote.Option) erro
 type stored struct {
 	layout layout
 	raw    []byte
-	tree   tree
+	tree   oci.Manifest
 }
 
 func (l layout) stored(d v1.Hash) (stored, error) {
-	raw, err := os.ReadFile(l.blob(d))
-	if err != nil {
-		return stored{}, err
-	}
-	t, err := parseTree(raw)
-	return stored{l, raw, t}, err
+	m, raw, err := oci.Layout(l.dir).Manifest(d, oci.MaxLayers)
+	return stored{l, raw, m}, err
 }
 
 func (s stored) write(ref name.Reference, options []remote.Option) error {
@@ -140,7 +139,7 @@ func (s stored) write(ref name.Reference, options []remote.Option) error {
 func (s stored) RawManifest() ([]byte, error) { return s.raw, nil }
 
 // MediaType of the manifest.
-func (s stored) MediaType() (types.MediaType, error) { return s.tree.mediaType(), nil }
+func (s stored) MediaType() (types.MediaType, error) { return s.tree.Type(), nil }
 
 // RawConfigFile is the configuration as it came.
 func (s stored) RawConfigFile() ([]byte, error) {
@@ -152,11 +151,11 @@ func (s stored) RawConfigFile() ([]byte, error) {
 
 // LayerByDigest finds a layer, or the configuration, by the digest of what is sent.
 func (s stored) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	i := slices.IndexFunc(s.tree.parts(), func(d v1.Descriptor) bool { return d.Digest == h })
+	i := slices.IndexFunc(s.tree.Blobs(), func(d v1.Descriptor) bool { return d.Digest == h })
 	if i < 0 {
 		return nil, fmt.Errorf("no layer %s", h)
 	}
-	return storedLayer{s.layout, s.tree.parts()[i]}, nil
+	return storedLayer{s.layout, s.tree.Blobs()[i]}, nil
 }
 
 // storedLayer is a blob of a layout: a partial.CompressedLayer.

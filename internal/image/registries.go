@@ -23,6 +23,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/net/http/httpproxy"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // RegistryOptions of [NewRegistries].
@@ -247,7 +249,7 @@ func (r *Registries) probe(ctx context.Context, ref string) error {
 	if err != nil {
 		return notReachable(ref, err)
 	}
-	resp, err := r.request(ctx, http.MethodHead, digest.Context(), "manifests/"+digest.DigestStr(), manifestTypes...)
+	resp, err := r.request(ctx, http.MethodHead, digest.Context(), "manifests/"+digest.DigestStr(), oci.ManifestTypes...)
 	if err != nil {
 		return notReachable(ref, err)
 	}

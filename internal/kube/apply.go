@@ -165,11 +165,11 @@ func (c *Client) established(ctx context.Context, crd *unstructured.Unstructured
 		if err != nil {
 			return err
 		}
-		if status, message := condition(live, "NamesAccepted"); status == "False" {
-			return fmt.Errorf("its names are taken: %s", message)
+		if c := StatusCondition(live, "NamesAccepted"); c.Status == "False" {
+			return fmt.Errorf("its names are taken: %s", c.Message)
 		}
-		if status, message := condition(live, "Established"); status != "True" {
-			return fmt.Errorf("%w Established: %s", errNotYet, message)
+		if c := StatusCondition(live, "Established"); !c.True() {
+			return fmt.Errorf("%w Established: %s", errNotYet, c.says())
 		}
 		group, _, _ := unstructured.NestedString(live.Object, "spec", "group")
 		kind, _, _ := unstructured.NestedString(live.Object, "spec", "names", "kind")
@@ -188,17 +188,4 @@ func (c *Client) established(ctx context.Context, crd *unstructured.Unstructured
 		}
 		return nil
 	})
-}
-
-// condition reads status.conditions of any object.
-func condition(o *unstructured.Unstructured, kind string) (status, message string) {
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	for _, c := range conditions {
-		if c, ok := c.(map[string]any); ok && c["type"] == kind {
-			status, _ = c["status"].(string)
-			message, _ = c["message"].(string)
-			return status, message
-		}
-	}
-	return "", "no such condition yet"
 }

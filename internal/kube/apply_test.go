@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/check"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // objects parses a YAML stream; every %s in it is the test's own namespace.

@@ -8,10 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/check"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/orrery-dev/orrery/internal/check"
 
 	corev1 "k8s.io/api/core/v1"
 )

@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/orrery-dev/orrery/internal/reference"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/reference"
 )
 
 // containerLists are the fields of a pod that hold containers, wherever a pod is a part of

@@ -9,12 +9,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/check"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // ErrDeferred is wrapped by the failure of [Client.Ready] when optional objects were left out
@@ -209,11 +210,11 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 		return v
 	}
 	if wanted := o.GetAnnotations()[AnnotationReady]; wanted != "" {
-		switch current, message := condition(live, wanted); {
-		case current != "True":
-			v.message = fmt.Sprintf("not %s: %s", wanted, message)
+		switch c := StatusCondition(live, wanted); {
+		case !c.True():
+			v.message = fmt.Sprintf("not %s: %s", wanted, c.says())
 			return v
-		case observed(live, wanted) < live.GetGeneration():
+		case c.Observed < live.GetGeneration():
 			v.message = "its controller has not seen the last change yet"
 			return v
 		}
@@ -221,19 +222,19 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 	switch o.GroupVersionKind().GroupKind() {
 	case schema.GroupKind{Group: "batch", Kind: "Job"}:
 		// kstatus is content with a Job that has started.
-		if s, _ := condition(live, "Complete"); s == "True" {
+		if StatusCondition(live, "Complete").True() {
 			v.state = check.Succeeded
-		} else if s, message := condition(live, "Failed"); s == "True" {
-			v.state, v.message = check.Failed, "the Job failed: "+message
+		} else if c := StatusCondition(live, "Failed"); c.True() {
+			v.state, v.message = check.Failed, "the Job failed: "+c.Message
 		} else {
 			v.message = "the Job is not complete"
 		}
 		return v
 	case schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
-		if s, message := condition(live, "Available"); s == "True" {
+		if c := StatusCondition(live, "Available"); c.True() {
 			v.state = check.Succeeded
 		} else {
-			v.message = "not available: " + message
+			v.message = "not available: " + c.says()
 		}
 		return v
 	}
@@ -249,19 +250,6 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 		v.message = result.Message
 	}
 	return v
-}
-
-// observed is the generation that a condition speaks of; the current one when it does not say.
-func observed(o *unstructured.Unstructured, kind string) int64 {
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	for _, c := range conditions {
-		if c, ok := c.(map[string]any); ok && c["type"] == kind {
-			if n, found, _ := unstructured.NestedInt64(c, "observedGeneration"); found {
-				return n
-			}
-		}
-	}
-	return o.GetGeneration()
 }
 
 // storage lets a claim count as ready that nobody has asked for yet, when its class

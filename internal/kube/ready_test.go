@@ -7,10 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/check"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // setStatus plays the controllers and kubelets that the test cluster does not have.

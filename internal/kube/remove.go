@@ -153,8 +153,8 @@ func (c *Client) gone(ctx context.Context, ref Ref, was *unstructured.Unstructur
 			return fmt.Errorf("%w: held by the finalizers %q", errNotYet, f)
 		}
 		if ref.Kind == "Namespace" {
-			if _, message := condition(live, "NamespaceContentRemaining"); message != "" {
-				return fmt.Errorf("%w: %s", errNotYet, message)
+			if c := StatusCondition(live, "NamespaceContentRemaining"); c.True() {
+				return fmt.Errorf("%w: %s", errNotYet, c.Message)
 			}
 		}
 		return fmt.Errorf("%w: it still exists", errNotYet)
@@ -167,12 +167,7 @@ func (c *Client) gone(ctx context.Context, ref Ref, was *unstructured.Unstructur
 // at all CRDs again, after up to five minutes (crd_finalizer.go of Kubernetes 1.37). Any
 // change of the CRD makes it try.
 func (c *Client) tryAgain(ctx context.Context, ref Ref, crd *unstructured.Unstructured) error {
-	conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions")
-	failed := slices.ContainsFunc(conditions, func(v any) bool {
-		m, _ := v.(map[string]any)
-		return m["type"] == "Terminating" && (m["reason"] == "InstanceDeletionFailed" || m["reason"] == "InstanceDeletionCheck")
-	})
-	if !failed {
+	if c := StatusCondition(crd, "Terminating"); c.Reason != "InstanceDeletionFailed" && c.Reason != "InstanceDeletionCheck" {
 		return nil
 	}
 	r, err := c.resource(ctx, ref.APIVersion, ref.Kind, "")

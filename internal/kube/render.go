@@ -18,11 +18,12 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/orrery-dev/orrery/internal/catalog"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
 // Labels and annotations that Orrery gives and reads.

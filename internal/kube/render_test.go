@@ -8,9 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/orrery-dev/orrery/internal/catalog"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 
 	"github.com/orrery-dev/orrery/internal/golden"
 )

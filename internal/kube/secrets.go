@@ -11,10 +11,11 @@ import (
 	"strings"
 
 	"github.com/nats-io/nkeys"
-	"github.com/orrery-dev/orrery/internal/catalog"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
 // labelGenerated marks secrets that EnsureSecrets made.

@@ -11,8 +11,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nkeys"
-	"github.com/orrery-dev/orrery/internal/catalog"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
 func TestEnsureSecrets(t *testing.T) {

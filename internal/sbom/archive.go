@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 )
@@ -33,9 +34,9 @@ func (a Archive) check() error {
 }
 
 // module is the one that a folder is of.
-func (a Archive) module() image.Module {
+func (a Archive) module() build.Module {
 	path, version, _ := strings.Cut(a.Entry.Module, "@")
-	return image.Module{Path: path, Version: version, Sum: a.Entry.Sum}
+	return build.Module{Path: path, Version: version, Sum: a.Entry.Sum}
 }
 
 // packages are Debian's.
@@ -105,7 +106,7 @@ func ArchiveProvenance(a Archive) ([]byte, error) {
 		return fail(err)
 	}
 	d := dependencies{resolved: map[string]resource{}}
-	var from image.ProgramInfo
+	var from build.ProgramInfo
 	if a.Entry.Kind == lock.KindFolder {
 		from.Main = a.module()
 	}

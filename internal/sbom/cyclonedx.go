@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 )
 
@@ -85,7 +86,7 @@ func (b *bill) need(from, to string) {
 }
 
 // program describes a program by what Go wrote into it, and adds the modules that it needs.
-func (b *bill) program(ref, name string, p image.ProgramInfo) component {
+func (b *bill) program(ref, name string, p build.ProgramInfo) component {
 	c := component{Type: "application", Ref: ref, Name: name, Version: p.Main.Version, Licenses: expression(b.licences[p.Main.Path])}
 	if p.Main.Version != "" {
 		c.PURL = purl(p.Main, strings.TrimPrefix(strings.TrimPrefix(p.Package, p.Main.Path), "/"))
@@ -97,8 +98,8 @@ func (b *bill) program(ref, name string, p image.ProgramInfo) component {
 	for _, s := range p.Settings {
 		c.Properties = append(c.Properties, property{"go:build", s})
 	}
-	std := image.Module{Path: "std", Version: strings.TrimPrefix(p.Go, "go")}
-	for _, m := range append([]image.Module{std}, p.Modules...) {
+	std := build.Module{Path: "std", Version: strings.TrimPrefix(p.Go, "go")}
+	for _, m := range append([]build.Module{std}, p.Modules...) {
 		lib := library(m, b.licences)
 		b.components[lib.Ref] = lib
 		b.need(ref, lib.Ref)
@@ -162,7 +163,7 @@ func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) 
 	return b.document(root, in.Digest)
 }
 
-func library(m image.Module, licences map[string]string) component {
+func library(m build.Module, licences map[string]string) component {
 	c := component{Type: "library", Name: m.Path, Version: m.Version, Licenses: expression(licences[m.Path]), PURL: purl(m, "")}
 	c.Ref = c.PURL
 	if m.Version == "" { // a folder of this repository stands for a module
@@ -186,7 +187,7 @@ func expression(spdx string) []licence {
 
 // purl is the package URL of a module, https://github.com/package-url/purl-spec, with
 // upper case kept: Go's paths are case-sensitive.
-func purl(m image.Module, subpath string) string {
+func purl(m build.Module, subpath string) string {
 	s := "pkg:golang/" + m.Path + "@" + url.QueryEscape(m.Version)
 	if subpath != "" {
 		s += "#" + subpath

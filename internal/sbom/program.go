@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/lock"
 )
 
@@ -19,7 +19,7 @@ type Program struct {
 	Name, Version string
 	Platform      string // "linux/amd64"
 	SHA256        string // of the file, in hexadecimal
-	Info          image.ProgramInfo
+	Info          build.ProgramInfo
 	// Entry says what it was made from, the C tools too.
 	Entry lock.Binary
 	// Toolchain is Go's, with the "h1:" hash over its files. A bill of materials does

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 )
@@ -158,7 +159,7 @@ func resolve(version, sum, platform string) (dependencies, error) {
 
 // binary adds what one binary was made from: what was asked for is b, what Go wrote into it
 // is p.
-func (d dependencies) binary(name string, b lock.Binary, p image.ProgramInfo) (binaryParameter, error) {
+func (d dependencies) binary(name string, b lock.Binary, p build.ProgramInfo) (binaryParameter, error) {
 	parameter := binaryParameter{Name: name, Module: b.Module, Package: b.Package, Flags: b.Flags, Links: b.Links, Pins: b.Pins}
 	if b.Go != p.Go {
 		return parameter, fmt.Errorf("binary %s says that %s made it, and not %s", name, p.Go, b.Go)
@@ -170,7 +171,7 @@ func (d dependencies) binary(name string, b lock.Binary, p image.ProgramInfo) (b
 			Digest: map[string]string{"orreryTree": strings.TrimPrefix(b.Tree, "sha256:")},
 		}
 	}
-	for _, m := range append([]image.Module{p.Main}, p.Modules...) {
+	for _, m := range append([]build.Module{p.Main}, p.Modules...) {
 		if m.Version == "" { // a folder of this repository, which is part of the tree
 			continue
 		}

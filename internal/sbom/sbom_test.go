@@ -11,6 +11,7 @@ import (
 
 	validator "github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 )
 
@@ -23,10 +24,10 @@ func inspection() image.Inspection {
 			{Digest: "sha256:" + hash, Files: []image.FileInfo{{Path: "/etc", Type: "directory"}, {Path: "/etc/passwd", Type: "file", SHA256: hash}}},
 			{Digest: "sha256:" + hash, Files: []image.FileInfo{{Path: "/server", Type: "file", SHA256: strings.Repeat("b", 64)}, {Path: "/srv", Type: "link", Link: "server"}}},
 		},
-		Programs: []image.ProgramInfo{{
+		Programs: []build.ProgramInfo{{
 			Path: "/server", Package: "example.org/server/cmd/server", Go: "go1.26.8",
-			Main: image.Module{Path: "example.org/server", Version: "v1.2.3", Sum: "h1:x"},
-			Modules: []image.Module{
+			Main: build.Module{Path: "example.org/server", Version: "v1.2.3", Sum: "h1:x"},
+			Modules: []build.Module{
 				{Path: "example.org/Lib", Version: "v2.0.0+incompatible", Sum: "h1:y"},
 				{Path: "example.org/fork", Version: "v0.1.0", Sum: "h1:z", Replaces: "example.org/gone@v0.0.1"},
 				{Path: "./stub", Replaces: "example.org/stub@v1.0.0"},

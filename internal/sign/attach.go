@@ -7,7 +7,11 @@ import (
 	"fmt"
 	"slices"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // Documents are what is said of an image besides its signature. One that is nil is not
@@ -36,9 +40,6 @@ func attach(ctx context.Context, registry, name, digest string, key *Key, docs D
 	}
 	return nil
 }
-
-// emptyContent is what a configuration of the type [emptyConfig] consists of.
-const emptyContent = "{}"
 
 // wanted is a statement that is to be attached.
 type wanted struct {
@@ -82,8 +83,8 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 	if err != nil {
 		return err
 	}
-	var image manifest
-	if err := json.Unmarshal(raw, &image); err != nil {
+	image, err := oci.Parse(raw, oci.MaxLayers)
+	if err != nil {
 		return fmt.Errorf("the image's manifest: %w", err)
 	}
 	list, byTag, err := r.referrers(ctx, digest)
@@ -91,7 +92,7 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		return err
 	}
 	ours := append([]string{key.public.hint()}, key.retired...)
-	var keep, stale []descriptor
+	var keep, stale []v1.Descriptor
 	for _, a := range r.attached(ctx, list) {
 		switch w := a.answers(want, key.public); {
 		case a.err != nil && ctx.Err() != nil:
@@ -105,8 +106,8 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 			keep = append(keep, a.descriptor)
 		}
 	}
-	subject := &descriptor{MediaType: image.MediaType, Digest: digest, Size: int64(len(raw))}
-	made, err := r.putAll(ctx, key, want, subject)
+	subject := oci.Describe(image.Type(), raw) // which has the digest: it was read by that
+	made, err := r.putAll(ctx, key, want, &subject)
 	if err != nil {
 		return err
 	}
@@ -114,18 +115,18 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		return nil
 	}
 	if byTag {
-		data, err := json.Marshal(index{SchemaVersion: 2, MediaType: ociIndex, Manifests: append(keep, made...)})
+		data, err := json.Marshal(oci.Index{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: append(keep, made...)})
 		if err != nil {
 			return err
 		}
-		if err := r.putManifest(ctx, referrersTag(digest), ociIndex, data); err != nil {
+		if err := r.putManifest(ctx, oci.ReferrersTag(digest), types.OCIImageIndex, data); err != nil {
 			return fmt.Errorf("list the referrers: %w", err)
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, d := range stale {
 		g.Go(func() error {
-			if err := r.deleteManifest(ctx, d.Digest); err != nil {
+			if err := r.deleteManifest(ctx, d.Digest.String()); err != nil {
 				return fmt.Errorf("remove what a former key signed: %w", err)
 			}
 			return nil
@@ -135,11 +136,11 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 }
 
 // putAll signs and uploads what is not there yet, side by side.
-func (r repository) putAll(ctx context.Context, key *Key, want []*wanted, subject *descriptor) ([]descriptor, error) {
+func (r repository) putAll(ctx context.Context, key *Key, want []*wanted, subject *v1.Descriptor) ([]v1.Descriptor, error) {
 	want = slices.DeleteFunc(want, func(w *wanted) bool { return w.there })
-	made := make([]descriptor, len(want))
+	made := make([]v1.Descriptor, len(want))
 	if len(want) > 0 { // of all that are attached
-		if _, err := r.putBlob(ctx, []byte(emptyContent)); err != nil {
+		if _, err := r.putBlob(ctx, []byte(oci.EmptyContent)); err != nil {
 			return nil, err
 		}
 	}
@@ -157,20 +158,17 @@ func (r repository) putAll(ctx context.Context, key *Key, want []*wanted, subjec
 }
 
 // put signs a statement and uploads it as a referrer of the image.
-func (r repository) put(ctx context.Context, key *Key, w *wanted, subject *descriptor) (descriptor, error) {
+func (r repository) put(ctx context.Context, key *Key, w *wanted, subject *v1.Descriptor) (v1.Descriptor, error) {
 	b, err := key.signStatement(w.payload)
 	if err != nil {
-		return descriptor{}, err
+		return v1.Descriptor{}, err
 	}
-	blob, err := r.putBlob(ctx, b)
-	if err != nil {
-		return descriptor{}, err
+	if _, err := r.putBlob(ctx, b); err != nil {
+		return v1.Descriptor{}, err
 	}
-	m := manifest{
-		SchemaVersion: 2, MediaType: ociManifest, ArtifactType: bundleType,
-		Config:  descriptor{MediaType: emptyConfig, Digest: digestOf([]byte(emptyContent)), Size: int64(len(emptyContent))},
-		Layers:  []descriptor{{MediaType: bundleType, Digest: blob, Size: int64(len(b))}},
-		Subject: subject,
+	m := oci.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: bundleType,
+		Config: oci.Empty(), Layers: []v1.Descriptor{oci.Describe(bundleType, b)}, Subject: subject,
 		Annotations: map[string]string{
 			"dev.sigstore.bundle.content":       "dsse-envelope",
 			"dev.sigstore.bundle.predicateType": w.predicateType,
@@ -178,18 +176,16 @@ func (r repository) put(ctx context.Context, key *Key, w *wanted, subject *descr
 	}
 	data, err := json.Marshal(m)
 	if err != nil {
-		return descriptor{}, err
+		return v1.Descriptor{}, err
 	}
-	digest := digestOf(data)
-	if err := r.putManifest(ctx, digest, ociManifest, data); err != nil {
-		return descriptor{}, err
-	}
-	return descriptor{MediaType: ociManifest, ArtifactType: bundleType, Digest: digest, Size: int64(len(data)), Annotations: m.Annotations}, nil
+	d := oci.Describe(types.OCIManifestSchema1, data)
+	d.ArtifactType, d.Annotations = m.ArtifactType, m.Annotations
+	return d, r.putManifest(ctx, d.Digest.String(), d.MediaType, data)
 }
 
 // attachment is a referrer of an image, read and hashed but not believed.
 type attachment struct {
-	descriptor descriptor
+	descriptor v1.Descriptor
 	bundle     bundle
 	foreign    bool // no sigstore bundle: somebody else's
 	err        error
@@ -217,7 +213,7 @@ func (a attachment) answers(want []*wanted, key PublicKey) *wanted {
 }
 
 // attached reads the bundles among the referrers.
-func (r repository) attached(ctx context.Context, list []descriptor) []attachment {
+func (r repository) attached(ctx context.Context, list []v1.Descriptor) []attachment {
 	all := make([]attachment, len(list))
 	var g errgroup.Group
 	g.SetLimit(4)
@@ -231,23 +227,23 @@ func (r repository) attached(ctx context.Context, list []descriptor) []attachmen
 	return all
 }
 
-func (r repository) attachment(ctx context.Context, d descriptor) attachment {
+func (r repository) attachment(ctx context.Context, d v1.Descriptor) attachment {
 	a := attachment{descriptor: d}
-	if d.MediaType != ociManifest { // registries differ in what they call an artifact's type
+	if d.MediaType != types.OCIManifestSchema1 { // registries differ in what they call an artifact's type
 		a.foreign = true
 		return a
 	}
-	raw, err := r.manifest(ctx, d.Digest)
+	raw, err := r.manifest(ctx, d.Digest.String())
 	if err != nil {
 		a.err = err
 		return a
 	}
-	var m manifest
-	if err := json.Unmarshal(raw, &m); err != nil || len(m.Layers) != 1 || m.Layers[0].MediaType != bundleType {
+	m, err := oci.Parse(raw, oci.MaxLayers)
+	if err != nil || len(m.Layers) != 1 || m.Layers[0].MediaType != bundleType {
 		a.foreign = true
 		return a
 	}
-	data, err := r.blob(ctx, m.Layers[0].Digest)
+	data, err := r.blob(ctx, m.Layers[0].Digest.String())
 	if err != nil {
 		a.err = err
 		return a

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
@@ -33,7 +33,7 @@ func makeProgram(t testing.TB, name string, cTools ...string) madeProgram {
 	}
 	of := sbom.Program{
 		Name: name, Version: "v1.0.0", Platform: "linux/amd64", SHA256: p.sha256, Entry: entry,
-		Info:             image.ProgramInfo{Package: "example.org/node", Go: "go1.26.8", Main: image.Module{Path: "example.org/node", Version: "v1.0.0", Sum: someSum}},
+		Info:             build.ProgramInfo{Package: "example.org/node", Go: "go1.26.8", Main: build.Module{Path: "example.org/node", Version: "v1.0.0", Sum: someSum}},
 		ToolchainVersion: "go1.26.8", ToolchainSum: someSum,
 	}
 	var err error

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,48 +11,15 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
-// Limits of what is read from a registry, in bytes and in referrers of one image.
-const (
-	maxManifest  = 4 << 20
-	maxDocument  = 64 << 20
-	maxReferrers = 64
-)
-
-const (
-	ociManifest = "application/vnd.oci.image.manifest.v1+json"
-	ociIndex    = "application/vnd.oci.image.index.v1+json"
-	emptyConfig = "application/vnd.oci.empty.v1+json"
-	// Of images that were pulled.
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
-)
-
-// descriptor points at a blob or manifest, as OCI has it.
-type descriptor struct {
-	MediaType    string            `json:"mediaType"`
-	ArtifactType string            `json:"artifactType,omitempty"`
-	Digest       string            `json:"digest"`
-	Size         int64             `json:"size"`
-	Annotations  map[string]string `json:"annotations,omitempty"`
-}
-
-type manifest struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	ArtifactType  string            `json:"artifactType,omitempty"`
-	Config        descriptor        `json:"config"`
-	Layers        []descriptor      `json:"layers"`
-	Subject       *descriptor       `json:"subject,omitempty"`
-	Annotations   map[string]string `json:"annotations,omitempty"`
-}
-
-type index struct {
-	SchemaVersion int          `json:"schemaVersion"`
-	MediaType     string       `json:"mediaType"`
-	Manifests     []descriptor `json:"manifests"`
-}
+// manifestTypes is what is asked for.
+var manifestTypes = strings.Join(oci.ManifestTypes, ", ")
 
 // repository is one image name in a registry that speaks plain HTTP on this machine: the
 // mirror. All that is read by digest is hashed. A library would ask the registry who it is
@@ -74,10 +40,12 @@ type statusError struct {
 
 func (e *statusError) Error() string { return e.what }
 
-func absent(err error) bool {
-	e, ok := errors.AsType[*statusError](err)
-	return ok && e.code == http.StatusNotFound
+// Is tells what is not there.
+func (e *statusError) Is(target error) bool {
+	return target == oci.ErrNotFound && e.code == http.StatusNotFound
 }
+
+func absent(err error) bool { return errors.Is(err, oci.ErrNotFound) }
 
 // client follows no redirection: the mirror has none, and it is on this machine.
 var client = &http.Client{
@@ -121,11 +89,11 @@ func (r repository) read(ctx context.Context, path, accept string, limit int64) 
 	return data, err
 }
 
-func digestOf(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
+func digestOf(data []byte) string { return oci.Digest(data).String() }
 
 // manifest reads a manifest by digest, and hashes it. A wrong hash is [ErrSwapped].
 func (r repository) manifest(ctx context.Context, digest string) ([]byte, error) {
-	data, err := r.read(ctx, "/manifests/"+digest, strings.Join([]string{ociManifest, ociIndex, dockerManifest, dockerIndex}, ", "), maxManifest)
+	data, err := r.read(ctx, "/manifests/"+digest, manifestTypes, oci.MaxManifest)
 	if err == nil && digestOf(data) != digest {
 		err = mistake(ErrSwapped, "the registry has another manifest under %s: one with %s", digest, digestOf(data))
 	}
@@ -134,7 +102,7 @@ func (r repository) manifest(ctx context.Context, digest string) ([]byte, error)
 
 // blob reads a small blob, and hashes it. A wrong hash is [ErrTampered].
 func (r repository) blob(ctx context.Context, digest string) ([]byte, error) {
-	data, err := r.read(ctx, "/blobs/"+digest, "*/*", maxDocument)
+	data, err := r.read(ctx, "/blobs/"+digest, "*/*", oci.MaxDocument)
 	if err == nil && digestOf(data) != digest {
 		err = mistake(ErrTampered, "blob %s has the bytes of %s", digest, digestOf(data))
 	}
@@ -142,8 +110,8 @@ func (r repository) blob(ctx context.Context, digest string) ([]byte, error) {
 }
 
 // checkBlob hashes a blob of any size without keeping it.
-func (r repository) checkBlob(ctx context.Context, d descriptor) error {
-	resp, err := r.do(ctx, http.MethodGet, "/blobs/"+d.Digest, nil, nil, http.StatusOK)
+func (r repository) checkBlob(ctx context.Context, d v1.Descriptor) error {
+	resp, err := r.do(ctx, http.MethodGet, "/blobs/"+d.Digest.String(), nil, nil, http.StatusOK)
 	if err != nil {
 		return err
 	}
@@ -152,7 +120,7 @@ func (r repository) checkBlob(ctx context.Context, d descriptor) error {
 	if _, err := io.Copy(sum, resp.Body); err != nil {
 		return fmt.Errorf("read blob %s: %w", d.Digest, err)
 	}
-	if have := fmt.Sprintf("sha256:%x", sum.Sum(nil)); have != d.Digest {
+	if have := fmt.Sprintf("sha256:%x", sum.Sum(nil)); have != d.Digest.String() {
 		return mistake(ErrTampered, "blob %s has the bytes of %s", d.Digest, have)
 	}
 	return nil
@@ -160,37 +128,22 @@ func (r repository) checkBlob(ctx context.Context, d descriptor) error {
 
 // tagged is the digest that a tag points at; empty when there is no such tag.
 func (r repository) tagged(ctx context.Context, tag string) (string, error) {
-	data, err := r.read(ctx, "/manifests/"+tag, strings.Join([]string{ociManifest, ociIndex, dockerManifest, dockerIndex}, ", "), maxManifest)
+	data, err := r.read(ctx, "/manifests/"+tag, manifestTypes, oci.MaxManifest)
 	if absent(err) {
 		return "", nil
 	}
 	return digestOf(data), err
 }
 
-func referrersTag(digest string) string { return strings.Replace(digest, ":", "-", 1) }
-
-// referrers lists what refers to a manifest. byTag: the registry has no referrers API, and
-// the list is an index under a tag, which clients write (OCI distribution 1.1, "Referrers
-// Tag Schema"). distribution 3.1 has none.
-func (r repository) referrers(ctx context.Context, digest string) (list []descriptor, byTag bool, err error) {
-	data, err := r.read(ctx, "/referrers/"+digest, ociIndex, maxManifest)
-	if absent(err) {
-		byTag = true
-		if data, err = r.read(ctx, "/manifests/"+referrersTag(digest), ociIndex, maxManifest); absent(err) {
-			return nil, true, nil
-		}
+// referrers lists what refers to a manifest; see [oci.Referrers].
+func (r repository) referrers(ctx context.Context, digest string) (list []v1.Descriptor, byTag bool, err error) {
+	list, byTag, err = oci.Referrers(ctx, digest, func(ctx context.Context, path string) ([]byte, error) {
+		return r.read(ctx, "/"+path, string(types.OCIImageIndex), oci.MaxManifest)
+	})
+	if errors.Is(err, oci.ErrInvalid) || errors.Is(err, oci.ErrTooMany) {
+		return nil, byTag, mistake(ErrTampered, "%w", err)
 	}
-	if err != nil {
-		return nil, byTag, err
-	}
-	var i index
-	if err := json.Unmarshal(data, &i); err != nil {
-		return nil, byTag, mistake(ErrTampered, "the list of referrers is no index: %w", err)
-	}
-	if len(i.Manifests) > maxReferrers {
-		return nil, byTag, mistake(ErrTampered, "%d referrers; at most %d are read", len(i.Manifests), maxReferrers)
-	}
-	return i.Manifests, byTag, nil
+	return list, byTag, err
 }
 
 // putBlob uploads a blob, unless it is there.
@@ -220,8 +173,8 @@ func (r repository) putBlob(ctx context.Context, data []byte) (digest string, er
 	return digest, resp.Body.Close()
 }
 
-func (r repository) putManifest(ctx context.Context, ref, mediaType string, data []byte) error {
-	resp, err := r.do(ctx, http.MethodPut, "/manifests/"+url.PathEscape(ref), data, map[string]string{"Content-Type": mediaType}, http.StatusCreated, http.StatusOK, http.StatusAccepted)
+func (r repository) putManifest(ctx context.Context, ref string, mediaType types.MediaType, data []byte) error {
+	resp, err := r.do(ctx, http.MethodPut, "/manifests/"+url.PathEscape(ref), data, map[string]string{"Content-Type": string(mediaType)}, http.StatusCreated, http.StatusOK, http.StatusAccepted)
 	if err != nil {
 		return err
 	}

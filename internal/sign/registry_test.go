@@ -23,9 +23,12 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
 
@@ -151,9 +154,9 @@ func documents(t testing.TB, digest string) (Documents, *lock.Platform) {
 	in := image.Inspection{
 		Built:    image.Built{Name: imageName, Version: imageVersion, Digest: digest},
 		Platform: "linux/amd64", User: "0",
-		Programs: []image.ProgramInfo{{
-			Path: "/hello", Package: "example.org/hello", Go: "go1.26.8", Main: image.Module{Path: "example.org/hello", Version: imageVersion, Sum: someSum},
-			Modules: []image.Module{{Path: "example.org/Dep", Version: "v0.1.0+incompatible", Sum: someSum}},
+		Programs: []build.ProgramInfo{{
+			Path: "/hello", Package: "example.org/hello", Go: "go1.26.8", Main: build.Module{Path: "example.org/hello", Version: imageVersion, Sum: someSum},
+			Modules: []build.Module{{Path: "example.org/Dep", Version: "v0.1.0+incompatible", Sum: someSum}},
 		}},
 	}
 	bom, err := sbom.CycloneDX(in, map[string]string{"example.org/hello": "MIT"})
@@ -195,7 +198,8 @@ func (p published) attachRaw(t *testing.T, k *Key, predicateType string, payload
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := r.put(t.Context(), k, &wanted{predicateType: predicateType, payload: payload}, &descriptor{MediaType: ociManifest, Digest: p.digest, Size: int64(len(raw))})
+	subject := oci.Describe(types.OCIManifestSchema1, raw)
+	d, err := r.put(t.Context(), k, &wanted{predicateType: predicateType, payload: payload}, &subject)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,8 +208,8 @@ func (p published) attachRaw(t *testing.T, k *Key, predicateType string, payload
 		t.Fatal(err)
 	}
 	if byTag {
-		data, _ := json.Marshal(index{SchemaVersion: 2, MediaType: ociIndex, Manifests: append(list, d)})
-		if err := r.putManifest(t.Context(), referrersTag(p.digest), ociIndex, data); err != nil {
+		data, _ := json.Marshal(oci.Index{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: append(list, d)})
+		if err := r.putManifest(t.Context(), oci.ReferrersTag(p.digest), types.OCIImageIndex, data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -251,7 +255,7 @@ func FuzzRegistry(f *testing.F) {
 		}
 	}))
 	f.Cleanup(server.Close)
-	attached := `{"artifactType":"` + bundleType + `","layers":[{"mediaType":"` + bundleType + `","digest":"%s","size":2}]}`
+	attached := `{"artifactType":"` + bundleType + `","config":{"size":2,"digest":"` + oci.Empty().Digest.String() + `"},"layers":[{"mediaType":"` + bundleType + `","digest":"%s","size":2}]}`
 	f.Add([]byte(`{"manifests":[]}`), []byte(`{"layers":[]}`), []byte("{}"))
 	one := fmt.Sprintf(attached, digestOf([]byte("{}")))
 	f.Add([]byte(`{"manifests":[{"artifactType":"`+bundleType+`","digest":"`+digestOf([]byte(one))+`","size":1}]}`), []byte(one), []byte("{}"))

@@ -2,7 +2,6 @@ package sign
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
 
@@ -175,7 +175,7 @@ func (v *verification) content(ctx context.Context) {
 		v.say(CheckContent, err, "")
 		return
 	}
-	blobs := append([]descriptor{m.Config}, m.Layers...)
+	blobs := m.Blobs()
 	errs := make([]error, len(blobs))
 	var size int64
 	var g errgroup.Group
@@ -193,27 +193,27 @@ func (v *verification) content(ctx context.Context) {
 
 // platform is the manifest itself, or that one of an index of several platforms which the
 // mirror has: it gets this machine's only.
-func (v *verification) platform(ctx context.Context, raw []byte) (manifest, error) {
-	var m manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
+func (v *verification) platform(ctx context.Context, raw []byte) (oci.Manifest, error) {
+	m, err := oci.Parse(raw, oci.MaxLayers)
+	if err != nil {
 		return m, mistake(ErrTampered, "the manifest: %w", err)
 	}
-	var list index
-	if err := json.Unmarshal(raw, &list); err != nil || len(list.Manifests) == 0 {
-		return m, nil //nolint:nilerr // a manifest, then
+	if !m.IsIndex() {
+		return m, nil
 	}
-	for _, d := range list.Manifests {
-		raw, err := v.repository.manifest(ctx, d.Digest)
+	for _, d := range m.Manifests {
+		raw, err := v.repository.manifest(ctx, d.Digest.String())
 		if absent(err) {
 			continue
 		}
 		if err != nil {
 			return m, err
 		}
-		if err := json.Unmarshal(raw, &m); err != nil {
+		of, err := oci.Parse(raw, oci.MaxLayers)
+		if err != nil {
 			return m, mistake(ErrTampered, "manifest %s of the index: %w", d.Digest, err)
 		}
-		return m, nil
+		return of, nil
 	}
 	return m, errors.New("of an index of several platforms the mirror has no image")
 }

@@ -9,10 +9,13 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 func TestAttachAndVerify(t *testing.T) {
@@ -53,7 +56,7 @@ func instead(suffix string, with func() []byte) func(http.ResponseWriter, *http.
 		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, suffix) {
 			return false
 		}
-		w.Header().Set("Content-Type", ociManifest)
+		w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
 		_, _ = w.Write(with())
 		return true
 	}
@@ -187,12 +190,12 @@ var refusals = []refusal{
 	}, CheckLock, ErrNotLocked, "does not have it"},
 	{"too many referrers", func(t *testing.T, m *mirror, p *published, k *Key, _ *Policy) {
 		p.attach(t, k)
-		data, _ := json.Marshal(index{SchemaVersion: 2, MediaType: ociIndex, Manifests: make([]descriptor, maxReferrers+1)})
-		m.lie = instead("/manifests/"+referrersTag(p.digest), func() []byte { return data })
+		data, _ := json.Marshal(oci.Index{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: make([]v1.Descriptor, oci.MaxReferrers+1)})
+		m.lie = instead("/manifests/"+oci.ReferrersTag(p.digest), func() []byte { return data })
 	}, CheckSignature, ErrTampered, "at most 64"},
 	{"referrers that are no JSON", func(t *testing.T, m *mirror, p *published, k *Key, _ *Policy) {
 		p.attach(t, k)
-		m.lie = instead("/manifests/"+referrersTag(p.digest), func() []byte { return []byte("<html>") })
+		m.lie = instead("/manifests/"+oci.ReferrersTag(p.digest), func() []byte { return []byte("<html>") })
 	}, CheckSignature, ErrTampered, "no index"},
 	{"no registry", func(_ *testing.T, m *mirror, p *published, _ *Key, _ *Policy) {
 		p.address = "127.0.0.1:1"
@@ -221,19 +224,19 @@ func (p *published) flipBundles(t *testing.T) func(http.ResponseWriter, *http.Re
 	}
 	bundles := map[string][]byte{}
 	for _, d := range list {
-		raw, err := r.manifest(t.Context(), d.Digest)
+		raw, err := r.manifest(t.Context(), d.Digest.String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		var m manifest
-		if err := json.Unmarshal(raw, &m); err != nil {
-			t.Fatal(err)
-		}
-		b, err := r.blob(t.Context(), m.Layers[0].Digest)
+		m, err := oci.Parse(raw, oci.MaxLayers)
 		if err != nil {
 			t.Fatal(err)
 		}
-		bundles[m.Layers[0].Digest] = bytes.Replace(b, []byte(`"sig":"M`), []byte(`"sig":"N`), 1)
+		b, err := r.blob(t.Context(), m.Layers[0].Digest.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundles[m.Layers[0].Digest.String()] = bytes.Replace(b, []byte(`"sig":"M`), []byte(`"sig":"N`), 1)
 	}
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		for digest, data := range bundles {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
@@ -27,7 +28,7 @@ import (
 // Contents builds what is missing of an overlay's components, holds it to the lock, and lists
 // what goes into a bundle. The catalogue that s was opened with decides about the network.
 func (s *Supply) Contents(ctx context.Context, overlay string, components []catalog.Component) (bundle.Contents, error) {
-	c := bundle.Contents{Platform: image.Platform(), Overlay: overlay, Root: s.Catalog.Root}
+	c := bundle.Contents{Platform: build.Platform(), Overlay: overlay, Root: s.Catalog.Root}
 	nodes := s.Catalog.Distribution.Files()
 	parts := Of(s.Catalog.Distribution, components)
 	for _, comp := range components {
@@ -123,7 +124,7 @@ func (s *Supply) bundledLock(ctx context.Context, parts Parts) (lock.Platform, e
 		return have, err
 	}
 	if s.Locked == nil {
-		return have, failure.Refusedf("%s has nothing for %s: a bundle is made of what is locked; 'orrery lock' writes it", s.LockFile(), image.Platform())
+		return have, failure.Refusedf("%s has nothing for %s: a bundle is made of what is locked; 'orrery lock' writes it", s.LockFile(), build.Platform())
 	}
 	drift, notes := lock.Check(*s.Locked, have, false)
 	for _, n := range notes {

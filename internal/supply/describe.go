@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -95,7 +96,7 @@ func (s *Supply) RefuseAllDrift(ctx context.Context, parts Parts) error {
 		return s.refuseMissing(ctx, parts)
 	}
 	if s.Locked == nil {
-		s.warn(ui.Event{Phase: plan.PhaseBuild}, "%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", s.LockFile(), image.Platform())
+		s.warn(ui.Event{Phase: plan.PhaseBuild}, "%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", s.LockFile(), build.Platform())
 	}
 	return s.RefuseDrift(ctx, parts.Binaries, parts.Images)
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -105,7 +106,7 @@ func (s *Supply) noteSBOMs(have lock.Platform) {
 
 // licences finds the licence of every module of some programs, and of the C libraries that
 // are linked into them, and holds it to the policy. All that is not allowed is named at once.
-func (s *Supply) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []image.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
+func (s *Supply) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []build.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
 	policy, err := licence.LoadPolicy(filepath.Join(s.Catalog.Root, licencePolicy))
 	if err != nil {
 		return nil, failure.Usage{Err: err}
@@ -120,7 +121,7 @@ func (s *Supply) licences(ctx context.Context, of string, binaries []catalog.Bin
 	found := map[string]string{"std": "BSD-3-Clause"}
 	var bad []error
 	for i, p := range programs {
-		modules := append([]image.Module{p.Main}, p.Modules...)
+		modules := append([]build.Module{p.Main}, p.Modules...)
 		dirs, err := s.builder.ModuleDirs(ctx, binaries[i], modules)
 		if err != nil {
 			return nil, err
@@ -163,7 +164,7 @@ func (s *Supply) Provenance(ctx context.Context, img catalog.Image) ([]byte, err
 		return nil, err
 	}
 	// What Inspect says besides, the layers, is not in it and takes time to read.
-	in := image.Inspection{Built: built, Platform: image.Platform()}
+	in := image.Inspection{Built: built, Platform: build.Platform()}
 	for _, bin := range img.Binaries {
 		program, err := s.builder.Program(ctx, bin)
 		if err != nil {

@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/failure"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -39,7 +39,7 @@ func (i Import) Run(ctx context.Context, step func(do func() error) error) (bund
 	}
 	var r bundle.Result
 	err = step(func() (err error) {
-		r, err = b.Import(ctx, bundle.ImportOptions{CacheDir: i.CacheDir, Platform: image.Platform(), Have: holdings(i.CacheDir), Sink: i.Sink})
+		r, err = b.Import(ctx, bundle.ImportOptions{CacheDir: i.CacheDir, Platform: build.Platform(), Have: holdings(i.CacheDir), Sink: i.Sink})
 		return err
 	})
 	if errors.Is(err, bundle.ErrPlatform) {
@@ -62,8 +62,8 @@ func (i Import) Preview() (l *Location, release func(), err error) {
 	if _, err := i.Machine.Trusts(b, i.File, i.Key, i.Images, i.Sink); err != nil {
 		return nil, nil, err
 	}
-	if platform := b.Describe().Platform; platform != image.Platform() {
-		return nil, nil, failure.Refusedf("%s is %w: %s, and this machine is %s", i.File, bundle.ErrPlatform, platform, image.Platform())
+	if platform := b.Describe().Platform; platform != build.Platform() {
+		return nil, nil, failure.Refusedf("%s is %w: %s, and this machine is %s", i.File, bundle.ErrPlatform, platform, build.Platform())
 	}
 	dir, err := os.MkdirTemp("", "orrery-preview-")
 	if err != nil {
@@ -80,7 +80,7 @@ func (i Import) Preview() (l *Location, release func(), err error) {
 
 // holdings finds files of the cache by their SHA-256, to link rather than write them.
 func holdings(cacheDir string) func(string) (string, bool) {
-	programs := image.Programs(cacheDir)
+	programs := build.Programs(cacheDir)
 	imported := bundle.List(cacheDir)
 	return func(sum string) (string, bool) {
 		if path, ok := programs[sum]; ok {
@@ -103,7 +103,7 @@ func CachedItems(cacheDir string) ([]bundle.Item, error) {
 	for _, b := range bundle.List(cacheDir) {
 		items = append(items, b.Items()...)
 	}
-	for sum, path := range image.Programs(cacheDir) {
+	for sum, path := range build.Programs(cacheDir) {
 		if info, err := os.Stat(path); err == nil {
 			items = append(items, bundle.Item{Kind: "program", Name: filepath.Base(path), Parts: []bundle.Part{{SHA256: sum, Size: info.Size()}}})
 		}

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/failure"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 )
 
@@ -133,7 +133,7 @@ func readLock(root string) (*lock.Platform, error) {
 	if err != nil {
 		return nil, failure.Usage{Err: err}
 	}
-	p, ok := l.Platforms[image.Platform()]
+	p, ok := l.Platforms[build.Platform()]
 	if !ok {
 		return nil, nil
 	}

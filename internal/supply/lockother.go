@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -21,7 +22,7 @@ func (s *Supply) forPlatform(platform string) (*Supply, error) {
 		return s, nil
 	}
 	o := s.options
-	b, err := image.NewBuilder(image.Options{CacheDir: o.CacheDir, RepoRoot: s.Catalog.Root, Platform: platform, Sink: o.Sink, Log: o.Log})
+	b, err := image.NewBuilder(build.Options{CacheDir: o.CacheDir, RepoRoot: s.Catalog.Root, Platform: platform, Sink: o.Sink, Log: o.Log})
 	if err != nil {
 		return nil, failure.Usage{Err: err}
 	}

@@ -10,10 +10,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/licence"
 	"github.com/orrery-dev/orrery/internal/sbom"
 	"github.com/orrery-dev/orrery/internal/sign"
@@ -60,7 +60,7 @@ func (s *Supply) makeProgramSBOM(ctx context.Context, bin catalog.Binary) (doc [
 		return nil, "", err
 	}
 	linked, _ := sbom.Packages(p.Entry.CTools)
-	licences, err := s.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []image.ProgramInfo{p.Info}, linked)
+	licences, err := s.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []build.ProgramInfo{p.Info}, linked)
 	if err != nil {
 		return nil, "", err
 	}

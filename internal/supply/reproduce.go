@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -18,7 +19,7 @@ type Reproduction struct {
 	Digest       string          `json:"digest"`
 	Again        string          `json:"again"` // digest of the second build
 	Reproducible bool            `json:"reproducible"`
-	Mismatch     *image.Mismatch `json:"mismatch,omitempty"`
+	Mismatch     *build.Mismatch `json:"mismatch,omitempty"`
 	// Other circumstances of the second build, for people.
 	Circumstances []string `json:"circumstances"`
 }
@@ -30,7 +31,7 @@ func (s *Supply) ReproduceImage(ctx context.Context, img catalog.Image, log io.W
 	if err != nil {
 		return Reproduction{}, err
 	}
-	r, err := s.reproduce(ctx, img.Name, false, first.Digest, log, func(again Rebuilt) (*image.Mismatch, error) {
+	r, err := s.reproduce(ctx, img.Name, false, first.Digest, log, func(again Rebuilt) (*build.Mismatch, error) {
 		return image.Compare(first, image.Built{Name: "again", Version: again.Version, Digest: again.Digest, Layout: again.Layout})
 	})
 	r.Image = img.Name
@@ -47,14 +48,14 @@ func (s *Supply) ReproduceProgram(ctx context.Context, bin catalog.Binary, log i
 	if err != nil {
 		return Reproduction{}, err
 	}
-	r, err := s.reproduce(ctx, bin.Name, true, "sha256:"+first.SHA256, log, func(again Rebuilt) (*image.Mismatch, error) {
-		return image.CompareFiles(path, again.File)
+	r, err := s.reproduce(ctx, bin.Name, true, "sha256:"+first.SHA256, log, func(again Rebuilt) (*build.Mismatch, error) {
+		return build.CompareFiles(path, again.File)
 	})
 	r.Program = bin.Name
 	return r, err
 }
 
-func (s *Supply) reproduce(ctx context.Context, name string, program bool, digest string, log io.Writer, compare func(Rebuilt) (*image.Mismatch, error)) (Reproduction, error) {
+func (s *Supply) reproduce(ctx context.Context, name string, program bool, digest string, log io.Writer, compare func(Rebuilt) (*build.Mismatch, error)) (Reproduction, error) {
 	e, err := newOtherBuild(ctx, s)
 	if err != nil {
 		return Reproduction{}, err
@@ -81,7 +82,7 @@ type Rebuilt struct {
 
 // Rebuild is the second build, in a process of its own, with a cache of its own.
 func Rebuild(ctx context.Context, cat *catalog.Catalog, name string, program bool, cacheDir string, sink ui.Sink, log *slog.Logger) (r Rebuilt, err error) {
-	b, err := image.NewBuilder(image.Options{CacheDir: cacheDir, RepoRoot: cat.Root, Sink: sink, Log: log, Env: []string{"LANG=tr_TR.UTF-8", "LC_COLLATE=tr_TR.UTF-8"}})
+	b, err := image.NewBuilder(build.Options{CacheDir: cacheDir, RepoRoot: cat.Root, Sink: sink, Log: log, Env: []string{"LANG=tr_TR.UTF-8", "LC_COLLATE=tr_TR.UTF-8"}})
 	if err != nil {
 		return r, err
 	}

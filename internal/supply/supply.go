@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
@@ -65,14 +66,14 @@ func Open(o Options) (*Supply, error) {
 			return nil, err
 		}
 		if o.Lock == nil {
-			return nil, failure.Refusedf("bundle %s is for %s and has nothing for this machine, %s", b.Digest(), b.Platform(), image.Platform())
+			return nil, failure.Refusedf("bundle %s is for %s and has nothing for this machine, %s", b.Digest(), b.Platform(), build.Platform())
 		}
 		s.store = bundle.NewStore(*o.Lock, b)
 		s.sources = sources{s.store}
 		return s, nil
 	}
 	var err error
-	s.builder, err = image.NewBuilder(image.Options{CacheDir: o.CacheDir, RepoRoot: o.Catalog.Root, Sink: o.Sink, Log: o.Log})
+	s.builder, err = image.NewBuilder(build.Options{CacheDir: o.CacheDir, RepoRoot: o.Catalog.Root, Sink: o.Sink, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}

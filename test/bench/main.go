@@ -71,7 +71,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if b.repo, err = root(ctx); err != nil {
 		return err
 	}
-	if b.cli, err = build(ctx, b.repo, dir); err != nil {
+	if b.cli, err = compile(ctx, b.repo, dir); err != nil {
 		return err
 	}
 	r := report{Machine: lookAtMachine(ctx)}
@@ -97,7 +97,7 @@ func root(ctx context.Context) (string, error) {
 	return filepath.Dir(string(mod)), nil
 }
 
-func build(ctx context.Context, repo, dir string) (string, error) {
+func compile(ctx context.Context, repo, dir string) (string, error) {
 	cli := filepath.Join(dir, "orrery")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", cli, "./cmd/orrery")
 	cmd.Dir = repo

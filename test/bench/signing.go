@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/sign"
 )
@@ -26,7 +26,7 @@ func (b *bench) signing(ctx context.Context, e env, r *report) error {
 	if err != nil {
 		return err
 	}
-	locked := l.Platforms[image.Platform()]
+	locked := l.Platforms[build.Platform()]
 	own, err := sign.LoadPublicKey(filepath.Join(b.dir, "state", e.name, "signing", sign.PublicFile))
 	if err != nil {
 		return err

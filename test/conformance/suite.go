@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -39,7 +40,7 @@ func (r *runner) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := image.NewBuilder(image.Options{CacheDir: r.cache, RepoRoot: r.repo})
+	b, err := image.NewBuilder(build.Options{CacheDir: r.cache, RepoRoot: r.repo})
 	if err != nil {
 		return err
 	}

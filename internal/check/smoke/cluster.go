@@ -12,6 +12,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -45,8 +46,8 @@ func nodes(ctx context.Context, env Env) check.Result {
 			missing = append(missing, n.Name)
 			continue
 		}
-		if status, message := conditionOf(o, "Ready"); status != "True" {
-			notReady = append(notReady, strings.TrimSpace(n.Name+" "+message))
+		if c := kube.StatusCondition(o, "Ready"); !c.True() {
+			notReady = append(notReady, strings.TrimSpace(n.Name+" "+c.Message))
 		}
 	}
 	var problems []string

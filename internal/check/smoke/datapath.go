@@ -191,7 +191,7 @@ func meshNodes(ctx context.Context, env Env) ([]peer, map[string]string, error) 
 	byZone, addresses := map[string][]peer{}, map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		n := found[name]
-		if closed, _, _ := unstructured.NestedBool(n.Object, "spec", "unschedulable"); closed || condition(n, "Ready") != "True" {
+		if closed, _, _ := unstructured.NestedBool(n.Object, "spec", "unschedulable"); closed || !ready(n) {
 			continue
 		}
 		zone := n.GetLabels()[zoneLabel]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/flow"
 )
@@ -53,7 +54,7 @@ const flowTime = 30 * time.Second
 
 func awaitFlow(ctx context.Context, env Env, p passage, what string, verdict flow.Verdict, is func(flow.Flow) bool) (flow.Flow, error) {
 	if env.Flows == nil {
-		return flow.Flow{}, final{driver.ErrNoFlows}
+		return flow.Flow{}, check.Final(driver.ErrNoFlows)
 	}
 	var found flow.Flow
 	q := flow.Query{From: p.from, To: p.to, Port: p.port, Verdicts: []flow.Verdict{verdict}, Since: p.since, Node: p.node}
@@ -61,7 +62,7 @@ func awaitFlow(ctx context.Context, env Env, p passage, what string, verdict flo
 		flows, err := env.Flows(ctx, q)
 		switch {
 		case errors.Is(err, driver.ErrNoFlows):
-			return final{err}
+			return check.Final(err)
 		case err != nil:
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // Names of the otel-collector component; see infra/k8s/base/otel-collector.
@@ -34,7 +36,7 @@ func sendOTLP(ctx context.Context, env Env, signal string, request any) error {
 	}
 	err = errors.New("no pod of the gateway is Ready")
 	for i := range pods {
-		if condition(&pods[i], "Ready") == "True" {
+		if ready(&pods[i]) {
 			if err = postOTLP(ctx, env, pods[i].GetName(), signal, body); err == nil {
 				return nil
 			}
@@ -74,7 +76,7 @@ func postOTLP(ctx context.Context, env Env, pod, signal string, body []byte) err
 		} `json:"partialSuccess"`
 	}
 	if json.Unmarshal(answer, &partial) == nil && partial.PartialSuccess.Message != "" {
-		return final{fmt.Errorf("%s took %s only in part: %s", pod, signal, partial.PartialSuccess.Message)}
+		return check.Final(fmt.Errorf("%s took %s only in part: %s", pod, signal, partial.PartialSuccess.Message))
 	}
 	return nil
 }

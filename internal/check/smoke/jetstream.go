@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // streamPrefix begins the name of every stream that a check makes.
@@ -187,7 +189,7 @@ func (e exercise) create(ctx context.Context, js jetstream.JetStream, config jet
 		var err error
 		stream, err = js.CreateStream(ctx, config)
 		if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
-			return final{err}
+			return check.Final(err)
 		}
 		if err != nil {
 			return fmt.Errorf("create with %d replicas: %w", config.Replicas, err)
@@ -211,10 +213,10 @@ func publish(ctx context.Context, js jetstream.JetStream, subject, id string, n 
 			return fmt.Errorf("publish message %d: %w", n, err)
 		}
 		if ack.Sequence != uint64(n) {
-			return final{fmt.Errorf("message %d was acknowledged as number %d of the stream: earlier acknowledged messages are gone or stored twice", n, ack.Sequence)}
+			return check.Final(fmt.Errorf("message %d was acknowledged as number %d of the stream: earlier acknowledged messages are gone or stored twice", n, ack.Sequence))
 		}
 		if ack.Duplicate && retries == 0 {
-			return final{fmt.Errorf("message %d was taken for a duplicate, and was sent once", n)}
+			return check.Final(fmt.Errorf("message %d was taken for a duplicate, and was sent once", n))
 		}
 		return nil
 	})
@@ -268,7 +270,7 @@ func (e exercise) settled(ctx context.Context, stream jetstream.Stream) error {
 		s := info.State
 		want := uint64(e.messages)
 		if s.Msgs != want || s.FirstSeq != 1 || s.LastSeq != want || s.NumDeleted != 0 {
-			return final{fmt.Errorf("it holds %d messages, numbers %d to %d, %d deleted; want %d, all", s.Msgs, s.FirstSeq, s.LastSeq, s.NumDeleted, want)}
+			return check.Final(fmt.Errorf("it holds %d messages, numbers %d to %d, %d deleted; want %d, all", s.Msgs, s.FirstSeq, s.LastSeq, s.NumDeleted, want))
 		}
 		if e.replicas == 1 {
 			return nil
@@ -311,7 +313,7 @@ func stepDown(ctx context.Context, connection *nats.Conn, stream jetstream.Strea
 			Error   *jetstream.APIError `json:"error"`
 		}
 		if err := json.Unmarshal(reply.Data, &answer); err != nil {
-			return final{fmt.Errorf("ask the leader to step down: %w", err)}
+			return check.Final(fmt.Errorf("ask the leader to step down: %w", err))
 		}
 		if answer.Error != nil {
 			return fmt.Errorf("ask the leader to step down: %w", answer.Error)

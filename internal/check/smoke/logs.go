@@ -116,13 +116,13 @@ func findLine(ctx context.Context, loki observe.Loki, w written, word string) (o
 		lines, err := loki.Query(ctx, query, observe.Range{Start: w.since, End: now.Add(time.Minute)}, 10, observe.NewestFirst)
 		switch {
 		case errors.Is(err, observe.ErrQuery):
-			return final{err}
+			return check.Final(err)
 		case err != nil:
 			return err
 		case len(lines) == 0:
 			return fmt.Errorf("the line that pod %s wrote on %s is not in Loki; look at the collector there: 'orrery kubectl -n observability-agents logs -l app.kubernetes.io/name=otel-agent'", w.pod, w.node)
 		case len(lines) > 1:
-			return final{fmt.Errorf("one line was written and Loki has %d of it", len(lines))}
+			return check.Final(fmt.Errorf("one line was written and Loki has %d of it", len(lines)))
 		}
 		found = lines[0]
 		return nil

@@ -64,7 +64,7 @@ func natsSpread(ctx context.Context, env Env) check.Result {
 	}
 	used := map[string]bool{}
 	for i := range pods {
-		if condition(&pods[i], "Ready") != "True" {
+		if !ready(&pods[i]) {
 			return check.Wait("%s is not Ready: %s", pods[i].GetName(), trouble(&pods[i]))
 		}
 		used[zoneOf[text(&pods[i], "spec", "nodeName")]] = true

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/kube"
 )
 
 // text of a field, or "".
@@ -13,27 +15,15 @@ func text(o *unstructured.Unstructured, path ...string) string {
 	return s
 }
 
-// condition is the status of a condition of o, or "".
-func condition(o *unstructured.Unstructured, kind string) string {
-	status, _ := conditionOf(o, kind)
-	return status
-}
-
-func conditionOf(o *unstructured.Unstructured, kind string) (status, message string) {
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	for _, c := range conditions {
-		if m, ok := c.(map[string]any); ok && m["type"] == kind {
-			status, _ = m["status"].(string)
-			message, _ = m["message"].(string)
-		}
-	}
-	return status, message
+// ready: the object says that it is.
+func ready(o *unstructured.Unstructured) bool {
+	return kube.StatusCondition(o, "Ready").True()
 }
 
 // trouble says in a line why a pod does not run yet, from what its status holds.
 func trouble(p *unstructured.Unstructured) string {
-	if status, message := conditionOf(p, "PodScheduled"); status == "False" {
-		return "not scheduled: " + message
+	if c := kube.StatusCondition(p, "PodScheduled"); c.Status == "False" {
+		return "not scheduled: " + c.Message
 	}
 	containers, _, _ := unstructured.NestedSlice(p.Object, "status", "containerStatuses")
 	for _, c := range containers {
@@ -49,8 +39,8 @@ func trouble(p *unstructured.Unstructured) string {
 			}
 		}
 	}
-	if _, message := conditionOf(p, "Ready"); message != "" {
-		return message
+	if c := kube.StatusCondition(p, "Ready"); c.Message != "" {
+		return c.Message
 	}
 	if message := text(p, "status", "message"); message != "" {
 		return message

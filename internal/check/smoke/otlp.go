@@ -30,19 +30,19 @@ func otlp(ctx context.Context, env Env) check.Result {
 		series, err := prometheus.Query(ctx, fmt.Sprintf("orrery_smoke_otlp{run=%q}", run), time.Time{})
 		switch {
 		case errors.Is(err, observe.ErrQuery):
-			return final{err}
+			return check.Final(err)
 		case err != nil:
 			return err
 		case len(series) == 0:
 			return errors.New("a metric that was pushed to the gateway is not in Prometheus")
 		case len(series) > 1:
-			return final{fmt.Errorf("one metric was pushed and Prometheus has %d series of it", len(series))}
+			return check.Final(fmt.Errorf("one metric was pushed and Prometheus has %d series of it", len(series)))
 		}
 		if p, _ := series[0].Last(); p.Value != want {
-			return final{fmt.Errorf("%v was pushed and Prometheus has %v", want, p.Value)}
+			return check.Final(fmt.Errorf("%v was pushed and Prometheus has %v", want, p.Value))
 		}
 		if job := series[0].Labels["job"]; job != "smoke" {
-			return final{fmt.Errorf("service smoke pushed the metric and Prometheus says job=%q", job)}
+			return check.Final(fmt.Errorf("service smoke pushed the metric and Prometheus says job=%q", job))
 		}
 		return nil
 	})

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
 )
 
@@ -71,14 +72,11 @@ func (p patient) RawGet(ctx context.Context, path string) ([]byte, error) {
 func again[T any](ctx context.Context, f func() (T, error)) (result T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		if result, err = f(); err == nil || !kube.Transient(err) {
-			return result, err
+	err = check.Until(ctx, check.Pause{First: 50 * time.Millisecond, Most: 2 * time.Second}, func() (err error) {
+		if result, err = f(); err != nil && !kube.Transient(err) {
+			err = check.Final(err)
 		}
-		select {
-		case <-ctx.Done():
-			return result, err
-		case <-time.After(wait):
-		}
-	}
+		return err
+	})
+	return result, err
 }

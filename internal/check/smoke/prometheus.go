@@ -317,7 +317,7 @@ func (s *sandbox) alerted(ctx context.Context, receiver, state string) error {
 			}
 		}
 		if err := json.Unmarshal([]byte(line), &message); err != nil {
-			return final{fmt.Errorf("the receiver was told something that is no alert: %q", line)}
+			return check.Final(fmt.Errorf("the receiver was told something that is no alert: %q", line))
 		}
 		for _, a := range message.Alerts {
 			if a.Labels["alertname"] == "OrreryVerify" && a.Labels["run"] == s.id && a.Status == state {

@@ -67,7 +67,7 @@ func pulseReady(ctx context.Context, env Env) check.Result {
 			return check.Wait("%d of %d replicas of pulse %s have a pod", len(roles[role]), replicas, role)
 		}
 		for _, p := range roles[role] {
-			if condition(&p, "Ready") != "True" {
+			if !ready(&p) {
 				return check.Wait("%s is not Ready: %s", p.GetName(), trouble(&p))
 			}
 			status, body, err := pulseGet(ctx, env, p.GetName(), pulseAdminPort, "/readyz")
@@ -141,7 +141,7 @@ func pulseDelivery(ctx context.Context, env Env) check.Result {
 				return err
 			}
 			if len(book.Producers) != 1 || book.Producers[0].Producer != producer {
-				return final{fmt.Errorf("%s answers for %d producers when asked for one", w.GetName(), len(book.Producers))}
+				return check.Final(fmt.Errorf("%s answers for %d producers when asked for one", w.GetName(), len(book.Producers)))
 			}
 			p = book.Producers[0]
 			if err := pulseSettled(p, 2*pulseEvents); err != nil {
@@ -172,11 +172,11 @@ func pulseDelivery(ctx context.Context, env Env) check.Result {
 func pulseSettled(p pulseProducer, n uint64) error {
 	switch {
 	case p.Lost > 0:
-		return final{fmt.Errorf("%d are lost, acknowledged but not delivered: %s", p.Lost, list(setOf(p.Missing)))}
+		return check.Final(fmt.Errorf("%d are lost, acknowledged but not delivered: %s", p.Lost, list(setOf(p.Missing))))
 	case p.Delivered > n || p.Sent > n:
-		return final{fmt.Errorf("%d were sent and %d delivered, but there are only %d: events were counted twice", p.Sent, p.Delivered, n)}
+		return check.Final(fmt.Errorf("%d were sent and %d delivered, but there are only %d: events were counted twice", p.Sent, p.Delivered, n))
 	case p.Skipped > 0:
-		return final{fmt.Errorf("%d numbers were never seen, though their senders were told that they are acknowledged", p.Skipped)}
+		return check.Final(fmt.Errorf("%d numbers were never seen, though their senders were told that they are acknowledged", p.Skipped))
 	case p.Acknowledged != n || p.Unacknowledged > 0 || p.Delivered != n || len(p.Missing) > 0:
 		return fmt.Errorf("%d of %d are acknowledged and %d delivered", p.Acknowledged, n, p.Delivered)
 	}

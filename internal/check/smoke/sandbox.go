@@ -97,7 +97,7 @@ func (s *sandbox) create(ctx context.Context, obj map[string]any) error {
 		if apierrors.IsForbidden(err) && strings.Contains(err.Error(), "serviceaccount") {
 			return err
 		}
-		return final{err}
+		return check.Final(err)
 	})
 }
 
@@ -271,8 +271,8 @@ func (s *sandbox) startedIn(ctx context.Context, namespace, name string) (*unstr
 		case phase == "Succeeded":
 			return nil
 		case phase == "Failed":
-			return final{fmt.Errorf("pod %s on %s failed: %s", name, text(p, "spec", "nodeName"), trouble(p))}
-		case condition(p, "Ready") == "True":
+			return check.Final(fmt.Errorf("pod %s on %s failed: %s", name, text(p, "spec", "nodeName"), trouble(p)))
+		case ready(p):
 			return nil
 		}
 		return fmt.Errorf("pod %s is %s: %s", name, strings.ToLower(phase), trouble(p))
@@ -299,39 +299,11 @@ func (s *sandbox) execIn(ctx context.Context, namespace, name string, args ...st
 	return strings.TrimSpace(out.String()), nil
 }
 
-// final marks an error that asking again will not cure.
-type final struct{ error }
-
-func (f final) Unwrap() error { return f.error }
-
-// until calls f until it returns nil or a final error, ctx ends or limit has passed; then
-// the error is the last one of f.
+// until is [check.Until] for at most limit.
 func until(ctx context.Context, limit time.Duration, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	wait := 25 * time.Millisecond
-	var last error // that was not disturbed by the end of ctx
-	for {
-		err := f()
-		if ctx.Err() == nil {
-			last = err
-		} else if err != nil && last != nil {
-			err = last
-		}
-		var stop final
-		switch {
-		case err == nil:
-			return nil
-		case errors.As(err, &stop):
-			return stop.error
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w (waited until %w)", err, context.Cause(ctx))
-		case <-time.After(wait):
-		}
-		wait = min(wait*3/2, 500*time.Millisecond)
-	}
+	return check.Until(ctx, check.Pause{First: 25 * time.Millisecond, Most: 500 * time.Millisecond}, f)
 }
 
 func toAny(in []string) []any {

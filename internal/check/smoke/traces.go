@@ -118,7 +118,7 @@ func (t sentTrace) request() any {
 func (t sentTrace) compare(got observe.Trace, err error) error {
 	if err != nil {
 		if errors.Is(err, observe.ErrQuery) {
-			return final{err}
+			return check.Final(err)
 		}
 		return err
 	}
@@ -135,11 +135,11 @@ func (t sentTrace) compare(got observe.Trace, err error) error {
 	}
 	switch {
 	case wrong != nil:
-		return final{fmt.Errorf("trace %s: %s", t.id, strings.Join(wrong, "; "))}
+		return check.Final(fmt.Errorf("trace %s: %s", t.id, strings.Join(wrong, "; ")))
 	case missing != nil:
 		return fmt.Errorf("trace %s: Tempo has %d of %d spans, not: %s", t.id, len(t.spans)-len(missing), len(t.spans), strings.Join(missing, ", "))
 	case len(got.Spans) != len(t.spans):
-		return final{fmt.Errorf("trace %s: %d spans were sent and Tempo has %d", t.id, len(t.spans), len(got.Spans))}
+		return check.Final(fmt.Errorf("trace %s: %d spans were sent and Tempo has %d", t.id, len(t.spans), len(got.Spans)))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
@@ -244,17 +245,12 @@ func service(o driver.Observation, node, name string) (driver.Service, bool) {
 func await(t *testing.T, what string, limit time.Duration, f func() error) {
 	t.Helper()
 	began := time.Now()
-	for {
-		err := f()
-		if err == nil {
-			t.Logf("%-28s %6.2f s", what, time.Since(began).Seconds())
-			return
-		}
-		if time.Since(began) > limit {
-			t.Fatalf("%s: not after %s: %v", what, limit, err)
-		}
-		time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := check.Until(ctx, check.Pause{First: 50 * time.Millisecond}, f); err != nil {
+		t.Fatalf("%s: not after %s: %v", what, limit, err)
 	}
+	t.Logf("%-28s %6.2f s", what, time.Since(began).Seconds())
 }
 
 func (r *run) controller(t *testing.T, d driver.Driver) driver.NodeController {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // contentAnnotation says what an object of ours was made from, so that the next look needs to
@@ -75,7 +77,7 @@ func (a *api) put(ctx context.Context, o object) error {
 		collection = fmt.Sprintf(collection, ns)
 	}
 	var refused error
-	err = poll(ctx, 100*time.Millisecond, func() error {
+	err = check.Until(ctx, check.Pause{First: 100 * time.Millisecond}, func() error {
 		err := a.putOnce(ctx, collection, o, meta, content)
 		var status *statusError
 		if errors.As(err, &status) && status.code/100 == 4 && status.code != http.StatusNotFound &&

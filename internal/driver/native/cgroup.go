@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // cgroups is how the host has its control groups mounted. On v1 a group of ours exists in
@@ -238,7 +240,7 @@ func (c cgroups) kill(ctx context.Context, group string) error {
 		_ = put(filepath.Join(c.Unified, group, "cgroup.kill"), "1")
 	}
 	self := os.Getpid()
-	return poll(ctx, 5*time.Millisecond, func() error {
+	return check.Until(ctx, check.Pause{First: 5 * time.Millisecond}, func() error {
 		left := slices.DeleteFunc(c.processes(group), func(pid int) bool { return pid == self || zombie(pid) })
 		if len(left) == 0 {
 			return nil
@@ -253,7 +255,7 @@ func (c cgroups) kill(ctx context.Context, group string) error {
 // remove removes the group and everything below it, bottom-up. A group stays busy for a
 // moment after its last process ended, hence the retries.
 func (c cgroups) remove(ctx context.Context, group string) error {
-	return poll(ctx, 10*time.Millisecond, func() error {
+	return check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() error {
 		var last error
 		for _, dir := range c.existing(group) {
 			if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, syscall.ENOENT) {
@@ -268,23 +270,6 @@ func (c cgroups) remove(ctx context.Context, group string) error {
 func (c cgroups) removeEmptyParent(group string) {
 	for _, m := range c.mounts() {
 		_ = syscall.Rmdir(filepath.Join(m, path.Dir(group)))
-	}
-}
-
-// poll calls f until it returns nil or ctx ends, whose error then wraps f's last one.
-func poll(ctx context.Context, every time.Duration, f func() error) error {
-	t := time.NewTicker(every)
-	defer t.Stop()
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-		case <-t.C:
-		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -132,7 +133,7 @@ func renderProd(t *testing.T, name string) []*unstructured.Unstructured {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := image.NewBuilder(image.Options{CacheDir: t.TempDir(), RepoRoot: cat.Root})
+	b, err := image.NewBuilder(build.Options{CacheDir: t.TempDir(), RepoRoot: cat.Root})
 	if err != nil {
 		t.Fatal(err)
 	}

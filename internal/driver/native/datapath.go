@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // datapath is what compiling, loading and keeping BPF programs needs of a node: folders of
@@ -79,7 +81,7 @@ const cniConfig = "05-cilium.conflist"
 // agent would do so as soon as it has begun, also when it then finds no compiler. What is shown
 // stays: pods outlive the agent.
 func (d *datapath) announce(ctx context.Context) {
-	_ = poll(ctx, 100*time.Millisecond, func() error {
+	_ = check.Until(ctx, check.Pause{First: 100 * time.Millisecond}, func() error {
 		if err := agentStatus(ctx, ciliumRun+"/cilium.sock"); err != nil {
 			return err
 		}

@@ -92,7 +92,7 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	var last supervisorStatus
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := poll(ctx, 10*time.Millisecond, func() (err error) {
+	err := check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() (err error) {
 		if last, err = c.status(ctx); err == nil && last.Registry.State != "running" {
 			err = errors.New(last.Registry.Detail)
 		}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
@@ -20,7 +21,7 @@ func (d *Driver) ensureSupervisor(ctx context.Context) error {
 	defer cancel()
 	c := newClient(d.paths)
 	if id, err := supervisorIdentity(d.paths); err == nil {
-		err := poll(ctx, 10*time.Millisecond, func() error {
+		err := check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() error {
 			if !id.Alive() {
 				return nil
 			}
@@ -67,7 +68,7 @@ func (d *Driver) spawnSupervisor(ctx context.Context, c *client) error {
 	}
 	go func() { _ = cmd.Wait() }() // so that one that ends at once is no zombie
 	var died bool
-	err = poll(ctx, 5*time.Millisecond, func() error {
+	err = check.Until(ctx, check.Pause{First: 5 * time.Millisecond}, func() error {
 		if !id.Alive() {
 			// Perhaps because another process was quicker to start one.
 			if other, err := supervisorIdentity(d.paths); err != nil || other == id {

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/check"
 )
 
 // backoff is the pause before a restart: it doubles from first to most, and is first again
@@ -210,7 +212,7 @@ func (s *serviceSet) stop(limit time.Duration) {
 func (s *serviceSet) drain(deadline time.Time, which func(string) bool) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	_ = poll(ctx, 5*time.Millisecond, func() error {
+	_ = check.Until(ctx, check.Pause{First: 5 * time.Millisecond}, func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for name, pid := range s.byName {
@@ -259,7 +261,7 @@ type wait struct {
 
 func awaitTarget(ctx context.Context, target, as string) error {
 	if !strings.HasPrefix(target, "https:") {
-		return poll(ctx, 20*time.Millisecond, func() error {
+		return check.Until(ctx, check.Pause{First: 20 * time.Millisecond}, func() error {
 			c, err := net.Dial("unix", strings.TrimPrefix(target, "unix:"))
 			if err != nil {
 				return err
@@ -283,7 +285,7 @@ func awaitTarget(ctx context.Context, target, as string) error {
 	}
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: secure}}
 	defer client.CloseIdleConnections()
-	return poll(ctx, 100*time.Millisecond, func() error {
+	return check.Until(ctx, check.Pause{First: 100 * time.Millisecond}, func() error {
 		r, err := client.Get(target)
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 )
@@ -106,7 +107,7 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	builder, err := image.NewBuilder(image.Options{CacheDir: "/var/cache/orrery", RepoRoot: repo})
+	builder, err := image.NewBuilder(build.Options{CacheDir: "/var/cache/orrery", RepoRoot: repo})
 	if err != nil {
 		return nil, err
 	}
