@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/kubeconfig"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -53,22 +53,13 @@ func (o *options) mergeKubeconfig(ctx context.Context) error {
 		return err
 	}
 	defer e.Close()
-	target := userKubeconfig()
+	target, err := kubeconfig.Default()
+	if err != nil {
+		return err
+	}
 	if err := e.MergeKubeconfig(ctx, target); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(o.out, "Context %s is now the current one of %s.\n", e.ContextName(), target)
 	return err
-}
-
-// userKubeconfig is the file that kubectl would write to.
-func userKubeconfig() string {
-	if list := filepath.SplitList(os.Getenv("KUBECONFIG")); len(list) > 0 {
-		return list[0]
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = "/root"
-	}
-	return filepath.Join(home, ".kube", "config")
 }

@@ -140,20 +140,30 @@ func assetVersion() string {
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
-func (c *Console) routes() {
-	for pattern, view := range map[string]viewFunc{
+// pages are the views by the pattern of their address (net/http.ServeMux).
+func (c *Console) pages() map[string]viewFunc {
+	return map[string]viewFunc{
 		"GET /{$}":         c.overview,
 		"GET /map":         c.serviceMap,
 		"GET /d/{name}":    c.board,
 		"GET /logs":        c.logs,
+		"GET /traces":      c.traces,
 		"GET /traces/{id}": c.trace,
 		"GET /verify":      c.verify,
-	} {
-		c.mux.HandleFunc(pattern, c.page(view))
+	}
+}
+
+const tracesPattern = "GET /traces"
+
+func (c *Console) routes() {
+	for pattern, view := range c.pages() {
+		if pattern != tracesPattern {
+			c.mux.HandleFunc(pattern, c.page(view))
+		}
 	}
 	// Somebody who pastes an id into the search means that trace.
 	search := c.page(c.traces)
-	c.mux.HandleFunc("GET /traces", func(w http.ResponseWriter, r *http.Request) {
+	c.mux.HandleFunc(tracesPattern, func(w http.ResponseWriter, r *http.Request) {
 		if q := strings.TrimSpace(r.URL.Query().Get("q")); len(q) >= 16 {
 			if id, err := observe.ParseTraceID(q); err == nil {
 				http.Redirect(w, r, "/traces/"+id, http.StatusSeeOther) //nolint:gosec // G710: an id is hexadecimal
@@ -345,26 +355,25 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// viewOf finds the page of an address, as the mux would.
-func (c *Console) viewOf(r *http.Request) viewFunc {
-	path := r.URL.Path
-	switch {
-	case path == "/":
-		return c.overview
-	case path == "/map":
-		return c.serviceMap
-	case path == "/logs":
-		return c.logs
-	case path == "/traces":
-		return c.traces
-	case path == "/verify":
-		return c.verify
-	case strings.HasPrefix(path, "/d/"):
-		r.SetPathValue("name", strings.TrimPrefix(path, "/d/"))
-		return c.board
-	case strings.HasPrefix(path, "/traces/"):
-		r.SetPathValue("id", strings.TrimPrefix(path, "/traces/"))
-		return c.trace
+// viewOf finds the page of an address, and gives the request the parts of it that the page
+// reads; nil when there is none.
+func (c *Console) viewOf(r *http.Request) (found viewFunc) {
+	mux := http.NewServeMux()
+	for pattern, view := range c.pages() {
+		mux.HandleFunc(pattern, func(_ http.ResponseWriter, matched *http.Request) {
+			found = view
+			for _, part := range []string{"name", "id"} {
+				r.SetPathValue(part, matched.PathValue(part))
+			}
+		})
 	}
-	return nil
+	mux.ServeHTTP(discarded{http.Header{}}, r)
+	return found
 }
+
+// discarded is the answer of a mux that is only asked which pattern fits.
+type discarded struct{ header http.Header }
+
+func (d discarded) Header() http.Header       { return d.header }
+func (discarded) Write(p []byte) (int, error) { return len(p), nil }
+func (discarded) WriteHeader(int)             {}

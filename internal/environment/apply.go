@@ -62,6 +62,7 @@ func (p *Platform) noteSkipped(ctx context.Context, pl plan.Plan, result engine.
 		skipped = map[string]plan.Cause{}
 	}
 	var errs []error
+	verifies := slices.ContainsFunc(pl.Steps, func(s plan.Step) bool { return s.Kind == plan.KindVerify })
 	for _, s := range pl.Steps {
 		r, ran := result.Steps[s.ID]
 		cause := r.Cause
@@ -70,12 +71,12 @@ func (p *Platform) noteSkipped(ctx context.Context, pl plan.Plan, result engine.
 		switch s.Kind {
 		case plan.KindDeploy:
 			delete(skipped, s.Subject)
-			if out {
-				skipped[s.Subject] = cause
+			if !out {
+				break
 			}
-		case plan.KindVerify:
-			if c, ok := p.Component(s.Subject); ok && out && !skipped[c.Name].IsZero() {
-				for _, condition := range skippedChecks(c.Name, c.Smoke, skipped[c.Name]) {
+			skipped[s.Subject] = cause
+			if c, ok := p.Component(s.Subject); ok && verifies {
+				for _, condition := range skippedChecks(c.Name, c.Smoke, cause) {
 					p.addResults(RunCheck(ctx, condition))
 				}
 			}
@@ -83,7 +84,7 @@ func (p *Platform) noteSkipped(ctx context.Context, pl plan.Plan, result engine.
 		default:
 			continue
 		}
-		if out && s.Kind != plan.KindVerify && slices.Contains(p.selection.Require, s.Subject) {
+		if out && slices.Contains(p.selection.Require, s.Subject) {
 			errs = append(errs, fmt.Errorf("%s is required and was skipped: %s", s.Subject, cause))
 		}
 	}

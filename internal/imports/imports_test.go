@@ -21,6 +21,10 @@ var pure = map[string]string{
 // "ours" for this module, "others" for all but the standard library.
 var rules = []struct{ packages, not, why string }{
 	{"atomicfile disk filelock golden proc reference spelling ui", "ours", "what everything may use uses nothing"},
+	{"failure", "ours", "everything may say whose an error is"},
+	{"supply", "internal/environment internal/engine internal/driver internal/kube internal/console", "it knows no environment and no cluster"},
+	{"environment", "internal/app internal/console internal/driver/native github.com/spf13/cobra", "it knows no verb, and drivers only by their kind"},
+	{"app", "internal/engine", "it parses, calls and prints"},
 	{"check", "ours", "drivers, kube and tests share it"},
 	{"check/smoke", "internal/driver/native", "what a check says must be true on every driver"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},

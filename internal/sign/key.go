@@ -71,7 +71,7 @@ func (p Passwords) Lost(dir string) bool {
 	if _, err := os.Stat(filepath.Join(dir, PrivateFile)); err != nil {
 		return false
 	}
-	_, err := p.existing(context.Background(), dir)
+	_, err := randomPassword(p.keyring(), dir)
 	return errors.Is(err, errNoEntry)
 }
 

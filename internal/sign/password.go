@@ -55,8 +55,12 @@ func (p Passwords) existing(ctx context.Context, dir string) ([]byte, error) {
 	case p.SOPS != "":
 		return p.decrypt(ctx)
 	}
-	secret, ringErr := p.keyring().get(entryName(dir))
-	if ringErr == nil {
+	return randomPassword(p.keyring(), dir)
+}
+
+// randomPassword is one that nobody gave.
+func randomPassword(ring keyring, dir string) ([]byte, error) {
+	if secret, err := ring.get(entryName(dir)); err == nil {
 		return secret, nil
 	}
 	if secret, err := os.ReadFile(filepath.Join(dir, passwordFile)); err == nil {
