@@ -375,7 +375,9 @@ func TestFaults(t *testing.T) {
 	if _, err := c.Apply(t.Context(), "shop", objs); err != nil {
 		t.Error(err)
 	}
-	if !slices.ContainsFunc(s.Requests(), func(r kubetest.Request) bool { return r.Method == http.MethodPatch && strings.Contains(r.Path, "force=true") }) {
+	if !slices.ContainsFunc(s.Requests(), func(r kubetest.Request) bool {
+		return r.Method == http.MethodPatch && strings.Contains(r.Path, "force=true")
+	}) {
 		t.Error("requests are not recorded")
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -114,6 +116,7 @@ func (s *Server) Listen(address string) error {
 	server := httptest.NewUnstartedServer(s)
 	server.Listener.Close() // the one that httptest chose
 	server.Listener = l
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // what clients break off
 	server.StartTLS()
 	s.http, s.address = server, l.Addr().String()
 	s.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
@@ -138,6 +141,13 @@ func (s *Server) Address() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.address
+}
+
+// Running says whether the server listens.
+func (s *Server) Running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.http != nil
 }
 
 // Kubeconfig is a file for clients of the server.
