@@ -292,7 +292,11 @@ func (s *Server) pod(o *unstructured.Unstructured, held bool, why string) {
 	case job:
 		phase = "Succeeded"
 	}
+	o, node := s.scheduled(o)
 	ip := address("10.244", string(o.GetUID()))
+	if onHost, _, _ := unstructured.NestedBool(o.Object, "spec", "hostNetwork"); onHost {
+		ip = node.Address
+	}
 	s.setStatus(o, map[string]any{
 		"phase": phase, "podIP": ip, "podIPs": []any{map[string]any{"ip": ip}}, "startTime": "2026-01-01T00:00:00Z", "containerStatuses": statuses,
 		"conditions": []any{
@@ -301,6 +305,28 @@ func (s *Server) pod(o *unstructured.Unstructured, held bool, why string) {
 			condition("ContainersReady", !held && !job, "Test", why),
 		},
 	})
+}
+
+// scheduled puts a pod on a node unless it is on one: the one that its selector names, else
+// that with the fewest pods.
+func (s *Server) scheduled(o *unstructured.Unstructured) (*unstructured.Unstructured, Node) {
+	on := map[string]int{}
+	for _, pod := range s.all(schema.GroupKind{Kind: "Pod"}) {
+		on[text(pod, "spec", "nodeName")]++
+	}
+	wanted := cmp.Or(text(o, "spec", "nodeName"), text(o, "spec", "nodeSelector", "kubernetes.io/hostname"))
+	var chosen Node
+	for _, n := range s.nodes {
+		if wanted == n.Name || wanted == "" && (chosen.Name == "" || on[n.Name] < on[chosen.Name]) {
+			chosen = n
+		}
+	}
+	if chosen.Name != "" && text(o, "spec", "nodeName") == "" && o.Object["spec"] != nil {
+		o = o.DeepCopy()
+		_ = unstructured.SetNestedField(o.Object, chosen.Name, "spec", "nodeName")
+		s.objects[keyOf(o)] = o // setStatus follows
+	}
+	return o, chosen
 }
 
 // Node is one of the cluster.

@@ -56,6 +56,10 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if exec, ok := s.asExec(r); ok {
+		s.serveExec(w, r, exec)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		refuse(w, fmt.Errorf("read the request: %w", err))
@@ -109,6 +113,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, code, answer)
+}
+
+// asExec reads /api/v1/namespaces/NAMESPACE/pods/NAME/exec.
+func (s *Server) asExec(r *http.Request) (Exec, bool) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if len(parts) != 7 || parts[0] != "api" || parts[4] != "pods" || parts[6] != "exec" {
+		return Exec{}, false
+	}
+	return Exec{Namespace: parts[3], Pod: parts[5], Container: r.URL.Query().Get("container"), Command: r.URL.Query()["command"]}, true
 }
 
 func (s *Server) groups() metav1.APIGroupList {

@@ -41,6 +41,7 @@ type Server struct {
 	requests []Request
 	logs     map[string]string
 	nodes    []Node
+	run      func(Exec) (string, error)
 	emptying map[key]bool // namespaces and CRDs whose contents are being deleted
 }
 

@@ -3,6 +3,7 @@ package kubetest
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"net/http"
 	"strconv"
 	"strings"
@@ -32,6 +33,18 @@ func (s *Server) Get(apiVersion, kind, namespace, name string) *unstructured.Uns
 	defer s.mu.Unlock()
 	gvk := schema.FromAPIVersionAndKind(apiVersion, kind)
 	return s.objects[key{gvk.Group, gvk.Kind, namespace, name}].DeepCopy()
+}
+
+// List is all objects of a kind in a namespace, or in all when it is empty.
+func (s *Server) List(apiVersion, kind, namespace string) (found []*unstructured.Unstructured) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.all(schema.FromAPIVersionAndKind(apiVersion, kind).GroupKind()) {
+		if namespace == "" || o.GetNamespace() == namespace {
+			found = append(found, o.DeepCopy())
+		}
+	}
+	return found
 }
 
 func object(apiVersion, kind, namespace, name string, more map[string]any) *unstructured.Unstructured {
@@ -109,15 +122,33 @@ func admit(o *unstructured.Unstructured) {
 		if text(o, "spec", "type") != "ExternalName" && text(o, "spec", "clusterIP") == "" {
 			_ = unstructured.SetNestedField(o.Object, address("10.96", string(o.GetUID())), "spec", "clusterIP")
 		}
+		if text(o, "spec", "type") == "NodePort" {
+			nodePorts(o)
+		}
 	}
+}
+
+// nodePorts gives the ports of a Service those of nodes.
+func nodePorts(o *unstructured.Unstructured) {
+	ports, _, _ := unstructured.NestedSlice(o.Object, "spec", "ports")
+	for i, p := range ports {
+		if p, ok := p.(map[string]any); ok && p["nodePort"] == nil {
+			p["nodePort"] = 30000 + int64(number(string(o.GetUID()))+uint32(i))%2768
+		}
+	}
+	_ = unstructured.SetNestedSlice(o.Object, ports, "spec", "ports")
+}
+
+// number is one that a text always gets.
+func number(of string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(of)) // never fails
+	return h.Sum32()
 }
 
 // address is one in a range that a text always gets.
 func address(prefix, of string) string {
-	sum := uint32(0)
-	for _, c := range of {
-		sum = sum*31 + uint32(c)
-	}
+	sum := number(of)
 	return fmt.Sprintf("%s.%d.%d", prefix, 1+sum>>8%250, 1+sum%250)
 }
 
