@@ -71,8 +71,14 @@ func New(o Options) (*Driver, error) {
 	if o.Host == "" {
 		return nil, fmt.Errorf("the fake driver has no host: set %s to the URL of one", HostVariable)
 	}
+	if o.Journal == nil || o.StateDir == "" {
+		return nil, errors.New("the fake driver needs a journal and a state directory")
+	}
 	return &Driver{o}, nil
 }
+
+// client leaves no connection behind.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 // ask sends an order to the host.
 func (d *Driver) ask(ctx context.Context, o order) (report, error) {
@@ -86,7 +92,7 @@ func (d *Driver) ask(ctx context.Context, o order) (report, error) {
 	if err != nil {
 		return fail(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return fail(err)
 	}

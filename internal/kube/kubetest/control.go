@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -402,11 +401,13 @@ func (s *Server) SetLog(namespace, pod, container, text string) {
 	s.logs[namespace+"/"+pod+"/"+container] = text
 }
 
-func (s *Server) serveLog(w http.ResponseWriter, q request) {
+// podLog is an answer that is text.
+type podLog string
+
+func (s *Server) log(q request) (podLog, error) {
 	pod := s.objects[q.key()]
 	if q.kind.gvk.Kind != "Pod" || pod == nil {
-		refuse(w, q.notFound())
-		return
+		return "", q.notFound()
 	}
 	container := q.query.Get("container")
 	if container == "" {
@@ -420,7 +421,6 @@ func (s *Server) serveLog(w http.ResponseWriter, q request) {
 	if !ok {
 		text = "log of " + q.name + "/" + container + "\n"
 	}
-	w.Header().Set("Content-Type", "text/plain")
 	lines := strings.SplitAfter(text, "\n")
 	if n, err := strconv.Atoi(q.query.Get("tailLines")); err == nil {
 		if lines[len(lines)-1] == "" {
@@ -428,5 +428,5 @@ func (s *Server) serveLog(w http.ResponseWriter, q request) {
 		}
 		lines = lines[max(0, len(lines)-n):]
 	}
-	fmt.Fprint(w, strings.Join(lines, ""))
+	return podLog(strings.Join(lines, "")), nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
@@ -47,7 +48,8 @@ func (s *Server) serveExec(w http.ResponseWriter, r *http.Request, e Exec) {
 	}
 	channels := []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.ReadChannel}
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{execProtocol: {Binary: true, Channels: channels}})
-	_, streams, err := conn.Open(w, r)
+	quiet := klog.NewContext(r.Context(), klog.Logger{}) // that we hang up is no error
+	_, streams, err := conn.Open(w, r.WithContext(quiet))
 	if err != nil {
 		return // it has answered, or there is nobody to answer
 	}

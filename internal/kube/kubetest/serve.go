@@ -65,54 +65,58 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, fmt.Errorf("read the request: %w", err))
 		return
 	}
+	if r.URL.Path == "/version" {
+		reply(w, http.StatusOK, map[string]string{"major": "1", "minor": strings.Split(Version, ".")[1], "gitVersion": Version, "platform": "test/test"})
+		return
+	}
+	code, answer, err := s.locked(r, body)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	if log, ok := answer.(podLog); ok {
+		w.Header().Set("Content-Type", "text/plain")
+		_, _ = io.WriteString(w, string(log))
+		return
+	}
+	reply(w, code, answer)
+}
+
+// locked does what is asked for; the answer is a copy.
+func (s *Server) locked(r *http.Request, body []byte) (code int, answer any, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	switch {
-	case r.URL.Path == "/version":
-		reply(w, http.StatusOK, map[string]string{"major": "1", "minor": strings.Split(Version, ".")[1], "gitVersion": Version, "platform": "test/test"})
-		return
-	case parts[0] == "api" && len(parts) == 1:
-		reply(w, http.StatusOK, metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"}})
-		return
-	case parts[0] == "apis" && len(parts) == 1:
-		reply(w, http.StatusOK, s.groups())
-		return
-	}
 	var gv schema.GroupVersion
 	switch {
+	case len(parts) == 1 && parts[0] == "api":
+		return http.StatusOK, metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"}}, nil
+	case len(parts) == 1 && parts[0] == "apis":
+		return http.StatusOK, s.groups(), nil
 	case parts[0] == "api":
 		gv, parts = schema.GroupVersion{Version: parts[1]}, parts[2:]
 	case parts[0] == "apis" && len(parts) > 2:
 		gv, parts = schema.GroupVersion{Group: parts[1], Version: parts[2]}, parts[3:]
 	default:
-		refuse(w, errNoSuchPath)
-		return
+		return 0, nil, errNoSuchPath
 	}
 	if len(parts) == 0 {
-		if list := s.discover(gv); list.APIResources != nil {
-			reply(w, http.StatusOK, list)
-		} else {
-			refuse(w, errNoSuchPath)
+		list := s.discover(gv)
+		if list.APIResources == nil {
+			return 0, nil, errNoSuchPath
 		}
-		return
+		return http.StatusOK, list, nil
 	}
 	q, err := s.parse(gv, parts)
 	if err != nil {
-		refuse(w, err)
-		return
+		return 0, nil, err
 	}
 	q.method, q.query, q.body, q.contentType, q.accept = r.Method, r.URL.Query(), body, r.Header.Get("Content-Type"), r.Header.Get("Accept")
 	if q.subresource == "log" {
-		s.serveLog(w, q)
-		return
+		log, err := s.log(q)
+		return http.StatusOK, log, err
 	}
-	code, answer, err := s.answer(q)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	reply(w, code, answer)
+	return s.answer(q)
 }
 
 // asExec reads /api/v1/namespaces/NAMESPACE/pods/NAME/exec.
