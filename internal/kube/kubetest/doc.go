@@ -7,8 +7,8 @@
 // takes every list as one value; strategic merge patches are merged as JSON merge patches.
 // Pods belong to their workload directly, without a ReplicaSet, and run nothing: exec is
 // answered by a function ([Server.HandleExec]), and there is no port-forward. There are no
-// watches, no admission webhooks, no quotas and no RBAC. Its controllers act within the
-// request, so nothing is ever a moment late.
+// watches, no admission webhooks, no quotas, and no RBAC but what a test denies
+// ([Server.Deny]). Its controllers act within the request, so nothing is ever a moment late.
 //
 // It is for tests only and must never import internal/kube, whose tests may use it.
 // Start reading at server.go.

@@ -30,6 +30,7 @@ var builtin = map[string]string{
 	"apiextensions.k8s.io/v1":         "*CustomResourceDefinition",
 	"apiregistration.k8s.io/v1":       "*APIService",
 	"apps/v1":                         "ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet",
+	"authorization.k8s.io/v1":         "*SelfSubjectAccessReview",
 	"autoscaling/v2":                  "HorizontalPodAutoscaler",
 	"batch/v1":                        "CronJob Job",
 	"certificates.k8s.io/v1":          "*CertificateSigningRequest",

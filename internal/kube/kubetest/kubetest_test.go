@@ -430,3 +430,28 @@ func TestPaths(t *testing.T) {
 		t.Errorf("somebody who knows no certificate: %v", err)
 	}
 }
+
+// What is denied is forbidden, and the server says so when it is asked.
+func TestDeny(t *testing.T) {
+	s, c := connect(t)
+	s.Deny("create", "", "namespaces")
+	s.Deny("", "apps", "deployments")
+	review := func(verb, group, resource string) bool {
+		t.Helper()
+		body := []byte(`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"` + verb + `","group":"` + group + `","resource":"` + resource + `"}}}`)
+		answer, err := c.RawPost(t.Context(), "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(answer), `"allowed":true`)
+	}
+	if review("create", "", "namespaces") || review("patch", "apps", "deployments") || !review("list", "", "namespaces") {
+		t.Error("the reviews are wrong")
+	}
+	if err := c.Create(t.Context(), objects(t, platform)[0]); !apierrors.IsForbidden(err) {
+		t.Errorf("made what is denied: %v", err)
+	}
+	if _, err := c.List(t.Context(), "apps/v1", "Deployment", "", ""); !apierrors.IsForbidden(err) {
+		t.Errorf("listed what is denied: %v", err)
+	}
+}

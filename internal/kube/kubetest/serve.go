@@ -112,6 +112,9 @@ func (s *Server) locked(r *http.Request, body []byte) (code int, answer any, err
 		return 0, nil, err
 	}
 	q.method, q.query, q.body, q.contentType, q.accept = r.Method, r.URL.Query(), body, r.Header.Get("Content-Type"), r.Header.Get("Accept")
+	if err := s.authorize(q); err != nil {
+		return 0, nil, err
+	}
 	if q.subresource == "log" {
 		log, err := s.log(q)
 		return http.StatusOK, log, err

@@ -42,6 +42,7 @@ type Server struct {
 	logs     map[string]string
 	nodes    []Node
 	run      func(Exec) (string, error)
+	denied   map[right]bool
 	emptying map[key]bool // namespaces and CRDs whose contents are being deleted
 }
 
@@ -76,12 +77,13 @@ func NewServer() *Server {
 }
 
 // Reset makes the cluster a new one: no objects but those that every cluster has, no nodes,
-// nothing held. Faults, handlers and the listener stay.
+// nothing held or denied. Faults, handlers and the listener stay.
 func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.objects, s.kinds = map[key]*unstructured.Unstructured{}, map[schema.GroupVersionKind]kind{}
 	s.holds, s.logs, s.nodes, s.emptying = map[Ref]string{}, map[string]string{}, nil, map[key]bool{}
+	s.denied = map[right]bool{}
 	for _, k := range builtins() {
 		s.kinds[k.gvk] = k
 	}
