@@ -59,7 +59,8 @@ func Write(ctx context.Context, dir string) (p Platform, err error) {
 	if p.Catalog, err = catalog.Load(p.Root); err != nil {
 		return p, fmt.Errorf("the platform for tests: %w", err)
 	}
-	m := maker{ctx: ctx, dir: filepath.Join(dir, "made"), locked: lock.Platform{Binaries: map[string]lock.Binary{}, Images: map[string]lock.Image{}}}
+	m := maker{ctx: ctx, dir: filepath.Join(dir, "made"),
+		locked: lock.Platform{Binaries: map[string]lock.Binary{}, Images: map[string]lock.Image{}}}
 	if m.builder, err = image.NewBuilder(image.Options{CacheDir: filepath.Join(dir, "cache-of-describing"), RepoRoot: p.Root}); err != nil {
 		return p, err
 	}
@@ -117,7 +118,8 @@ func (p Platform) Import(ctx context.Context, cacheDir string) (string, error) {
 		return "", err
 	}
 	defer b.Close()
-	r, err := b.Import(ctx, bundle.ImportOptions{CacheDir: cacheDir, Platform: image.Platform(), Have: func(string) (string, bool) { return "", false }})
+	nothing := func(string) (string, bool) { return "", false }
+	r, err := b.Import(ctx, bundle.ImportOptions{CacheDir: cacheDir, Platform: image.Platform(), Have: nothing})
 	return r.Digest, err
 }
 

@@ -82,7 +82,8 @@ func TestRender(t *testing.T) {
 	}
 	for _, overlay := range p.Catalog.Overlays {
 		for _, name := range overlay.Components {
-			objs, err := kube.Render(kube.RenderInput{Component: p.Catalog.Components[name], Overlay: overlay, Images: refs, Facts: kube.Facts{Environment: "e"}})
+			objs, err := kube.Render(kube.RenderInput{Component: p.Catalog.Components[name], Overlay: overlay, Images: refs,
+				Facts: kube.Facts{Environment: "e"}})
 			if err != nil || len(objs) == 0 {
 				t.Errorf("%s of %s: %d objects, %v", name, overlay.Name, len(objs), err)
 			}

@@ -156,7 +156,8 @@ func nodeProgram(t *testing.T, store *bundle.Store, dir string, bin catalog.Bina
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := sign.Seal(sha256, key, sign.Documents{SBOM: papers["application/vnd.cyclonedx+json"], Provenance: papers["application/vnd.in-toto+json"]})
+	sealed, err := sign.Seal(sha256, key, sign.Documents{SBOM: papers["application/vnd.cyclonedx+json"],
+		Provenance: papers["application/vnd.in-toto+json"]})
 	if err != nil {
 		t.Fatal(err)
 	}

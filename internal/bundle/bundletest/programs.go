@@ -60,7 +60,8 @@ func (m *maker) describe(bin catalog.Binary) (image.ProgramInfo, error) {
 	}
 	entry.SHA256 = sum(content(bin.Name))
 	m.locked.Binaries[bin.Name] = entry
-	return image.ProgramInfo{Path: "/" + bin.Name, Package: "example.org/small/" + bin.Package, Go: entry.Go, Main: image.Module{Path: "example.org/small"}}, nil
+	return image.ProgramInfo{Path: "/" + bin.Name, Package: "example.org/small/" + bin.Package, Go: entry.Go,
+		Main: image.Module{Path: "example.org/small"}}, nil
 }
 
 // program makes one of the nodes'.
@@ -87,7 +88,8 @@ func (m *maker) program(bin catalog.Binary) error {
 	}
 	entry.SBOM = "sha256:" + sum(bill)
 	m.locked.Binaries[bin.Name] = entry
-	m.papers = append(m.papers, bundle.Paper{Program: bin.Name, Type: sbomType, Data: bill}, bundle.Paper{Program: bin.Name, Type: provenanceType, Data: provenance})
+	m.papers = append(m.papers, bundle.Paper{Program: bin.Name, Type: sbomType, Data: bill}, bundle.Paper{Program: bin.Name,
+		Type: provenanceType, Data: provenance})
 	return nil
 }
 
@@ -128,7 +130,8 @@ func (m *maker) image(img catalog.Image) error {
 	if err != nil {
 		return err
 	}
-	provenance, err := sbom.Provenance(sbom.Source{Image: in, Entry: entry, Binaries: m.locked.Binaries, ToolchainVersion: infos[0].Go, ToolchainSum: toolchain})
+	provenance, err := sbom.Provenance(sbom.Source{Image: in, Entry: entry, Binaries: m.locked.Binaries, ToolchainVersion: infos[0].Go,
+		ToolchainSum: toolchain})
 	if err != nil {
 		return err
 	}
@@ -172,7 +175,8 @@ func (m *maker) layout(img catalog.Image, layer []byte) (image.Built, v1.Descrip
 	if err != nil {
 		return built, config, err
 	}
-	if text, err = json.Marshal(v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: config, Layers: []v1.Descriptor{packed}}); err != nil {
+	if text, err = json.Marshal(v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: config,
+		Layers: []v1.Descriptor{packed}}); err != nil {
 		return built, config, err
 	}
 	manifest, err := blob(types.OCIManifestSchema1, text)

@@ -243,7 +243,8 @@ func (d *Driver) nodes(m memory) []kubetest.Node {
 	nodes := []kubetest.Node{}
 	for _, n := range d.Spec.Topology() {
 		nodes = append(nodes, kubetest.Node{
-			Name: n.Name, Address: n.Address.String(), PodCIDR: n.PodCIDR.String(), Server: n.Role == spec.RoleServer, Ready: !m.Nodes[n.Name].Stopped,
+			Name: n.Name, Address: n.Address.String(), PodCIDR: n.PodCIDR.String(),
+			Server: n.Role == spec.RoleServer, Ready: !m.Nodes[n.Name].Stopped,
 			Labels: map[string]string{"topology.kubernetes.io/zone": n.Zone, "rack": n.Rack},
 		})
 	}
@@ -253,21 +254,22 @@ func (d *Driver) nodes(m memory) []kubetest.Node {
 // Ready implements [driver.Driver].
 func (d *Driver) Ready(ctx context.Context) error {
 	return d.do(ctx, "Ready", func() error {
-		r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 20 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
-			o, err := d.observe(ctx)
-			switch {
-			case err != nil:
-				return check.Fail(err)
-			case o.Phase == driver.PhaseRunning:
-				return check.OK("%d nodes are Ready", len(o.Nodes))
-			}
-			for _, n := range o.Nodes {
-				if !n.Running && !n.Stopped {
-					return check.Wait("node %s does not run", n.Name)
+		r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 20 * time.Millisecond,
+			Probe: func(ctx context.Context) check.Result {
+				o, err := d.observe(ctx)
+				switch {
+				case err != nil:
+					return check.Fail(err)
+				case o.Phase == driver.PhaseRunning:
+					return check.OK("%d nodes are Ready", len(o.Nodes))
 				}
-			}
-			return check.Fail(fmt.Errorf("the environment is %s", o.Phase))
-		}}, nil)
+				for _, n := range o.Nodes {
+					if !n.Running && !n.Stopped {
+						return check.Wait("node %s does not run", n.Name)
+					}
+				}
+				return check.Fail(fmt.Errorf("the environment is %s", o.Phase))
+			}}, nil)
 		return r.Err
 	})
 }

@@ -109,7 +109,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func configMaps(kubeconfig string, f func(dynamic.ResourceInterface) (*unstructured.Unstructured, error)) (*unstructured.Unstructured, error) {
+func configMaps(kubeconfig string, f func(dynamic.ResourceInterface) (*unstructured.Unstructured, error)) (
+	*unstructured.Unstructured, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, err

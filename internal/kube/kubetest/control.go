@@ -107,7 +107,8 @@ func (s *Server) control(o *unstructured.Unstructured) {
 	case schema.GroupKind{Kind: "PersistentVolumeClaim"}:
 		s.claim(o, held)
 	case schema.GroupKind{Group: "policy", Kind: "PodDisruptionBudget"}:
-		s.setStatus(o, map[string]any{"observedGeneration": o.GetGeneration(), "currentHealthy": int64(1), "desiredHealthy": int64(0), "disruptionsAllowed": int64(1), "expectedPods": int64(1)})
+		s.setStatus(o, map[string]any{"observedGeneration": o.GetGeneration(), "currentHealthy": int64(1), "desiredHealthy": int64(0),
+			"disruptionsAllowed": int64(1), "expectedPods": int64(1)})
 	default:
 		s.other(o, held, why)
 	}
@@ -131,7 +132,8 @@ func (s *Server) other(o *unstructured.Unstructured, held bool, why string) {
 
 func (s *Server) define(crd *unstructured.Unstructured, held bool, why string) {
 	if held {
-		s.setStatus(crd, map[string]any{"conditions": []any{condition("NamesAccepted", true, "Test", ""), condition("Established", false, "Held", why)}})
+		s.setStatus(crd, map[string]any{"conditions": []any{condition("NamesAccepted", true, "Test", ""),
+			condition("Established", false, "Held", why)}})
 		return
 	}
 	served := map[schema.GroupVersionKind]bool{}
@@ -242,7 +244,8 @@ func (s *Server) pods(o *unstructured.Unstructured, n int) {
 		pod.SetLabels(labels)
 		pod.SetAnnotations(annotations)
 		controller := true
-		pod.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: o.GetAPIVersion(), Kind: o.GetKind(), Name: o.GetName(), UID: o.GetUID(), Controller: &controller}})
+		pod.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: o.GetAPIVersion(), Kind: o.GetKind(), Name: o.GetName(),
+			UID: o.GetUID(), Controller: &controller}})
 		if len(s.nodes) > 0 && pod.Object["spec"] != nil {
 			_ = unstructured.SetNestedField(pod.Object, s.nodes[i%len(s.nodes)].Name, "spec", "nodeName")
 		}
@@ -282,7 +285,8 @@ func (s *Server) pod(o *unstructured.Unstructured, held bool, why string) {
 		case job:
 			state = map[string]any{"terminated": map[string]any{"reason": "Completed", "exitCode": int64(0)}}
 		}
-		statuses = append(statuses, map[string]any{"name": c["name"], "image": c["image"], "ready": !held && !job, "restartCount": int64(0), "state": state})
+		statuses = append(statuses, map[string]any{"name": c["name"], "image": c["image"], "ready": !held && !job, "restartCount": int64(0),
+			"state": state})
 	}
 	phase := "Running"
 	switch {
@@ -297,7 +301,8 @@ func (s *Server) pod(o *unstructured.Unstructured, held bool, why string) {
 		ip = node.Address
 	}
 	s.setStatus(o, map[string]any{
-		"phase": phase, "podIP": ip, "podIPs": []any{map[string]any{"ip": ip}}, "startTime": "2026-01-01T00:00:00Z", "containerStatuses": statuses,
+		"phase": phase, "podIP": ip, "podIPs": []any{map[string]any{"ip": ip}},
+		"startTime": "2026-01-01T00:00:00Z", "containerStatuses": statuses,
 		"conditions": []any{
 			condition("PodScheduled", true, "Test", ""),
 			condition("Ready", !held && !job, "Test", why),

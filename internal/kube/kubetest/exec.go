@@ -46,7 +46,8 @@ func (s *Server) serveExec(w http.ResponseWriter, r *http.Request, e Exec) {
 		reply(w, http.StatusForbidden, failure(http.StatusForbidden, "the test's API server runs no commands: see HandleExec"))
 		return
 	}
-	channels := []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.ReadChannel}
+	channels := []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel,
+		wsstream.ReadChannel}
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{execProtocol: {Binary: true, Channels: channels}})
 	quiet := klog.NewContext(r.Context(), klog.Logger{}) // that we hang up is no error
 	_, streams, err := conn.Open(w, r.WithContext(quiet))

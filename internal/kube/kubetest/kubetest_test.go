@@ -85,7 +85,8 @@ const platform = `
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: settings, namespace: shop}, data: {k: v}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {selector: {app: web}, ports: [{port: 80}]}}
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop},
+  spec: {selector: {app: web}, ports: [{port: 80}]}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -97,17 +98,25 @@ spec:
     metadata: {labels: {app: web}}
     spec: {containers: [{name: web, image: "example.com/web:1"}]}
 ---
-{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: db, namespace: shop}, spec: {replicas: 3, selector: {matchLabels: {app: db}}, template: {metadata: {labels: {app: db}}, spec: {containers: [{name: db}]}}}}
+{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: db, namespace: shop},
+  spec: {replicas: 3, selector: {matchLabels: {app: db}},
+    template: {metadata: {labels: {app: db}}, spec: {containers: [{name: db}]}}}}
 ---
-{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: agent, namespace: shop}, spec: {selector: {matchLabels: {app: agent}}, template: {metadata: {labels: {app: agent}}, spec: {containers: [{name: agent}]}}}}
+{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: agent, namespace: shop},
+  spec: {selector: {matchLabels: {app: agent}},
+    template: {metadata: {labels: {app: agent}}, spec: {containers: [{name: agent}]}}}}
 ---
-{apiVersion: batch/v1, kind: Job, metadata: {name: init, namespace: shop}, spec: {template: {spec: {containers: [{name: init}], restartPolicy: Never}}}}
+{apiVersion: batch/v1, kind: Job, metadata: {name: init, namespace: shop},
+  spec: {template: {spec: {containers: [{name: init}], restartPolicy: Never}}}}
 ---
-{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data, namespace: shop}, spec: {resources: {requests: {storage: 1Gi}}}}
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data, namespace: shop},
+  spec: {resources: {requests: {storage: 1Gi}}}}
 ---
-{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: web, namespace: shop}, spec: {maxUnavailable: 1, selector: {matchLabels: {app: web}}}}
+{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: web, namespace: shop},
+  spec: {maxUnavailable: 1, selector: {matchLabels: {app: web}}}}
 ---
-{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.metrics.example.com}, spec: {group: metrics.example.com, version: v1}}
+{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.metrics.example.com},
+  spec: {group: metrics.example.com, version: v1}}
 ---
 {apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingWebhookConfiguration, metadata: {name: web}, webhooks: []}
 ---
@@ -120,7 +129,8 @@ spec:
   names: {kind: Planet, plural: planets, singular: planet}
   versions: [{name: v1, served: true, storage: true}]
 ---
-{apiVersion: example.com/v1, kind: Planet, metadata: {name: jupiter, namespace: shop, annotations: {orrery.dev/ready: Orbiting}}, spec: {moons: 95}}
+{apiVersion: example.com/v1, kind: Planet, metadata: {name: jupiter, namespace: shop, annotations: {orrery.dev/ready: Orbiting}},
+  spec: {moons: 95}}
 `
 
 // A component's whole life, as internal/kube leads it.
@@ -200,7 +210,8 @@ func TestDrift(t *testing.T) {
 	maps := other(t, s).Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace("shop")
 	patch := func(body string) {
 		t.Helper()
-		if _, err := maps.Patch(t.Context(), "settings", types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "somebody"}); err != nil {
+		if _, err := maps.Patch(t.Context(), "settings", types.MergePatchType, []byte(body),
+			metav1.PatchOptions{FieldManager: "somebody"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -214,14 +225,17 @@ func TestDrift(t *testing.T) {
 	if err != nil || len(changes) != 1 || !strings.Contains(changes[0].Diff, "-  k: changed") {
 		t.Fatalf("%+v, %v", changes, err)
 	}
-	if _, err := maps.Apply(t.Context(), "settings", objects(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {k: mine}}`)[0], metav1.ApplyOptions{FieldManager: "third"}); !apierrors.IsConflict(err) {
+	if _, err := maps.Apply(t.Context(), "settings", objects(t,
+		`{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {k: mine}}`)[0],
+		metav1.ApplyOptions{FieldManager: "third"}); !apierrors.IsConflict(err) {
 		t.Errorf("an apply without force over a field of others: %v", err)
 	}
 	if applied, err := c.Apply(t.Context(), "shop", objs); err != nil || applied.Changed != 1 {
 		t.Fatalf("%+v, %v", applied, err)
 	}
 	wantStanding(t, c, kube.Standing{Intact: true, Ready: true})
-	if data, _, _ := unstructured.NestedStringMap(s.Get("v1", "ConfigMap", "shop", "settings").Object, "data"); data["k"] != "v" || data["theirs"] != "x" {
+	if data, _, _ := unstructured.NestedStringMap(s.Get("v1", "ConfigMap", "shop", "settings").Object, "data"); data["k"] != "v" ||
+		data["theirs"] != "x" {
 		t.Errorf("data %v", data)
 	}
 }
@@ -233,7 +247,8 @@ func TestHold(t *testing.T) {
 		reason, want string
 		state        check.State
 	}{
-		{kubetest.Ref{Kind: "Deployment", Name: "web"}, "ImagePullBackOff: no such image", "pod web-0: container web: ImagePullBackOff: no such image", check.Running},
+		{kubetest.Ref{Kind: "Deployment", Name: "web"}, "ImagePullBackOff: no such image",
+			"pod web-0: container web: ImagePullBackOff: no such image", check.Running},
 		{kubetest.Ref{Kind: "StatefulSet"}, "CrashLoopBackOff: it ends", "container db: CrashLoopBackOff", check.Running},
 		{kubetest.Ref{Kind: "DaemonSet"}, "CrashLoopBackOff: it ends", "container agent: CrashLoopBackOff", check.Running},
 		{kubetest.Ref{Kind: "Job"}, "Waiting: for something", "not complete", check.Running},
@@ -344,7 +359,8 @@ func TestFinalizers(t *testing.T) {
 		t.Errorf("made something in a namespace that goes away: %v", err)
 	}
 	planets := other(t, s).Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "planets"}).Namespace("shop")
-	if _, err := planets.Patch(t.Context(), "jupiter", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+	if _, err := planets.Patch(t.Context(), "jupiter", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`),
+		metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Remove(t.Context(), "shop"); err != nil {
@@ -367,7 +383,8 @@ func TestFaults(t *testing.T) {
 	if applied, err := c.Apply(t.Context(), "shop", objs); err != nil || applied.Created != 2 {
 		t.Fatalf("%+v, %v", applied, err)
 	}
-	undo := s.Inject(kubetest.Fault{Method: http.MethodPatch, Path: "/configmaps/settings", Status: http.StatusForbidden, Message: "you may not"})
+	undo := s.Inject(kubetest.Fault{Method: http.MethodPatch, Path: "/configmaps/settings", Status: http.StatusForbidden,
+		Message: "you may not"})
 	if _, err := c.Apply(t.Context(), "shop", objs); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "you may not") {
 		t.Errorf("a refusal: %v", err)
 	}
@@ -408,7 +425,10 @@ func TestRestart(t *testing.T) {
 
 func TestPaths(t *testing.T) {
 	s, c := connect(t)
-	s.Handle("/apis/metrics.k8s.io/", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"items":[]}`)) }))
+	s.Handle("/apis/metrics.k8s.io/", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = w.Write([]byte(`{"items":[]}`))
+	}))
 	for path, want := range map[string]string{
 		"/version": kubetest.Version, "/readyz": "ok", "/api": "v1", "/apis": "apps", "/apis/apps/v1": "deployments",
 		"/apis/metrics.k8s.io/v1beta1/nodes": "items",
@@ -438,7 +458,8 @@ func TestDeny(t *testing.T) {
 	s.Deny("", "apps", "deployments")
 	review := func(verb, group, resource string) bool {
 		t.Helper()
-		body := []byte(`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"` + verb + `","group":"` + group + `","resource":"` + resource + `"}}}`)
+		body := []byte(`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview",
+			"spec":{"resourceAttributes":{"verb":"` + verb + `","group":"` + group + `","resource":"` + resource + `"}}}`)
 		answer, err := c.RawPost(t.Context(), "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json", body)
 		if err != nil {
 			t.Fatal(err)

@@ -66,7 +66,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/version" {
-		reply(w, http.StatusOK, map[string]string{"major": "1", "minor": strings.Split(Version, ".")[1], "gitVersion": Version, "platform": "test/test"})
+		reply(w, http.StatusOK, map[string]string{"major": "1", "minor": strings.Split(Version, ".")[1], "gitVersion": Version,
+			"platform": "test/test"})
 		return
 	}
 	code, answer, err := s.locked(r, body)

@@ -201,7 +201,8 @@ func timeless(o *unstructured.Unstructured) map[string]any {
 // it deduces, where mappings are merged and lists are not.
 func (q request) fields() (*managedfields.FieldManager, error) {
 	gvk := q.kind.gvk
-	return managedfields.NewDefaultFieldManager(managedfields.NewDeducedTypeConverter(), asItIs{}, asItIs{}, asItIs{}, gvk, gvk.GroupVersion(), q.subresource, nil)
+	return managedfields.NewDefaultFieldManager(managedfields.NewDeducedTypeConverter(), asItIs{}, asItIs{}, asItIs{}, gvk,
+		gvk.GroupVersion(), q.subresource, nil)
 }
 
 // asItIs is what a server without schemas knows about converting, defaulting and making.
@@ -237,7 +238,8 @@ func (s *Server) allowed(q request) error {
 	case ns == nil:
 		return apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, q.namespace)
 	case ns.GetDeletionTimestamp() != nil:
-		return apierrors.NewForbidden(q.kind.groupResource(), q.name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", q.namespace))
+		return apierrors.NewForbidden(q.kind.groupResource(), q.name,
+			fmt.Errorf("unable to create new content in namespace %s because it is being terminated", q.namespace))
 	}
 	return nil
 }
@@ -255,12 +257,14 @@ func (q *request) identify(o *unstructured.Unstructured) error {
 	}
 	if q.kind.namespaced {
 		if ns := o.GetNamespace(); ns != "" && ns != q.namespace {
-			return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace of the request (%s)", ns, q.namespace))
+			return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace of the request (%s)", ns,
+				q.namespace))
 		}
 		o.SetNamespace(q.namespace)
 	}
 	if o.GetName() != q.name || q.name == "" {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name of the request (%s)", o.GetName(), q.name))
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name of the request (%s)", o.GetName(),
+			q.name))
 	}
 	return nil
 }
@@ -303,7 +307,8 @@ func (s *Server) update(q request, live *unstructured.Unstructured) (int, any, e
 		return 0, nil, err
 	}
 	if rv := o.GetResourceVersion(); rv != "" && rv != live.GetResourceVersion() {
-		return 0, nil, apierrors.NewConflict(q.kind.groupResource(), q.name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
+		return 0, nil, apierrors.NewConflict(q.kind.groupResource(), q.name,
+			fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
 	}
 	return s.replace(q, o, live)
 }
@@ -335,7 +340,8 @@ func (s *Server) patch(q request, live *unstructured.Unstructured) (int, any, er
 	switch q.contentType {
 	case "application/merge-patch+json", "application/strategic-merge-patch+json":
 	default:
-		return 0, nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", q.kind.groupResource(), q.name, "the test's API server takes no "+q.contentType, 0, true)
+		return 0, nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", q.kind.groupResource(), q.name,
+			"the test's API server takes no "+q.contentType, 0, true)
 	}
 	change, err := decode(q.body)
 	if err != nil {
@@ -419,7 +425,8 @@ func (s *Server) delete(q request, live *unstructured.Unstructured) (int, any, e
 		}
 	}
 	if p := opts.Preconditions; p != nil && p.UID != nil && *p.UID != live.GetUID() {
-		return 0, nil, apierrors.NewConflict(q.kind.groupResource(), q.name, fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s)", *p.UID, live.GetUID()))
+		return 0, nil, apierrors.NewConflict(q.kind.groupResource(), q.name,
+			fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s)", *p.UID, live.GetUID()))
 	}
 	if q.dryRun() || len(opts.DryRun) > 0 {
 		return http.StatusOK, shown(q.kind, live), nil
@@ -487,7 +494,8 @@ func (s *Server) empty(o *unstructured.Unstructured) (left []string) {
 func remaining(o *unstructured.Unstructured, left []string) map[string]any {
 	message := "held by finalizers: " + strings.Join(left, ", ")
 	if o.GetKind() == "Namespace" {
-		return map[string]any{"phase": "Terminating", "conditions": []any{condition("NamespaceContentRemaining", true, "SomeResourcesRemain", message)}}
+		return map[string]any{"phase": "Terminating", "conditions": []any{condition("NamespaceContentRemaining", true,
+			"SomeResourcesRemain", message)}}
 	}
 	return map[string]any{"conditions": []any{condition("Terminating", true, "InstanceDeletionInProgress", message)}}
 }

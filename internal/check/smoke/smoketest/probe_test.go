@@ -45,7 +45,8 @@ func environment(t *testing.T) (*fake.Cluster, smoke.Env) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	cluster.API.Put(&unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "apps"}}})
+	cluster.API.Put(&unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace",
+		"metadata": map[string]any{"name": "apps"}}})
 	return cluster, smoke.Env{Client: c, Spec: e, Observe: d.Observe, Images: map[string]string{"probe": "registry.orrery.internal/probe:1"}}
 }
 
