@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/spelling"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -79,8 +80,12 @@ func Names() []string { return slices.Sorted(maps.Keys(kinds)) }
 // Lookup finds a kind by its name.
 func Lookup(name string) (Kind, error) {
 	k, ok := kinds[name]
-	if !ok {
-		return k, fmt.Errorf("this orrery has no driver %q; it has: %s", name, strings.Join(Names(), ", "))
+	if ok {
+		return k, nil
 	}
-	return k, nil
+	hint := ""
+	if best := spelling.Nearest(name, Names()); best != "" {
+		hint = fmt.Sprintf("; did you mean %q?", best)
+	}
+	return k, fmt.Errorf("driver: this orrery has no %q, but %s%s", name, strings.Join(Names(), ", "), hint)
 }

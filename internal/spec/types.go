@@ -22,8 +22,8 @@ type Environment struct {
 	// Name of the environment: lower case letters, digits and "-", at most 20
 	// characters, beginning with a letter. Default "local".
 	Name string `json:"name,omitempty" jsonschema:"maxLength=20,pattern=^[a-z]([a-z0-9-]*[a-z0-9])?$"`
-	// Driver that makes the Kubernetes API. Default "native".
-	Driver string `json:"driver,omitempty" jsonschema:"enum=native"`
+	// Driver that makes the Kubernetes API: one that this orrery has. Default "native".
+	Driver string `json:"driver,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]*$"`
 	// Servers run the control plane and workloads. 1, 3, 5 or 7; default 3. An even
 	// number is refused: it survives no more failures than the odd one below it.
 	Servers int `json:"servers,omitempty" jsonschema:"enum=1,enum=3,enum=5,enum=7"`
@@ -40,8 +40,8 @@ type Environment struct {
 	Durability Durability `json:"durability,omitempty" jsonschema:"enum=full,enum=fast"`
 	// Ports on 127.0.0.1 of the host.
 	Ports Ports `json:"ports,omitempty"`
-	// Overlay of the catalogue that is deployed. Default "local".
-	Overlay string `json:"overlay,omitempty" jsonschema:"enum=local,enum=prod"`
+	// Overlay of the catalogue that is deployed: a folder of infra/k8s/overlays. Default "local".
+	Overlay string `json:"overlay,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]*$"`
 	// Components to deploy; default: all of the overlay. Their needs are added.
 	Components []string `json:"components,omitempty"`
 	// Images says where images may come from.

@@ -74,17 +74,24 @@ func (c *collector) oneOf(path, got string, want ...string) {
 	c.add(path, "want %s, got %q%s", list(want), got, near(got, want))
 }
 
+// named is for what only others know whether it exists.
+func (c *collector) named(path, got, such string) {
+	if !nameLabel.MatchString(got) {
+		c.add(path, "want lower case letters, digits and \"-\", beginning with a letter, such as %q; got %q", such, got)
+	}
+}
+
 func (e *Environment) validate(c *collector) {
 	e.validateHeader(c)
 	if len(e.Name) > maxNameLength || !nameLabel.MatchString(e.Name) {
 		c.add("name", "want at most %d lower case letters, digits and \"-\", beginning with a letter and not ending in \"-\", such as %q; got %q", maxNameLength, DefaultName, e.Name)
 	}
-	c.oneOf("driver", e.Driver, "native")
+	c.named("driver", e.Driver, "native")
 	e.validateNodes(c)
 	e.validateNetwork(c)
 	c.oneOf("durability", string(e.Durability), string(DurabilityFull), string(DurabilityFast))
 	e.validatePorts(c)
-	c.oneOf("overlay", e.Overlay, "local", "prod")
+	c.named("overlay", e.Overlay, "local")
 	unique(c, "components", e.Components, "a component such as nats")
 	e.validateImages(c)
 }
