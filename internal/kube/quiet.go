@@ -35,10 +35,14 @@ func (h klogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 }
 
 func (h klogHandler) Handle(ctx context.Context, r slog.Record) error {
+	log := klogTarget.Load()
+	if !log.Enabled(ctx, slog.LevelDebug) { // klog asks [klogHandler.Enabled] about what is no error only
+		return nil
+	}
 	out := slog.NewRecord(r.Time, slog.LevelDebug, r.Message, r.PC)
 	out.AddAttrs(h.attrs...)
 	r.Attrs(func(a slog.Attr) bool { out.AddAttrs(a); return true })
-	return klogTarget.Load().Handler().Handle(ctx, out)
+	return log.Handler().Handle(ctx, out)
 }
 
 func (h klogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
