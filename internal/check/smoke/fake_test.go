@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -126,7 +127,7 @@ func (f *fakeAPI) List(ctx context.Context, _, kind, namespace, selector string)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if kind == f.unknown {
-		return nil, errTest
+		return nil, &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: kind}}
 	}
 	for _, k := range slices.Sorted(maps.Keys(f.objects)) {
 		o := f.objects[k]

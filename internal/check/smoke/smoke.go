@@ -40,6 +40,8 @@ type Env struct {
 	// Flows are what the network saw, oldest first; driver.ErrNoFlows when it keeps no record.
 	// Nil when there is no driver to ask. See droppedFlow and forwardedFlow.
 	Flows func(context.Context, flow.Query) ([]flow.Flow, error)
+	// EnforcesPolicies: the network enforces NetworkPolicies.
+	EnforcesPolicies bool
 	// Components of this environment. A check whose other end is none of them is skipped.
 	Components []string
 	// Dashboards of the components of this environment.
