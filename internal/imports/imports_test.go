@@ -12,7 +12,7 @@ const module = "github.com/orrery-dev/orrery/"
 // pure packages import nothing else than this: they are functions of what they are given, or
 // read files (os).
 var pure = map[string]string{
-	"catalog": "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp errors fmt io io/fs maps os path path/filepath reflect regexp slices strconv strings",
+	"catalog": "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp errors fmt io io/fs maps os path path/filepath reflect regexp slices strconv strings time",
 	"plan":    "internal/catalog internal/spec errors fmt reflect slices strings",
 	"spec":    "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp embed encoding/binary errors fmt io math net/netip os path/filepath reflect regexp slices strconv strings",
 }
