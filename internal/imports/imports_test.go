@@ -23,6 +23,7 @@ var rules = []struct{ packages, not, why string }{
 	{"atomicfile filelock golden proc reference spelling ui", "ours", "what everything may use uses nothing"},
 	{"check", "ours", "drivers, kube and tests share it"},
 	{"check/smoke", "internal/driver/native", "what a check says must be true on every driver"},
+	{"check/jobline", "os net k8s.io internal/kube", "it is pure"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},
 	{"dashboard", "net os/exec k8s.io internal/observe internal/kube", "it is pure"},
 	{"lock", "os/exec net internal/image internal/app", "it reads, writes and compares"},
