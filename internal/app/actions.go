@@ -15,7 +15,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -230,7 +232,7 @@ func (p *platform) checks(names []string) ([]check.Condition, error) {
 			if !ok {
 				return nil, usagef("component %q is not part of this environment: want cluster or one of %v", name, p.componentNames())
 			}
-			wanted = c.Smoke
+			wanted = c.Checks()
 			if why := p.leftOut[name]; why != "" {
 				all = append(all, skippedChecks(name, wanted, why)...)
 				continue
@@ -258,7 +260,11 @@ func (p *platform) conditions(component string, names []string) ([]check.Conditi
 	if err != nil {
 		return nil, err
 	}
-	known := smoke.Checks(smoke.Env{Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe, Flows: p.flows(nil).Read, Components: p.componentNames(), Dashboards: boards})
+	known := smoke.Checks(smoke.Env{
+		Client: client, Spec: p.spec, Images: p.references(), Observe: p.driver.Observe, Flows: p.flows(nil).Read,
+		EnforcesPolicies: p.spec.Driver != "native" || p.spec.Network.Plugin == spec.PluginCilium,
+		Components:       p.componentNames(), Dashboards: boards, Jobs: p.smokeJobs(),
+	})
 	var conditions []check.Condition
 	for _, name := range names {
 		conditionsOf, ok := known[name]
@@ -268,4 +274,14 @@ func (p *platform) conditions(component string, names []string) ([]check.Conditi
 		conditions = append(conditions, conditionsOf(component)...)
 	}
 	return conditions, nil
+}
+
+// smokeJobs are what the Jobs of components that bring their own checks are rendered from.
+func (p *platform) smokeJobs() (jobs []kube.RenderInput) {
+	for _, c := range p.components {
+		if c.SmokeJob != nil {
+			jobs = append(jobs, p.renderInput(c))
+		}
+	}
+	return jobs
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -27,7 +28,7 @@ type checkResults []checkResult
 func runCheck(ctx context.Context, c check.Condition) checkResult {
 	start := time.Now()
 	r := check.Await(ctx, c, nil)
-	return checkResult{Component: c.Component, Name: c.Name, State: r.State, Detail: r.Message, Seconds: seconds(time.Since(start))}
+	return checkResult{Component: c.Component, Name: c.Name, State: r.State, Detail: r.Message, Seconds: seconds(cmp.Or(r.Took, time.Since(start)))}
 }
 
 func (rs checkResults) count(s check.State) int {

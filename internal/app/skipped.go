@@ -75,7 +75,7 @@ func (p *platform) noteSkipped(pl plan.Plan, result engine.Result) error {
 			}
 		case plan.KindVerify:
 			if c, ok := p.component(s.Subject); ok && out && skipped[c.Name] != "" {
-				for _, condition := range skippedChecks(c.Name, c.Smoke, skipped[c.Name]) {
+				for _, condition := range skippedChecks(c.Name, c.Checks(), skipped[c.Name]) {
 					p.tally.add(runCheck(context.Background(), condition))
 				}
 			}
