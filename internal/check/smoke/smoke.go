@@ -96,7 +96,6 @@ var registry = map[string][]probe{
 
 	"image-policy": {{"image-policy", imagePolicy}},
 
-	"pulse": {{"pulse-ready", pulseReady}, {"pulse-delivery", pulseDelivery}},
 	"nats": {
 		{"nats-spread", natsSpread},
 		{"nats-anonymous", natsAnonymous},
