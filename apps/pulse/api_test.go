@@ -258,7 +258,7 @@ type errorf string
 func (e errorf) Error() string { return string(e) }
 
 func TestFlags(t *testing.T) {
-	for _, args := range [][]string{nil, {"dance"}, {"ingest", "x"}, {"ingest", "-replicas=2"}, {"worker", "-beat-rate=1"}, {"ingest", "-beat-rate=-1"}, {"worker", "-sample=2"}, {"worker", "-deadline=1ms"}, {"worker", "-nope"}} {
+	for _, args := range [][]string{nil, {"dance"}, {"ingest", "x"}, {"ingest", "-replicas=2"}, {"worker", "-beat-rate=1"}, {"ingest", "-beat-rate=-1"}, {"worker", "-sample=2"}, {"worker", "-deadline=1ms"}, {"worker", "-nope"}, {"check", "-replicas=0"}, {"check", "x"}} {
 		var out strings.Builder
 		if err := run(t.Context(), args, io.Discard, &out); err != errUsage || out.Len() == 0 {
 			t.Errorf("%q: %v, %q; want usage and why", args, err, out.String())

@@ -29,6 +29,7 @@ import (
 	"github.com/orrery-dev/orrery/apps/pulse/internal/ledger"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/messaging"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/outbox"
+	"github.com/orrery-dev/orrery/apps/pulse/internal/selfcheck"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/service"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/store"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/telemetry"
@@ -74,7 +75,7 @@ type config struct {
 func parse(args []string, errOut io.Writer) (config, error) {
 	var c config
 	if len(args) == 0 || args[0] != "ingest" && args[0] != "worker" {
-		fmt.Fprintln(errOut, "usage: pulse ingest|worker [flags]; pulse ingest -help lists them")
+		fmt.Fprintln(errOut, "usage: pulse ingest|worker|check [flags]; pulse ingest -help lists them")
 		return c, errUsage
 	}
 	c.role = args[0]
@@ -120,11 +121,35 @@ func parse(args []string, errOut io.Writer) (config, error) {
 }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) (err error) {
+	if len(args) > 0 && args[0] == "check" {
+		return check(ctx, args[1:], out, errOut)
+	}
 	c, err := parse(args, errOut)
 	if err != nil {
 		return err
 	}
 	return c.run(ctx, out)
+}
+
+// check is the program of the Job that verifies pulse.
+func check(ctx context.Context, args []string, out, errOut io.Writer) error {
+	o := selfcheck.Options{Lookup: net.DefaultResolver.LookupHost}
+	f := flag.NewFlagSet("pulse check", flag.ContinueOnError)
+	f.SetOutput(errOut)
+	f.StringVar(&o.Ingest, "ingest", "pulse-ingest-replicas", "`name` that resolves to every ingest")
+	f.StringVar(&o.Worker, "worker", "pulse-worker-replicas", "`name` that resolves to every worker")
+	f.IntVar(&o.Replicas, "replicas", 2, "of each")
+	f.IntVar(&o.Port, "port", 8080, "for clients")
+	f.IntVar(&o.Admin, "admin", 8081, "`port` for probes")
+	f.DurationVar(&o.Deadline, "deadline", 3*time.Minute, "of all of it")
+	if err := f.Parse(args); err != nil {
+		return errUsage
+	}
+	if f.NArg() > 0 || o.Replicas < 1 {
+		fmt.Fprintln(errOut, "pulse check: -replicas is 1 or more, and there are no arguments but flags")
+		return errUsage
+	}
+	return selfcheck.Run(ctx, o, out)
 }
 
 func (c config) run(ctx context.Context, out io.Writer) (err error) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // tree is a small catalogue that is right; tests break one file of it.
@@ -25,6 +26,7 @@ func tree() map[string]string {
 		"infra/k8s/base/dns/k/kustomization.yaml":     "resources: []\n",
 		"infra/k8s/base/web/component.yaml":           webYAML,
 		"infra/k8s/base/web/chart/Chart.yaml":         "name: web\n",
+		"infra/k8s/base/web/smoke/kustomization.yaml": "resources: [job.yaml]\n",
 		"infra/k8s/overlays/local/web/values.yaml":    "{}\n",
 		"infra/k8s/overlays/prod/overlay.yaml":        "apiVersion: orrery.dev/v1alpha1\nkind: Overlay\nname: prod\ncomponents: [dns, web]\n",
 		"infra/k8s/overlays/prod/README.md":           "text\n",
@@ -71,6 +73,7 @@ render: {chart: chart}
 secrets:
 - {name: web, passwords: {admin: 24}, publicNKeys: [keys/admin]}
 smoke: [dns]
+smokeJob: {kustomize: smoke, checks: [pages], deadline: 90s}
 `
 )
 
@@ -104,6 +107,10 @@ func TestLoad(t *testing.T) {
 	}
 	if got, want := c.Distribution.Sandbox.Binaries[0].Dir, filepath.Join(root, "infra/native/pause"); got != want {
 		t.Errorf("//infra/native/pause resolves to %s, want %s", got, want)
+	}
+	web := c.Components["web"]
+	if got := strings.Join(web.Checks(), " "); got != "dns pages" || web.SmokeJob.Time() != 90*time.Second {
+		t.Errorf("checks of web: %s in %s", got, web.SmokeJob.Time())
 	}
 	if len(c.Overlays) != 2 || c.Overlays["prod"].Dir != filepath.Join(root, OverlayDir, "prod") {
 		t.Errorf("overlays = %+v", c.Overlays)
@@ -150,7 +157,7 @@ func TestLoadErrors(t *testing.T) {
 		{"mapping for text", web, "name: web\n", "name: {a: b}\n", []string{"name: is a mapping; must be text"}},
 		{"duplicate key", web, "kind: Component\n", "kind: Component\nkind: Component\n", []string{":3: kind: is given twice (line 2 too)"}},
 		{"alias", web, "description: Pages.", "description: &a Pages.", []string{"anchors and aliases"}},
-		{"second document", web, "smoke: [dns]\n", "smoke: [dns]\n---\nx: 1\n", []string{"a second document begins"}},
+		{"second document", web, "deadline: 90s}\n", "deadline: 90s}\n---\nx: 1\n", []string{"a second document begins"}},
 		{"bad YAML", web, "needs: [dns]", "needs: [dns", []string{web + ":"}},
 		{"empty file", web, "", "# nothing\n", []string{web + ":1: the file is empty"}},
 		{"just text", web, "", "hello\n", []string{`the document: is text ("hello"); must be a mapping`}},
@@ -176,6 +183,18 @@ func TestLoadErrors(t *testing.T) {
 		{"no render", web, "{chart: chart}", "{}", []string{"render: names neither"}},
 		{"no chart", web, "{chart: chart}", "{chart: charts}", []string{`render.chart: "charts" has no Chart.yaml`}},
 		{"chart outside", web, "{chart: chart}", "{chart: ../dns}", []string{`render.chart: "../dns" leaves the component's folder`}},
+		{"no folder of the Job", web, "kustomize: smoke", "kustomize: tests", []string{web + `: smokeJob.kustomize: "tests" has no kustomization.yaml`}},
+		{"Job outside", web, "kustomize: smoke", "kustomize: ../dns/k", []string{`smokeJob.kustomize: "../dns/k" leaves the component's folder`}},
+		{"Job without a folder", web, "kustomize: smoke, ", "", []string{`smokeJob.kustomize: "" leaves`}},
+		{"Job that checks nothing", web, "[pages]", "[]", []string{"smokeJob.checks: is empty"}},
+		{"name of the Job's check", web, "[pages]", `[Pages, dns, a, a]`, []string{
+			`smokeJob.checks[0]: is "Pages"; must be lower-case`, `smokeJob.checks[1]: is "dns", which smoke lists too`, `smokeJob.checks[3]: "a" is listed already`,
+		}},
+		{"no deadline", web, ", deadline: 90s", "", []string{`smokeJob.deadline: is ""; must be a time from 1s to 15m0s`}},
+		{"deadline without a unit", web, "90s", `"90"`, []string{`smokeJob.deadline: is "90"`}},
+		{"deadline as a number", web, "90s", "90", []string{`smokeJob.deadline: is a number (90); must be text`}},
+		{"endless deadline", web, "90s", "3h", []string{`smokeJob.deadline: is "3h"`}},
+		{"unknown field of the Job", web, "deadline: 90s", "deadline: 90s, timeout: 1s", []string{web + ":13: smokeJob.timeout: unknown field", "known: kustomize, checks, deadline"}},
 		{"no module", dns, "module: source", "module: src", []string{`images[0].binaries[0].module: "src" is no module: there is no infra/k8s/base/dns/src/go.mod`}},
 		{"module outside", dns, "module: source", "module: ../../../../..", []string{"leaves the repository"}},
 		{"image name", dns, "name: coredns\n", "name: CoreDNS\n", []string{`images[0].name: is "CoreDNS"; must be a repository name`}},
@@ -429,6 +448,7 @@ func TestRepository(t *testing.T) {
 func FuzzComponent(f *testing.F) {
 	f.Add([]byte(dnsYAML))
 	f.Add([]byte(webYAML))
+	f.Add([]byte("smokeJob: {checks: [~, 1], deadline: 1e9s}"))
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("- 1\n---\n"))
 	f.Add([]byte("images: [{binaries: [null, {links: [~]}]}]\nsecrets: [{passwords: {a: 1}}]"))

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/orrery-dev/orrery/internal/reference"
 )
@@ -105,7 +106,29 @@ func checkComponent(c Component, folder string) []string {
 	p.unique("secrets", secrets)
 	p.unique("ready", c.Ready)
 	p.unique("smoke", c.Smoke)
+	p.smokeJob(c)
 	return p
+}
+
+func (p *problems) smokeJob(c Component) {
+	j := c.SmokeJob
+	if j == nil {
+		return
+	}
+	if len(j.Checks) == 0 {
+		p.add("smokeJob.checks", "is empty; name what the Job checks, as it prints it")
+	}
+	p.unique("smokeJob.checks", j.Checks)
+	for i, name := range j.Checks {
+		at := fmt.Sprintf("smokeJob.checks[%d]", i)
+		p.want(at, name, labelForm, labelRule)
+		if slices.Contains(c.Smoke, name) {
+			p.add(at, "is %q, which smoke lists too; take another name", name)
+		}
+	}
+	if d, err := time.ParseDuration(j.Deadline); err != nil || d < minDeadline || d > maxDeadline {
+		p.add("smokeJob.deadline", "is %q; must be a time from %s to %s, such as 90s", j.Deadline, minDeadline, maxDeadline)
+	}
 }
 
 func (c Component) secretNamespace(s Secret) string {

@@ -202,19 +202,23 @@ func (l *loader) modules(file, path string, binaries []Binary) {
 // rendered checks that what a component renders exists.
 func (l *loader) rendered(file string, c Component) {
 	check := func(field, folder, marker string) {
-		if folder == "" {
-			return
-		}
 		if !filepath.IsLocal(filepath.FromSlash(folder)) {
-			l.fail(file, "render.%s: %q leaves the component's folder; name a folder inside it", field, folder)
+			l.fail(file, "%s: %q leaves the component's folder; name a folder inside it", field, folder)
 			return
 		}
 		if want := filepath.Join(c.Dir, folder, marker); !isFile(want) {
-			l.fail(file, "render.%s: %q has no %s", field, folder, marker)
+			l.fail(file, "%s: %q has no %s", field, folder, marker)
 		}
 	}
-	check("kustomize", c.Render.Kustomize, "kustomization.yaml")
-	check("chart", c.Render.Chart, "Chart.yaml")
+	if folder := c.Render.Kustomize; folder != "" {
+		check("render.kustomize", folder, "kustomization.yaml")
+	}
+	if folder := c.Render.Chart; folder != "" {
+		check("render.chart", folder, "Chart.yaml")
+	}
+	if c.SmokeJob != nil {
+		check("smokeJob.kustomize", c.SmokeJob.Kustomize, "kustomization.yaml")
+	}
 	if crds := c.Render.CRDs; crds != "" {
 		if found, err := filepath.Glob(filepath.Join(c.Dir, crds, "*.yaml")); err != nil || len(found) == 0 || !filepath.IsLocal(filepath.FromSlash(crds)) {
 			l.fail(file, "render.crds: %q is no folder of the component with *.yaml in it", crds)

@@ -3,6 +3,7 @@ package catalog
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // Binary is one program compiled from a pinned Go module folder; or, with Folder or Debian, an
@@ -172,11 +173,45 @@ type Component struct {
 	Secrets []Secret `json:"secrets,omitempty"`
 	// Ready names conditions beyond kstatus; see internal/check/smoke.
 	Ready []string `json:"ready,omitempty"`
-	// Smoke names the checks that `verify` runs; see internal/check/smoke.
+	// Smoke names checks of internal/check/smoke that `verify` runs.
 	Smoke []string `json:"smoke,omitempty"`
+	// SmokeJob is what the component brings itself to be checked with.
+	SmokeJob *SmokeJob `json:"smokeJob,omitempty"`
 
 	// Dir is the absolute folder of component.yaml, set by the loader.
 	Dir string `json:"-"`
+}
+
+// Checks are the names of all checks of the component: generic ones, then its own.
+func (c Component) Checks() []string {
+	if c.SmokeJob == nil {
+		return c.Smoke
+	}
+	return slices.Concat(c.Smoke, c.SmokeJob.Checks)
+}
+
+// SmokeJob is a Job that checks a component from within: an image of the component prints a
+// line of JSON for each check.
+type SmokeJob struct {
+	// Kustomize is the folder, relative to the component, whose kustomization makes the Job. An
+	// overlay may lay a folder overlays/<overlay>/<component>/<kustomize> over it.
+	Kustomize string `json:"kustomize"`
+	// Checks are the names that the Job prints, all of them.
+	Checks []string `json:"checks"`
+	// Deadline of the container, from its start, such as "90s".
+	Deadline string `json:"deadline"`
+}
+
+// Limits of the deadline of a [SmokeJob].
+const (
+	minDeadline = time.Second
+	maxDeadline = 15 * time.Minute
+)
+
+// Time is the deadline.
+func (j SmokeJob) Time() time.Duration {
+	d, _ := time.ParseDuration(j.Deadline) // the loader has refused what cannot be read
+	return d
 }
 
 // When is what an environment must be like.

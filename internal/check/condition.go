@@ -26,6 +26,8 @@ type Result struct {
 	State   State
 	Message string
 	Err     error
+	// Took is how long it took, when the probe knows better than who called it.
+	Took time.Duration
 }
 
 // OK, Wait, Skip and Fail build the four results.

@@ -76,7 +76,7 @@ func (p *Platform) noteSkipped(ctx context.Context, pl plan.Plan, result engine.
 			}
 			skipped[s.Subject] = cause
 			if c, ok := p.Component(s.Subject); ok && verifies {
-				for _, condition := range skippedChecks(c.Name, c.Smoke, cause) {
+				for _, condition := range skippedChecks(c.Name, c.Checks(), cause) {
 					p.addResults(RunCheck(ctx, condition))
 				}
 			}

@@ -14,7 +14,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/flow"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -34,7 +36,7 @@ type CheckResults []CheckResult
 func RunCheck(ctx context.Context, c check.Condition) CheckResult {
 	start := time.Now()
 	r := check.Await(ctx, c, nil)
-	return CheckResult{Component: c.Component, Name: c.Name, State: r.State, Detail: r.Message, Seconds: Seconds(time.Since(start))}
+	return CheckResult{Component: c.Component, Name: c.Name, State: r.State, Detail: r.Message, Seconds: Seconds(cmp.Or(r.Took, time.Since(start)))}
 }
 
 // Seconds of a duration, to the millisecond.
@@ -150,7 +152,7 @@ func (p *Platform) Conditions(ctx context.Context, names []string) ([]check.Cond
 			if !ok {
 				return nil, failure.Usagef("component %q is not part of this environment: want cluster or one of %v", name, p.ComponentNames())
 			}
-			wanted = c.Smoke
+			wanted = c.Checks()
 			if why := p.LeftOut(name); !why.IsZero() {
 				all = append(all, skippedChecks(name, wanted, why)...)
 				continue
@@ -180,7 +182,8 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 	}
 	known := smoke.Checks(smoke.Env{
 		Client: client, Spec: p.Spec, Images: p.references(), Observe: p.Driver.Observe, Flows: p.Flows(nil).Read,
-		Components: p.ComponentNames(), Dashboards: boards,
+		EnforcesPolicies: p.Spec.Network.Plugin != spec.PluginPTP, // of what others made, it is tried
+		Components:       p.ComponentNames(), Dashboards: boards, Jobs: p.smokeJobs(),
 	})
 	var conditions []check.Condition
 	for _, name := range names {
@@ -191,6 +194,16 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 		conditions = append(conditions, conditionsOf(component)...)
 	}
 	return conditions, nil
+}
+
+// smokeJobs are what the Jobs of components that bring their own checks are rendered from.
+func (p *Platform) smokeJobs() (jobs []kube.RenderInput) {
+	for _, c := range p.Components {
+		if c.SmokeJob != nil {
+			jobs = append(jobs, p.renderInput(c))
+		}
+	}
+	return jobs
 }
 
 // skippedChecks are the checks of a component that is not there: none of them can pass.

@@ -12,7 +12,7 @@ const module = "github.com/orrery-dev/orrery/"
 // pure packages import nothing else than this: they are functions of what they are given, or
 // read files (os).
 var pure = map[string]string{
-	"catalog": "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp errors fmt io io/fs maps os path path/filepath reflect regexp slices strconv strings",
+	"catalog": "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp errors fmt io io/fs maps os path path/filepath reflect regexp slices strconv strings time",
 	"plan":    "internal/catalog internal/spec errors fmt reflect slices strings",
 	"spec":    "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp embed encoding/binary errors fmt io math net/netip os path/filepath reflect regexp slices strconv strings",
 }
@@ -27,6 +27,7 @@ var rules = []struct{ packages, not, why string }{
 	{"app", "internal/engine", "it parses, calls and prints"},
 	{"check", "ours", "drivers, kube and tests share it"},
 	{"check/smoke", "internal/driver/native", "what a check says must be true on every driver"},
+	{"check/jobline", "os net k8s.io internal/kube", "it is pure"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},
 	{"dashboard", "net os/exec k8s.io internal/observe internal/kube", "it is pure"},
 	{"lock", "os/exec net internal/build internal/image internal/app", "it reads, writes and compares"},

@@ -12,12 +12,12 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
-// kustomize builds the overlay's folder for the component when there is one (it refers
-// to the base by itself), else the base.
-func kustomize(in RenderInput) ([]*unstructured.Unstructured, error) {
-	dir := filepath.Join(in.Component.Dir, filepath.FromSlash(in.Component.Render.Kustomize))
+// kustomize builds a folder of the component, or the overlay's folder for it when there is
+// one (it refers to the base by itself): layer below that of the component's name.
+func kustomize(in RenderInput, folder, layer string) ([]*unstructured.Unstructured, error) {
+	dir := filepath.Join(in.Component.Dir, filepath.FromSlash(folder))
 	if in.Overlay.Dir != "" {
-		over := filepath.Join(in.Overlay.Dir, in.Component.Name)
+		over := filepath.Join(in.Overlay.Dir, in.Component.Name, filepath.FromSlash(layer))
 		if _, err := os.Stat(filepath.Join(over, "kustomization.yaml")); err == nil {
 			dir = over
 		} else if !os.IsNotExist(err) {

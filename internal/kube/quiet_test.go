@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"strings"
@@ -9,19 +10,24 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// What client-go calls an error is for --verbose: what matters reaches the caller.
-func TestErrorsOfClientGo(t *testing.T) {
-	before := klogTarget.Load()
-	if before == nil {
-		before = slog.New(slog.DiscardHandler)
-	}
-	defer quiet(before)
-	for level, want := range map[slog.Level]bool{slog.LevelError: false, slog.LevelDebug: true} {
-		var out strings.Builder
-		quiet(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level})))
-		klog.Background().Error(errors.New("gone"), "a connection broke")
-		if got := strings.Contains(out.String(), "a connection broke"); got != want {
-			t.Errorf("at level %s: %q", level, out.String())
+// TestQuietErrors: what client-go logs by itself, such as a port-forward that broke, is seen by who asked for
+// details and by nobody else.
+func TestQuietErrors(t *testing.T) {
+	defer quiet(slog.New(slog.DiscardHandler))
+	for _, test := range []struct {
+		level slog.Level
+		want  bool
+	}{{slog.LevelDebug, true}, {slog.LevelInfo, false}, {slog.LevelWarn, false}} {
+		var out bytes.Buffer
+		quiet(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: test.level})))
+		klog.ErrorS(errors.New("lost connection to pod"), "an error occurred forwarding")
+		klog.Error("an error")
+		klog.InfoS("news")
+		if got := strings.Contains(out.String(), "lost connection to pod"); got != test.want {
+			t.Errorf("level %s: %q", test.level, out.String())
+		}
+		if !test.want && out.Len() > 0 {
+			t.Errorf("level %s: %q", test.level, out.String())
 		}
 	}
 }

@@ -110,7 +110,7 @@ func render(in RenderInput) ([]*unstructured.Unstructured, error) {
 	case r.Kustomize != "" && r.Chart != "":
 		return nil, errors.New("render: names both kustomize and chart; give one")
 	case r.Kustomize != "":
-		objs, err = kustomize(in)
+		objs, err = kustomize(in, r.Kustomize, "")
 	case r.Chart != "":
 		objs, err = chart(in)
 	default:

@@ -147,6 +147,30 @@ func (c *Client) Logs(ctx context.Context, namespace, pod, container string, tai
 	return string(text), nil
 }
 
+// FollowLogs reads what a container prints from its beginning until it ends, or until the
+// connection breaks: who reads on looks at the container first. It ends with ctx; the caller
+// closes it.
+func (c *Client) FollowLogs(ctx context.Context, namespace, pod, container string) (io.ReadCloser, error) {
+	fail := func(err error) (io.ReadCloser, error) {
+		return nil, fmt.Errorf("follow the logs of pod %s/%s: %w", namespace, pod, err)
+	}
+	u := c.podURL(namespace, pod, "log", url.Values{"container": {container}, "follow": {"true"}})
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return fail(err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fail(err)
+	}
+	if resp.StatusCode/100 != 2 {
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status says most of it
+		return fail(statusError(resp.StatusCode, body))
+	}
+	return resp.Body, nil
+}
+
 func (c *Client) podURL(namespace, pod, subresource string, query url.Values) *url.URL {
 	u := c.base.JoinPath("api/v1/namespaces", namespace, "pods", pod, subresource)
 	u.RawQuery = query.Encode()

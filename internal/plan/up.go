@@ -135,7 +135,7 @@ func (b *builder) verify() {
 		if slices.Contains(b.in.Bootstrap, c.Name) || c.When.Network != "" {
 			base = append(base, "deploy/"+c.Name)
 		}
-		if len(c.Smoke) > 0 {
+		if len(c.Checks()) > 0 {
 			b.add(Step{ID: "verify/" + c.Name, Kind: KindVerify, Subject: c.Name, Phase: PhaseVerify, Title: "Verify " + c.Name, Needs: []string{"nodes", "deploy/" + c.Name}})
 		}
 	}

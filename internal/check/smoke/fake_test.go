@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,6 +36,63 @@ type fakeAPI struct {
 	pending  bool                              // pods stay Pending
 	forwards map[string]string                 // pod:port → address that listens
 	written  string                            // by a pod whose command is "write"
+	job      fakeJob
+}
+
+// fakeJob is what becomes of the pod of every Job.
+type fakeJob struct {
+	logs     func(call int) io.Reader // what following its container reads, each time
+	calls    int
+	exit     int64
+	ends     bool           // it has ended when it is looked at
+	waiting  map[string]any // it does not start: the reason
+	podless  bool           // there is none
+	vanishes bool           // it is gone when it is looked at again
+}
+
+func (f *fakeAPI) FollowLogs(ctx context.Context, _, pod, container string) (io.ReadCloser, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.job.logs == nil || container != "check" {
+		return nil, fmt.Errorf("no logs of %s of pod %s", container, pod)
+	}
+	f.job.calls++
+	r := f.job.logs(f.job.calls)
+	stop := func() bool { return true }
+	if c, ok := r.(io.Closer); ok { // as the body of a response ends with its request
+		stop = context.AfterFunc(ctx, func() { c.Close() })
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{r, closer(func() error { stop(); return nil })}, nil
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+// start makes the pod of a Job.
+func (f *fakeAPI) start(job *unstructured.Unstructured) {
+	if f.job.podless {
+		f.put(map[string]any{
+			"apiVersion": "v1", "kind": "Event", "metadata": map[string]any{"name": "e", "namespace": job.GetNamespace()}, "type": "Warning",
+			"involvedObject": map[string]any{"name": job.GetName()}, "message": "pods are forbidden: violates PodSecurity",
+		})
+		return
+	}
+	labels, _, _ := unstructured.NestedMap(job.Object, "spec", "template", "metadata", "labels")
+	spec, _, _ := unstructured.NestedMap(job.Object, "spec", "template", "spec")
+	state := map[string]any{"running": map[string]any{}}
+	if f.job.waiting != nil {
+		state = map[string]any{"waiting": f.job.waiting}
+	} else if f.job.ends {
+		state = map[string]any{"terminated": map[string]any{"exitCode": f.job.exit, "reason": "Completed"}}
+	}
+	f.put(map[string]any{
+		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": job.GetName() + "-x", "namespace": job.GetNamespace(), "labels": labels},
+		"spec": spec, "status": map[string]any{"phase": "Running", "containerStatuses": []any{map[string]any{"name": "check", "state": state}}},
+	})
 }
 
 // newFake is a fake of the default environment's cluster, all well.
@@ -116,7 +174,7 @@ func (f *fakeAPI) Get(ctx context.Context, _, kind, namespace, name string) (*un
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if o, ok := f.objects[key(kind, namespace, name)]; ok {
+	if o, ok := f.objects[key(kind, namespace, name)]; ok && !(kind == "Pod" && f.job.vanishes) {
 		return o.DeepCopy(), nil
 	}
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: strings.ToLower(kind) + "s"}, name)
@@ -126,7 +184,7 @@ func (f *fakeAPI) List(ctx context.Context, _, kind, namespace, selector string)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if kind == f.unknown {
-		return nil, errTest
+		return nil, &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: kind}}
 	}
 	for _, k := range slices.Sorted(maps.Keys(f.objects)) {
 		o := f.objects[k]
@@ -175,6 +233,9 @@ func (f *fakeAPI) Create(ctx context.Context, o *unstructured.Unstructured) erro
 			node = f.nodes[len(f.ever)%len(f.nodes)]
 		}
 		unstructured.SetNestedField(o.Object, node, "spec", "nodeName")
+	}
+	if o.GetKind() == "Job" {
+		f.start(o)
 	}
 	f.ever = append(f.ever, o.GetKind()+"/"+o.GetName())
 	f.put(o.Object)

@@ -2,6 +2,7 @@ package smoke
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,9 +61,9 @@ func (e exercise) run(ctx context.Context, target natsTarget) (string, error) {
 			lastErr = err
 		}),
 	})
-	connection, err := nats.Connect(target.url, options...)
+	connection, err := connect(ctx, target.url, options)
 	if err != nil {
-		return "", fmt.Errorf("connect to NATS: %w", err)
+		return "", err
 	}
 	defer connection.Close()
 	js, err := jetstream.New(connection)
@@ -110,6 +111,23 @@ func (e exercise) run(ctx context.Context, target natsTarget) (string, error) {
 		message += fmt.Sprintf("; %d reconnects", n)
 	}
 	return message, nil
+}
+
+// connect waits for a server that answers: after a start the first connection may come before
+// any of them.
+func connect(ctx context.Context, url string, options []nats.Option) (connection *nats.Conn, err error) {
+	err = until(ctx, patience, func() error {
+		if connection, err = nats.Connect(url, options...); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("connect to NATS: %w", err)
+		var untrusted *tls.CertificateVerificationError
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrSecureConnRequired) || errors.As(err, &untrusted) {
+			return check.Final(err)
+		}
+		return err
+	})
+	return connection, err
 }
 
 // stream does the exercise on one stream.

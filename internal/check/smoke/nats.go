@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -49,7 +50,7 @@ func natsServers(ctx context.Context, env Env) (pods []unstructured.Unstructured
 	return pods, int(n), nil
 }
 
-// natsSpread: all servers are Ready, each in a zone of its own where there are enough.
+// natsSpread: all servers are Ready and answer, each in a zone of its own where there are enough.
 func natsSpread(ctx context.Context, env Env) check.Result {
 	pods, replicas, err := natsServers(ctx, env)
 	if err != nil {
@@ -63,9 +64,19 @@ func natsSpread(ctx context.Context, env Env) check.Result {
 		return check.Wait("%d of %d NATS servers have a pod", len(pods), replicas)
 	}
 	used := map[string]bool{}
+	greetings := make([]error, len(pods))
+	var asking sync.WaitGroup
+	for i := range pods {
+		asking.Go(func() { greetings[i] = natsGreeting(ctx, env, pods[i].GetName()) })
+	}
+	asking.Wait()
 	for i := range pods {
 		if !ready(&pods[i]) {
 			return check.Wait("%s is not Ready: %s", pods[i].GetName(), trouble(&pods[i]))
+		}
+		// What the API calls Ready may have been so before the nodes were last stopped.
+		if greetings[i] != nil {
+			return check.Wait("%s is called Ready and does not answer: %v", pods[i].GetName(), greetings[i])
 		}
 		used[zoneOf[text(&pods[i], "spec", "nodeName")]] = true
 	}
@@ -77,6 +88,26 @@ func natsSpread(ctx context.Context, env Env) check.Result {
 		return check.Fail(fmt.Errorf("%d NATS servers are in %d zones (%s), want %d: the loss of one zone may lose a majority", replicas, len(used), list(used), want))
 	}
 	return check.OK("%d NATS servers in %d zones", replicas, len(used))
+}
+
+// natsGreeting waits for what every server says first to whoever connects.
+func natsGreeting(ctx context.Context, env Env, pod string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	connection, err := (&podDialer{ctx: ctx, client: env.Client}).Dial("tcp", fmt.Sprintf("%s:%d", pod, natsPort))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	defer context.AfterFunc(ctx, func() { _ = connection.Close() })()
+	greeting := make([]byte, len("INFO "))
+	if _, err := io.ReadFull(connection, greeting); err != nil {
+		return fmt.Errorf("wait for its greeting: %w", err)
+	}
+	if string(greeting) != "INFO " {
+		return fmt.Errorf("it greets with %q, as no NATS server does", greeting)
+	}
+	return nil
 }
 
 // natsAnonymous: who has no key is refused.

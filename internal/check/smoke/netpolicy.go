@@ -11,6 +11,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"golang.org/x/sync/errgroup"
@@ -18,7 +19,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/flow"
-	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // openPort of a check's pod is open to all, shutPort to nobody: so say the policies of the
@@ -37,11 +37,15 @@ const l7PolicyName = "orrery-l7-rules"
 // names and for nobody else, and one that denies wins. Where flows are recorded, those of
 // the packets are the proof: a connection also fails when nobody listens.
 func networkPolicy(ctx context.Context, env Env) check.Result {
-	if env.Spec.Driver == "native" && env.Spec.Network.Plugin != spec.PluginCilium {
-		return check.Skip("network plugin %s enforces no network policies; cilium does (network.plugin of orrery.yaml)", env.Spec.Network.Plugin)
+	if !env.EnforcesPolicies {
+		return check.Skip("this network (%s) enforces no network policies; cilium does (network.plugin of orrery.yaml)", env.Spec.Network.Plugin)
 	}
 	return inSandbox(ctx, env, "network-policy", func(s *sandbox) (string, error) {
-		g := &guarded{sandbox: s, pods: map[string]*unstructured.Unstructured{}, cilium: s.hasCilium(ctx)}
+		cilium, err := s.hasCilium(ctx)
+		if err != nil {
+			return "", err
+		}
+		g := &guarded{sandbox: s, pods: map[string]*unstructured.Unstructured{}, cilium: cilium}
 		// Policies first: pods come into a network that knows them.
 		if err := g.makePolicies(ctx); err != nil {
 			return "", err
@@ -211,13 +215,13 @@ func (g *guarded) prove(ctx context.Context, since time.Time) (map[string]string
 	return proofs, group.Wait()
 }
 
-// hasCilium says whether the API has Cilium's policies. They are part of that network.
-func (s *sandbox) hasCilium(ctx context.Context) bool {
-	if s.env.Spec.Driver == "native" {
-		return s.env.Spec.Network.Plugin == spec.PluginCilium
-	}
+// hasCilium says whether the API has Cilium's policies.
+func (s *sandbox) hasCilium(ctx context.Context) (bool, error) {
 	_, err := s.env.Client.List(ctx, ciliumAPI, "CiliumNetworkPolicy", namespace, "")
-	return err == nil
+	if meta.IsNoMatchError(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (g *guarded) ciliumPolicy(part string, rules map[string]any) map[string]any {

@@ -16,7 +16,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/flow"
-	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // enforcing is a cluster whose network enforces the check's policies: the open port answers
@@ -60,14 +59,14 @@ func TestNetworkPolicy(t *testing.T) {
 			"what no policy allows in apps is blocked (flow on agent1: dropped POLICY_DENIED)",
 			"lets in whom it names (flow on agent1: forwarded)", "one that denies wins (flow on agent1: dropped POLICY_DENY)", "rules of HTTP are refused",
 		}},
-		{"ptp", func(_ *fakeAPI, _ *fakeNetwork, env *Env) { env.Spec.Network.Plugin = spec.PluginPTP }, check.Skipped, []string{"ptp enforces no network policies"}},
+		{"ptp", func(_ *fakeAPI, _ *fakeNetwork, env *Env) { env.EnforcesPolicies = false }, check.Skipped, []string{"enforces no network policies"}},
 		{"no flows", func(_ *fakeAPI, _ *fakeNetwork, env *Env) { env.Flows = nil }, check.Succeeded, []string{"is blocked, a policy"}},
 		{"flows are not recorded", func(_ *fakeAPI, _ *fakeNetwork, env *Env) {
 			env.Flows = func(context.Context, flow.Query) ([]flow.Flow, error) { return nil, driver.ErrNoFlows }
 		}, check.Succeeded, []string{"is blocked, a policy"}},
-		{"another network that enforces", func(f *fakeAPI, _ *fakeNetwork, env *Env) { env.Spec.Driver, env.Flows = "existing", nil }, check.Succeeded, []string{"one that denies wins;"}},
+		{"another network that enforces", func(f *fakeAPI, _ *fakeNetwork, env *Env) { env.Flows = nil }, check.Succeeded, []string{"one that denies wins;"}},
 		{"which knows no denials", func(f *fakeAPI, _ *fakeNetwork, env *Env) {
-			env.Spec.Driver, env.Flows, f.unknown = "existing", nil, "CiliumNetworkPolicy"
+			env.Flows, f.unknown = nil, "CiliumNetworkPolicy"
 		}, check.Succeeded, []string{"rules that deny are not known"}},
 		{"component cilium is not there", func(_ *fakeAPI, _ *fakeNetwork, env *Env) { env.Components = nil }, check.Succeeded, []string{"rules of HTTP were not tried"}},
 		{"nothing is enforced", func(_ *fakeAPI, n *fakeNetwork, _ *Env) { n.ports = func(string, string) bool { return true } },
@@ -98,7 +97,7 @@ func TestNetworkPolicy(t *testing.T) {
 				f, env := newFake(t)
 				n := enforcing(f)
 				f.exec, f.admit = n.exec, refuseHTTP
-				env.Spec.Network.Plugin, env.Flows, env.Components = spec.PluginCilium, recorded, []string{"cilium"}
+				env.EnforcesPolicies, env.Flows, env.Components = true, recorded, []string{"cilium"}
 				if test.broken != nil {
 					test.broken(f, n, &env)
 				}

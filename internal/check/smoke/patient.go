@@ -3,6 +3,8 @@ package smoke
 import (
 	"context"
 	"errors"
+	"io"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,12 +70,40 @@ func (p patient) RawGet(ctx context.Context, path string) ([]byte, error) {
 	return answer, errors.Join(err, refused)
 }
 
+// PortForward repeats what did not reach the pod.
+func (p patient) PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error) {
+	_, err = againIf(ctx, unreached, func() (any, error) {
+		var err error
+		addr, stop, err = p.API.PortForward(ctx, namespace, pod, port)
+		return nil, err
+	})
+	return addr, stop, err
+}
+
+// Exec repeats only what did not reach the pod: a command that began may have done its work.
+func (p patient) Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	_, err := againIf(ctx, unreached, func() (any, error) {
+		return nil, p.API.Exec(ctx, namespace, pod, container, cmd, stdin, stdout, stderr)
+	})
+	return err
+}
+
+// unreached tells a connection to a pod that was never made. Right after a start the API calls
+// pods Ready that their nodes have not even looked at yet.
+func unreached(err error) bool {
+	return strings.Contains(err.Error(), "unable to upgrade connection") || strings.Contains(err.Error(), "error dialing backend")
+}
+
 // again calls f until it returns what asking once more would not change, or [settle] has passed.
 func again[T any](ctx context.Context, f func() (T, error)) (result T, err error) {
+	return againIf(ctx, kube.Transient, f)
+}
+
+func againIf[T any](ctx context.Context, passing func(error) bool, f func() (T, error)) (result T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	err = check.Until(ctx, check.Pause{First: 50 * time.Millisecond, Most: 2 * time.Second}, func() (err error) {
-		if result, err = f(); err != nil && !kube.Transient(err) {
+		if result, err = f(); err != nil && !passing(err) {
 			err = check.Final(err)
 		}
 		return err

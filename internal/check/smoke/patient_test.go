@@ -55,6 +55,45 @@ func (s shaky) RawGet(ctx context.Context, path string) ([]byte, error) {
 	return s.API.RawGet(ctx, path)
 }
 
+func (s shaky) PortForward(ctx context.Context, namespace, pod string, port int) (string, func(), error) {
+	if err := s.lose("forward"); err != nil {
+		return "", nil, err
+	}
+	return s.API.PortForward(ctx, namespace, pod, port)
+}
+
+func (s shaky) Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	if err := s.lose("exec"); err != nil {
+		return err
+	}
+	return s.API.Exec(ctx, namespace, pod, container, cmd, stdin, stdout, stderr)
+}
+
+// After `stop` and `up` pods are called Ready that their nodes do not know yet: the first
+// connections are waited for, by every check.
+func TestPatientWaitsForPods(t *testing.T) {
+	unknown := errors.New(`forward to port 4222 of pod messaging/nats-0: error upgrading connection: unable to upgrade connection: pod not found ("nats-0_messaging")`)
+	f, _ := newFake(t)
+	f.forwards = map[string]string{"nats-0:4222": "127.0.0.1:1"}
+	f.exec = func(string, string) (string, error) { return "", nil }
+	p := patient{shaky{f, unknown, map[string]int{"forward": 2, "exec": 2}}}
+	if _, _, err := p.PortForward(t.Context(), "messaging", "nats-0", 4222); err != nil {
+		t.Errorf("forward: %v", err)
+	}
+	run := func(p patient) error {
+		return p.Exec(t.Context(), "apps", "x", "probe", []string{"/probe"}, nil, io.Discard, io.Discard)
+	}
+	if err := run(p); err != nil {
+		t.Errorf("exec: %v", err)
+	}
+	// A command that began is not begun again.
+	for _, err := range []error{errors.New("command terminated with exit code 1"), io.ErrUnexpectedEOF} {
+		if got := run(patient{shaky{f, err, map[string]int{"exec": 1}}}); !errors.Is(got, err) {
+			t.Errorf("exec that fails with %v: %v", err, got)
+		}
+	}
+}
+
 func TestPatient(t *testing.T) {
 	broken := fmt.Errorf("create Pod apps/x: Post \"https://127.0.0.1/\": %w", io.ErrUnexpectedEOF)
 	busy := apierrors.NewServiceUnavailable("from the test")

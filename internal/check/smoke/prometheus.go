@@ -3,9 +3,7 @@ package smoke
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,7 +209,7 @@ func alerts(ctx context.Context, env Env) check.Result {
 			return "", fmt.Errorf("%w%s", err, alertTrouble(ctx, env, s.id))
 		}
 		took := time.Since(began)
-		pulse, err := s.pulseAlerted(ctx)
+		pulse, err := s.pulseAlerted(ctx, receiver)
 		if err != nil {
 			return "", err
 		}
@@ -239,30 +237,12 @@ func (s *sandbox) keepFiring() func(context.Context) error {
 	}
 }
 
-// askIngest asks the first replica of pulse's ingest that answers. It goes by a forwarded
-// port: pulse lets no node in, and so not the API servers' proxy.
-func askIngest(ctx context.Context, env Env, path string) ([]byte, error) {
-	roles, err := pulsePods(ctx, env)
-	if err != nil {
-		return nil, err
-	}
-	err = errors.New("it has no pod")
-	for _, p := range roles["ingest"] {
-		status, body, failed := pulseGet(ctx, env, p.GetName(), pulsePort, path)
-		if failed == nil && status == http.StatusOK {
-			return body, nil
-		}
-		if err = failed; err == nil {
-			err = fmt.Errorf("%s answers with status %d", p.GetName(), status)
-		}
-	}
-	return nil, err
-}
-
 // pulseAlerted waits until pulse was told of this run's alert, when it runs and has a route.
 // Its route may be so new that Alertmanager does not have it yet, so the alert is kept alive.
-func (s *sandbox) pulseAlerted(ctx context.Context) (string, error) {
-	const path = "/alerts?name=OrreryVerify&status=firing"
+// It is asked by the pod that was told itself: pulse lets no node in, and so not the API servers'
+// proxy.
+func (s *sandbox) pulseAlerted(ctx context.Context, from string) (string, error) {
+	url := fmt.Sprintf("http://pulse-ingest.%s.svc.%s.:8080/alerts?name=OrreryVerify&status=firing", namespace, s.env.ClusterDomain)
 	if _, err := s.env.Client.Get(ctx, monitoringAlpha, "AlertmanagerConfig", observe.Namespace, "pulse"); err != nil {
 		return "pulse has no route", nil //nolint:nilerr // an environment without pulse
 	}
@@ -275,14 +255,14 @@ func (s *sandbox) pulseAlerted(ctx context.Context) (string, error) {
 		if err := again(ctx); err != nil {
 			return err
 		}
-		raw, err := askIngest(ctx, s.env, path)
+		raw, err := s.exec(ctx, from, "get", url)
 		if err != nil {
 			return fmt.Errorf("ask pulse: %w", err)
 		}
 		var told struct {
 			Alerts []struct{ Labels map[string]string }
 		}
-		if err := json.Unmarshal(raw, &told); err != nil {
+		if err := json.Unmarshal([]byte(raw), &told); err != nil {
 			return fmt.Errorf("ask pulse: %w", err)
 		}
 		for _, a := range told.Alerts {

@@ -11,6 +11,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/flow"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -24,6 +25,7 @@ type API interface {
 	PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error)
 	Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error
 	RawGet(ctx context.Context, path string) ([]byte, error)
+	FollowLogs(ctx context.Context, namespace, pod, container string) (io.ReadCloser, error)
 	RawPost(ctx context.Context, path, contentType string, body []byte) ([]byte, error)
 }
 
@@ -40,8 +42,12 @@ type Env struct {
 	// Flows are what the network saw, oldest first; driver.ErrNoFlows when it keeps no record.
 	// Nil when there is no driver to ask. See droppedFlow and forwardedFlow.
 	Flows func(context.Context, flow.Query) ([]flow.Flow, error)
+	// EnforcesPolicies: the network enforces NetworkPolicies.
+	EnforcesPolicies bool
 	// Components of this environment. A check whose other end is none of them is skipped.
 	Components []string
+	// Jobs are what the Jobs of components that bring their own checks are rendered from.
+	Jobs []kube.RenderInput
 	// Dashboards of the components of this environment.
 	Dashboards []dashboard.Dashboard
 	// ClusterDomain of DNS names. Default "cluster.local".
@@ -61,7 +67,7 @@ type probe struct {
 	run  func(context.Context, Env) check.Result
 }
 
-// registry is every check there is: name in component.yaml's smoke list, or in
+// registry is every check that is part of this program: name in component.yaml's smoke list, or in
 // [ClusterChecks] → what it proves.
 var registry = map[string][]probe{
 	"nodes":      {{"nodes", nodes}},
@@ -90,7 +96,6 @@ var registry = map[string][]probe{
 
 	"image-policy": {{"image-policy", imagePolicy}},
 
-	"pulse": {{"pulse-ready", pulseReady}, {"pulse-delivery", pulseDelivery}},
 	"nats": {
 		{"nats-spread", natsSpread},
 		{"nats-anonymous", natsAnonymous},
@@ -98,8 +103,8 @@ var registry = map[string][]probe{
 	},
 }
 
-// Checks is the registry bound to an environment: name → the conditions of that check
-// for a component. The conditions are independent of each other and may be awaited
+// Checks is the registry bound to an environment, with the checks that components bring
+// themselves: name → the conditions of that check for a component. The conditions are independent of each other and may be awaited
 // side by side, each as often as wanted.
 func Checks(env Env) map[string]func(component string) []check.Condition {
 	if env.ClusterDomain == "" {
@@ -121,6 +126,9 @@ func Checks(env Env) map[string]func(component string) []check.Condition {
 			}
 			return conditions
 		}
+	}
+	for _, in := range env.Jobs {
+		(&ownChecks{env: env, in: in}).register(checks)
 	}
 	return checks
 }
