@@ -146,7 +146,9 @@ func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, ca
 	}
 	if !errors.Is(cause, context.Canceled) {
 		archive := e.SupportFile()
-		if err := e.WriteSupport(ctx, archive); err == nil {
+		if err := e.WriteSupport(ctx, archive); err != nil {
+			cause = fmt.Errorf("%w\nlogs and events could not be kept: %w", cause, err)
+		} else {
 			cause = fmt.Errorf("%w\nlogs and events were kept in %s", cause, archive)
 		}
 	}

@@ -30,7 +30,7 @@ const supportPodLines = 500
 
 // SupportFile is a name for an archive of now.
 func (e *Environment) SupportFile() string {
-	return fmt.Sprintf("orrery-support-%s-%s.tar.gz", e.Spec.Name, time.Now().Format("20060102-150405"))
+	return fmt.Sprintf("orrery-support-%s-%s.tar.gz", e.Spec.Name, time.Now().Format("20060102-150405.000"))
 }
 
 // WriteSupport collects what can be had; what cannot is noted inside the archive. It
