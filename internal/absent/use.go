@@ -70,14 +70,12 @@ func (u *uses) typ(t types.Type) {
 	switch t := t.(type) {
 	case *types.Alias:
 		if u.mine(t.Obj().Pkg()) {
-			if !u.used[t.Obj()] {
-				u.used[t.Obj()] = true
-			}
+			u.used[t.Obj()] = true
 		}
 		u.typ(t.Rhs())
 	case *types.Named:
-		for i := range t.TypeArgs().Len() {
-			u.typ(t.TypeArgs().At(i))
+		for a := range t.TypeArgs().Types() {
+			u.typ(a)
 		}
 		t = t.Origin()
 		if !u.mine(t.Obj().Pkg()) || u.explored[t.Obj()] {
@@ -85,10 +83,15 @@ func (u *uses) typ(t types.Type) {
 		}
 		u.used[t.Obj()] = true
 		u.explored[t.Obj()] = true
-		switch t.Underlying().(type) {
-		case *types.Struct, *types.Interface:
+		u.constraints(t.TypeParams())
+		switch under := t.Underlying().(type) {
+		case *types.Struct: // its fields, as they are used
+		case *types.Interface: // its methods likewise
+			if !under.IsMethodSet() {
+				u.typ(under)
+			}
 		default:
-			u.typ(t.Underlying())
+			u.typ(under)
 		}
 		// what makes it an error, a reader and so on
 		ms := types.NewMethodSet(types.NewPointer(t))
@@ -114,27 +117,42 @@ func (u *uses) typ(t types.Type) {
 		u.typ(t.Key())
 		u.typ(t.Elem())
 	case *types.Signature:
-		for i := range t.Params().Len() {
-			u.typ(t.Params().At(i).Type())
+		u.constraints(t.TypeParams())
+		for p := range t.Params().Variables() {
+			u.typ(p.Type())
 		}
-		for i := range t.Results().Len() {
-			u.typ(t.Results().At(i).Type())
+		for r := range t.Results().Variables() {
+			u.typ(r.Type())
 		}
 	case *types.Struct:
-		for i := range t.NumFields() {
-			u.typ(t.Field(i).Type())
+		for f := range t.Fields() {
+			u.typ(f.Type())
 		}
 	case *types.Interface:
-		for i := range t.NumMethods() {
-			u.typ(t.Method(i).Type())
+		for m := range t.Methods() {
+			u.typ(m.Type())
 		}
+		for e := range t.EmbeddedTypes() {
+			u.typ(e)
+		}
+	case *types.Union:
+		for term := range t.Terms() {
+			u.typ(term.Type())
+		}
+	}
+}
+
+// constraints marks those of type parameters.
+func (u *uses) constraints(list *types.TypeParamList) {
+	for p := range list.TypeParams() {
+		u.typ(p.Constraint())
 	}
 }
 
 // keep marks PACKAGE.NAME, PACKAGE.TYPE.NAME or PACKAGE.TYPE.*.
 func (u *uses) keep(k string) error {
 	slash := strings.LastIndex(k, "/")
-	for path, p := range u.packages {
+	for path, p := range u.packages { // k is of one of them at most
 		rest, ok := strings.CutPrefix(k, path+".")
 		if !ok || len(path) <= slash {
 			continue

@@ -188,6 +188,10 @@ func (f *file) named(tn *types.TypeName) (methods bool) {
 		f.fields(under)
 		f.printf("}\n")
 	case *types.Interface:
+		if !under.IsMethodSet() {
+			f.printf("type %s%s %s\n", tn.Name(), params, f.typeOf(under))
+			return false
+		}
 		f.printf("type %s%s interface {\n", tn.Name(), params)
 		done := map[string]bool{}
 		for m := range under.Methods() {

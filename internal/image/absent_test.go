@@ -1,0 +1,207 @@
+package image
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
+)
+
+// clouded is a program of another module, which asks a cloud that is left out.
+func clouded(t *testing.T) catalog.Binary {
+	dir := module(t, map[string]string{
+		"go.mod": "module example.org/top\n\ngo 1.24\n\nrequire (\n\texample.org/prog v1.2.3\n\texample.org/cloud v0.0.0\n\texample.org/deep v0.0.0\n)\n\n" +
+			"replace (\n\texample.org/prog => ./prog\n\texample.org/cloud => ./cloud\n\texample.org/deep => ./deep\n)\n",
+		"absent.txt":     "module example.org/cloud\nmodule example.org/never\n",
+		"prog/go.mod":    "module example.org/prog\n\ngo 1.24\n",
+		"prog/main.go":   "package main\n\nimport \"example.org/cloud\"\n\nfunc main() { println(cloud.Ask().Error()) }\n",
+		"cloud/go.mod":   "module example.org/cloud\n\ngo 1.24\n",
+		"cloud/cloud.go": "package cloud\n\nimport \"example.org/deep\"\n\nfunc Ask() error { return deep.Ask() }\n",
+		"deep/go.mod":    "module example.org/deep\n\ngo 1.24\n",
+		"deep/deep.go":   "package deep\n\nfunc Ask() error { panic(\"it was linked\") }\n",
+	})
+	return catalog.Binary{Name: "prog", Dir: dir, Package: "example.org/prog", Absent: "absent.txt", Version: "v1.2.3", CPUSeconds: 1, MemoryMiB: 100}
+}
+
+// withGenerator is a builder in this repository, which has what makes stand-ins.
+func withGenerator(t *testing.T) (*Builder, *recorder) {
+	b, events := newBuilder(t, t.TempDir())
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.opts.RepoRoot = root
+	return b, events
+}
+
+func TestStandIns(t *testing.T) {
+	bin := clouded(t)
+	before := fileNames(t, bin.Dir)
+	b, events := withGenerator(t)
+	path, err := b.Binary(t.Context(), bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, path); got != "example.org/cloud.Ask: left out of this build" {
+		t.Errorf("it printed %q", got)
+	}
+	if said := strings.Join(events.messages("progress"), "\n"); !strings.Contains(said, "making stand-ins") {
+		t.Errorf("progress: %s", said)
+	}
+	if said := strings.Join(events.messages("warning"), "\n"); !strings.Contains(said, "nothing of example.org/never is used: its line in absent.txt can go") {
+		t.Errorf("warnings: %s", said)
+	}
+	if after := fileNames(t, bin.Dir); after != before {
+		t.Errorf("the module's folder was changed: %s", after)
+	}
+	src, err := b.source(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pinned, owned, err := src.split(newHasher(), newHasher()); err != nil || !pinned || !owned {
+		t.Errorf("the lock has pins: %v, and a tree: %v; want both (%v)", pinned, owned, err)
+	}
+	info, err := b.Program(t.Context(), bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range info.Modules {
+		if m.Path == "./absent/example.org-cloud" && m.Replaces == "example.org/cloud@v0.0.0" {
+			return
+		}
+	}
+	t.Errorf("the program does not name its stand-in: %+v", info.Modules)
+}
+
+func fileNames(t *testing.T, dir string) string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		info, infoErr := d.Info()
+		names = append(names, path+" "+info.ModTime().String())
+		return errors.Join(err, infoErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(names, "\n")
+}
+
+// The key covers what stand-ins follow from; a program without them has nothing of it in its own.
+func TestAbsentKey(t *testing.T) {
+	b, _ := withGenerator(t)
+	root := module(t, map[string]string{
+		"go.mod":                             "module example.org/repo\n\ngo 1.24\n",
+		"internal/absent/generate/main.go":   "package main\n\nimport _ \"example.org/repo/internal/absent\"\n\nfunc main() {}\n",
+		"internal/absent/absent.go":          "package absent\n",
+		"internal/absent/generate/x_test.go": "package main\n",
+	})
+	b.opts.RepoRoot = root
+	bin := clouded(t)
+	plain := bin
+	plain.Absent = ""
+	keyOf := func(bin catalog.Binary) string {
+		t.Helper()
+		key, err := b.Key(t.Context(), bin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	key, plainKey := keyOf(bin), keyOf(plain)
+	if key == plainKey {
+		t.Error("leaving modules out does not change the key")
+	}
+	for _, step := range []struct {
+		name, file, text string
+		same             bool
+	}{
+		{"a test of the generator", filepath.Join(root, "internal/absent/generate/x_test.go"), "package main // changed\n", true},
+		{"the list", filepath.Join(bin.Dir, "absent.txt"), "module example.org/cloud\n", false},
+		{"the generator", filepath.Join(root, "internal/absent/absent.go"), "package absent // changed\n", false},
+		{"the generator's Go", filepath.Join(root, "go.mod"), "module example.org/repo\n\ngo 1.25\n", false},
+	} {
+		if err := os.WriteFile(step.file, []byte(step.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		now := keyOf(bin)
+		if (now == key) != step.same {
+			t.Errorf("%s: keys equal: %v, want %v", step.name, now == key, step.same)
+		}
+		if keyOf(plain) != plainKey {
+			t.Errorf("%s changed the key of a program that leaves nothing out", step.name)
+		}
+		key = now
+	}
+}
+
+func TestStandInErrors(t *testing.T) {
+	t.Run("a module that cannot be had", func(t *testing.T) {
+		b, _ := withGenerator(t)
+		t.Setenv("GOPROXY", "off")
+		bin := clouded(t)
+		edit(t, bin, "go.mod", "replace (", "require example.org/far v1.0.0\n\nreplace (")
+		edit(t, bin, "deep/deep.go", "func Ask", "import _ \"example.org/far\"\n\nfunc Ask")
+		const sum = " h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+		if err := os.WriteFile(filepath.Join(bin.Dir, "go.sum"), []byte("example.org/far v1.0.0"+sum+"example.org/far v1.0.0/go.mod"+sum), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := b.Binary(t.Context(), bin)
+		var missing *ModuleError
+		if !errors.As(err, &missing) || !strings.Contains(err.Error(), "deep/deep.go") || !strings.Contains(err.Error(), "set GOPROXY to your mirror") {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("go.mod lacks a module", func(t *testing.T) {
+		b, _ := withGenerator(t)
+		t.Setenv("GOPROXY", "off")
+		bin := clouded(t)
+		edit(t, bin, "go.mod", "replace (", "require example.org/far v1.0.0\n\nreplace (")
+		edit(t, bin, "deep/deep.go", "func Ask", "import _ \"example.org/far\"\n\nfunc Ask")
+		_, err := b.Binary(t.Context(), bin)
+		if err == nil || !strings.Contains(err.Error(), "go list -mod=mod -deps example.org/prog") {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("a folder outside", func(t *testing.T) {
+		b, _ := withGenerator(t)
+		bin := clouded(t)
+		edit(t, bin, "go.mod", "=> ./deep", "=> ../deep")
+		if _, err := b.Key(t.Context(), bin); err == nil || !strings.Contains(err.Error(), "folder outside of it (../deep)") {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("no list", func(t *testing.T) {
+		b, _ := withGenerator(t)
+		bin := clouded(t)
+		bin.Absent = "gone.txt"
+		if _, err := b.Key(t.Context(), bin); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("no generator", func(t *testing.T) {
+		b, _ := newBuilder(t, t.TempDir())
+		if _, err := b.Key(t.Context(), clouded(t)); err == nil || !strings.Contains(err.Error(), "what makes stand-ins") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// edit replaces text of a file in bin's folder.
+func edit(t *testing.T, bin catalog.Binary, name, old, text string) {
+	t.Helper()
+	path := filepath.Join(bin.Dir, name)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(data), old) {
+		t.Fatalf("%s has no %q", name, old)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(data), old, text, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
