@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/orrery-dev/orrery/internal/absent"
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
@@ -88,6 +89,37 @@ func fileNames(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return strings.Join(names, "\n")
+}
+
+// Whether stand-ins are made or stand in the tree, the program is the same to the byte; so it is
+// whatever their comments say.
+func TestStandInsDecideNothing(t *testing.T) {
+	made := clouded(t)
+	b, _ := withGenerator(t)
+	path, err := b.Binary(t.Context(), made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := clouded(t)
+	if _, err := absent.Make(t.Context(), absent.Options{Dir: kept.Dir, File: kept.Absent, Package: kept.Package, Env: os.Environ()}); err != nil {
+		t.Fatal(err)
+	}
+	kept.Absent = ""
+	edit(t, kept, "absent/example.org-cloud/absent.go", "// Code generated", "// Once generated")
+	keptPath, err := b.Binary(t.Context(), kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path == keptPath {
+		t.Fatal("they have the same key")
+	}
+	one, err := hashFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other, err := hashFile(keptPath); err != nil || one != other {
+		t.Errorf("%s and %s, %v", one, other, err)
+	}
 }
 
 // The key covers what stand-ins follow from; a program without them has nothing of it in its own.
