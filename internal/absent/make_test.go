@@ -18,7 +18,17 @@ import (
 func program(t *testing.T, cloud, main string, more map[string]string) string {
 	t.Helper()
 	files := map[string]string{
-		"go.mod": "module example.org/top\n\ngo 1.24\n\nrequire (\n\texample.org/prog v0.0.0\n\texample.org/cloud v0.0.0\n\texample.org/deep v0.0.0\n)\n\n" +
+		"go.mod": `module example.org/top
+
+go 1.24
+
+require (
+	example.org/prog v0.0.0
+	example.org/cloud v0.0.0
+	example.org/deep v0.0.0
+)
+
+` +
 			"replace (\n\texample.org/prog => ./prog\n\texample.org/cloud => ./cloud\n\texample.org/deep => ./deep\n)\n",
 		"list":           "module example.org/cloud\n",
 		"prog/go.mod":    "module example.org/prog\n\ngo 1.24\n\nrequire example.org/cloud v0.0.0\n",
@@ -90,16 +100,25 @@ func TestMake(t *testing.T) {
 		says              string   // by the program
 	}{
 		"a function that fails": {
-			cloud: "import \"example.org/deep\"\n\nfunc Open(name string, n ...int) (int, error) { deep.F(); return 0, nil }\n\nfunc Other() {}",
-			main:  "func main() {\n\t_, err := cloud.Open(\"x\", 1, 2)\n\tprint(err.Error())\n}",
-			has:   []string{"func Open(string, ...int) (r0 int, err error) { err = absentError(\"Open\"); return }"}, hasNot: []string{"Other", "deep"},
+			cloud: `import "example.org/deep"
+
+func Open(name string, n ...int) (int, error) { deep.F(); return 0, nil }
+
+func Other() {}`,
+			main: "func main() {\n\t_, err := cloud.Open(\"x\", 1, 2)\n\tprint(err.Error())\n}",
+			has:  []string{"func Open(string, ...int) (r0 int, err error) { err = absentError(\"Open\"); return }"},
+			hasNot: []string{"Other", "deep"},
 			says: "example.org/cloud.Open: left out of this build",
 		},
 		"a function that panics": {
 			cloud: "func Count() int { return 1 }\n\nfunc Go() {}",
-			main:  "func main() {\n\tdefer func() { print(recover().(error).Error()) }()\n\tcloud.Go()\n\tprint(cloud.Count())\n}",
-			has:   []string{"func Count() (r0 int) { panic(absentError(\"Count\")) }", "func Go() { panic(absentError(\"Go\")) }"},
-			says:  "example.org/cloud.Go: left out of this build",
+			main: `func main() {
+	defer func() { print(recover().(error).Error()) }()
+	cloud.Go()
+	print(cloud.Count())
+}`,
+			has:  []string{"func Count() (r0 int) { panic(absentError(\"Count\")) }", "func Go() { panic(absentError(\"Go\")) }"},
+			says: "example.org/cloud.Go: left out of this build",
 		},
 		"a body": {
 			cloud: "type ID struct{ low uint64 }\n\nfunc (i ID) Valid() bool { return i.low != 0 }",
@@ -116,30 +135,70 @@ func TestMake(t *testing.T) {
 			says: "fine",
 		},
 		"constants, variables and errors": {
-			cloud: "type Size int64\n\nconst (\n\tSmall Size = 1 << iota\n\tLarge\n\tPlain = \"p\"\n)\n\ntype failed struct{}\n\nfunc (failed) Error() string { return \"\" }\n\n" +
-				"var ErrGone error = failed{}\n\nvar Default = map[string]Size{\"a\": 1}",
+			cloud: `type Size int64
+
+const (
+	Small Size = 1 << iota
+	Large
+	Plain = "p"
+)
+
+type failed struct{}
+
+func (failed) Error() string { return "" }
+
+var ErrGone error = failed{}
+
+var Default = map[string]Size{"a": 1}`,
 			main: "func main() { print(cloud.Large, cloud.Plain, len(cloud.Default), cloud.ErrGone.Error()) }",
-			has:  []string{"const Large Size = 2", "const Plain = \"p\"", "var Default map[string]Size", "var ErrGone error = absentError(\"ErrGone\")"}, hasNot: []string{"Small"},
+			has:  []string{"const Large Size = 2", "const Plain = \"p\"", "var Default map[string]Size", "var ErrGone error = absentError(\"ErrGone\")"},
+			hasNot: []string{"Small"},
 			says: "2p0example.org/cloud.ErrGone: left out of this build",
 		},
 		"fields, by name and by place, embedded and tagged": {
-			cloud: "type Base struct{ Region, Zone string }\n\ntype Config struct {\n\tBase\n\tName string `json:\"name\"`\n\tUnused int\n}\n\ntype Pair struct{ A, B int }",
-			main:  "func main() {\n\tc := cloud.Config{Name: \"n\"}\n\tc.Region = \"r\"\n\tprint(c.Name, c.Region, cloud.Pair{1, 2}.B)\n}",
-			has:   []string{"Base\n", "Name string `json:\"name\"`", "Region string", "B int"}, hasNot: []string{"Unused", "Zone"},
+			cloud: "type Base struct{ Region, Zone string }\n\n" +
+				"type Config struct {\n\tBase\n\tName string `json:\"name\"`\n\tUnused int\n}\n\n" +
+				"type Pair struct{ A, B int }",
+			main: `func main() {
+	c := cloud.Config{Name: "n"}
+	c.Region = "r"
+	print(c.Name, c.Region, cloud.Pair{1, 2}.B)
+}`,
+			has: []string{`Base
+`, "Name string `json:\"name\"`", "Region string", "B int"}, hasNot: []string{"Unused", "Zone"},
 			says: "nr2",
 		},
 		"what makes it an interface's": {
-			cloud: "type Store struct{}\n\nfunc (*Store) Get(k string) string { return k }\n\nfunc (*Store) Put(k string) {}\n\nfunc (*Store) Error() string { return \"\" }",
+			cloud: `type Store struct{}
+
+func (*Store) Get(k string) string { return k }
+
+func (*Store) Put(k string) {}
+
+func (*Store) Error() string { return "" }`,
 			main: "type getter interface{ Get(string) string }\n\nfunc use(g getter) { print(g != nil) }\n\n" +
 				"func main() { use(&cloud.Store{}) }",
 			has: []string{"func (*Store) Get(string) (r0 string)", "func (*Store) Error() (r0 string)"}, hasNot: []string{"Put"},
 			says: "true",
 		},
 		"generic": {
-			cloud: "type Number interface{ ~int | ~float64 }\n\ntype List[T any] struct{ Items []T }\n\nfunc (l *List[T]) Len() int { return len(l.Items) }\n\nfunc Sum[T Number](of ...T) (T, error) { var z T; return z, nil }",
-			main:  "func main() {\n\tl := cloud.List[int]{Items: []int{1}}\n\t_, err := cloud.Sum[int](1)\n\tprint(len(l.Items), err.Error())\n\tif false {\n\t\tprint(l.Len())\n\t}\n}",
-			has:   []string{"type List[T any] struct", "func (*List[T]) Len() (r0 int)", "type Number interface{ ~int | ~float64 }"},
-			says:  "1example.org/cloud.Sum: left out of this build",
+			cloud: `type Number interface{ ~int | ~float64 }
+
+type List[T any] struct{ Items []T }
+
+func (l *List[T]) Len() int { return len(l.Items) }
+
+func Sum[T Number](of ...T) (T, error) { var z T; return z, nil }`,
+			main: `func main() {
+	l := cloud.List[int]{Items: []int{1}}
+	_, err := cloud.Sum[int](1)
+	print(len(l.Items), err.Error())
+	if false {
+		print(l.Len())
+	}
+}`,
+			has:  []string{"type List[T any] struct", "func (*List[T]) Len() (r0 int)", "type Number interface{ ~int | ~float64 }"},
+			says: "1example.org/cloud.Sum: left out of this build",
 		},
 		"an alias and another's type": {
 			cloud: "import \"example.org/deep\"\n\ntype D = deep.D\n\ntype E deep.D",
@@ -149,9 +208,23 @@ func TestMake(t *testing.T) {
 		},
 		"handed on by another package": {
 			cloud: "type Client struct{}\n\nfunc (*Client) Ask() int { return 1 }\n\nfunc (*Client) Drop() {}",
-			main:  "import \"example.org/prog/between\"\n\nvar _ cloud.Client\n\nfunc main() {\n\tif c := between.New(); c != nil {\n\t\tprint(c.Ask())\n\t}\n\tprint(\"none\")\n}",
-			more:  map[string]string{"prog/between/between.go": "package between\n\nimport \"example.org/cloud\"\n\nfunc New() *cloud.Client { return nil }\n"},
-			has:   []string{"func (*Client) Ask() (r0 int)"}, hasNot: []string{"Drop"},
+			main: `import "example.org/prog/between"
+
+var _ cloud.Client
+
+func main() {
+	if c := between.New(); c != nil {
+		print(c.Ask())
+	}
+	print("none")
+}`,
+			more: map[string]string{"prog/between/between.go": `package between
+
+import "example.org/cloud"
+
+func New() *cloud.Client { return nil }
+`},
+			has: []string{"func (*Client) Ask() (r0 int)"}, hasNot: []string{"Drop"},
 			says: "none",
 		},
 		"imported for nothing": {
@@ -196,7 +269,17 @@ func TestMake(t *testing.T) {
 func TestModules(t *testing.T) {
 	const main = "import \"example.org/cloud/v2/sub\"\n\nfunc main() {\n\tsub.F()\n\tcloud.F()\n}"
 	more := map[string]string{
-		"go.mod": "module example.org/top\n\ngo 1.24\n\nrequire (\n\texample.org/prog v0.0.0\n\texample.org/cloud v0.0.0\n\texample.org/cloud/v2 v2.0.0\n)\n\n" +
+		"go.mod": `module example.org/top
+
+go 1.24
+
+require (
+	example.org/prog v0.0.0
+	example.org/cloud v0.0.0
+	example.org/cloud/v2 v2.0.0
+)
+
+` +
 			"replace (\n\texample.org/prog => ./prog\n\texample.org/cloud => ./cloud\n\texample.org/cloud/v2 => ./cloud2\n)\n",
 		"list":              "module example.org/cloud\nmodule example.org/cloud/v2\nmodule example.org/deep\n",
 		"prog/go.mod":       "module example.org/prog\n\ngo 1.24\n",
@@ -222,11 +305,15 @@ func TestModules(t *testing.T) {
 		all["main go.mod"] = string(mod)
 		trees = append(trees, all)
 	}
-	want := []string{"example.org-cloud-v2/go.mod", "example.org-cloud-v2/sub/absent.go", "example.org-cloud/absent.go", "example.org-cloud/go.mod", "main go.mod"}
+	want := []string{
+		"example.org-cloud-v2/go.mod", "example.org-cloud-v2/sub/absent.go", "example.org-cloud/absent.go", "example.org-cloud/go.mod", "main go.mod",
+	}
 	if got := slices.Sorted(maps.Keys(trees[0])); !slices.Equal(got, want) {
 		t.Errorf("files: %q", got)
 	}
-	if mod := trees[0]["main go.mod"]; !strings.Contains(mod, "example.org/cloud/v2 => ./absent/example.org-cloud-v2\n") || !strings.Contains(mod, "example.org/prog => ./prog\n") {
+	if mod := trees[0]["main go.mod"]; !strings.Contains(mod, `example.org/cloud/v2 => ./absent/example.org-cloud-v2
+`) || !strings.Contains(mod, `example.org/prog => ./prog
+`) {
 		t.Errorf("go.mod:\n%s", mod)
 	}
 	for _, other := range trees[1:] {
@@ -260,24 +347,49 @@ func TestMakeRefuses(t *testing.T) {
 	}{
 		"a list that is none": {map[string]string{"list": "modul x\n"}, []string{"list: line 1", `"modul" is none of`}},
 		"what is not there to keep": {
-			map[string]string{"list": "module example.org/cloud\nkeep example.org/cloud.Gone\n"}, []string{"example.org/cloud.Gone", "there is no such thing"},
+			map[string]string{"list": `module example.org/cloud
+keep example.org/cloud.Gone
+`}, []string{"example.org/cloud.Gone", "there is no such thing"},
 		},
 		"a method that is not there": {
-			map[string]string{"list": "module example.org/cloud\nkeep example.org/cloud.F.Gone\n"}, []string{"example.org/cloud.F.Gone"},
+			map[string]string{"list": `module example.org/cloud
+keep example.org/cloud.F.Gone
+`}, []string{"example.org/cloud.F.Gone"},
 		},
 		"a module that cannot be had": {
 			map[string]string{
 				"cloud/cloud.go": "package cloud\n\nimport \"example.org/far\"\n\nfunc F() { far.F() }\n",
-				"go.mod": "module example.org/top\n\ngo 1.24\n\nrequire (\n\texample.org/prog v0.0.0\n\texample.org/cloud v0.0.0\n\texample.org/deep v0.0.0\n\texample.org/far v1.0.0\n)\n\n" +
+				"go.mod": `module example.org/top
+
+go 1.24
+
+require (
+	example.org/prog v0.0.0
+	example.org/cloud v0.0.0
+	example.org/deep v0.0.0
+	example.org/far v1.0.0
+)
+
+` +
 					"replace (\n\texample.org/prog => ./prog\n\texample.org/cloud => ./cloud\n\texample.org/deep => ./deep\n)\n",
-				"go.sum": "example.org/far v1.0.0 h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nexample.org/far v1.0.0/go.mod h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n",
+				"go.sum": `example.org/far v1.0.0 h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=
+example.org/far v1.0.0/go.mod h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=
+`,
 			}, []string{"go list", "example.org/far", "module lookup disabled by GOPROXY=off"},
 		},
 		"go.mod that lacks one": {
-			map[string]string{"cloud/cloud.go": "package cloud\n\nimport \"example.org/near\"\n\nfunc F() { near.F() }\n"}, []string{"example.org/near"},
+			map[string]string{"cloud/cloud.go": `package cloud
+
+import "example.org/near"
+
+func F() { near.F() }
+`}, []string{"example.org/near"},
 		},
-		"a program that does not compile": {map[string]string{"cloud/cloud.go": "package cloud\n\nfunc F() Gone { return 1 }\n"}, []string{"read example.org/cloud", "undefined: Gone"}},
-		"stand-ins in the tree":           {map[string]string{"absent/x": ""}, []string{"absent", "must not be there"}},
+		"a program that does not compile": {map[string]string{"cloud/cloud.go": `package cloud
+
+func F() Gone { return 1 }
+`}, []string{"read example.org/cloud", "undefined: Gone"}},
+		"stand-ins in the tree": {map[string]string{"absent/x": ""}, []string{"absent", "must not be there"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

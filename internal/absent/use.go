@@ -246,7 +246,8 @@ func addInterface(all map[*types.Named]bool, t types.Type) {
 	case *types.Slice:
 		addInterface(all, x.Elem())
 	case *types.Named:
-		if i, ok := x.Underlying().(*types.Interface); ok && i.NumMethods() > 0 && i.IsMethodSet() && x.TypeArgs().Len() == 0 && x.TypeParams().Len() == 0 {
+		i, ok := x.Underlying().(*types.Interface)
+		if ok && i.NumMethods() > 0 && i.IsMethodSet() && x.TypeArgs().Len() == 0 && x.TypeParams().Len() == 0 {
 			all[x] = true
 		}
 	}

@@ -26,7 +26,8 @@ func (b *Builder) leavesOut(bin catalog.Binary, s *source) error {
 	}
 	for _, r := range s.mod.Replace {
 		if r.New.Version == "" && !filepath.IsLocal(r.New.Path) {
-			return fmt.Errorf("go.mod in %s replaces %s with a folder outside of it (%s); with absent, folders must be below go.mod's", s.dir, r.Old.Path, r.New.Path)
+			return fmt.Errorf("go.mod in %s replaces %s with a folder outside of it (%s); with absent, folders must be below go.mod's",
+				s.dir, r.Old.Path, r.New.Path)
 		}
 	}
 	s.absent, s.generator = bin.Absent, &g
@@ -46,7 +47,9 @@ func (s source) addAbsent(h *hasher) error {
 
 // standIns copies the folder of src below work, with stand-ins of the modules that bin leaves
 // out and a go.mod that names them. Declarations are read from the real modules.
-func (b *Builder) standIns(ctx context.Context, bin catalog.Binary, src source, cache goCache, work string, g grant) (dir string, usage proc.Usage, err error) {
+func (b *Builder) standIns(
+	ctx context.Context, bin catalog.Binary, src source, cache goCache, work string, g grant,
+) (dir string, usage proc.Usage, err error) {
 	b.progress(bin.Name, ui.Event{Message: fmt.Sprintf("%s %s: making stand-ins for what it leaves out", bin.Name, bin.Version)})
 	tmp := filepath.Join(work, "work")
 	dir = filepath.Join(tmp, "source")
@@ -72,7 +75,8 @@ func (b *Builder) standIns(ctx context.Context, bin catalog.Binary, src source, 
 	}); err != nil {
 		return "", usage, fmt.Errorf("compile what makes stand-ins: %w", err)
 	}
-	if err := run(&proc.Cmd{Path: program, Args: []string{"-tags", strings.Join(bin.Tags, ","), dir, src.absent, bin.Package}, Env: env}); err != nil {
+	args := []string{"-tags", strings.Join(bin.Tags, ","), dir, src.absent, bin.Package}
+	if err := run(&proc.Cmd{Path: program, Args: args, Env: env}); err != nil {
 		return "", usage, err
 	}
 	for line := range strings.Lines(said.String()) {

@@ -1,9 +1,11 @@
 package image
 
 import (
+	"debug/elf"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,7 +16,17 @@ import (
 // clouded is a program of another module, which asks a cloud that is left out.
 func clouded(t *testing.T) catalog.Binary {
 	dir := module(t, map[string]string{
-		"go.mod": "module example.org/top\n\ngo 1.24\n\nrequire (\n\texample.org/prog v1.2.3\n\texample.org/cloud v0.0.0\n\texample.org/deep v0.0.0\n)\n\n" +
+		"go.mod": `module example.org/top
+
+go 1.24
+
+require (
+	example.org/prog v1.2.3
+	example.org/cloud v0.0.0
+	example.org/deep v0.0.0
+)
+
+` +
 			"replace (\n\texample.org/prog => ./prog\n\texample.org/cloud => ./cloud\n\texample.org/deep => ./deep\n)\n",
 		"absent.txt":     "module example.org/cloud\nmodule example.org/never\n",
 		"prog/go.mod":    "module example.org/prog\n\ngo 1.24\n",
@@ -24,7 +36,9 @@ func clouded(t *testing.T) catalog.Binary {
 		"deep/go.mod":    "module example.org/deep\n\ngo 1.24\n",
 		"deep/deep.go":   "package deep\n\nfunc Ask() error { panic(\"it was linked\") }\n",
 	})
-	return catalog.Binary{Name: "prog", Dir: dir, Package: "example.org/prog", Absent: "absent.txt", Version: "v1.2.3", CPUSeconds: 1, MemoryMiB: 100}
+	return catalog.Binary{
+		Name: "prog", Dir: dir, Package: "example.org/prog", Absent: "absent.txt", Version: "v1.2.3", CPUSeconds: 1, MemoryMiB: 100,
+	}
 }
 
 // withGenerator is a builder in this repository, which has what makes stand-ins.
@@ -52,7 +66,8 @@ func TestStandIns(t *testing.T) {
 	if said := strings.Join(events.messages("progress"), "\n"); !strings.Contains(said, "making stand-ins") {
 		t.Errorf("progress: %s", said)
 	}
-	if said := strings.Join(events.messages("warning"), "\n"); !strings.Contains(said, "nothing of example.org/never is used: its line in absent.txt can go") {
+	if said := strings.Join(events.messages("warning"), `
+`); !strings.Contains(said, "nothing of example.org/never is used: its line in absent.txt can go") {
 		t.Errorf("warnings: %s", said)
 	}
 	if after := fileNames(t, bin.Dir); after != before {
@@ -101,7 +116,8 @@ func TestStandInsDecideNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := clouded(t)
-	if _, err := absent.Make(t.Context(), absent.Options{Dir: kept.Dir, File: kept.Absent, Package: kept.Package, Env: os.Environ()}); err != nil {
+	o := absent.Options{Dir: kept.Dir, File: kept.Absent, Package: kept.Package, Env: os.Environ()}
+	if _, err := absent.Make(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	kept.Absent = ""
@@ -122,12 +138,48 @@ func TestStandInsDecideNothing(t *testing.T) {
 	}
 }
 
+// What makes stand-ins runs here, and writes those of the other processor.
+func TestStandInsAcross(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the runtime for another processor")
+	}
+	arch := "arm64"
+	if runtime.GOARCH == arch {
+		arch = "amd64"
+	}
+	b, _ := withGenerator(t)
+	b.opts.Platform = "linux/" + arch
+	bin := clouded(t)
+	edit(t, bin, "cloud/cloud.go", "func Ask", "const Size = 1\n\nfunc Ask")
+	if err := os.Rename(filepath.Join(bin.Dir, "cloud/cloud.go"), filepath.Join(bin.Dir, "cloud/cloud_"+arch+".go")); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, bin, "prog/main.go", "println(", "println(cloud.Size, ")
+	path, err := b.Binary(t.Context(), bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if own := map[string]elf.Machine{"amd64": elf.EM_AARCH64, "arm64": elf.EM_X86_64}[runtime.GOARCH]; f.Machine != own {
+		t.Errorf("the program is for %v", f.Machine)
+	}
+}
+
 // The key covers what stand-ins follow from; a program without them has nothing of it in its own.
 func TestAbsentKey(t *testing.T) {
 	b, _ := withGenerator(t)
 	root := module(t, map[string]string{
-		"go.mod":                             "module example.org/repo\n\ngo 1.24\n",
-		"internal/absent/generate/main.go":   "package main\n\nimport _ \"example.org/repo/internal/absent\"\n\nfunc main() {}\n",
+		"go.mod": "module example.org/repo\n\ngo 1.24\n",
+		"internal/absent/generate/main.go": `package main
+
+import _ "example.org/repo/internal/absent"
+
+func main() {}
+`,
 		"internal/absent/absent.go":          "package absent\n",
 		"internal/absent/generate/x_test.go": "package main\n",
 	})
@@ -151,7 +203,8 @@ func TestAbsentKey(t *testing.T) {
 		name, file, text string
 		same             bool
 	}{
-		{"a test of the generator", filepath.Join(root, "internal/absent/generate/x_test.go"), "package main // changed\n", true},
+		{"a test of the generator", filepath.Join(root, "internal/absent/generate/x_test.go"), `package main // changed
+`, true},
 		{"the list", filepath.Join(bin.Dir, "absent.txt"), "module example.org/cloud\n", false},
 		{"the generator", filepath.Join(root, "internal/absent/absent.go"), "package absent // changed\n", false},
 		{"the generator's Go", filepath.Join(root, "go.mod"), "module example.org/repo\n\ngo 1.25\n", false},
@@ -178,12 +231,13 @@ func TestStandInErrors(t *testing.T) {
 		edit(t, bin, "go.mod", "replace (", "require example.org/far v1.0.0\n\nreplace (")
 		edit(t, bin, "deep/deep.go", "func Ask", "import _ \"example.org/far\"\n\nfunc Ask")
 		const sum = " h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
-		if err := os.WriteFile(filepath.Join(bin.Dir, "go.sum"), []byte("example.org/far v1.0.0"+sum+"example.org/far v1.0.0/go.mod"+sum), 0o644); err != nil {
+		sums := "example.org/far v1.0.0" + sum + "example.org/far v1.0.0/go.mod" + sum
+		if err := os.WriteFile(filepath.Join(bin.Dir, "go.sum"), []byte(sums), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		_, err := b.Binary(t.Context(), bin)
 		var missing *ModuleError
-		if !errors.As(err, &missing) || !strings.Contains(err.Error(), "deep/deep.go") || !strings.Contains(err.Error(), "set GOPROXY to your mirror") {
+		if !errors.As(err, &missing) || !strings.Contains(err.Error(), "deep/deep.go") || !strings.Contains(err.Error(), "set GOPROXY to") {
 			t.Errorf("%v", err)
 		}
 	})
