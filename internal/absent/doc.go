@@ -6,7 +6,7 @@
 //
 // What a stand-in holds follows from the modules that go.mod and go.sum pin, from a list of what
 // is left out ([Parse]) and from this package, so it is made when the program is compiled
-// (internal/image) and kept nowhere. The same input gives the same bytes. The declarations are
+// (internal/build) and kept nowhere. The same input gives the same bytes. The declarations are
 // read from the real modules, in Go's module cache or from its proxy: nothing of them is compiled.
 //
 // It imports nothing but the standard library: it is a program of its own (the folder generate),

@@ -105,10 +105,10 @@ func TestMake(t *testing.T) {
 func Open(name string, n ...int) (int, error) { deep.F(); return 0, nil }
 
 func Other() {}`,
-			main: "func main() {\n\t_, err := cloud.Open(\"x\", 1, 2)\n\tprint(err.Error())\n}",
-			has:  []string{"func Open(string, ...int) (r0 int, err error) { err = absentError(\"Open\"); return }"},
+			main:   "func main() {\n\t_, err := cloud.Open(\"x\", 1, 2)\n\tprint(err.Error())\n}",
+			has:    []string{"func Open(string, ...int) (r0 int, err error) { err = absentError(\"Open\"); return }"},
 			hasNot: []string{"Other", "deep"},
-			says: "example.org/cloud.Open: left out of this build",
+			says:   "example.org/cloud.Open: left out of this build",
 		},
 		"a function that panics": {
 			cloud: "func Count() int { return 1 }\n\nfunc Go() {}",
@@ -151,9 +151,10 @@ var ErrGone error = failed{}
 
 var Default = map[string]Size{"a": 1}`,
 			main: "func main() { print(cloud.Large, cloud.Plain, len(cloud.Default), cloud.ErrGone.Error()) }",
-			has:  []string{"const Large Size = 2", "const Plain = \"p\"", "var Default map[string]Size", "var ErrGone error = absentError(\"ErrGone\")"},
+			has: []string{"const Large Size = 2", "const Plain = \"p\"", "var Default map[string]Size",
+				"var ErrGone error = absentError(\"ErrGone\")"},
 			hasNot: []string{"Small"},
-			says: "2p0example.org/cloud.ErrGone: left out of this build",
+			says:   "2p0example.org/cloud.ErrGone: left out of this build",
 		},
 		"fields, by name and by place, embedded and tagged": {
 			cloud: "type Base struct{ Region, Zone string }\n\n" +
@@ -306,7 +307,8 @@ require (
 		trees = append(trees, all)
 	}
 	want := []string{
-		"example.org-cloud-v2/go.mod", "example.org-cloud-v2/sub/absent.go", "example.org-cloud/absent.go", "example.org-cloud/go.mod", "main go.mod",
+		"example.org-cloud-v2/go.mod", "example.org-cloud-v2/sub/absent.go", "example.org-cloud/absent.go", "example.org-cloud/go.mod",
+		"main go.mod",
 	}
 	if got := slices.Sorted(maps.Keys(trees[0])); !slices.Equal(got, want) {
 		t.Errorf("files: %q", got)

@@ -1,4 +1,4 @@
-package image
+package build
 
 import (
 	"debug/elf"
@@ -10,12 +10,14 @@ import (
 	"testing"
 
 	"github.com/orrery-dev/orrery/internal/absent"
+	"github.com/orrery-dev/orrery/internal/build/buildtest"
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/disk"
 )
 
 // clouded is a program of another module, which asks a cloud that is left out.
 func clouded(t *testing.T) catalog.Binary {
-	dir := module(t, map[string]string{
+	dir := buildtest.Module(t, map[string]string{
 		"go.mod": `module example.org/top
 
 go 1.24
@@ -42,7 +44,7 @@ require (
 }
 
 // withGenerator is a builder in this repository, which has what makes stand-ins.
-func withGenerator(t *testing.T) (*Builder, *recorder) {
+func withGenerator(t *testing.T) (*Builder, *buildtest.Recorder) {
 	b, events := newBuilder(t, t.TempDir())
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -63,10 +65,10 @@ func TestStandIns(t *testing.T) {
 	if got := run(t, path); got != "example.org/cloud.Ask: left out of this build" {
 		t.Errorf("it printed %q", got)
 	}
-	if said := strings.Join(events.messages("progress"), "\n"); !strings.Contains(said, "making stand-ins") {
+	if said := strings.Join(events.Messages("progress"), "\n"); !strings.Contains(said, "making stand-ins") {
 		t.Errorf("progress: %s", said)
 	}
-	if said := strings.Join(events.messages("warning"), `
+	if said := strings.Join(events.Messages("warning"), `
 `); !strings.Contains(said, "nothing of example.org/never is used: its line in absent.txt can go") {
 		t.Errorf("warnings: %s", said)
 	}
@@ -129,11 +131,11 @@ func TestStandInsDecideNothing(t *testing.T) {
 	if path == keptPath {
 		t.Fatal("they have the same key")
 	}
-	one, err := hashFile(path)
+	one, err := disk.SHA256(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if other, err := hashFile(keptPath); err != nil || one != other {
+	if other, err := disk.SHA256(keptPath); err != nil || one != other {
 		t.Errorf("%s and %s, %v", one, other, err)
 	}
 }
@@ -172,7 +174,7 @@ func TestStandInsAcross(t *testing.T) {
 // The key covers what stand-ins follow from; a program without them has nothing of it in its own.
 func TestAbsentKey(t *testing.T) {
 	b, _ := withGenerator(t)
-	root := module(t, map[string]string{
+	root := buildtest.Module(t, map[string]string{
 		"go.mod": "module example.org/repo\n\ngo 1.24\n",
 		"internal/absent/generate/main.go": `package main
 
