@@ -43,6 +43,13 @@ func (b *Builder) compile(ctx context.Context, bin catalog.Binary, src source, c
 		env: b.environment(b.go_, bin.CGO, cache.dir, append(g.env, "GOTMPDIR="+filepath.Join(work, "work"))...),
 	}
 	m := newMeter(bin, src.importPath(bin), linking)
+	var usage proc.Usage
+	if src.absent != "" {
+		var err error
+		if run.dir, usage, err = b.standIns(ctx, bin, src, cache, work, g); err != nil {
+			return usage, b.explain(bin, src, m, err)
+		}
+	}
 	free, err := freeSpace(cache.dir)
 	if err == nil && free < spaceFor(bin, 1) {
 		if err = b.trimCaches(0); err == nil {
@@ -75,7 +82,6 @@ func (b *Builder) compile(ctx context.Context, bin catalog.Binary, src source, c
 		// the binary does not.
 		background.Go(func() { _, _ = run.list(watch, m) })
 	}
-	var usage proc.Usage
 	for _, packages := range append(parts, []string{bin.Package}) {
 		var used proc.Usage
 		used, err = run.build(ctx, filepath.Join(work, "out", bin.Name), packages, m)

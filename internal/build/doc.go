@@ -7,5 +7,6 @@
 // when. It must not import internal/image, internal/kube, internal/engine or internal/driver.
 //
 // Start reading at builder.go; source.go is the key, compile.go the run of `go build`,
-// store.go the cache, folder.go and debian.go the archives, unpack.go how nodes get them.
+// absent.go what is made before it, store.go the cache, folder.go and debian.go the archives,
+// unpack.go how nodes get them.
 package build

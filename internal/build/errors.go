@@ -93,7 +93,11 @@ func (b *Builder) explain(bin catalog.Binary, src source, m *meter, err error) e
 			max(bin.MemoryMiB, defaultMemoryMiB), availableMemoryMiB(), err)
 	}
 	if strings.Contains(said, "missing go.sum entry") || strings.Contains(said, "updates to go.mod needed") {
-		return fmt.Errorf("go.mod and go.sum in %s do not pin everything; run `go mod tidy` there and commit the result: %w", src.dir, err)
+		command := "go mod tidy"
+		if src.absent != "" { // what go mod tidy cannot do in a folder without Go files
+			command = "go list -mod=mod -deps " + bin.Package
+		}
+		return fmt.Errorf("go.mod and go.sum in %s do not pin everything; run `%s` there and commit the result: %w", src.dir, command, err)
 	}
 	return err
 }

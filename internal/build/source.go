@@ -35,6 +35,9 @@ type source struct {
 	modData []byte
 	own     string // folder of the package relative to dir, "" when it is another module's
 	ref     string // for people: MODULE@VERSION, or our own module's path
+
+	absent    string  // the list of modules that are left out, relative to dir; often ""
+	generator *source // what makes stand-ins of them
 }
 
 // source finds the module of bin and reads its go.mod.
@@ -83,6 +86,11 @@ func (b *Builder) source(bin catalog.Binary) (source, error) {
 	default:
 		if s.ref = provider(s.mod, bin.Package); s.ref == "" {
 			return s, fmt.Errorf("binary %s: no module in %s provides package %s", bin.Name, file, bin.Package)
+		}
+	}
+	if bin.Absent != "" {
+		if err := b.leavesOut(bin, &s); err != nil {
+			return s, fmt.Errorf("binary %s: %w", bin.Name, err)
 		}
 	}
 	return s, nil
@@ -195,6 +203,12 @@ func (s source) split(pins, tree *hasher) (pinned, owned bool, err error) {
 		}
 		tree.add("replace", r.Old.String())
 		if err := addTree(tree, dir); err != nil {
+			return false, false, err
+		}
+	}
+	if s.absent != "" {
+		owned = true
+		if err := s.addAbsent(tree); err != nil {
 			return false, false, err
 		}
 	}

@@ -195,6 +195,9 @@ func (p *problems) binaries(path string, binaries []Binary) {
 		} else if b.Package == "" {
 			p.add(at+".package", "is missing; must be \".\", \"./dir\" or an import path")
 		}
+		if b.Absent != "" {
+			p.absent(at+".absent", b)
+		}
 		if b.Version != "" {
 			p.want(at+".version", b.Version, tagForm, tagRule)
 		}
@@ -218,6 +221,16 @@ func (p *problems) binaries(path string, binaries []Binary) {
 	}
 }
 
+// absent checks where a list of modules that are left out is, and of what.
+func (p *problems) absent(at string, b Binary) {
+	if !filepath.IsLocal(b.Absent) || path.Clean(b.Absent) != b.Absent {
+		p.add(at, "is %q; must be a file in the folder of go.mod, such as absent.txt", b.Absent)
+	}
+	if b.CGO || b.Package == "." || strings.HasPrefix(b.Package, "./") {
+		p.add(at, "is given for a program of our own or with C; only another module's program in Go can leave modules out")
+	}
+}
+
 var (
 	snapshotForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z$`)
 	versionForm  = regexp.MustCompile(`^([0-9]+:)?[0-9][A-Za-z0-9.+~-]*$`) // deb-version(7)
@@ -227,7 +240,7 @@ var (
 
 // archive checks a file that is made of others' files.
 func (p *problems) archive(at string, b Binary) {
-	if b.Package != "" || b.Folder != nil && b.Debian != nil || b.CGO || len(b.Tags)+len(b.CHeaders)+len(b.Links) > 0 || b.LDFlags != "" {
+	if b.Package != "" || b.Folder != nil && b.Debian != nil || b.CGO || b.Absent != "" || len(b.Tags)+len(b.CHeaders)+len(b.Links) > 0 || b.LDFlags != "" {
 		p.add(at, "is an archive and more; folder or debian stands for itself, beside name, module and version")
 	}
 	if f := b.Folder; f != nil {

@@ -195,6 +195,9 @@ func (l *loader) modules(file, path string, binaries []Binary) {
 	for i := range binaries {
 		if b := &binaries[i]; b.Debian == nil { // whose packages are of no module
 			b.Dir = l.module(file, fmt.Sprintf("%s[%d].module", path, i), b.Module)
+			if b.Absent != "" && b.Dir != "" && !isFile(filepath.Join(b.Dir, b.Absent)) {
+				l.fail(file, "%s[%d].absent: there is no %s", path, i, l.rel(filepath.Join(b.Dir, b.Absent)))
+			}
 		}
 	}
 }

@@ -21,6 +21,9 @@ type Binary struct {
 	Folder *Folder `json:"folder,omitempty"`
 	// Debian makes the file an archive of what is in packages of Debian.
 	Debian *Debian `json:"debian,omitempty"`
+	// Absent is a file in the folder of go.mod that lists modules that the program links and
+	// never calls: it is compiled with stand-ins of them (internal/absent).
+	Absent string `json:"absent,omitempty"`
 	// Version for people and image tags, such as "v1.37.2".
 	Version string   `json:"version,omitempty"`
 	Tags    []string `json:"tags,omitempty"`

@@ -28,6 +28,7 @@ var rules = []struct{ packages, not, why string }{
 	{"check", "ours", "drivers, kube and tests share it"},
 	{"check/smoke", "internal/driver/native", "what a check says must be true on every driver"},
 	{"check/jobline", "os net k8s.io internal/kube", "it is pure"},
+	{"absent", "ours others", "it is pinned by what it imports, and compiled where a program leaves modules out"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},
 	{"dashboard", "net os/exec k8s.io internal/observe internal/kube", "it is pure"},
 	{"lock", "os/exec net internal/build internal/image internal/app", "it reads, writes and compares"},

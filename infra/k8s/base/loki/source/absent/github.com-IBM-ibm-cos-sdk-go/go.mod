@@ -1,3 +1,0 @@
-module github.com/IBM/ibm-cos-sdk-go
-
-go 1.24.0

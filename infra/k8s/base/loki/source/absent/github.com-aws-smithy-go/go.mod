@@ -1,3 +1,0 @@
-module github.com/aws/smithy-go
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/baidubce/bce-sdk-go
-
-go 1.24.0

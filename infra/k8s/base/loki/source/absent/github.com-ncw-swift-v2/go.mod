@@ -1,3 +1,0 @@
-module github.com/ncw/swift/v2
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/ncw/swift
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/pb33f/libopenapi
-
-go 1.24.0

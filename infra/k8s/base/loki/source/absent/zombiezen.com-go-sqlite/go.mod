@@ -1,3 +1,0 @@
-module zombiezen.com/go/sqlite
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/Azure/azure-sdk-for-go/sdk/azidentity
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/Azure/azure-sdk-for-go/sdk/storage/azblob
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/open-telemetry/opentelemetry-collector-contrib/pkg/translator/jaeger
-
-go 1.24.0

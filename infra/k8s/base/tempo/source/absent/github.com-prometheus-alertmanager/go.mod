@@ -1,3 +1,0 @@
-module github.com/prometheus/alertmanager
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/twmb/franz-go
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module github.com/uber/jaeger-client-go
-
-go 1.24.0

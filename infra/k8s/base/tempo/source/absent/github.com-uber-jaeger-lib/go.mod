@@ -1,3 +1,0 @@
-module github.com/uber/jaeger-lib
-
-go 1.24.0

@@ -1,3 +1,0 @@
-module go.etcd.io/etcd/client/v3
-
-go 1.24.0
