@@ -160,7 +160,7 @@ func TestFetch(t *testing.T) {
 		t.Errorf("a second pull asked the registry %d times, %v", u.requests.Load()-n, err)
 	}
 	mirror, writes := counting(t)
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Fatal(err)
 	}
 	tag, _ := name.NewTag(mirror+"/app:v1", name.Insecure)
@@ -174,11 +174,11 @@ func TestFetch(t *testing.T) {
 	if err := validate.Image(img); err != nil {
 		t.Error(err)
 	}
-	if !Pushed(t.Context(), mirror, built) {
+	if !Pushed(t.Context(), inMirror(mirror), built) {
 		t.Error("not known as pushed")
 	}
 	n = writes.Load()
-	if err := Push(t.Context(), mirror, built); err != nil || writes.Load() != n {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil || writes.Load() != n {
 		t.Errorf("a second push wrote %d times, %v", writes.Load()-n, err)
 	}
 	// The same content under another name.
@@ -250,7 +250,7 @@ func TestFetchIndex(t *testing.T) {
 		t.Errorf("%d blobs: more than the index and this platform's image", len(blobs))
 	}
 	mirror := sparseMirror(t)
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Fatal(err)
 	}
 	ref, _ := name.NewDigest(mirror+"/app@"+built.Digest, name.Insecure)
@@ -270,7 +270,7 @@ func TestFetchIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := sparseMirror(t)
-	if err := Push(t.Context(), again, built); err != nil || !Pushed(t.Context(), again, built) {
+	if err := Push(t.Context(), inMirror(again), built); err != nil || !Pushed(t.Context(), inMirror(again), built) {
 		t.Errorf("an index without a record: %v", err)
 	}
 
@@ -306,7 +306,7 @@ func TestFetchReferrers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mirror, _ := counting(t)
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Fatal(err)
 	}
 	ref, _ := name.NewDigest(mirror+"/app@"+built.Digest, name.Insecure)
@@ -628,13 +628,13 @@ func TestPushDamagedPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	mirror, writes := counting(t)
-	if err := Push(t.Context(), mirror, built); !errors.Is(err, errCorrupt) || writes.Load() != 0 {
+	if err := Push(t.Context(), inMirror(mirror), built); !errors.Is(err, errCorrupt) || writes.Load() != 0 {
 		t.Errorf("damaged: %v, %d writes", err, writes.Load())
 	}
 	if built, err = r.Fetch(t.Context(), p, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Error(err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // Documents are what is said of an image besides its signature. One that is nil is not
@@ -21,18 +23,18 @@ type Documents struct {
 // as OCI referrers that cosign finds. What is there already, says the same and is by the
 // same key stays as it is. What the environment's former keys signed is taken away; what
 // others signed is not touched.
-func Attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
-	return attach(ctx, registry, name, digest, key, docs, false)
+func Attach(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents) error {
+	return attach(ctx, to, name, digest, key, docs, false)
 }
 
 // Renew is Attach that signs what the same key signed before, too, and replaces it.
-func Renew(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
-	return attach(ctx, registry, name, digest, key, docs, true)
+func Renew(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents) error {
+	return attach(ctx, to, name, digest, key, docs, true)
 }
 
-func attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents, anew bool) error {
-	if err := openRepository(registry, name).attach(ctx, digest, key, docs, anew); err != nil {
-		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, registry, err)
+func attach(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents, anew bool) error {
+	if err := openRepository(to, name).attach(ctx, digest, key, docs, anew); err != nil {
+		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, to, err)
 	}
 	return nil
 }
@@ -114,7 +116,7 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		return nil
 	}
 	if byTag {
-		data, err := json.Marshal(index{SchemaVersion: 2, MediaType: ociIndex, Manifests: append(keep, made...)})
+		data, err := json.Marshal(index{SchemaVersion: 2, MediaType: ociIndex, Manifests: append(made, keep...)})
 		if err != nil {
 			return err
 		}
@@ -216,12 +218,23 @@ func (a attachment) answers(want []*wanted, key PublicKey) *wanted {
 	return nil
 }
 
-// attached reads the bundles among the referrers.
+// attached reads the bundles among the referrers. What says that it is something else is not
+// read, and of a list that is too long only the beginning, where ours are: whatever others
+// attach, however much, keeps nobody from finding what counts.
 func (r repository) attached(ctx context.Context, list []descriptor) []attachment {
 	all := make([]attachment, len(list))
 	var g errgroup.Group
 	g.SetLimit(4)
+	bundles := 0
 	for i, d := range list {
+		all[i] = attachment{descriptor: d, foreign: !d.mayBeBundle()}
+		if all[i].foreign {
+			continue
+		}
+		if bundles++; bundles > maxBundles {
+			all[i].err = fmt.Errorf("%s is not read: more than %d bundles are attached to the image", d.Digest, maxBundles)
+			continue
+		}
 		g.Go(func() error {
 			all[i] = r.attachment(ctx, d)
 			return nil
@@ -231,12 +244,13 @@ func (r repository) attached(ctx context.Context, list []descriptor) []attachmen
 	return all
 }
 
+// mayBeBundle: registries differ in what they call an artifact's type, and may leave it out.
+func (d descriptor) mayBeBundle() bool {
+	return d.MediaType == ociManifest && (d.ArtifactType == "" || d.ArtifactType == emptyConfig || d.ArtifactType == bundleType)
+}
+
 func (r repository) attachment(ctx context.Context, d descriptor) attachment {
 	a := attachment{descriptor: d}
-	if d.MediaType != ociManifest { // registries differ in what they call an artifact's type
-		a.foreign = true
-		return a
-	}
 	raw, err := r.manifest(ctx, d.Digest)
 	if err != nil {
 		a.err = err

@@ -12,13 +12,15 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
-// Limits of what is read from a registry, in bytes and in referrers of one image.
+// Limits of what is read from a registry, in bytes and in bundles that refer to one image.
 const (
 	maxManifest  = 4 << 20
 	maxDocument  = 64 << 20
-	maxReferrers = 64
+	maxBundles  = 64
 )
 
 const (
@@ -59,11 +61,12 @@ type index struct {
 // mirror. All that is read by digest is hashed. A library would ask the registry who it is
 // before each request; the check of a whole platform has 300 ms.
 type repository struct {
-	base string // http://HOST:PORT/v2/NAME
+	mirror mirror.Mirror
+	base   string // http://HOST:PORT/v2/NAME
 }
 
-func openRepository(registry, name string) repository {
-	return repository{base: "http://" + registry + "/v2/" + name}
+func openRepository(m mirror.Mirror, name string) repository {
+	return repository{mirror: m, base: "http://" + m.Address + "/v2/" + name}
 }
 
 // statusError is an answer that was not the wanted one.
@@ -95,6 +98,11 @@ func (r repository) do(ctx context.Context, method, url string, body []byte, hea
 	}
 	for k, v := range header {
 		req.Header.Set(k, v)
+	}
+	if method != http.MethodGet && method != http.MethodHead { // reading needs no password
+		if err := r.mirror.Authorize(req); err != nil {
+			return nil, err
+		}
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -186,9 +194,6 @@ func (r repository) referrers(ctx context.Context, digest string) (list []descri
 	var i index
 	if err := json.Unmarshal(data, &i); err != nil {
 		return nil, byTag, mistake(ErrTampered, "the list of referrers is no index: %w", err)
-	}
-	if len(i.Manifests) > maxReferrers {
-		return nil, byTag, mistake(ErrTampered, "%d referrers; at most %d are read", len(i.Manifests), maxReferrers)
 	}
 	return i.Manifests, byTag, nil
 }

@@ -171,7 +171,7 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, drivertest.Subject{
 		New: newDriver,
 		Prepared: func(ctx context.Context, o driver.Observation) error {
-			return drivertest.PushImage(ctx, t.TempDir(), o.Endpoints["registry"], "pause:1", "web:1")
+			return drivertest.PushImage(ctx, t.TempDir(), Mirror(stateDir, e.Ports.Registry), "pause:1", "web:1")
 		},
 		Running: func(t *testing.T, o driver.Observation) { lookInside(t, dist, o) },
 		Put: func(ctx context.Context, kubeconfig, key string) error {
