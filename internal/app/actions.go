@@ -13,8 +13,10 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/check/smoke"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -86,7 +88,7 @@ func (p *platform) cluster(ctx context.Context, s plan.Step, r func(string, floa
 	return p.drive(driver.Driver.Ensure)(ctx, s, r)
 }
 
-func (p *platform) registry() string { return fmt.Sprintf("127.0.0.1:%d", p.spec.Ports.Registry) }
+func (p *platform) registry() mirror.Mirror { return native.Mirror(p.stateDir, p.spec.Ports.Registry) }
 
 func (p *platform) image(ctx context.Context, s plan.Step, _ func(string, float64, float64)) (ui.State, error) {
 	img, ok := p.images[s.Subject]

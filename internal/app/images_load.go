@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -69,7 +70,7 @@ func loadImage(ctx context.Context, o *options, file, as, limit string) error {
 			return usagef("%q is an image of the catalogue: load yours under another name with --name NAME:TAG", name)
 		}
 	}
-	ref, err := a.Push(ctx, fmt.Sprintf("127.0.0.1:%d", s.spec.Ports.Registry), name, cmp.Or(tag, "latest"))
+	ref, err := a.Push(ctx, native.Mirror(s.stateDir, s.spec.Ports.Registry), name, cmp.Or(tag, "latest"))
 	if err != nil {
 		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, s.envFlag())
 	}

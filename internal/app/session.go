@@ -16,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/engine"
+	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -37,6 +38,7 @@ type session struct {
 	journal       *engine.Journal
 	driver        driver.Driver
 	unlock        func()
+	sandbox       string // image of pods' sandboxes by digest; empty: as the environment has it
 }
 
 // open reads orrery.yaml and what is kept of the environment that it names. What is
@@ -133,7 +135,7 @@ func (s *session) connect() error {
 		journal = s.journal
 	}
 	s.driver, err = native.New(native.Options{
-		Spec: s.spec, StateDir: s.stateDir, CacheDir: cacheRoot(), Executable: exe,
+		Spec: s.spec, StateDir: s.stateDir, CacheDir: cacheRoot(), Executable: exe, Sandbox: s.sandbox,
 		Journal: journal, Sink: s.sink, Log: s.log, Compiler: s.compiler(),
 	})
 	return err
@@ -158,7 +160,25 @@ func (s *session) lock(verb string) error {
 		// A damaged journal must not keep anyone from removing the environment.
 		s.sink.Emit(ui.Event{Type: ui.TypeWarning, Message: err.Error()})
 	}
+	if verb == "up" { // which brings what the lock names into the mirror
+		s.sandbox = s.lockedSandbox()
+	}
 	return s.connect()
+}
+
+// lockedSandbox is the sandbox image that the lock names, or empty. What is wrong with a
+// catalogue or a lock is for others to say.
+func (s *session) lockedSandbox() string {
+	cat, err := s.loadCatalog()
+	if err != nil {
+		return ""
+	}
+	name := cat.Distribution.Sandbox.Name
+	locked, err := loadLocked(cat.Root)
+	if err != nil || locked == nil || locked.Images[name].Digest == "" {
+		return ""
+	}
+	return image.RegistryHost + "/" + name + "@" + locked.Images[name].Digest
 }
 
 func (s *session) close() error {
