@@ -18,8 +18,8 @@ import (
 
 // Limits of what is read from a registry, in bytes and in bundles that refer to one image.
 const (
-	maxManifest  = 4 << 20
-	maxDocument  = 64 << 20
+	maxManifest = 4 << 20
+	maxDocument = 64 << 20
 	maxBundles  = 64
 )
 

@@ -133,7 +133,8 @@ func (p paths) layers() string         { return p.join("layers") }
 func (p paths) layer(chain string) string {
 	return p.join("layers", strings.TrimPrefix(chain, "sha256:"))
 }
-func (p paths) node(n string) string { return p.join("nodes", n) }
+func (p paths) node(n string) string    { return p.join("nodes", n) }
+func (p paths) nodeVar(n string) string { return p.join("nodes", n, "var") }
 func (p paths) etcd(n node) string { // the data of a member; absent before its first start
 	return p.join("nodes", n.Name, "var", "lib", "etcd", "member")
 }
