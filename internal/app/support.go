@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/beneath"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -126,7 +127,7 @@ func writeSupport(ctx context.Context, s *session, file string) (err error) {
 			return fs.SkipDir // data of nodes, images and keys
 		}
 		if d.Type().IsRegular() && (strings.HasSuffix(path, ".log") || rel == "journal.jsonl") {
-			b, err := tail(path, supportLogLimit)
+			b, err := tail(s.stateDir, rel, supportLogLimit)
 			if err != nil {
 				return put("state/"+rel+".error", []byte(err.Error()))
 			}
@@ -174,9 +175,9 @@ func putPodLogs(ctx context.Context, client *kube.Client, put func(string, []byt
 	return errors.Join(errs...)
 }
 
-// tail reads the last limit bytes of a file.
-func tail(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+// tail reads the last limit bytes of a file below dir, part of which nodes write to.
+func tail(dir, name string, limit int64) ([]byte, error) {
+	f, err := beneath.Open(dir, name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
