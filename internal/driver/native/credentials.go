@@ -17,6 +17,9 @@ const nodePKI = "/etc/kubernetes/pki/"
 // administrator's kubeconfig, and for each node only what its services need. The keys of
 // the authorities and the administrator's are in no node.
 func credentials(i *issuer, p paths, c cluster, net network) error {
+	if err := lostKeys(p, c); err != nil {
+		return err
+	}
 	ca, err := i.authority(p.pki("ca"), "orrery-"+c.Environment)
 	if err != nil {
 		return err
