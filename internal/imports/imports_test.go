@@ -20,7 +20,7 @@ var pure = map[string]string{
 // rules say what the files of other packages must not import: paths with all below them,
 // "ours" for this module, "others" for all but the standard library.
 var rules = []struct{ packages, not, why string }{
-	{"atomicfile beneath filelock golden mirror proc reference spelling ui", "ours", "what everything may use uses nothing"},
+	{"atomicfile beneath filelock golden mirror proc reference spelling statedir ui", "ours", "what everything may use uses nothing"},
 	{"check", "ours", "drivers, kube and tests share it"},
 	{"check/smoke", "internal/driver/native", "what a check says must be true on every driver"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},
