@@ -12,6 +12,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/statedir"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -80,10 +81,11 @@ func runDown(ctx context.Context, o *options) error {
 	return err
 }
 
-// remove deletes the environment and audits. It closes the session's journal and
-// lock, whose files are part of what is removed.
+// remove deletes the environment and audits. It closes the session: the lock last, so that
+// the audit sees nothing of an 'up' that waits.
 func (s *session) remove(ctx context.Context) (leaks []string, err error) {
 	errs := []error{s.unmerge(), s.driver.Delete(ctx), s.discard()}
+	defer func() { err = errors.Join(err, s.close()) }()
 	leaks, auditErr := s.driver.Audit(ctx)
 	if sign.Remembered(s.signingDir()) {
 		leaks = append(leaks, "entry of the kernel's keyring for "+s.signingDir())
@@ -91,12 +93,15 @@ func (s *session) remove(ctx context.Context) (leaks []string, err error) {
 	return leaks, errors.Join(append(errs, auditErr)...)
 }
 
-// discard removes the state folder, the password of its key in the kernel's keyring (which
-// a damaged journal may not name), and the folder above it after the last environment.
+// discard removes the state folder and the password of its key in the kernel's keyring (which
+// a damaged journal may not name). The lock is held until the session is closed, which removes
+// the folder above after the last environment.
 func (s *session) discard() error {
-	err := errors.Join(s.close(), sign.Forget(s.signingDir()), os.RemoveAll(s.stateDir))
-	_ = os.Remove(stateRoot()) // fails while another environment is there
-	return err
+	var err error
+	if s.journal != nil {
+		err, s.journal = s.journal.Close(), nil
+	}
+	return errors.Join(err, sign.Forget(s.signingDir()), statedir.Remove(s.stateDir))
 }
 
 // unmerge takes the environment out of kubeconfigs it was merged into.

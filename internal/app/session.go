@@ -147,11 +147,14 @@ func (s *session) lock(verb string) error {
 	if os.Geteuid() != 0 {
 		return refusedError{fmt.Errorf("the native driver makes namespaces, mounts and cgroups: run 'orrery %s' as root", verb)}
 	}
-	unlock, err := engine.Lock(s.stateDir, verb)
+	unlock, err := engine.Lock(stateRoot(), s.spec.Name, verb)
 	if err != nil {
 		return err
 	}
 	s.unlock = unlock
+	if kept, err := engine.LoadState(s.stateDir); (err == nil) != s.exists || s.exists && !kept.Created.Equal(s.created) {
+		return errors.Join(fmt.Errorf("environment %q was made or removed by another orrery at this moment: run 'orrery %s' again", s.spec.Name, verb), s.close())
+	}
 	s.journal, err = engine.OpenJournal(filepath.Join(s.stateDir, "journal.jsonl"))
 	if err != nil {
 		if s.journal == nil || verb != "down" {
