@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -706,4 +707,44 @@ func TestPrunePulled(t *testing.T) {
 	if blobs, _ := filepath.Glob(filepath.Join(r.layout.dir, "blobs", "sha256", "*")); len(blobs) > 0 {
 		t.Errorf("left: %q", blobs)
 	}
+}
+
+// Credentials do not go in the clear to a registry at a private address, whatever answers there.
+func TestNoPasswordInTheClear(t *testing.T) {
+	var clear atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		clear.Add(1)
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s %s came with a password", r.Method, r.URL)
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(server.Close)
+	for _, host := range []string{"10.1.2.3:5000", "192.168.7.7", "172.16.0.9:80", "registry.local:5000", "registry.example"} {
+		r, err := NewRegistries(RegistryOptions{CacheDir: t.TempDir(), Keychain: anyone{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.transport.Proxy = nil
+		r.transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", server.Listener.Addr().String())
+		}
+		ref := host + "/app@sha256:" + strings.Repeat("0", 64)
+		if err := r.Probe(t.Context(), []string{ref})[ref]; !errors.Is(err, ErrNotReachable) {
+			t.Errorf("%s: %v", host, err)
+		}
+		r.Close()
+	}
+	if n := clear.Load(); n > 0 {
+		t.Errorf("%d requests in the clear", n)
+	}
+}
+
+// anyone has a password for every registry.
+type anyone struct{}
+
+func (anyone) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return &authn.Basic{Username: "me", Password: "secret"}, nil
 }
