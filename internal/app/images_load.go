@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -71,15 +70,11 @@ func loadImage(ctx context.Context, o *options, file, as, limit string) error {
 			return failure.Usagef("%q is an image of the catalogue: load yours under another name with --name NAME:TAG", name)
 		}
 	}
-	obs, err := e.Observe(ctx)
+	mirror, err := e.Mirror()
 	if err != nil {
 		return err
 	}
-	registry := obs.Endpoints[driver.EndpointRegistry]
-	if registry == "" {
-		return fmt.Errorf("environment %q has no mirror: is it running? orrery status%s", e.Spec.Name, e.Flag())
-	}
-	ref, err := a.Push(ctx, registry, name, cmp.Or(tag, "latest"))
+	ref, err := a.Push(ctx, mirror, name, cmp.Or(tag, "latest"))
 	if err != nil {
 		return fmt.Errorf("%w\nis the environment running? orrery status%s", err, e.Flag())
 	}

@@ -69,7 +69,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	sink := u.renderer()
 	defer sink.Close()
 	clock := &phaseClock{start: time.Now(), Sink: sink, renderer: sink}
-	request := u.change("up", clock)
+	request := u.change(environment.VerbUp, clock)
 	if u.dryRun {
 		request.Verb = ""
 	}

@@ -127,7 +127,7 @@ func settings(ctx context.Context, dir string, a archive, arch string) ([]string
 		}
 	}
 	var host bytes.Buffer
-	env := append(os.Environ(), "LC_ALL=C")
+	env := append(proc.Environment("APT_CONFIG"), "LC_ALL=C")
 	if err := proc.Run(ctx, &proc.Cmd{Path: "apt-config", Args: []string{"dump", "Acquire"}, Env: env, Stdout: &host}); err != nil {
 		return nil, fmt.Errorf("read apt's settings: %w", err)
 	}

@@ -285,3 +285,15 @@ func TestListOfProfiledProgram(t *testing.T) {
 		t.Errorf("counted %d packages, %d to compile; want 4 and 3", m.all, len(m.todo))
 	}
 }
+
+// What compilers run in has nothing of the person's but where things are.
+func TestBuildersKnowNoPasswords(t *testing.T) {
+	for _, name := range []string{"ORRERY_KEY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "CC", "CGO_CFLAGS", "GOFLAGS", "LANG", "CPATH"} {
+		t.Setenv(name, "theirs")
+	}
+	for _, kv := range (&Builder{}).environment(&toolchain{}, true, "/cache") {
+		if strings.HasSuffix(kv, "=theirs") {
+			t.Error(kv)
+		}
+	}
+}

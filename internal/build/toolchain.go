@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"go/version"
 	"maps"
-	"os"
 	"os/exec"
-	"slices"
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/proc"
@@ -60,7 +58,7 @@ func findToolchain(ctx context.Context, want string) (*toolchain, error) {
 	cmd := &proc.Cmd{
 		Path: path, Args: append([]string{"env", "-json", "GOVERSION", "GOROOT", "GOTOOLDIR"}, userSettings...),
 		// Outside of every module, so that no go.mod has a say in which Go answers.
-		Dir: "/", Env: append(os.Environ(), "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off", "GOROOT="), Stdout: &out,
+		Dir: "/", Env: append(proc.Environment("GO*"), "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off", "GOROOT="), Stdout: &out,
 	}
 	if err := proc.Run(ctx, cmd); err != nil {
 		return nil, fmt.Errorf("ask Go for its settings: %w", err)
@@ -92,18 +90,10 @@ func (b *Builder) ModuleSettings(ctx context.Context) (map[string]string, error)
 	return settings, nil
 }
 
-// environment is what go commands run in: the process's own without anything that Go or
-// a C compiler would read, then our settings. cache is the GOCACHE.
+// environment is what go commands run in: what every program gets of the process's own, which
+// is nothing that Go or a C compiler would read, then our settings. cache is the GOCACHE.
 func (b *Builder) environment(tc *toolchain, cgo bool, cache string, extra ...string) []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "GO") || strings.HasPrefix(name, "CGO_") || strings.HasPrefix(name, "LC_") ||
-			slices.Contains([]string{"CC", "CXX", "AR", "CPATH", "LIBRARY_PATH", "C_INCLUDE_PATH", "PKG_CONFIG", "LANG", "LANGUAGE"}, name) {
-			continue
-		}
-		env = append(env, kv)
-	}
+	env := proc.Environment()
 	for name, value := range tc.env {
 		env = append(env, name+"="+value)
 	}
@@ -137,7 +127,7 @@ func (b *Builder) cToolchain(ctx context.Context, packages []string) (string, er
 		append([]string{"dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture} ${db:Status-Status}\n"}, packages...),
 	} {
 		var out bytes.Buffer
-		err := proc.Run(ctx, &proc.Cmd{Path: argv[0], Args: argv[1:], Stdout: &out, Env: append(os.Environ(), "LC_ALL=C")})
+		err := proc.Run(ctx, &proc.Cmd{Path: argv[0], Args: argv[1:], Stdout: &out, Env: append(proc.Environment(), "LC_ALL=C")})
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}

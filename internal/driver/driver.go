@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // Phase of a whole environment, as seen and not as remembered.
@@ -88,6 +89,12 @@ type NodeController interface {
 	StopNode(ctx context.Context, name string) error  // gracefully; stays stopped
 	StartNode(ctx context.Context, name string) error // after StopNode
 	KillNode(ctx context.Context, name string) error  // power loss; it comes back by itself
+}
+
+// Mirrored is implemented by drivers whose environments have a mirror of their own.
+type Mirrored interface {
+	// Mirror is where images are pushed to, and how. It may not run yet.
+	Mirror() mirror.Mirror
 }
 
 // LogSource is implemented by drivers that keep the logs of node services.

@@ -59,6 +59,9 @@ type Options struct {
 	Journal Journal
 	Sink    ui.Sink
 	Log     *slog.Logger
+	// Sandbox is the image of every pod's sandbox, by digest: what the lock has. Empty: what
+	// the environment was made with.
+	Sandbox string
 	// Compiler of BPF programs, for preflight.
 	Compiler Compiler
 }

@@ -5,15 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// lockFile is the name beside the state directory's content.
-const lockFile = "lock"
+	"github.com/orrery-dev/orrery/internal/statedir"
+)
 
 // Holder is who changes an environment right now.
 type Holder struct {
@@ -36,16 +37,32 @@ func (e *LockedError) Error() string {
 		e.Holder.Verb, e.Holder.PID, e.Holder.Since.Local().Format("15:04:05"), e.Holder.PID)
 }
 
-// Lock makes sure that one verb at a time changes the environment of stateDir, which is
-// made when absent. It does not wait: a held lock is a [*LockedError]. The lock ends
-// with release or with the process, however that ends.
-func Lock(stateDir, verb string) (release func(), err error) {
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the state directory: %w", err)
-	}
-	path := filepath.Join(stateDir, lockFile)
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// lockPath is beside the environment's folder, which `down` removes: the lock outlives it.
+func lockPath(stateRoot, name string) string {
+	return filepath.Join(stateRoot, "."+name+".lock")
+}
+
+// attempts to get at a lock file that others remove meanwhile; each has a reason that passes.
+const attempts = 100
+
+// Lock makes sure that one verb at a time changes the environment name, whose folder is
+// stateRoot/name. It does not wait: a held lock is a [*LockedError]. The lock ends with release
+// or with the process, however that ends. What was read of the environment before says nothing:
+// another verb may have ended since.
+//
+// Whoever removes the environment holds the lock until the last file is gone and the audit is
+// made. When nothing is left of the environment, release takes the lock's file away, too, and
+// stateRoot, when that is empty.
+func Lock(stateRoot, name, verb string) (release func(), err error) {
+	path := lockPath(stateRoot, name)
+	for range attempts {
+		if err := os.MkdirAll(stateRoot, 0o700); err != nil {
+			return nil, fmt.Errorf("making the folder of all environments: %w", err)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if errors.Is(err, fs.ErrNotExist) { // the folder went away again, with its last environment
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("opening the lock: %w", err)
 		}
@@ -58,20 +75,31 @@ func Lock(stateDir, verb string) (release func(), err error) {
 			f.Close()
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
-		// Between open and flock `down` may have removed the directory: then this is a lock
-		// on a file that nobody else can find.
+		// Between open and flock its holder may have removed it: then this is a lock on a file
+		// that nobody else can find.
 		if !sameFile(f, path) {
 			f.Close()
-			if err := os.MkdirAll(stateDir, 0o700); err != nil {
-				return nil, fmt.Errorf("making the state directory: %w", err)
-			}
 			continue
 		}
 		if err := sign(f, verb); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("writing %s: %w", path, err)
 		}
-		return func() { f.Close() }, nil
+		return sync.OnceFunc(func() { unlock(f, stateRoot, name) }), nil
+	}
+	return nil, fmt.Errorf("locking %s: it is removed again and again", path)
+}
+
+// unlock lets go, and leaves no trace of an environment that is not there.
+func unlock(f *os.File, stateRoot, name string) {
+	left, err := statedir.Left(filepath.Join(stateRoot, name))
+	gone := err == nil && len(left) == 0
+	if gone {
+		_ = os.Remove(lockPath(stateRoot, name)) // while it is held: it is still ours
+	}
+	f.Close()
+	if gone {
+		statedir.RemoveEmpty(stateRoot)
 	}
 }
 

@@ -3,10 +3,13 @@ package engine
 import (
 	"bufio"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,10 +81,11 @@ func TestState(t *testing.T) {
 }
 
 func TestLock(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "local")
-	release, err := Lock(dir, "up")
+	root := filepath.Join(t.TempDir(), "orrery")
+	dir := filepath.Join(root, "local")
+	release, err := Lock(root, "local", "up")
 	must(t, err)
-	_, err = Lock(dir, "down")
+	_, err = Lock(root, "local", "down")
 	locked, ok := errors.AsType[*LockedError](err)
 	if !ok || locked.Holder.PID != os.Getpid() || locked.Holder.Verb != "up" {
 		t.Fatalf("got %v", err)
@@ -89,25 +93,85 @@ func TestLock(t *testing.T) {
 	if !strings.Contains(err.Error(), "`orrery up` (PID ") {
 		t.Errorf("message %q", err)
 	}
-	release()
-	release, err = Lock(dir, "down")
+	other, err := Lock(root, "other", "up")
 	must(t, err)
-	// `down` removes the directory that holds its own lock: the next verb gets one of its own.
+	other()
+	must(t, os.MkdirAll(dir, 0o700))
+	release()
+	release()
+	if _, err := os.Stat(lockPath(root, "local")); err != nil {
+		t.Errorf("the lock of an environment that is there: %v", err)
+	}
+	release, err = Lock(root, "local", "down")
+	must(t, err)
+	// `down` at work on the folder: whoever comes now is told so until the last file is gone.
 	must(t, os.RemoveAll(dir))
-	next, err := Lock(dir, "up")
+	if _, err := Lock(root, "local", "up"); err == nil {
+		t.Fatal("up began in the middle of a down")
+	}
+	release()
+	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of no environment, there is left: %v", err)
+	}
+	next, err := Lock(root, "local", "up")
 	must(t, err)
 	release()
-	if _, err := Lock(dir, "stop"); err == nil {
+	if _, err := Lock(root, "local", "stop"); err == nil {
 		t.Error("the release of a removed lock gave away the next one")
 	}
 	next()
+}
+
+// Verbs that come and go at once, each of which leaves no environment: never two at a time.
+func TestLockOfManyDowns(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "orrery")
+	var holders, most, done atomic.Int32
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			for done.Load() < 50 {
+				release, err := Lock(root, "local", "down")
+				if _, ok := errors.AsType[*LockedError](err); ok {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				most.Store(max(most.Load(), holders.Add(1)))
+				_ = os.MkdirAll(filepath.Join(root, "local"), 0o700)
+				_ = os.RemoveAll(filepath.Join(root, "local"))
+				holders.Add(-1)
+				done.Add(1)
+				release()
+			}
+		})
+	}
+	wait.Wait()
+	if most.Load() != 1 {
+		t.Errorf("%d at a time", most.Load())
+	}
+}
+
+// The person's link in place of the environment's folder is nothing that keeps the lock's file.
+func TestLockBehindALink(t *testing.T) {
+	root, disk := t.TempDir(), t.TempDir()
+	must(t, os.Symlink(disk, filepath.Join(root, "local")))
+	release, err := Lock(root, "local", "down")
+	must(t, err)
+	release()
+	entries, err := os.ReadDir(root)
+	must(t, err)
+	if len(entries) != 1 || entries[0].Name() != "local" {
+		t.Errorf("left: %v", entries)
+	}
 }
 
 // The lock of a process that was killed is free.
 func TestLockOfTheDead(t *testing.T) {
 	dir := t.TempDir()
 	if os.Getenv("ORRERY_TEST_LOCK") != "" {
-		if _, err := Lock(os.Getenv("ORRERY_TEST_LOCK"), "up"); err != nil {
+		if _, err := Lock(os.Getenv("ORRERY_TEST_LOCK"), "local", "up"); err != nil {
 			t.Fatal(err)
 		}
 		os.Stdout.WriteString("locked\n")
@@ -122,13 +186,13 @@ func TestLockOfTheDead(t *testing.T) {
 	if err != nil || line != "locked\n" {
 		t.Fatalf("the child says %q, %v", line, err)
 	}
-	_, err = Lock(dir, "down")
+	_, err = Lock(dir, "local", "down")
 	if locked, ok := errors.AsType[*LockedError](err); !ok || locked.Holder.PID != child.Process.Pid {
 		t.Errorf("got %v, want the child as holder", err)
 	}
 	must(t, child.Process.Kill())
 	_ = child.Wait() // "signal: killed"
-	release, err := Lock(dir, "down")
+	release, err := Lock(dir, "local", "down")
 	must(t, err)
 	release()
 }

@@ -14,7 +14,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
@@ -155,7 +157,7 @@ func begin(r Request, named spec.Environment) (*Environment, error) {
 	if err := e.refuseUser(); err != nil {
 		return nil, err
 	}
-	unlock, err := engine.Lock(e.StateDir, r.Verb)
+	unlock, err := engine.Lock(r.StateRoot, named.Name, r.Verb)
 	if err != nil {
 		return nil, err
 	}
@@ -222,9 +224,30 @@ func (e *Environment) makeDriver() error {
 	e.Keys = supply.Keys{Dir: filepath.Join(e.StateDir, "signing"), Images: e.Spec.Images}
 	e.Driver, err = kind.New(driver.Options{
 		Spec: e.Spec, StateDir: e.StateDir, CacheDir: e.request.CacheDir, Executable: exe,
-		Journal: e.journal, Sink: e.request.Sink, Log: e.request.Log, Compiler: e.compiler(),
+		Sandbox: e.lockedSandbox(), Journal: e.journal, Sink: e.request.Sink, Log: e.request.Log, Compiler: e.compiler(),
 	})
 	return err
+}
+
+// VerbUp is the verb that brings what the lock names into the mirror.
+const VerbUp = "up"
+
+// lockedSandbox is the sandbox image that the lock names, for whoever brings it into the
+// mirror; else empty. What is wrong with a catalogue or a lock is for others to say.
+func (e *Environment) lockedSandbox() string {
+	if e.request.Verb != VerbUp {
+		return ""
+	}
+	cat, err := e.Location.Catalog()
+	if err != nil {
+		return ""
+	}
+	name := cat.Distribution.Sandbox.Name
+	locked, err := e.Location.Lock()
+	if err != nil || locked == nil || locked.Images[name].Digest == "" {
+		return ""
+	}
+	return image.RegistryHost + "/" + name + "@" + locked.Images[name].Digest
 }
 
 // compiler of BPF programs, as the catalogue has it.
@@ -298,6 +321,15 @@ func (e *Environment) Kube(ctx context.Context) (*kube.Client, error) {
 
 func (e *Environment) connect(kubeconfig string) (*kube.Client, error) {
 	return kube.Connect(kubeconfig, kube.WithLog(e.request.Log))
+}
+
+// Mirror is the registry of the environment's own, that images are pushed to and read back from.
+func (e *Environment) Mirror() (mirror.Mirror, error) {
+	d, ok := e.Driver.(driver.Mirrored)
+	if !ok {
+		return mirror.Mirror{}, fmt.Errorf("environments of the %s driver have no registry of their own", e.Kind.Name)
+	}
+	return d.Mirror(), nil
 }
 
 // NodeNames of the topology, servers first.

@@ -3,7 +3,6 @@ package environment
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -57,7 +56,7 @@ func installPackages(ctx context.Context, pkgs []string, allowed bool, sink ui.S
 		return failure.Refused{Err: fmt.Errorf("this machine lacks the Debian packages %s and has no apt-get: install their equivalents", strings.Join(pkgs, ", "))}
 	}
 	sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseBuild, Message: "installing operating system packages: " + strings.Join(pkgs, ", ")})
-	env := append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	env := append(proc.Environment("APT_CONFIG"), "DEBIAN_FRONTEND=noninteractive")
 	install := func() error {
 		return proc.Run(ctx, &proc.Cmd{Path: "apt-get", Args: append([]string{"install", "-y", "--no-install-recommends", "-q"}, pkgs...), Env: env})
 	}

@@ -116,7 +116,7 @@ func (p *Platform) inMirror(ctx context.Context, built map[string]image.Built) (
 	if err != nil && p.Spec.Images.Verify != spec.VerifyWarn { // else each image says so
 		return nil, nil, err
 	}
-	mirror, err := p.registry(ctx)
+	mirror, err := p.Mirror()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,7 +138,7 @@ func (p *Platform) inMirror(ctx context.Context, built map[string]image.Built) (
 // findPushed notes the images that the mirror has under a digest which is known without them:
 // whatever became of the cache, they need not be pulled again.
 func (p *Platform) findPushed(ctx context.Context) {
-	mirror, err := p.registry(ctx)
+	mirror, err := p.Mirror()
 	if err != nil {
 		return // which the plan says when it asks again
 	}

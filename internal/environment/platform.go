@@ -13,7 +13,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/dashboard"
-	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
@@ -57,7 +56,6 @@ type Platform struct {
 	built   map[string]image.Built // image name → what the mirror has
 	leftOut map[string]plan.Cause  // components that are not there
 	client  *kube.Client           // connected once, by the first step that needs it
-	mirror  string                 // address of the registry, once it is known
 	results CheckResults           // of the checks that steps ran
 }
 
@@ -197,23 +195,6 @@ func (p *Platform) kube(ctx context.Context) (*kube.Client, error) {
 		p.client = c
 	}
 	return p.client, nil
-}
-
-// registry is the address of the registry that images are pushed to and read back from.
-func (p *Platform) registry(ctx context.Context) (string, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mirror == "" {
-		obs, err := p.Observe(ctx)
-		if err != nil {
-			return "", err
-		}
-		p.mirror = obs.Endpoints[driver.EndpointRegistry]
-	}
-	if p.mirror == "" {
-		return "", fmt.Errorf("environment %q has no registry: is it running? orrery status%s", p.Spec.Name, p.Flag())
-	}
-	return p.mirror, nil
 }
 
 // LearnImages notes the digests of the images that are on this machine already.

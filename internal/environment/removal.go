@@ -3,16 +3,17 @@ package environment
 import (
 	"context"
 	"errors"
-	"os"
 	"slices"
 
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/sign"
+	"github.com/orrery-dev/orrery/internal/statedir"
 )
 
-// Remove deletes the environment and audits: each leak is a line for a person. It lets the
-// environment go, whose lock and journal are part of what is removed.
+// Remove deletes the environment and audits: each leak is a line for a person. The lock is
+// held until then, so that the audit sees nothing of an 'up' that waits; then it is let go.
 func (e *Environment) Remove(ctx context.Context) (leaks []string, err error) {
+	defer func() { err = errors.Join(err, e.Close()) }()
 	errs := []error{e.unmergeKubeconfigs(), e.Driver.Delete(ctx), e.discard()}
 	leaks, auditErr := e.Driver.Audit(ctx)
 	if sign.Remembered(e.Keys.Dir) {
@@ -31,12 +32,12 @@ func (e *Environment) Untouched() bool {
 const directoryEffect = "directory"
 
 // Discard removes the state folder of an environment that is untouched. It lets it go.
-func (e *Environment) Discard() error { return e.discard() }
+func (e *Environment) Discard() error { return errors.Join(e.discard(), e.Close()) }
 
-// discard removes the state folder, the password of its key in the kernel's keyring (which
-// a damaged journal may not name), and the folder above it after the last environment.
+// discard removes the state folder and the password of its key in the kernel's keyring (which
+// a damaged journal may not name).
 func (e *Environment) discard() error {
-	err := errors.Join(e.Close(), sign.Forget(e.Keys.Dir), os.RemoveAll(e.StateDir))
-	_ = os.Remove(e.request.StateRoot) // fails while another environment is there
-	return err
+	err := e.journal.Close()
+	e.journal = readOnlyJournal{}
+	return errors.Join(err, sign.Forget(e.Keys.Dir), statedir.Remove(e.StateDir))
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -51,12 +52,12 @@ func (p *Platform) SigningKey(ctx context.Context) (*sign.Key, error) {
 
 // admit signs an image that was built here, and verifies what the mirror then has. No
 // image is deployed that does not get past here.
-func (p *Platform) admit(ctx context.Context, mirror string, img catalog.Image, built image.Built) error {
-	err := p.signImage(ctx, mirror, img, built)
+func (p *Platform) admit(ctx context.Context, to mirror.Mirror, img catalog.Image, built image.Built) error {
+	err := p.signImage(ctx, to, img, built)
 	if err == nil || errors.Is(err, sign.ErrSwapped) { // of which verification tells more
 		var policy sign.Policy
 		if policy, err = p.Keys.Policy(p.Supply.Locked); err == nil {
-			_, err = sign.Verify(ctx, mirror, built.Name, built.Digest, supply.PolicyFor(policy, img))
+			_, err = sign.Verify(ctx, to, built.Name, built.Digest, supply.PolicyFor(policy, img))
 		}
 	}
 	if err == nil || ctx.Err() != nil {
@@ -69,7 +70,7 @@ func (p *Platform) admit(ctx context.Context, mirror string, img catalog.Image, 
 	return err
 }
 
-func (p *Platform) signImage(ctx context.Context, mirror string, img catalog.Image, built image.Built) error {
+func (p *Platform) signImage(ctx context.Context, to mirror.Mirror, img catalog.Image, built image.Built) error {
 	if img.Registry == "" && p.Supply.Fetched(built) { // who built it stands for it
 		return nil
 	}
@@ -86,7 +87,7 @@ func (p *Platform) signImage(ctx context.Context, mirror string, img catalog.Ima
 	if err != nil {
 		return err
 	}
-	return sign.Attach(ctx, mirror, built.Name, built.Digest, key, docs)
+	return sign.Attach(ctx, to, built.Name, built.Digest, key, docs)
 }
 
 // Resign makes the documents of an image that was built here anew, signs them, and replaces
@@ -99,7 +100,7 @@ func (p *Platform) Resign(ctx context.Context, img catalog.Image, made func()) (
 	if !ok {
 		return "", fmt.Errorf("image %s is not built here: 'orrery images build %s'", img.Name, img.Name)
 	}
-	mirror, err := p.registry(ctx)
+	mirror, err := p.Mirror()
 	if err != nil {
 		return "", err
 	}
@@ -118,7 +119,7 @@ func (p *Platform) Resign(ctx context.Context, img catalog.Image, made func()) (
 // VerifyImages reads images of the mirror back and holds them to a policy. errs has what
 // failed.
 func (p *Platform) VerifyImages(ctx context.Context, names []string, policy sign.Policy) (reports []sign.Report, errs []error, err error) {
-	mirror, err := p.registry(ctx)
+	mirror, err := p.Mirror()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -128,7 +128,7 @@ func (p *Platform) image(ctx context.Context, s plan.Step, _ reporter) (ui.State
 	if err := p.Supply.RefuseDrift(ctx, parts, map[string]catalog.Image{img.Name: img}); err != nil {
 		return ui.StateFailed, err
 	}
-	mirror, err := p.registry(ctx)
+	mirror, err := p.Mirror()
 	if err != nil {
 		return ui.StateFailed, err
 	}

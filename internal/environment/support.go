@@ -18,6 +18,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/beneath"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
 )
@@ -102,7 +103,7 @@ func (e *Environment) WriteSupport(ctx context.Context, file string) (err error)
 			return fs.SkipDir // data of nodes, images and keys
 		}
 		if d.Type().IsRegular() && (strings.HasSuffix(path, ".log") || rel == "journal.jsonl") {
-			b, err := tail(path, supportLogLimit)
+			b, err := tail(e.StateDir, rel, supportLogLimit)
 			if err != nil {
 				return put("state/"+rel+".error", []byte(err.Error()))
 			}
@@ -150,9 +151,9 @@ func putPodLogs(ctx context.Context, client *kube.Client, put func(string, []byt
 	return errors.Join(errs...)
 }
 
-// tail reads the last limit bytes of a file.
-func tail(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+// tail reads the last limit bytes of a file below dir, part of which nodes write to.
+func tail(dir, name string, limit int64) ([]byte, error) {
+	f, err := beneath.Open(dir, name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}

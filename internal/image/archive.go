@@ -26,6 +26,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/disk"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
@@ -87,10 +88,9 @@ func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error
 	return a, nil
 }
 
-// Push uploads the image as NAME:TAG to a registry that speaks plain HTTP at HOST:PORT
-// and returns the reference to use in manifests.
-func (a *Archive) Push(ctx context.Context, registry, repository, tag string) (string, error) {
-	ref, err := name.NewTag(registry+"/"+repository+":"+tag, name.Insecure, name.StrictValidation)
+// Push uploads the image as NAME:TAG to a mirror and returns the reference to use in manifests.
+func (a *Archive) Push(ctx context.Context, to mirror.Mirror, repository, tag string) (string, error) {
+	ref, err := name.NewTag(to.Address+"/"+repository+":"+tag, name.Insecure, name.StrictValidation)
 	if err != nil {
 		return "", err
 	}
@@ -98,8 +98,8 @@ func (a *Archive) Push(ctx context.Context, registry, repository, tag string) (s
 	if err != nil {
 		return "", err
 	}
-	if err := remote.Write(ref, a.img, remote.WithContext(ctx), remote.WithJobs(4)); err != nil {
-		return "", fmt.Errorf("push %s:%s to %s: %w", repository, tag, registry, err)
+	if err := remote.Write(ref, a.img, remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4)); err != nil {
+		return "", fmt.Errorf("push %s:%s to %s: %w", repository, tag, to, err)
 	}
 	return RegistryHost + "/" + repository + ":" + tag + "@" + digest.String(), nil
 }

@@ -99,7 +99,7 @@ func TestLoadArchives(t *testing.T) {
 			if a.Name != "team/tool" || a.Tag != "v3" {
 				t.Errorf("it is called %s:%s", a.Name, a.Tag)
 			}
-			ref, err := a.Push(t.Context(), host, a.Name, a.Tag)
+			ref, err := a.Push(t.Context(), inMirror(host), a.Name, a.Tag)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -200,7 +200,7 @@ func TestRegistry(t *testing.T) {
 		}
 		for _, kind := range []string{"first", "second"} {
 			began := time.Now()
-			if err := Push(t.Context(), address, built); err != nil {
+			if err := Push(t.Context(), inMirror(address), built); err != nil {
 				t.Fatal(err)
 			}
 			t.Logf("%s push of %s (%.1f MB): %v", kind, img.Name, float64(built.Size)/1e6, time.Since(began))

@@ -284,10 +284,10 @@ func (s upstream) Read(p []byte) (int, error) {
 func (f *fetch) referrers(ctx context.Context, digest string, c *content) error {
 	list, _, err := oci.Referrers(ctx, digest, f.list)
 	// A list that cannot be read is no list; what must be attached is looked for later.
-	if err != nil && !errors.Is(err, oci.ErrInvalid) && !errors.Is(err, oci.ErrTooMany) {
+	if err != nil && !errors.Is(err, oci.ErrInvalid) {
 		return err
 	}
-	for _, d := range list {
+	for _, d := range list[:min(len(list), oci.MaxReferrers)] {
 		data, err := f.manifest(ctx, d.Digest.String())
 		if err != nil {
 			return err

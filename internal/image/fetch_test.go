@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -163,7 +164,7 @@ func TestFetch(t *testing.T) {
 		t.Errorf("a second pull asked the registry %d times, %v", u.requests.Load()-n, err)
 	}
 	mirror, writes := counting(t)
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Fatal(err)
 	}
 	tag, _ := name.NewTag(mirror+"/app:v1", name.Insecure)
@@ -177,11 +178,11 @@ func TestFetch(t *testing.T) {
 	if err := validate.Image(img); err != nil {
 		t.Error(err)
 	}
-	if !Pushed(t.Context(), mirror, built) {
+	if !Pushed(t.Context(), inMirror(mirror), built) {
 		t.Error("not known as pushed")
 	}
 	n = writes.Load()
-	if err := Push(t.Context(), mirror, built); err != nil || writes.Load() != n {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil || writes.Load() != n {
 		t.Errorf("a second push wrote %d times, %v", writes.Load()-n, err)
 	}
 	// The same content under another name.
@@ -253,7 +254,7 @@ func TestFetchIndex(t *testing.T) {
 		t.Errorf("%d blobs: more than the index and this platform's image", len(blobs))
 	}
 	mirror := sparseMirror(t)
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Fatal(err)
 	}
 	ref, _ := name.NewDigest(mirror+"/app@"+built.Digest, name.Insecure)
@@ -273,7 +274,7 @@ func TestFetchIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := sparseMirror(t)
-	if err := Push(t.Context(), again, built); err != nil || !Pushed(t.Context(), again, built) {
+	if err := Push(t.Context(), inMirror(again), built); err != nil || !Pushed(t.Context(), inMirror(again), built) {
 		t.Errorf("an index without a record: %v", err)
 	}
 
@@ -309,7 +310,7 @@ func TestFetchReferrers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mirror, _ := counting(t)
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Fatal(err)
 	}
 	ref, _ := name.NewDigest(mirror+"/app@"+built.Digest, name.Insecure)
@@ -631,13 +632,13 @@ func TestPushDamagedPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	mirror, writes := counting(t)
-	if err := Push(t.Context(), mirror, built); !errors.Is(err, errCorrupt) || writes.Load() != 0 {
+	if err := Push(t.Context(), inMirror(mirror), built); !errors.Is(err, errCorrupt) || writes.Load() != 0 {
 		t.Errorf("damaged: %v, %d writes", err, writes.Load())
 	}
 	if built, err = r.Fetch(t.Context(), p, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Push(t.Context(), mirror, built); err != nil {
+	if err := Push(t.Context(), inMirror(mirror), built); err != nil {
 		t.Error(err)
 	}
 }
@@ -676,4 +677,44 @@ func TestPrunePulled(t *testing.T) {
 	if blobs, _ := filepath.Glob(filepath.Join(r.layout.dir, "blobs", "sha256", "*")); len(blobs) > 0 {
 		t.Errorf("left: %q", blobs)
 	}
+}
+
+// Credentials do not go in the clear to a registry at a private address, whatever answers there.
+func TestNoPasswordInTheClear(t *testing.T) {
+	var clear atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		clear.Add(1)
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s %s came with a password", r.Method, r.URL)
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(server.Close)
+	for _, host := range []string{"10.1.2.3:5000", "192.168.7.7", "172.16.0.9:80", "registry.local:5000", "registry.example"} {
+		r, err := NewRegistries(RegistryOptions{CacheDir: t.TempDir(), Keychain: anyone{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.transport.Proxy = nil
+		r.transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", server.Listener.Addr().String())
+		}
+		ref := host + "/app@sha256:" + strings.Repeat("0", 64)
+		if err := r.Probe(t.Context(), []string{ref})[ref]; !errors.Is(err, ErrNotReachable) {
+			t.Errorf("%s: %v", host, err)
+		}
+		r.Close()
+	}
+	if n := clear.Load(); n > 0 {
+		t.Errorf("%d requests in the clear", n)
+	}
+}
+
+// anyone has a password for every registry.
+type anyone struct{}
+
+func (anyone) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return &authn.Basic{Username: "me", Password: "secret"}, nil
 }

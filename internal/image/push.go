@@ -15,16 +15,17 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
-// Push uploads an image to a registry that speaks plain HTTP at HOST:PORT, layers in
+// Push uploads an image to a mirror, layers in
 // parallel, leaving out those that it has. When NAME:VERSION is that image already,
 // nothing is sent. Of an index that was pulled, it gets the index and this platform's image.
-func Push(ctx context.Context, registry string, built Built) error {
+func Push(ctx context.Context, to mirror.Mirror, built Built) error {
 	fail := func(err error) error {
-		return fmt.Errorf("push %s:%s to %s: %w", built.Name, built.Version, registry, err)
+		return fmt.Errorf("push %s:%s to %s: %w", built.Name, built.Version, to, err)
 	}
-	tag, err := tagOf(registry, built)
+	tag, err := tagOf(to, built)
 	if err != nil {
 		return fail(err)
 	}
@@ -32,7 +33,7 @@ func Push(ctx context.Context, registry string, built Built) error {
 	if err != nil {
 		return fail(err)
 	}
-	options := []remote.Option{remote.WithContext(ctx), remote.WithJobs(4)}
+	options := []remote.Option{remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4)}
 	there, err := held(tag, options...)
 	if err != nil {
 		return fail(err)
@@ -69,19 +70,19 @@ func Push(ctx context.Context, registry string, built Built) error {
 	return nil
 }
 
-// Pushed says whether the registry holds just this image under NAME:VERSION. A
+// Pushed says whether the mirror holds just this image under NAME:VERSION. A
 // registry that does not answer holds nothing.
-func Pushed(ctx context.Context, registry string, built Built) bool {
-	tag, err := tagOf(registry, built)
+func Pushed(ctx context.Context, to mirror.Mirror, built Built) bool {
+	tag, err := tagOf(to, built)
 	if err != nil {
 		return false
 	}
-	there, err := held(tag, remote.WithContext(ctx))
+	there, err := held(tag, remote.WithContext(ctx), remote.WithAuth(to))
 	return err == nil && there.String() == built.Digest
 }
 
-func tagOf(registry string, built Built) (name.Tag, error) {
-	return name.NewTag(registry+"/"+built.Name+":"+built.Version, name.Insecure, name.StrictValidation)
+func tagOf(in mirror.Mirror, built Built) (name.Tag, error) {
+	return name.NewTag(in.Address+"/"+built.Name+":"+built.Version, name.Insecure, name.StrictValidation)
 }
 
 // held is the digest that a registry has under tag; empty when it has none.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/orrery-dev/orrery/internal/build/buildtest"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // counting is a registry that counts uploads.
@@ -36,6 +37,9 @@ func counting(t *testing.T) (address string, writes *atomic.Int32) {
 	return strings.TrimPrefix(server.URL, "http://"), writes
 }
 
+// inMirror is a registry without a gate.
+func inMirror(address string) mirror.Mirror { return mirror.Mirror{Address: address} }
+
 func TestPush(t *testing.T) {
 	address, writes := counting(t)
 	b, _ := newBuilder(t, t.TempDir())
@@ -44,7 +48,7 @@ func TestPush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Push(t.Context(), address, built); err != nil {
+	if err := Push(t.Context(), inMirror(address), built); err != nil {
 		t.Fatal(err)
 	}
 	tag, _ := name.NewTag(address+"/hello:v1.2.3", name.Insecure)
@@ -57,7 +61,7 @@ func TestPush(t *testing.T) {
 	}
 	valid(t, pulled)
 	n := writes.Load()
-	if err := Push(t.Context(), address, built); err != nil {
+	if err := Push(t.Context(), inMirror(address), built); err != nil {
 		t.Fatal(err)
 	}
 	if writes.Load() != n {
@@ -68,7 +72,7 @@ func TestPush(t *testing.T) {
 	if built, err = b.Image(t.Context(), img); err != nil {
 		t.Fatal(err)
 	}
-	if err := Push(t.Context(), address, built); err != nil {
+	if err := Push(t.Context(), inMirror(address), built); err != nil {
 		t.Fatal(err)
 	}
 	if pulled, err = remote.Image(tag); err != nil {
@@ -88,7 +92,7 @@ func TestPushErrors(t *testing.T) {
 	}
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
-	if err := Push(t.Context(), strings.TrimPrefix(closed.URL, "http://"), built); err == nil || !strings.Contains(err.Error(), "push hello:v1.2.3") {
+	if err := Push(t.Context(), inMirror(strings.TrimPrefix(closed.URL, "http://")), built); err == nil || !strings.Contains(err.Error(), "push hello:v1.2.3") {
 		t.Errorf("no registry: %v", err)
 	}
 	address, writes := counting(t)
@@ -99,7 +103,7 @@ func TestPushErrors(t *testing.T) {
 	if err := buildtest.Flip(b.layout.blob(manifest.Layers[1].Digest), true); err != nil {
 		t.Fatal(err)
 	}
-	if err := Push(t.Context(), address, built); !errors.Is(err, errCorrupt) {
+	if err := Push(t.Context(), inMirror(address), built); !errors.Is(err, errCorrupt) {
 		t.Errorf("damaged layer: %v", err)
 	}
 	if writes.Load() != 0 {
@@ -109,7 +113,7 @@ func TestPushErrors(t *testing.T) {
 	if err != nil || again.Digest != built.Digest {
 		t.Fatalf("made again: %+v, %v; want %s", again, err, built.Digest)
 	}
-	if err := Push(t.Context(), address, again); err != nil {
+	if err := Push(t.Context(), inMirror(address), again); err != nil {
 		t.Error(err)
 	}
 }

@@ -179,7 +179,7 @@ func (r *Registries) client(ctx context.Context, repo name.Repository) (*http.Cl
 			l.err = fmt.Errorf("credentials for %s: %w", repo.RegistryStr(), err)
 			return
 		}
-		t, err := transport.NewWithContext(ctx, repo.Registry, auth, r.transport, []string{repo.Scope(transport.PullScope)})
+		t, err := transport.NewWithContext(ctx, repo.Registry, auth, tlsOnly{r.transport}, []string{repo.Scope(transport.PullScope)})
 		l.client, l.err = &http.Client{Transport: t}, err
 	})
 	if l.err != nil {
@@ -190,6 +190,25 @@ func (r *Registries) client(ctx context.Context, repo name.Repository) (*http.Cl
 		r.mu.Unlock()
 	}
 	return l.client, l.err
+}
+
+// tlsOnly goes to registries over TLS, whatever is guessed of their address: the library below
+// tries plain HTTP with those of private networks, and would send a password along. This
+// machine's own may speak plain HTTP.
+type tlsOnly struct{ to http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (t tlsOnly) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme == "http" && !loopback(r.URL.Hostname()) {
+		r = r.Clone(r.Context())
+		r.URL.Scheme = "https"
+	}
+	return t.to.RoundTrip(r)
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // request sends one request below /v2/REPOSITORY/. The caller closes the body.

@@ -20,7 +20,7 @@ var pure = map[string]string{
 // rules say what the files of other packages must not import: paths with all below them,
 // "ours" for this module, "others" for all but the standard library.
 var rules = []struct{ packages, not, why string }{
-	{"atomicfile disk filelock golden proc reference spelling ui", "ours", "what everything may use uses nothing"},
+	{"atomicfile beneath disk filelock golden mirror proc reference spelling statedir ui", "ours", "what everything may use uses nothing"},
 	{"failure", "ours", "everything may say whose an error is"},
 	{"supply", "internal/environment internal/engine internal/driver internal/kube internal/console", "it knows no environment and no cluster"},
 	{"environment", "internal/app internal/console internal/driver/native github.com/spf13/cobra", "it knows no verb, and drivers only by their kind"},

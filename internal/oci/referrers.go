@@ -13,9 +13,6 @@ import (
 // ErrNotFound is wrapped by errors of [Get] when the registry has no such thing.
 var ErrNotFound = errors.New("not found")
 
-// ErrTooMany is wrapped when an image has more than [MaxReferrers].
-var ErrTooMany = errors.New("too many referrers")
-
 // Get reads what a registry has under a path below /v2/NAME/, up to [MaxManifest] bytes.
 type Get func(ctx context.Context, path string) ([]byte, error)
 
@@ -25,8 +22,8 @@ func ReferrersTag(digest string) string { return strings.Replace(digest, ":", "-
 
 // Referrers lists what refers to a manifest. byTag: the registry has no referrers API, and the
 // list is an index under a tag, which clients write. distribution 3.1 has no API. An error that
-// wraps [ErrTooMany] comes with the first of them, one that wraps [ErrInvalid] is about a list
-// that is none.
+// wraps [ErrInvalid] is about a list that is none. Anybody may attach something: how much of the
+// list is read is for the caller to bound ([MaxReferrers]).
 func Referrers(ctx context.Context, digest string, get Get) (list []v1.Descriptor, byTag bool, err error) {
 	data, err := get(ctx, "referrers/"+digest)
 	if errors.Is(err, ErrNotFound) {
@@ -51,11 +48,6 @@ func parseReferrers(data []byte) ([]v1.Descriptor, error) {
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, fmt.Errorf("the list of referrers is no index: %w: %w", ErrInvalid, err)
 	}
-	var many error
-	if n := len(index.Manifests); n > MaxReferrers {
-		many = fmt.Errorf("%w: %d; at most %d are read", ErrTooMany, n, MaxReferrers)
-		index.Manifests = index.Manifests[:MaxReferrers]
-	}
 	var list []v1.Descriptor
 	for _, raw := range index.Manifests {
 		var d v1.Descriptor
@@ -63,5 +55,5 @@ func parseReferrers(data []byte) ([]v1.Descriptor, error) {
 			list = append(list, d)
 		}
 	}
-	return list, many
+	return list, nil
 }

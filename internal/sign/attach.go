@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
@@ -25,18 +26,18 @@ type Documents struct {
 // as OCI referrers that cosign finds. What is there already, says the same and is by the
 // same key stays as it is. What the environment's former keys signed is taken away; what
 // others signed is not touched.
-func Attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
-	return attach(ctx, registry, name, digest, key, docs, false)
+func Attach(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents) error {
+	return attach(ctx, to, name, digest, key, docs, false)
 }
 
 // Renew is Attach that signs what the same key signed before, too, and replaces it.
-func Renew(ctx context.Context, registry, name, digest string, key *Key, docs Documents) error {
-	return attach(ctx, registry, name, digest, key, docs, true)
+func Renew(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents) error {
+	return attach(ctx, to, name, digest, key, docs, true)
 }
 
-func attach(ctx context.Context, registry, name, digest string, key *Key, docs Documents, anew bool) error {
-	if err := openRepository(registry, name).attach(ctx, digest, key, docs, anew); err != nil {
-		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, registry, err)
+func attach(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents, anew bool) error {
+	if err := openRepository(to, name).attach(ctx, digest, key, docs, anew); err != nil {
+		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, to, err)
 	}
 	return nil
 }
@@ -115,7 +116,7 @@ func (r repository) attach(ctx context.Context, digest string, key *Key, docs Do
 		return nil
 	}
 	if byTag {
-		data, err := json.Marshal(oci.Index{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: append(keep, made...)})
+		data, err := json.Marshal(oci.Index{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: append(made, keep...)})
 		if err != nil {
 			return err
 		}
@@ -212,12 +213,23 @@ func (a attachment) answers(want []*wanted, key PublicKey) *wanted {
 	return nil
 }
 
-// attached reads the bundles among the referrers.
+// attached reads the bundles among the referrers. What says that it is something else is not
+// read, and of a list that is too long only the beginning, where ours are: whatever others
+// attach, however much, keeps nobody from finding what counts.
 func (r repository) attached(ctx context.Context, list []v1.Descriptor) []attachment {
 	all := make([]attachment, len(list))
 	var g errgroup.Group
 	g.SetLimit(4)
+	bundles := 0
 	for i, d := range list {
+		all[i] = attachment{descriptor: d, foreign: !mayBeBundle(d)}
+		if all[i].foreign {
+			continue
+		}
+		if bundles++; bundles > maxBundles {
+			all[i].err = fmt.Errorf("%s is not read: more than %d bundles are attached to the image", d.Digest, maxBundles)
+			continue
+		}
 		g.Go(func() error {
 			all[i] = r.attachment(ctx, d)
 			return nil
@@ -227,12 +239,16 @@ func (r repository) attached(ctx context.Context, list []v1.Descriptor) []attach
 	return all
 }
 
+// mayBeBundle: registries differ in what they call an artifact's type, and may leave it out.
+func mayBeBundle(d v1.Descriptor) bool {
+	return d.MediaType == types.OCIManifestSchema1 && (d.ArtifactType == "" || d.ArtifactType == emptyConfig || d.ArtifactType == bundleType)
+}
+
+// emptyConfig is what some registries say of an artifact whose configuration is empty.
+const emptyConfig = "application/vnd.oci.empty.v1+json"
+
 func (r repository) attachment(ctx context.Context, d v1.Descriptor) attachment {
 	a := attachment{descriptor: d}
-	if d.MediaType != types.OCIManifestSchema1 { // registries differ in what they call an artifact's type
-		a.foreign = true
-		return a
-	}
 	raw, err := r.manifest(ctx, d.Digest.String())
 	if err != nil {
 		a.err = err

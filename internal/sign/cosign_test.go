@@ -46,7 +46,7 @@ func TestCosignAccepts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := publish(t, address(t))
 			k, dir := testKey(t)
-			if err := Attach(t.Context(), p.address, imageName, p.digest, k, p.docs); err != nil {
+			if err := Attach(t.Context(), p.mirror(), imageName, p.digest, k, p.docs); err != nil {
 				t.Fatal(err)
 			}
 			ref := p.address + "/" + imageName + "@" + p.digest
@@ -91,7 +91,7 @@ func TestCosignSigns(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, out, log)
 	}
-	if _, err := Verify(t.Context(), p.address, imageName, p.digest, Policy{Keys: []PublicKey{k.Public()}, Foreign: true}); err != nil {
+	if _, err := Verify(t.Context(), p.mirror(), imageName, p.digest, Policy{Keys: []PublicKey{k.Public()}, Foreign: true}); err != nil {
 		t.Error(err)
 	}
 }

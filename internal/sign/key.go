@@ -41,7 +41,8 @@ type Key struct {
 // EnsureKey reads the key pair in dir, or makes one: ECDSA on P-256, the private key
 // encrypted as cosign does it. dir must exist. A key whose password was a random one and
 // is lost, after a restart of the machine, is replaced; what it signed has to be signed
-// again. Any other trouble is an error that wraps one of the kinds.
+// again. Any other trouble is an error that wraps one of the kinds: a private key that is gone
+// while its public half is there too, [ErrKeyMissing].
 func EnsureKey(ctx context.Context, dir string, p Passwords) (*Key, error) {
 	file := filepath.Join(dir, PrivateFile)
 	notice := ""
@@ -53,6 +54,9 @@ func EnsureKey(ctx context.Context, dir string, p Passwords) (*Key, error) {
 		return existing(ctx, dir, s, p)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
+	case there(filepath.Join(dir, PublicFile)):
+		return nil, fmt.Errorf("signing key %s: %w", file, mistake(ErrKeyMissing,
+			"it is gone, and %s beside it says that there was one: what it signed counts no more, nor what others check with its public half\n  restore it from a backup; or remove %[1]s too to have a new one made, and 'orrery up' signs the images again", PublicFile))
 	}
 	k, err := makeKey(ctx, dir, p)
 	if err != nil {
@@ -60,6 +64,11 @@ func EnsureKey(ctx context.Context, dir string, p Passwords) (*Key, error) {
 	}
 	k.Notice = notice
 	return k, nil
+}
+
+func there(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }
 
 // Lost reports whether there is a key in dir that nobody can open any more: its password
@@ -90,7 +99,7 @@ func CheckKey(dir string) error {
 // readPrivate reads the private key's file, and refuses one that others may read.
 func readPrivate(file string) (*sealed, error) {
 	fail := func(err error) (*sealed, error) {
-		return nil, fmt.Errorf("signing key %s: %w\n  to have a new one made, remove %s; the next 'orrery up' signs the images again", file, err, file)
+		return nil, fmt.Errorf("signing key %s: %w\n  to have a new one made, remove it and %s beside it; the next 'orrery up' signs the images again", file, err, PublicFile)
 	}
 	info, err := os.Lstat(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -151,8 +160,8 @@ func unseal(ctx context.Context, dir string, s *sealed, p Passwords) (*ecdsa.Pri
 	}
 	der, err := s.open(password)
 	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w: %w\n  give the password that it was made with (%s); or remove %s to have a new key made, and 'orrery up' signs the images again",
-			file, ErrPassword, err, p.source(), file)
+		return nil, fmt.Errorf("signing key %s: %w: %w\n  give the password that it was made with (%s); or remove it and %s beside it to have a new key made, and 'orrery up' signs the images again",
+			file, ErrPassword, err, p.source(), PublicFile)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {

@@ -61,6 +61,32 @@ func TestKey(t *testing.T) {
 	}
 }
 
+// A private key that is gone is not replaced silently.
+func TestKeyIsGone(t *testing.T) {
+	dir := t.TempDir()
+	p := Passwords{Given: "test"}
+	before, err := EnsureKey(t.Context(), dir, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, PrivateFile)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = EnsureKey(t.Context(), dir, p)
+	if !errors.Is(err, ErrKeyMissing) || !strings.Contains(err.Error(), filepath.Join(dir, PrivateFile)) || !strings.Contains(err.Error(), "restore it from a backup; or remove cosign.pub") {
+		t.Fatalf("got %v", err)
+	}
+	if public, err := LoadPublicKey(filepath.Join(dir, PublicFile)); err != nil || public.Fingerprint() != before.Public().Fingerprint() {
+		t.Errorf("the public half changed: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, PublicFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureKey(t.Context(), dir, p); err != nil {
+		t.Errorf("after the way that the error names: %v", err)
+	}
+}
+
 // TestKeyAfterRestart: the keyring forgot the password.
 func TestKeyAfterRestart(t *testing.T) {
 	dir := t.TempDir()

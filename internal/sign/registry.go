@@ -15,21 +15,26 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
 // manifestTypes is what is asked for.
 var manifestTypes = strings.Join(oci.ManifestTypes, ", ")
 
+// maxBundles that refer to one image are read.
+const maxBundles = oci.MaxReferrers
+
 // repository is one image name in a registry that speaks plain HTTP on this machine: the
 // mirror. All that is read by digest is hashed. A library would ask the registry who it is
 // before each request; the check of a whole platform has 300 ms.
 type repository struct {
-	base string // http://HOST:PORT/v2/NAME
+	mirror mirror.Mirror
+	base   string // http://HOST:PORT/v2/NAME
 }
 
-func openRepository(registry, name string) repository {
-	return repository{base: "http://" + registry + "/v2/" + name}
+func openRepository(m mirror.Mirror, name string) repository {
+	return repository{mirror: m, base: "http://" + m.Address + "/v2/" + name}
 }
 
 // statusError is an answer that was not the wanted one.
@@ -63,6 +68,11 @@ func (r repository) do(ctx context.Context, method, url string, body []byte, hea
 	}
 	for k, v := range header {
 		req.Header.Set(k, v)
+	}
+	if method != http.MethodGet && method != http.MethodHead { // reading needs no password
+		if err := r.mirror.Authorize(req); err != nil {
+			return nil, err
+		}
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -140,7 +150,7 @@ func (r repository) referrers(ctx context.Context, digest string) (list []v1.Des
 	list, byTag, err = oci.Referrers(ctx, digest, func(ctx context.Context, path string) ([]byte, error) {
 		return r.read(ctx, "/"+path, string(types.OCIImageIndex), oci.MaxManifest)
 	})
-	if errors.Is(err, oci.ErrInvalid) || errors.Is(err, oci.ErrTooMany) {
+	if errors.Is(err, oci.ErrInvalid) {
 		return nil, byTag, mistake(ErrTampered, "%w", err)
 	}
 	return list, byTag, err

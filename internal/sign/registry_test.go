@@ -28,12 +28,13 @@ import (
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
 
-// mirror is a registry for one test, in whose storage one can interfere.
-type mirror struct {
+// interfered is a registry for one test, in whose storage one can interfere.
+type interfered struct {
 	address string
 	writes  atomic.Int32
 	// lie, when not nil, may answer a request in place of the registry.
@@ -41,9 +42,9 @@ type mirror struct {
 }
 
 // newMirror without api has no referrers API, as distribution has none.
-func newMirror(t *testing.T, api bool) *mirror {
+func newMirror(t *testing.T, api bool) *interfered {
 	t.Helper()
-	m := &mirror{}
+	m := &interfered{}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(api))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.lie != nil && m.lie(w, r) {
@@ -188,7 +189,9 @@ func (p published) policy(keys ...*Key) Policy {
 	return policy
 }
 
-func (p published) repository() repository { return openRepository(p.address, imageName) }
+func (p published) mirror() mirror.Mirror { return mirror.Mirror{Address: p.address} }
+
+func (p published) repository() repository { return openRepository(p.mirror(), imageName) }
 
 // attachRaw signs any statement and attaches it, beside what is attached.
 func (p published) attachRaw(t *testing.T, k *Key, predicateType string, payload []byte) {
@@ -262,7 +265,7 @@ func FuzzRegistry(f *testing.F) {
 	f.Fuzz(func(t *testing.T, aList, aManifest, aBlob []byte) {
 		list, manifest, blob = aList, aManifest, aBlob
 		p := Policy{Keys: []PublicKey{key}, Thorough: true, Foreign: true}
-		r, err := Verify(t.Context(), strings.TrimPrefix(server.URL, "http://"), "nats-server", digestOf(manifest), p)
+		r, err := Verify(t.Context(), mirror.Mirror{Address: strings.TrimPrefix(server.URL, "http://")}, "nats-server", digestOf(manifest), p)
 		if err == nil || r.OK() {
 			t.Errorf("accepted: %+v", r)
 		}

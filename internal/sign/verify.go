@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
@@ -74,9 +75,9 @@ func (r Report) OK() bool {
 // Verify reads the image NAME@DIGEST and what is attached to it back from the mirror, and
 // holds it to the policy. All checks are made. The error joins a [*CheckError] for each
 // that failed.
-func Verify(ctx context.Context, registry, name, digest string, p Policy) (Report, error) {
+func Verify(ctx context.Context, from mirror.Mirror, name, digest string, p Policy) (Report, error) {
 	v := &verification{
-		repository: openRepository(registry, name), Policy: p, name: name, digest: digest,
+		repository: openRepository(from, name), Policy: p, name: name, digest: digest,
 		report: Report{Image: name, Digest: digest},
 	}
 	var g errgroup.Group

@@ -114,7 +114,7 @@ func layerKey(snapshot string) string {
 
 // pushLarge puts an image of 100 MB of program text into the mirror, another one each time.
 func (b *bench) pushLarge(ctx context.Context, e env, n int) (string, error) {
-	registry, err := b.mirror(ctx, e)
+	to, err := b.mirror(ctx, e)
 	if err != nil {
 		return "", err
 	}
@@ -132,11 +132,11 @@ func (b *bench) pushLarge(ctx context.Context, e env, n int) (string, error) {
 		return "", err
 	}
 	tag := fmt.Sprintf("bench-large:%d", time.Now().UnixNano())
-	ref, err := name.NewTag(registry+"/"+tag, name.Insecure)
+	ref, err := name.NewTag(to.Address+"/"+tag, name.Insecure)
 	if err != nil {
 		return "", err
 	}
-	return "registry.orrery.internal/" + tag, remote.Write(ref, img, remote.WithContext(ctx))
+	return "registry.orrery.internal/" + tag, remote.Write(ref, img, remote.WithContext(ctx), remote.WithAuth(to))
 }
 
 // described is a layer whose diff ID is known.

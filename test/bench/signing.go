@@ -12,13 +12,14 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/sign"
 )
 
 // signing measures, in this process and against the mirror of a running environment, what a
 // warm `up` does about signatures, and what is done once for each image.
 func (b *bench) signing(ctx context.Context, e env, r *report) error {
-	registry, err := b.mirror(ctx, e)
+	to, err := b.mirror(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (b *bench) signing(ctx context.Context, e env, r *report) error {
 		g, ctx := errgroup.WithContext(ctx)
 		for name, i := range locked.Images {
 			g.Go(func() error {
-				_, err := sign.Verify(ctx, registry, name, i.Digest, policy)
+				_, err := sign.Verify(ctx, to, name, i.Digest, policy)
 				return err
 			})
 		}
@@ -96,7 +97,7 @@ func (b *bench) signing(ctx context.Context, e env, r *report) error {
 			return err
 		}
 		start := time.Now()
-		if err := sign.Attach(ctx, registry, largest, locked.Images[largest].Digest, key, docs[largest]); err != nil {
+		if err := sign.Attach(ctx, to, largest, locked.Images[largest].Digest, key, docs[largest]); err != nil {
 			return err
 		}
 		attach = append(attach, time.Since(start).Seconds())
@@ -107,8 +108,8 @@ func (b *bench) signing(ctx context.Context, e env, r *report) error {
 	return nil
 }
 
-// mirror is the address of the environment's registry.
-func (b *bench) mirror(ctx context.Context, e env) (string, error) {
+// mirror is the environment's registry, with what it takes to push.
+func (b *bench) mirror(ctx context.Context, e env) (mirror.Mirror, error) {
 	var status struct {
 		Endpoints map[string]string `json:"endpoints"`
 	}
@@ -119,5 +120,8 @@ func (b *bench) mirror(ctx context.Context, e env) (string, error) {
 	if err == nil && status.Endpoints["registry"] == "" {
 		err = fmt.Errorf("status names no registry")
 	}
-	return status.Endpoints["registry"], err
+	return mirror.Mirror{
+		Address:      status.Endpoints["registry"],
+		PasswordFile: filepath.Join(b.dir, "state", e.name, "pki", "mirror-password"),
+	}, err
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"sigs.k8s.io/yaml"
+
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // core is the part of the platform that every test here needs. ORRERY_E2E_CORE=1 limits
@@ -240,7 +242,13 @@ func ownImage(t *testing.T, e *environment) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(ref, helloImage(t), remote.WithContext(t.Context())); err != nil {
+	// Any user of the machine reaches the port; the password is root's.
+	img := helloImage(t)
+	if err := remote.Write(ref, img, remote.WithContext(t.Context())); err == nil || !strings.Contains(err.Error(), "UNAUTHORIZED") {
+		t.Errorf("push %s without a password: %v", reference, err)
+	}
+	writer := mirror.Mirror{PasswordFile: e.state("pki", "mirror-password")}
+	if err := remote.Write(ref, img, remote.WithContext(t.Context()), remote.WithAuth(writer)); err != nil {
 		t.Fatalf("push %s: %v", reference, err)
 	}
 	pod := fmt.Sprintf(`

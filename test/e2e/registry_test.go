@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/sign"
 )
 
@@ -94,13 +95,13 @@ func TestUntrustedRegistry(t *testing.T) {
 	refused("image/"+pulledImage, "unsigned", "images.trustedKeys")
 
 	trusted, other := key("trusted"), key("other")
-	if err := sign.Attach(t.Context(), address, "acme/"+pulledImage, built[0].Digest, other, docs); err != nil {
+	if err := sign.Attach(t.Context(), mirror.Mirror{Address: address}, "acme/"+pulledImage, built[0].Digest, other, docs); err != nil {
 		t.Fatal(err)
 	}
 	yaml("  trustedKeys: [trusted/cosign.pub]\n")
 	refused("image/"+pulledImage, "wrong key", other.Public().Fingerprint())
 
-	if err := sign.Attach(t.Context(), address, "acme/"+pulledImage, built[0].Digest, trusted, docs); err != nil {
+	if err := sign.Attach(t.Context(), mirror.Mirror{Address: address}, "acme/"+pulledImage, built[0].Digest, trusted, docs); err != nil {
 		t.Fatal(err)
 	}
 	yaml("  trustedKeys: [trusted/cosign.pub]\n  builders: ['https://example.org/ci']\n")

@@ -14,6 +14,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver/fake"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -65,19 +66,19 @@ func TestDeploy(t *testing.T) {
 		t.Fatal(err)
 	}
 	policy := sign.Policy{Keys: []sign.PublicKey{key.Public()}, Locked: &p.Locked, Thorough: true}
-	refs := map[string]string{}
+	refs, to := map[string]string{}, mirror.Mirror{Address: registry}
 	for _, img := range images(p) {
 		built, err := store.Image(ctx, img)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := image.Push(ctx, registry, built); err != nil {
+		if err := image.Push(ctx, to, built); err != nil {
 			t.Fatal(err)
 		}
-		if err := sign.Attach(ctx, registry, img.Name, built.Digest, key, documents(t, store, built.Digest)); err != nil {
+		if err := sign.Attach(ctx, to, img.Name, built.Digest, key, documents(t, store, built.Digest)); err != nil {
 			t.Fatal(err)
 		}
-		if report, err := sign.Verify(ctx, registry, img.Name, built.Digest, policy); err != nil || !report.OK() {
+		if report, err := sign.Verify(ctx, to, img.Name, built.Digest, policy); err != nil || !report.OK() {
 			t.Errorf("%s: %+v, %v", img.Name, report, err)
 		}
 		refs[img.Name] = built.Reference()

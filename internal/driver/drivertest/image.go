@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -61,9 +62,9 @@ func main() {
 }
 `
 
-// PushImage compiles a small program and pushes it to the registry (host:port) as each of
+// PushImage compiles a small program and pushes it to the mirror as each of
 // the repositories with tags, such as "pause:1". dir is for the build.
-func PushImage(ctx context.Context, dir, registry string, repositories ...string) error {
+func PushImage(ctx context.Context, dir string, to mirror.Mirror, repositories ...string) error {
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o644); err != nil {
 		return err
 	}
@@ -78,11 +79,11 @@ func PushImage(ctx context.Context, dir, registry string, repositories ...string
 		return err
 	}
 	for _, r := range repositories {
-		ref, err := name.ParseReference(registry+"/"+r, name.Insecure)
+		ref, err := name.ParseReference(to.Address+"/"+r, name.Insecure)
 		if err != nil {
 			return err
 		}
-		if err := remote.Write(ref, image, remote.WithContext(ctx)); err != nil {
+		if err := remote.Write(ref, image, remote.WithContext(ctx), remote.WithAuth(to)); err != nil {
 			return fmt.Errorf("push %s: %w", ref, err)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/kube/kubetest"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -91,6 +92,12 @@ func Kind() driver.Kind {
 
 // Dist implements [driver.Distributor]. Nothing runs from there.
 func (d *Driver) Dist() driver.Dist { return driver.Dist(filepath.Join(d.StateDir, "dist")) }
+
+// Mirror implements [driver.Mirrored]. Everybody may write to it.
+func (d *Driver) Mirror() mirror.Mirror {
+	m, _, _ := d.remembered() // an unreadable one has no mirror
+	return mirror.Mirror{Address: m.Registry}
+}
 
 // client leaves no connection behind.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}

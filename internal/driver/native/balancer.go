@@ -256,19 +256,6 @@ func (b *balancer) track(c net.Conn, be *backend) {
 	}
 }
 
-// forward passes every connection of l on to address.
-func forward(l net.Listener, address string, dial func(context.Context, string) (net.Conn, error)) {
-	acceptAll(l, func(client net.Conn) {
-		defer client.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		server, err := dial(ctx, address)
-		if err == nil {
-			splice(client, server)
-		}
-	})
-}
-
 func acceptAll(l net.Listener, handle func(net.Conn)) {
 	for {
 		c, err := l.Accept()

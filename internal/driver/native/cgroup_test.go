@@ -44,18 +44,6 @@ func TestParseCgroups(t *testing.T) {
 	}
 }
 
-func TestMountsBelow(t *testing.T) {
-	const info = `22 1 8:1 / / rw - ext4 /dev/sda rw
-50 22 0:40 / /var/lib/orrery/a/nodes/x rw - tmpfs tmpfs rw
-51 22 0:41 / /var/lib/orrery/ab rw - tmpfs tmpfs rw
-52 22 0:42 / /var/lib/orrery/a/with\040space rw - tmpfs tmpfs rw
-`
-	got, err := parseMountsBelow(strings.NewReader(info), "/var/lib/orrery/a")
-	if want := []string{"/var/lib/orrery/a/nodes/x", "/var/lib/orrery/a/with space"}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v", got, err)
-	}
-}
-
 func TestInGroup(t *testing.T) {
 	for content, want := range map[string]bool{
 		"3:cpu:/orrery/a/server1\n0::/\n":  true,

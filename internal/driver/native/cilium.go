@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/beneath"
 )
 
 // Where Cilium's parts are inside a node.
@@ -117,7 +120,13 @@ func (cilium) failure(service, log string) (string, bool) {
 
 // ready asks the agent of the node, whose files are seen through its PID 1.
 func (cilium) ready(ctx context.Context, pid int) error {
-	return agentStatus(ctx, "/proc/"+strconv.Itoa(pid)+"/root"+ciliumRun+"/cilium.sock")
+	// A link at that place would lead to a socket of the host.
+	at, err := beneath.Path("/proc/"+strconv.Itoa(pid)+"/root", ciliumRun+"/cilium.sock")
+	if err != nil {
+		return fmt.Errorf("the Cilium agent does not answer: %w", err)
+	}
+	defer at.Close()
+	return agentStatus(ctx, fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
 }
 
 // agentStatus is nil when the agent calls itself well and has loaded the programs of the node
@@ -142,7 +151,7 @@ func agentStatus(ctx context.Context, socket string) error {
 			return fmt.Errorf("the Cilium agent does not answer: %w", err)
 		}
 		defer resp.Body.Close()
-		if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(into); err != nil {
 			return fmt.Errorf("the Cilium agent's status (%s): %w", resp.Status, err)
 		}
 		return nil

@@ -25,8 +25,9 @@ const (
 	domain           = "cluster.local"
 )
 
-// SandboxImage is what every pod's sandbox runs. It is pulled from the mirror; its
-// version goes with the sandbox of infra/native/distribution.yaml.
+// SandboxImage is what every pod's sandbox runs where no digest of it is known, see
+// [Options]. It is pulled from the mirror; its version goes with the sandbox of
+// infra/native/distribution.yaml.
 const SandboxImage = "registry.orrery.internal/pause:1"
 
 // cluster is what the supervisor knows of an environment: cluster.json, written by the CLI.
@@ -42,6 +43,7 @@ type cluster struct {
 	API         int          `json:"api"`      // port on 127.0.0.1
 	Registry    int          `json:"registry"` // port on 127.0.0.1
 	Plugin      string       `json:"plugin"`
+	Sandbox     string       `json:"sandbox,omitempty"` // image; as Options has it
 	Egress      bool         `json:"egress"`
 	Fast        bool         `json:"fast"` // no fsync
 	Memory      int64        `json:"memory,omitempty"`
@@ -125,11 +127,14 @@ func (p paths) socket() string         { return p.join("supervisor.sock") }
 func (p paths) stopped() string        { return p.join("stopped") }
 func (p paths) pki(name string) string { return p.join("pki", name) }
 func (p paths) log(name string) string { return p.join("log", name+".log") }
+func (p paths) registrySocket() string { return p.join("registry.sock") }
+func (p paths) mirrorPassword() string { return p.pki("mirror-password") }
 func (p paths) layers() string         { return p.join("layers") }
 func (p paths) layer(chain string) string {
 	return p.join("layers", strings.TrimPrefix(chain, "sha256:"))
 }
-func (p paths) node(n string) string { return p.join("nodes", n) }
+func (p paths) node(n string) string    { return p.join("nodes", n) }
+func (p paths) nodeVar(n string) string { return p.join("nodes", n, "var") }
 func (p paths) etcd(n node) string { // the data of a member; absent before its first start
 	return p.join("nodes", n.Name, "var", "lib", "etcd", "member")
 }

@@ -107,7 +107,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
 
 [plugins.'io.containerd.metadata.v1.bolt']
   no_sync = %t
-`, nodeLayers, nodeLayerSocket, SandboxImage, nodeBin, nodeBin, c.Fast))
+`, nodeLayers, nodeLayerSocket, c.Sandbox, nodeBin, nodeBin, c.Fast))
 }
 
 // mirrorConfig sends every image name to the mirror and nowhere else.
@@ -119,8 +119,8 @@ func mirrorConfig(c cluster) []byte {
 `, c.Gateway, registryPort))
 }
 
-// registryConfig of the mirror: a folder, deletable, no caches elsewhere.
-func registryConfig(p paths, c cluster) []byte {
+// registryConfig of the mirror: a folder, deletable, no caches elsewhere, behind a socket.
+func registryConfig(p paths) []byte {
 	return []byte(fmt.Sprintf(`version: 0.1
 log:
   level: warn
@@ -137,7 +137,8 @@ storage:
     uploadpurging:
       enabled: false
 http:
-  addr: %s:%d
+  net: unix
+  addr: %s
   draintimeout: 500ms
 validation:
   manifests:
@@ -147,7 +148,7 @@ validation:
       # registry (v3.1.2) crashes over an index whose entries name none, such as that of the
       # signatures of an image.
       platforms: none
-`, p.join("registry"), c.Gateway, registryPort))
+`, p.join("registry"), p.registrySocket()))
 }
 
 // initConfig is what PID 1 of a node is told: nodes/NAME/init.json.

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // Where credentials are inside a node.
@@ -15,6 +17,9 @@ const nodePKI = "/etc/kubernetes/pki/"
 // administrator's kubeconfig, and for each node only what its services need. The keys of
 // the authorities and the administrator's are in no node.
 func credentials(i *issuer, p paths, c cluster, net network) error {
+	if err := lostKeys(p, c); err != nil {
+		return err
+	}
 	ca, err := i.authority(p.pki("ca"), "orrery-"+c.Environment)
 	if err != nil {
 		return err
@@ -33,6 +38,9 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 	}
 	secret, err := encryptionKey(p.pki("encryption.key"))
 	if err != nil {
+		return err
+	}
+	if err := mirrorPassword(p.mirrorPassword()); err != nil {
 		return err
 	}
 	admin := leaf{cn: "orrery-admin", orgs: []string{"system:masters"}, client: true}
@@ -90,6 +98,17 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 		}
 	}
 	return nil
+}
+
+// mirrorPassword keeps or makes what writing to the mirror needs. Nothing is lost with it: a
+// person logs in again.
+func mirrorPassword(file string) error {
+	have, err := mirror.ReadPassword(file)
+	if err != nil || have != "" {
+		return err
+	}
+	_, err = writeFile(file, mirror.NewPassword())
+	return err
 }
 
 const kubeletClient = "kube-apiserver-kubelet-client"

@@ -1,12 +1,9 @@
 package native
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,11 +12,10 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/orrery-dev/orrery/internal/bpf"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/proc"
+	"github.com/orrery-dev/orrery/internal/statedir"
 )
 
 // Delete implements [driver.Driver]. It needs nobody's help: what exists follows from the
@@ -39,12 +35,11 @@ func (d *Driver) Delete(ctx context.Context) error {
 		errs = append(errs, p.id.End(ctx, syscall.SIGKILL, time.Second))
 	}
 	errs = append(errs, d.undoEgress(ctx))
-	errs = append(errs, d.unmountAll())
 	if err := errors.Join(errs...); err != nil {
 		// Files stay: they are what a second try needs.
 		return err
 	}
-	if err := os.RemoveAll(string(d.paths)); err != nil {
+	if err := statedir.Remove(string(d.paths)); err != nil {
 		return fmt.Errorf("remove %s: %w", d.paths, err)
 	}
 	for _, e := range d.effects() {
@@ -53,7 +48,7 @@ func (d *Driver) Delete(ctx context.Context) error {
 		}
 	}
 	// The folder of all environments, when this was the last one.
-	_ = os.Remove(filepath.Dir(string(d.paths)))
+	statedir.RemoveEmpty(filepath.Dir(string(d.paths)))
 	return errors.Join(errs...)
 }
 
@@ -71,64 +66,6 @@ func (d *Driver) effects() []driver.Effect {
 	return []driver.Effect{d.supervisorEffect(), d.cgroupEffect(), d.directoryEffect()}
 }
 
-// unmountAll removes mounts of the host below the state directory. There should be none:
-// nodes mount in namespaces of their own.
-func (d *Driver) unmountAll() error {
-	mounts, err := mountsBelow(string(d.paths))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, m := range slices.Backward(mounts) {
-		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", m, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func mountsBelow(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return parseMountsBelow(f, dir)
-}
-
-func parseMountsBelow(r io.Reader, dir string) ([]string, error) {
-	var found []string
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		f := strings.Fields(s.Text())
-		if len(f) < 5 {
-			continue
-		}
-		// Spaces and the like are octal escapes, proc_pid_mountinfo(5).
-		at := unescape(f[4])
-		if at == dir || strings.HasPrefix(at, dir+"/") {
-			found = append(found, at)
-		}
-	}
-	return found, s.Err()
-}
-
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
 // process is one that belongs to the environment.
 type process struct {
 	id   proc.Identity
@@ -139,7 +76,7 @@ type process struct {
 // Ourselves and zombies do not count.
 func (d *Driver) strays() []process {
 	var found []process
-	group := cgroupRoot(d.cluster.Environment)
+	group, real := cgroupRoot(d.cluster.Environment), statedir.Real(string(d.paths))
 	for _, pid := range allPIDs() {
 		if pid == os.Getpid() {
 			continue
@@ -147,7 +84,7 @@ func (d *Driver) strays() []process {
 		dir := "/proc/" + strconv.Itoa(pid)
 		exe, _ := os.Readlink(dir + "/exe")
 		cg, _ := os.ReadFile(dir + "/cgroup")
-		if !strings.HasPrefix(exe, string(d.paths)+"/") && !inGroup(string(cg), group) {
+		if !strings.HasPrefix(exe, real+"/") && !inGroup(string(cg), group) {
 			continue
 		}
 		id, err := proc.Of(pid)
@@ -176,11 +113,7 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 	for _, p := range d.strays() {
 		leaks = append(leaks, p.what)
 	}
-	mounts, err := mountsBelow(string(d.paths))
-	errs := []error{err}
-	for _, m := range mounts {
-		leaks = append(leaks, "mount "+m)
-	}
+	var errs []error
 	if cg, err := hostCgroups(); err != nil {
 		errs = append(errs, err)
 	} else {
@@ -197,19 +130,8 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 			leaks = append(leaks, fmt.Sprintf("listener on 127.0.0.1:%d (%s)", port, who))
 		}
 	}
-	if st, err := os.Lstat(string(d.paths)); err == nil {
-		leaks = append(leaks, fmt.Sprintf("%s %s", kindOf(st), d.paths))
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
-	}
-	return leaks, errors.Join(errs...)
-}
-
-func kindOf(st fs.FileInfo) string {
-	if st.IsDir() {
-		return "directory"
-	}
-	return "file"
+	left, err := statedir.Left(string(d.paths))
+	return append(leaks, left...), errors.Join(append(errs, err)...)
 }
 
 // listener says which process of the environment listens on a port of 127.0.0.1; "" when

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -18,6 +19,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/bpf"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -29,7 +31,7 @@ import (
 type Options = driver.Options
 
 // Driver makes clusters out of namespaces. It implements [driver.Driver],
-// [driver.Distributor], [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
+// [driver.Distributor], [driver.Mirrored], [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
 type Driver struct {
 	options Options
 	paths   paths
@@ -47,6 +49,7 @@ var (
 	_ driver.LogSource      = (*Driver)(nil)
 	_ driver.FlowSource     = (*Driver)(nil)
 	_ driver.Distributor    = (*Driver)(nil)
+	_ driver.Mirrored       = (*Driver)(nil)
 )
 
 // New makes a driver. It looks at nothing and changes nothing.
@@ -67,6 +70,7 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Sandbox = o.Sandbox
 	if _, ok := networks[c.Plugin]; !ok {
 		return nil, fmt.Errorf("network.plugin %q has to be decided before there are nodes: want %s or %s", c.Plugin, spec.PluginCilium, spec.PluginPTP)
 	}
@@ -75,6 +79,11 @@ func New(o Options) (*Driver, error) {
 		h.compiler = o.Compiler
 	}
 	return &Driver{options: o, paths: paths(filepath.Clean(o.StateDir)), cluster: c, host: h, log: o.Log, now: time.Now}, nil
+}
+
+// Mirror implements [driver.Mirrored].
+func (d *Driver) Mirror() mirror.Mirror {
+	return mirror.Mirror{Address: fmt.Sprintf("127.0.0.1:%d", d.cluster.Registry), PasswordFile: d.paths.mirrorPassword()}
 }
 
 // Prepare implements [driver.Driver]: supervisor, fabric and mirror.
@@ -119,21 +128,25 @@ func (d *Driver) makeState() error {
 	if err := os.Chmod(string(d.paths), 0o700); err != nil {
 		return err
 	}
-	if have, err := loadCluster(d.paths); err == nil {
-		if err := sameShape(have, d.cluster); err != nil {
+	c := d.cluster
+	have, err := loadCluster(d.paths)
+	switch {
+	case err == nil:
+		if err := sameShape(have, c); err != nil {
 			return err
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	case !errors.Is(err, fs.ErrNotExist):
 		d.log.Warn("cluster.json is written anew", "error", err)
 	}
-	_, err := materialize(&issuer{now: d.now}, d.paths, d.cluster)
+	c.Sandbox = cmp.Or(c.Sandbox, have.Sandbox, SandboxImage)
+	_, err = materialize(&issuer{now: d.now}, d.paths, c)
 	return err
 }
 
 // sameShape refuses what cannot change while an environment exists.
 func sameShape(have, want cluster) error {
 	h, w := have, want
-	h.Memory, w.Memory, h.Fast, w.Fast = 0, 0, false, false
+	h.Memory, w.Memory, h.Fast, w.Fast, h.Sandbox, w.Sandbox = 0, 0, false, false, "", ""
 	a, b := fmt.Sprintf("%+v", h), fmt.Sprintf("%+v", w)
 	if a != b {
 		return fmt.Errorf("environment %q exists with other nodes, ranges or ports, which cannot change in place: 'orrery down' first", have.Environment)

@@ -21,6 +21,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/driver/drivertest"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/proc"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -171,7 +172,7 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, drivertest.Subject{
 		New: newDriver,
 		Prepared: func(ctx context.Context, o driver.Observation) error {
-			return drivertest.PushImage(ctx, t.TempDir(), o.Endpoints["registry"], "pause:1", "web:1")
+			return drivertest.PushImage(ctx, t.TempDir(), mirror.Mirror{Address: o.Endpoints[driver.EndpointRegistry], PasswordFile: paths(stateDir).mirrorPassword()}, "pause:1", "web:1")
 		},
 		Running: func(t *testing.T, o driver.Observation) { lookInside(t, dist, o) },
 		Put: func(ctx context.Context, kubeconfig, key string) error {

@@ -2,10 +2,13 @@ package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/orrery-dev/orrery/internal/beneath"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -30,7 +33,18 @@ func (d *Driver) Flows(ctx context.Context) (string, []driver.FlowServer, error)
 	if err != nil {
 		return "", nil, err
 	}
-	return program, flowServers(status), nil
+	servers := flowServers(status)
+	for _, s := range servers { // a link at that place would lead to a socket of the host
+		root, _ := strings.CutSuffix(strings.TrimPrefix(s.Address, "unix://"), hubbleSocket)
+		at, err := beneath.Path(root, hubbleSocket)
+		if errors.Is(err, beneath.ErrNotRegular) {
+			return "", nil, fmt.Errorf("flows of %s: %w", s.Node, err)
+		}
+		if err == nil { // else its agent is starting
+			at.Close()
+		}
+	}
+	return program, servers, nil
 }
 
 // flowServers of the nodes that run.

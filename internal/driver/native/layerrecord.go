@@ -157,7 +157,8 @@ func hashEntry(t hash.Hash, p string, kind fs.FileMode) error {
 	if !kind.IsRegular() && !kind.IsDir() {
 		return nil
 	}
-	f, err := os.Open(p)
+	// The node that unpacked it may still hold the folder open, and change it at this moment.
+	f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

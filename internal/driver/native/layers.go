@@ -14,8 +14,11 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/orrery-dev/orrery/internal/beneath"
 )
 
 // Where a node sees the store of shared layers, and whom it asks for one.
@@ -24,8 +27,11 @@ const (
 	nodeLayerSocket = "/run/orrery/layers.sock"
 )
 
-// nodeSnapshots is where the snapshotter keeps a node's snapshots, in the node.
-const nodeSnapshots = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+// Below the node's /var: its images, and where the snapshotter keeps its snapshots.
+const (
+	nodeImages    = "lib/containerd"
+	nodeSnapshots = nodeImages + "/io.containerd.snapshotter.v1.overlayfs/snapshots"
+)
 
 // layerTurn is how long others wait for the node that unpacks a layer before they unpack
 // one for themselves.
@@ -191,38 +197,64 @@ func (s *layerStore) adopt(node, snapshot, chain string) error {
 	if !snapshotID.MatchString(snapshot) {
 		return fmt.Errorf("%.100q is no snapshot", snapshot)
 	}
-	own := filepath.Join("nodes", node, nodeSnapshots, snapshot, "fs")
-	if st, err := s.root.Lstat(own); err != nil || !st.IsDir() {
-		return errors.Join(fmt.Errorf("%s is not an unpacked layer", own), err)
+	// The node can lay a link anywhere in its /var at any time: none is followed.
+	own, err := beneath.Path(s.paths.nodeVar(node), filepath.Join(nodeSnapshots, snapshot))
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	if err := isFolder(own, "fs"); err != nil {
+		return fmt.Errorf("%s holds no unpacked layer: %w", own.Name(), err)
 	}
 	name := strings.TrimPrefix(chain, "sha256:")
 	making, final := filepath.Join("layers", ".making-"+name), filepath.Join("layers", name)
 	if err := errors.Join(s.root.RemoveAll(making), s.root.Mkdir(making, 0o755)); err != nil {
 		return err
 	}
-	if err := s.root.Rename(own, filepath.Join(making, "fs")); err != nil {
-		if errors.Is(err, syscall.EXDEV) {
-			err = fmt.Errorf("node and store are on different file systems: %w", err)
-		}
+	to, err := s.root.Open(making)
+	if err != nil {
 		return errors.Join(err, s.root.RemoveAll(making))
 	}
+	defer to.Close()
+	here, there := int(own.Fd()), int(to.Fd())
+	if err := unix.Renameat(here, "fs", there, "fs"); err != nil {
+		if errors.Is(err, unix.EXDEV) {
+			err = fmt.Errorf("node and store are on different file systems: %w", err)
+		}
+		return errors.Join(fmt.Errorf("move %s/fs into the store: %w", own.Name(), err), s.root.RemoveAll(making))
+	}
 	back := func(err error) error {
-		return errors.Join(err, s.root.Rename(filepath.Join(making, "fs"), own), s.root.RemoveAll(making))
+		return errors.Join(err, unix.Renameat(there, "fs", here, "fs"), s.root.RemoveAll(making))
+	}
+	if err := isFolder(to, "fs"); err != nil { // another one than a moment ago
+		return back(err)
 	}
 	if err := s.note(making, layerRecord{Version: layerVersion, Chain: chain, Boot: bootID()}); err != nil {
 		return back(err)
 	}
-	if err := s.root.Symlink(filepath.Join(nodeLayers, name, "fs"), own); err != nil {
+	if err := unix.Symlinkat(filepath.Join(nodeLayers, name, "fs"), here, "fs"); err != nil {
 		return back(err)
 	}
 	if err := s.root.Rename(making, final); err != nil {
-		return back(errors.Join(err, s.root.Remove(own)))
+		return back(errors.Join(err, unix.Unlinkat(here, "fs", 0)))
 	}
 	s.recording.Go(func() {
 		if err := s.measure(chain); err != nil {
 			s.log.Warn("a layer is shared and cannot be measured; the next start looks again", "layer", chain, "error", err)
 		}
 	})
+	return nil
+}
+
+// isFolder is nil when name in dir is a folder, and no link to one.
+func isFolder(dir *os.File, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return unix.ENOTDIR
+	}
 	return nil
 }
 
@@ -261,7 +293,7 @@ func (s *layerStore) recover(ctx context.Context) error {
 			if !present[name] && !reset[n] {
 				reset[n] = true
 				s.log.Warn("the node loses its images and pulls them again: a shared layer was damaged or is gone", "node", n, "layer", name)
-				if err := s.root.RemoveAll(filepath.Join("nodes", n, "var/lib/containerd")); err != nil {
+				if err := s.forget(n); err != nil {
 					return fmt.Errorf("images of %s: %w", n, err)
 				}
 			}
@@ -270,18 +302,35 @@ func (s *layerStore) recover(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// forget removes the image data of a node, and nothing that a link of the node leads to.
+func (s *layerStore) forget(node string) error {
+	own, err := os.OpenRoot(s.paths.nodeVar(node))
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	return own.RemoveAll(nodeImages)
+}
+
 // users lists the nodes with a link to each layer.
 func (s *layerStore) users() map[string][]string {
 	users := map[string][]string{}
-	links, _ := filepath.Glob(s.paths.join("nodes", "*", nodeSnapshots, "*", "fs"))
-	for _, l := range links {
-		to, err := os.Readlink(l)
+	nodes, _ := os.ReadDir(s.paths.join("nodes"))
+	for _, n := range nodes {
+		own, err := os.OpenRoot(s.paths.nodeVar(n.Name()))
 		if err != nil {
-			continue // a folder: the node's own
+			continue // it never ran
 		}
-		rel, _ := filepath.Rel(string(s.paths), l)
-		name := filepath.Base(filepath.Dir(to))
-		users[name] = append(users[name], strings.Split(rel, string(filepath.Separator))[1])
+		links, _ := fs.Glob(own.FS(), nodeSnapshots+"/*/fs")
+		for _, l := range links {
+			to, err := own.Readlink(l)
+			if err != nil {
+				continue // a folder: the node's own
+			}
+			name := filepath.Base(filepath.Dir(to))
+			users[name] = append(users[name], n.Name())
+		}
+		own.Close()
 	}
 	return users
 }

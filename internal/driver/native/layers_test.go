@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -38,7 +39,7 @@ func testStore(t *testing.T) *layerStore {
 // unpacked makes what containerd leaves in a node's snapshot.
 func unpacked(t *testing.T, s *layerStore, node, snapshot, content string) string {
 	t.Helper()
-	own := s.paths.join("nodes", node, nodeSnapshots, snapshot, "fs")
+	own := s.paths.join("nodes", node, "var", nodeSnapshots, snapshot, "fs")
 	if err := os.MkdirAll(own, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +190,7 @@ func TestRefusedAdoption(t *testing.T) {
 
 func unpackedLink(t *testing.T, s *layerStore, node, snapshot, to string) {
 	t.Helper()
-	dir := s.paths.join("nodes", node, nodeSnapshots, snapshot)
+	dir := s.paths.join("nodes", node, "var", nodeSnapshots, snapshot)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -366,5 +367,74 @@ func TestDoctorSeesDamagedLayer(t *testing.T) {
 	}
 	if r := d.checkLayers(context.Background()); r.State != check.Skipped || !strings.Contains(r.Message, "content is not what it was") {
 		t.Errorf("of a damaged layer it says %+v", r)
+	}
+}
+
+// A node that lays links in its own /var gets at nobody else's layers, nor at the keys.
+func TestLinksOfAHostileNode(t *testing.T) {
+	mine := func(s *layerStore) string { return s.paths.join("nodes", "agent1", "var") }
+	for name, lay := range map[string]func(s *layerStore, victim string) error{
+		"snapshots": func(s *layerStore, victim string) error {
+			at := filepath.Join(mine(s), nodeSnapshots)
+			return errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), relink(filepath.Dir(at), filepath.Dir(filepath.Dir(victim)), filepath.Base(at)))
+		},
+		"a snapshot": func(s *layerStore, victim string) error {
+			at := filepath.Join(mine(s), nodeSnapshots)
+			return errors.Join(os.MkdirAll(at, 0o755), relink(at, filepath.Dir(victim), "7"))
+		},
+		"the layer": func(s *layerStore, victim string) error {
+			at := filepath.Join(mine(s), nodeSnapshots, "7")
+			return errors.Join(os.MkdirAll(at, 0o755), relink(at, victim, "fs"))
+		},
+		"all of lib": func(s *layerStore, victim string) error {
+			return errors.Join(os.MkdirAll(mine(s), 0o755), relink(mine(s), s.paths.join("nodes", "agent2", "var", "lib"), "lib"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t)
+			victim := unpacked(t, s, "agent2", "7", "theirs")
+			if err := lay(s, victim); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.adopt("agent1", "7", testChain); err == nil {
+				t.Error("another node's layer was adopted")
+			}
+			if err := s.forget("agent1"); err != nil {
+				t.Log(err) // it may be refused
+			}
+			for _, n := range s.users()[strings.TrimPrefix(testChain, "sha256:")] {
+				t.Errorf("%s uses the layer", n)
+			}
+			if b, err := os.ReadFile(filepath.Join(victim, "program")); err != nil || string(b) != "theirs" {
+				t.Errorf("agent2 has lost its layer: %q, %v", b, err)
+			}
+		})
+	}
+}
+
+// The root of a node is laid out on the host, over what the node left in /var.
+func TestRootOfAHostileNode(t *testing.T) {
+	host := t.TempDir()
+	for name, do := range map[string]func(b *rootBuilder){
+		"dir":  func(b *rootBuilder) { b.dir("/var/cache/clang") },
+		"file": func(b *rootBuilder) { b.file("/var/cache/file", "x") },
+		"link": func(b *rootBuilder) { b.link("/run", "/var/cache/run") },
+		"bind": func(b *rootBuilder) { b.bind(host, "/var/cache/bound", true) },
+	} {
+		b := &rootBuilder{root: t.TempDir()}
+		if err := errors.Join(os.Mkdir(b.in("var"), 0o755), os.Symlink(host, b.in("var/cache"))); err != nil {
+			t.Fatal(err)
+		}
+		do(b)
+		if made, _ := os.ReadDir(host); b.err == nil || len(made) > 0 {
+			t.Errorf("%s: %v, and on the host is %v", name, b.err, made)
+		}
+	}
+	b := &rootBuilder{root: t.TempDir()}
+	b.dir("/usr/bin")
+	b.link("usr/bin", "bin")
+	b.file("/bin/tool", "x")
+	if b.err != nil || !exists(b.in("usr/bin/tool")) {
+		t.Errorf("links inside are fine: %v", b.err)
 	}
 }

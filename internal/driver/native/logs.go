@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/beneath"
 )
 
 // maxLog is where a log is moved to NAME.log.1 (which is overwritten).
@@ -23,27 +25,41 @@ func rotateLogs(p paths, log *slog.Logger) {
 	for _, pattern := range patterns {
 		files, _ := filepath.Glob(pattern)
 		for _, f := range files {
-			if st, err := os.Stat(f); err != nil || st.Size() < maxLog {
+			if st, err := os.Lstat(f); err != nil || st.Size() < maxLog {
 				continue
 			}
-			if err := copyTruncate(f); err != nil {
+			if err := copyTruncate(filepath.Dir(f), filepath.Base(f)); err != nil {
 				log.Warn("rotate", "file", f, "error", err)
 			}
 		}
 	}
 }
 
-func copyTruncate(path string) error {
-	from, err := os.OpenFile(path, os.O_RDWR, 0)
+// copyTruncate trusts dir and nothing in it: it is a node's own /var/log/orrery. Of a log that
+// grew faster than anybody looked, or has holes, the end is kept.
+func copyTruncate(dir, name string) error {
+	from, err := beneath.Open(dir, name, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	to, err := os.OpenFile(path+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	st, err := from.Stat()
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(to, from)
+	old, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := old.Remove(name + ".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	to, err := beneath.Open(dir, name+".1", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, io.NewSectionReader(from, max(0, st.Size()-2*maxLog), 2*maxLog))
 	return errors.Join(err, to.Close(), from.Truncate(0))
 }
 
@@ -54,12 +70,12 @@ func (d *Driver) Logs(ctx context.Context, node, service string, follow bool, w 
 	if node == "environment" {
 		path = d.paths.log(filepath.Base(service))
 	}
-	f, err := os.Open(path)
+	f, err := beneath.Open(filepath.Dir(path), filepath.Base(path), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no log of %s/%s: %s", node, service, d.logNames(node))
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("log of %s/%s: %w", node, service, err)
 	}
 	defer f.Close()
 	tick := time.NewTicker(150 * time.Millisecond)
@@ -104,7 +120,7 @@ func (d *Driver) logNames(node string) string {
 
 // tail is the end of a file, for an error message.
 func tail(path string, bytes int64) string {
-	f, err := os.Open(path)
+	f, err := beneath.Open(filepath.Dir(path), filepath.Base(path), os.O_RDONLY, 0)
 	if err != nil {
 		return ""
 	}

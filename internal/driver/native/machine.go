@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/beneath"
 	"github.com/orrery-dev/orrery/internal/driver"
 )
 
@@ -168,15 +170,13 @@ func (m *machine) once(ctx context.Context) (err error) {
 // spawn starts PID 1. It waits for a byte on its standard input, which then stays open:
 // its end tells the node that the supervisor has gone.
 func (m *machine) spawn() (cmd *exec.Cmd, wake, status *os.File, err error) {
-	for _, d := range []string{"var/lib", "var/log", "log", "root"} {
-		if err := os.MkdirAll(m.paths.join("nodes", m.node.Name, d), 0o755); err != nil {
-			return nil, nil, nil, err
-		}
+	if err := m.folders(); err != nil {
+		return nil, nil, nil, err
 	}
 	if err := m.layers.listen(m.node.Name); err != nil {
 		return nil, nil, nil, err
 	}
-	log, err := os.OpenFile(m.paths.nodeLog(m.node.Name, "init"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := m.openLog()
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -209,6 +209,28 @@ func (m *machine) spawn() (cmd *exec.Cmd, wake, status *os.File, err error) {
 		return nil, nil, nil, fmt.Errorf("start %s: %w", m.node.Name, err)
 	}
 	return cmd, wake, status, nil
+}
+
+// folders of the node on the host. What is below var and log is the node's own work, so that
+// nothing is made through a link.
+func (m *machine) folders() error {
+	root, err := os.OpenRoot(m.paths.node(m.node.Name))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, d := range []string{"var/lib", "var/log", "log", "root"} {
+		if err := root.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("folders of %s: %w", m.node.Name, err)
+		}
+	}
+	return nil
+}
+
+// openLog is the log of PID 1, in the folder that the node has as /var/log/orrery.
+func (m *machine) openLog() (*os.File, error) {
+	at := m.paths.nodeLog(m.node.Name, "init")
+	return beneath.Open(filepath.Dir(at), filepath.Base(at), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 func (m *machine) connect(pid int) error {

@@ -2,7 +2,9 @@ package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,17 +13,18 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
-// mirror is the registry that nodes pull from. It runs in the fabric; a port of 127.0.0.1
-// on the host is forwarded to it, for a person and for the image builder.
-type mirror struct {
+// registry is what nodes pull from, the mirror. It listens on a socket in the state directory,
+// behind two gates: in the fabric it is only read; on a port of 127.0.0.1 of the host, for a
+// person and for the image builder, who knows the password may write.
+type registry struct {
 	paths   paths
-	address string // in the fabric
-	fabric  *fabric
 	spawner *spawner
 	log     *slog.Logger
-	local   net.Listener
+	gates   []*http.Server
 
 	mu       sync.Mutex
 	process  *os.Process
@@ -31,29 +34,50 @@ type mirror struct {
 	finished chan struct{}
 }
 
-func newMirror(p paths, c cluster, f *fabric, log *slog.Logger) (*mirror, error) {
-	m := &mirror{paths: p, fabric: f, log: log, finished: make(chan struct{}), address: fmt.Sprintf("%s:%d", c.Gateway, registryPort)}
+func newRegistry(p paths, c cluster, f *fabric, log *slog.Logger) (*registry, error) {
+	m := &registry{paths: p, log: log, finished: make(chan struct{})}
 	if err := os.MkdirAll(p.join("registry"), 0o700); err != nil {
 		return nil, err
 	}
-	if _, err := writeFile(p.join("registry.yaml"), registryConfig(p, c)); err != nil {
+	if _, err := writeFile(p.join("registry.yaml"), registryConfig(p)); err != nil {
 		return nil, err
 	}
 	var err error
 	if m.spawner, err = newSpawner(f.ns); err != nil {
 		return nil, err
 	}
-	if m.local, err = listenLocal(c.Registry, "ports.registry"); err != nil {
+	local, err := listenLocal(c.Registry, "ports.registry")
+	if err != nil {
 		return nil, err
+	}
+	inside, err := f.ns.listen(fmt.Sprintf("%s:%d", c.Gateway, registryPort))
+	if err != nil {
+		local.Close()
+		return nil, fmt.Errorf("listen for nodes that pull: %w", err)
 	}
 	var ctx context.Context
 	ctx, m.cancel = context.WithCancel(context.Background())
 	go m.run(ctx)
-	go forward(m.local, m.address, f.ns.dial)
+	m.serve(mirror.Gate{Hosts: []string{c.Gateway.String()}, Dial: m.dial, Log: log}, inside)
+	m.serve(mirror.Gate{
+		Hosts: []string{"127.0.0.1", "localhost"}, Dial: m.dial, Log: log,
+		Password: func() (string, error) { return mirror.ReadPassword(p.mirrorPassword()) },
+	}, local)
 	return m, nil
 }
 
-func (m *mirror) run(ctx context.Context) {
+func (m *registry) serve(g mirror.Gate, l net.Listener) {
+	server := g.Server()
+	m.gates = append(m.gates, server)
+	go func() { _ = server.Serve(l) }()
+}
+
+func (m *registry) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", m.paths.registrySocket())
+}
+
+func (m *registry) run(ctx context.Context) {
 	defer close(m.finished)
 	pause := newBackoff()
 	for {
@@ -74,12 +98,15 @@ func (m *mirror) run(ctx context.Context) {
 	}
 }
 
-func (m *mirror) once(ctx context.Context) error {
+func (m *registry) once(ctx context.Context) error {
 	log, err := os.OpenFile(m.paths.log("registry"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
+	if err := os.Remove(m.paths.registrySocket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	cmd := exec.Command(m.paths.join("dist", "bin", "registry"), "serve", m.paths.join("registry.yaml"))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	// The registry would look for a trace collector otherwise.
@@ -114,14 +141,12 @@ func (m *mirror) once(ctx context.Context) error {
 }
 
 // answers is nil when the registry serves.
-func (m *mirror) answers(ctx context.Context) error {
+func (m *registry) answers(ctx context.Context) error {
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return m.fabric.ns.dial(ctx, m.address)
-		},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return m.dial(ctx) },
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.address+"/v2/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://registry/v2/", nil)
 	if err != nil {
 		return err
 	}
@@ -136,7 +161,7 @@ func (m *mirror) answers(ctx context.Context) error {
 	return nil
 }
 
-func (m *mirror) status() (pid, restarts int) {
+func (m *registry) status() (pid, restarts int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.process != nil {
@@ -145,8 +170,10 @@ func (m *mirror) status() (pid, restarts int) {
 	return pid, m.restarts
 }
 
-func (m *mirror) stop() {
-	m.local.Close()
+func (m *registry) stop() {
+	for _, g := range m.gates {
+		g.Close()
+	}
 	m.cancel()
 	<-m.finished
 }

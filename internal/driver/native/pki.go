@@ -241,5 +241,9 @@ func encryptionKey(path string) (string, error) {
 		_, err = writeFile(path, b)
 		return string(b), err
 	}
-	return string(bytes.TrimSpace(b)), err
+	if err != nil {
+		return "", err
+	}
+	key := string(bytes.TrimSpace(b))
+	return key, checkEncryptionKey(path, key)
 }

@@ -1,15 +1,21 @@
 package native
 
 import (
+	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -198,6 +204,114 @@ func TestLoadClusterRefuses(t *testing.T) {
 		}
 		if _, err := loadCluster(p); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
+
+// Every file that is made once, gone or replaced under an environment that was made: an error
+// that names it and the way back, which works, and nothing is changed.
+func TestLostKeys(t *testing.T) {
+	for _, l := range lasting {
+		for name, spoil := range map[string]func(file string) error{
+			"gone": os.Remove,
+			"replaced": func(file string) error {
+				if l.copy == "" {
+					return os.Remove(file) // another one is no pair with its certificate
+				}
+				return os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o600)
+			},
+		} {
+			for _, since := range []string{"cluster.json", "etcd data"} {
+				t.Run(l.name+" "+name+", known by "+since, func(t *testing.T) {
+					p, c := paths(t.TempDir()), testCluster(t)
+					c.Nodes = c.Nodes[:1]
+					if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+						t.Fatal(err)
+					}
+					if since == "etcd data" {
+						if err := errors.Join(os.Remove(p.cluster()), os.MkdirAll(p.etcd(c.servers()[0]), 0o700)); err != nil {
+							t.Fatal(err)
+						}
+					}
+					file := p.pki(l.name)
+					good, err := os.ReadFile(file)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := spoil(file); err != nil {
+						t.Fatal(err)
+					}
+					before := snapshotOf(t, string(p))
+					_, err = materialize(&issuer{now: time.Now}, p, c)
+					lost, ok := errors.AsType[*LostKeysError](err)
+					if !ok || !slices.Equal(lost.Keys, []string{file}) || !strings.Contains(err.Error(), l.needs) {
+						t.Fatalf("got %v", err)
+					}
+					if d := cmp.Diff(before, snapshotOf(t, string(p))); d != "" {
+						t.Errorf("something was changed: %s", d)
+					}
+					_, command, ok := strings.Cut(err.Error(), "restore it: ")
+					if ok == (l.copy == "") {
+						t.Fatalf("the way back: %v", err)
+					}
+					if l.copy == "" {
+						if err := os.WriteFile(file, good, 0o600); err != nil {
+							t.Fatal(err)
+						}
+					} else {
+						command, _, _ = strings.Cut(command, "\n")
+						if out, err := exec.CommandContext(t.Context(), "sh", "-c", command).CombinedOutput(); err != nil {
+							t.Fatalf("%s: %v: %s", command, err, out)
+						}
+					}
+					if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+						t.Errorf("after the way back: %v", err)
+					}
+					if b, _ := os.ReadFile(file); !bytes.Equal(bytes.TrimSpace(b), bytes.TrimSpace(good)) {
+						t.Error("it is another key")
+					}
+				})
+			}
+		}
+	}
+}
+
+// snapshotOf maps the files of a folder to what is in them.
+func snapshotOf(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		all[path] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// What was interrupted before there was anything is gone on with, and a key that is none is told.
+func TestKeysOfAHalfMadeEnvironment(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(p.cluster()), os.Remove(p.pki("sa.key")), os.Remove(p.pki("encryption.key"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+		t.Errorf("interrupted: %v", err)
+	}
+	for _, content := range []string{"", "short", "!"} {
+		if err := os.WriteFile(p.pki("encryption.key"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := encryptionKey(p.pki("encryption.key")); err == nil || !strings.Contains(err.Error(), "is damaged") {
+			t.Errorf("%q: %v", content, err)
 		}
 	}
 }

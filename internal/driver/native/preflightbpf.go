@@ -14,6 +14,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/statedir"
 )
 
 // What Cilium 1.19 asks of the machine, from its system requirements.
@@ -161,7 +162,7 @@ func mountsOfType(mountinfo, fstype string) []string {
 		before, after, ok := strings.Cut(s.Text(), " - ")
 		f := strings.Fields(before)
 		if ok && len(f) > 4 && strings.HasPrefix(after, fstype+" ") {
-			at = append(at, unescape(f[4]))
+			at = append(at, statedir.Unescape(f[4]))
 		}
 	}
 	return at

@@ -42,22 +42,37 @@ func (b *rootBuilder) do(what string, f func() error) {
 	}
 }
 
-func (b *rootBuilder) dir(p string) {
-	b.do("make "+p, func() error { return os.MkdirAll(b.in(p), 0o755) })
-}
-
-func (b *rootBuilder) file(p, content string) {
-	b.do("write "+p, func() error {
-		if err := os.MkdirAll(filepath.Dir(b.in(p)), 0o755); err != nil {
+// make is do with what can make p and the folders above it, and reaches nothing outside of the
+// root: below /var there is what the node left there, links too, and this is still the host.
+func (b *rootBuilder) make(what, p string, f func(root *os.Root, p string) error) {
+	b.do(what, func() error {
+		root, err := os.OpenRoot(b.root)
+		if err != nil {
 			return err
 		}
-		return os.WriteFile(b.in(p), []byte(content), 0o644)
+		defer root.Close()
+		rel := strings.TrimPrefix(filepath.Clean("/"+p), "/")
+		if rel == "" {
+			return nil
+		}
+		if err := root.MkdirAll(filepath.Dir(rel), 0o755); err != nil {
+			return err
+		}
+		return f(root, rel)
 	})
 }
 
+func (b *rootBuilder) dir(p string) {
+	b.make("make "+p, p, func(root *os.Root, p string) error { return root.MkdirAll(p, 0o755) })
+}
+
+func (b *rootBuilder) file(p, content string) {
+	b.make("write "+p, p, func(root *os.Root, p string) error { return root.WriteFile(p, []byte(content), 0o644) })
+}
+
 func (b *rootBuilder) link(target, p string) {
-	b.do("link "+p, func() error {
-		err := os.Symlink(target, b.in(p))
+	b.make("link "+p, p, func(root *os.Root, p string) error {
+		err := root.Symlink(target, p)
 		if errors.Is(err, fs.ErrExist) {
 			return nil
 		}
@@ -72,23 +87,23 @@ func (b *rootBuilder) mount(source, p, fstype string, flags uintptr, data string
 
 // bind shows a file or folder of the host at p.
 func (b *rootBuilder) bind(source, p string, readOnly bool) {
-	b.do("bind "+source+" to "+p, func() error {
+	b.make("bind "+source+" to "+p, p, func(root *os.Root, p string) error {
 		st, err := os.Stat(source)
 		if err != nil {
 			return err
 		}
-		target := b.in(p)
 		if st.IsDir() {
-			err = os.MkdirAll(target, 0o755)
-		} else if err = os.MkdirAll(filepath.Dir(target), 0o755); err == nil {
+			err = root.MkdirAll(p, 0o755)
+		} else {
 			var f *os.File
-			if f, err = os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644); err == nil {
+			if f, err = root.OpenFile(p, os.O_CREATE|os.O_RDONLY|unix.O_NONBLOCK, 0o644); err == nil {
 				err = f.Close()
 			}
 		}
 		if err != nil {
 			return err
 		}
+		target := b.in(p)
 		if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return err
 		}

@@ -1,10 +1,40 @@
 package native
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/orrery-dev/orrery/internal/spec"
 )
+
+// Nodes take the sandbox that the lock names, whoever moves a tag in the mirror; a start
+// without a lock keeps it.
+func TestSandboxByDigest(t *testing.T) {
+	const locked = "registry.orrery.internal/pause@sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	dir := t.TempDir()
+	for _, c := range []struct{ given, want string }{{locked, locked}, {"", locked}, {locked[:len(locked)-1] + "2", locked[:len(locked)-1] + "2"}} {
+		e := spec.Named("unit")
+		e.Ports, e.Network.Plugin = spec.Ports{API: 1234, Registry: 1235}, spec.PluginPTP
+		d, err := New(Options{Spec: e, StateDir: dir, Journal: &memoryJournal{}, Sandbox: c.given})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.makeState(); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range d.cluster.Nodes {
+			b, err := os.ReadFile(d.paths.nodeEtc(n.Name, "containerd", "config.toml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := "sandbox = '" + c.want + "'\n"; !strings.Contains(string(b), want) {
+				t.Errorf("%s with %q: no %s in\n%s", n.Name, c.given, want, b)
+			}
+		}
+	}
+}
 
 func flagsOf(c cluster, n node, name string) string {
 	for _, s := range nodeServices(c, n, networks[c.Plugin]) {

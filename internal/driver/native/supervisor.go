@@ -31,7 +31,7 @@ type supervisor struct {
 	cgroups cgroups
 	log     *slog.Logger
 	fabric  *fabric
-	mirror  *mirror
+	mirror  *registry
 	spawner *spawner
 	layers  *layerStore
 	local   net.Listener // of the API on 127.0.0.1
@@ -160,7 +160,7 @@ func (s *supervisor) open() error {
 	if s.local, err = listenLocal(s.cluster.API, "ports.api"); err != nil {
 		return err
 	}
-	s.mirror, err = newMirror(s.paths, s.cluster, s.fabric, s.log)
+	s.mirror, err = newRegistry(s.paths, s.cluster, s.fabric, s.log)
 	return err
 }
 

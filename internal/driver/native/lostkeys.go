@@ -1,0 +1,121 @@
+package native
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+)
+
+// lasting are the files of pki that are made once. All else there can be issued again; without
+// these, or with others in their place, what the environment holds cannot be read, or nobody
+// who was let in before is let in again.
+var lasting = []struct {
+	name  string
+	needs string // why another one will not do
+	copy  string // in the pki folder of a server; "" when there is none
+}{
+	{"ca.key", "all certificates and handed out kubeconfigs hang on it", ""},
+	{"ca.crt", "all certificates and handed out kubeconfigs hang on it", "ca.crt"},
+	{"etcd-ca.key", "the members of etcd know each other by it", ""},
+	{"etcd-ca.crt", "the members of etcd know each other by it", "etcd-ca.crt"},
+	{"front-proxy-ca.key", "extension API servers know the API server by it", ""},
+	{"front-proxy-ca.crt", "extension API servers know the API server by it", "front-proxy-ca.crt"},
+	{"sa.key", "the tokens of all service accounts are signed with it", "sa.key"},
+	{"encryption.key", "the Secrets in etcd are encrypted with it", "encryption.yaml"},
+}
+
+// LostKeysError says which keys of an environment are gone that its data needs.
+type LostKeysError struct {
+	Environment string
+	Keys        []string // paths
+	lines       []string
+}
+
+func (e *LostKeysError) Error() string {
+	return fmt.Sprintf("keys of environment %q are not there, and what it holds needs them; nothing was changed:\n  %s\n  where there is no other way, 'orrery down' and 'orrery up' make the environment anew, without its data",
+		e.Environment, strings.Join(e.lines, "\n  "))
+}
+
+// lostKeys looks for what is made once in an environment that was made: a key that is gone must
+// not be replaced silently, nor one that is not the one that the servers work with.
+func lostKeys(p paths, c cluster) error {
+	if !p.made(c) {
+		return nil
+	}
+	lost := &LostKeysError{Environment: c.Environment}
+	for _, l := range lasting {
+		file := p.pki(l.name)
+		have, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		from, kept := p.keptCopy(c, l.copy)
+		problem := ""
+		switch {
+		case err != nil:
+			problem = "is gone"
+		case from != "" && !bytes.Equal(bytes.TrimSpace(have), bytes.TrimSpace(kept)):
+			problem = "is not the one that the servers have"
+		default:
+			continue
+		}
+		way := "restore it from a backup"
+		if from != "" {
+			way = fmt.Sprintf("restore it: cp %s %s", from, file)
+			if l.name == "encryption.key" {
+				way = fmt.Sprintf("restore it: sed -n 's/^ *secret: //p' %s > %s", from, file)
+			}
+		}
+		lost.Keys = append(lost.Keys, file)
+		lost.lines = append(lost.lines, fmt.Sprintf("%s %s: %s; %s", file, problem, l.needs, way))
+	}
+	if len(lost.Keys) > 0 {
+		return lost
+	}
+	return nil
+}
+
+// made: all keys were made before. cluster.json is written after them.
+func (p paths) made(c cluster) bool {
+	made := exists(p.cluster())
+	for _, n := range c.servers() {
+		made = made || exists(p.etcd(n))
+	}
+	return made
+}
+
+var secretOf = regexp.MustCompile(`(?m)^ *secret: (\S+)$`)
+
+// keptCopy is what a server has of a lasting file, and where; from is "" when none has it.
+func (p paths) keptCopy(c cluster, name string) (from string, content []byte) {
+	if name == "" {
+		return "", nil
+	}
+	for _, n := range c.servers() {
+		at := p.nodeEtc(n.Name, "kubernetes", "pki", name)
+		b, err := os.ReadFile(at)
+		if err != nil {
+			continue
+		}
+		if name != "encryption.yaml" {
+			return at, b
+		}
+		if m := secretOf.FindSubmatch(b); m != nil {
+			return at, m[1]
+		}
+	}
+	return "", nil
+}
+
+// checkEncryptionKey is nil for what [encryptionKey] makes.
+func checkEncryptionKey(file, key string) error {
+	if b, err := base64.StdEncoding.DecodeString(key); err != nil || len(b) != 32 {
+		return fmt.Errorf("%s is damaged: want 32 bytes in base64; restore it from a backup, or from encryption.yaml of a server", file)
+	}
+	return nil
+}
