@@ -35,6 +35,13 @@ func TestMain(m *testing.M) {
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 		time.Sleep(time.Minute)
+	case "service": // becomes another process, and should take nothing along
+		fmt.Println(ExecService("/proc/self/exe", os.Args[:1], []string{"PROC_TEST_CHILD=show"}))
+		os.Exit(9)
+	case "show":
+		show()
+	case "kept":
+		fmt.Println(strings.Join(Kept(), "\n"))
 	case "":
 		goleak.VerifyTestMain(m)
 	}

@@ -38,6 +38,8 @@ type host struct {
 	bpf func() error
 	// compiler of BPF programs.
 	compiler Compiler
+	// kept names what the supervisor cannot be rid of.
+	kept func() []string
 }
 
 func realHost() host {
@@ -69,6 +71,7 @@ func realHost() host {
 		routes:  hostRoutes,
 		inotify: inotifyInstances,
 		bpf:     tryBPF, compiler: HostClang,
+		kept: proc.Kept,
 	}
 }
 

@@ -41,6 +41,7 @@ func goodHost() host {
 		inotify:  func() int { return 3 },
 		bpf:      func() error { return nil },
 		compiler: func(context.Context) (string, error) { return "/usr/bin/clang", nil },
+		kept:     func() []string { return nil },
 	}
 }
 
@@ -64,6 +65,9 @@ func TestPreflight(t *testing.T) {
 	}{
 		{"all good", func(*host, *spec.Environment) {}, "", "", ""},
 		{"not root", func(h *host, _ *spec.Environment) { h.euid = func() int { return 1000 } }, "root", check.Failed, "sudo"},
+		{"a limit that cannot be raised", func(h *host, _ *spec.Environment) {
+			h.kept = func() []string { return []string{"the limit of 1024 for open files (ulimit -n)"} }
+		}, "inherited", check.Skipped, "limit of 1024 for open files"},
 		{"no cgroups", func(h *host, _ *spec.Environment) {
 			h.cgroups = func() (cgroups, error) { return cgroups{}, errors.New("none mounted") }
 		}, "cgroups", check.Failed, "none mounted"},
