@@ -59,7 +59,7 @@ func (d *Driver) spawnSupervisor(ctx context.Context, c *client) error {
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=50"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the supervisor: %w", err)
+		return fmt.Errorf("start the supervisor: %w", d.whyNotRun(cmd.Path, err))
 	}
 	id, err := proc.Of(cmd.Process.Pid)
 	if err != nil && !errors.Is(err, proc.ErrGone) {

@@ -38,6 +38,8 @@ type host struct {
 	bpf func() error
 	// compiler of BPF programs.
 	compiler Compiler
+	// place tells what the nearest folder of path that exists is like.
+	place func(path string) (place, error)
 	// kept names what the supervisor cannot be rid of.
 	kept func() []string
 }
@@ -71,7 +73,7 @@ func realHost() host {
 		routes:  hostRoutes,
 		inotify: inotifyInstances,
 		bpf:     tryBPF, compiler: HostClang,
-		kept: proc.Kept,
+		kept: proc.Kept, place: placeOf,
 	}
 }
 

@@ -43,6 +43,7 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 		{"inotify", func(context.Context) check.Result { return d.checkInotify(running) }},
 		{"memory", func(context.Context) check.Result { return d.checkMemory(running) }},
 		{"disk", d.checkDisk},
+		{"folders", d.checkFolders},
 		{"layers", d.checkLayers},
 		{"ports", func(context.Context) check.Result { return d.checkPorts(running) }},
 		{"networks", d.checkNetworks},

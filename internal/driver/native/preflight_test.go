@@ -42,6 +42,7 @@ func goodHost() host {
 		bpf:      func() error { return nil },
 		compiler: func(context.Context) (string, error) { return "/usr/bin/clang", nil },
 		kept:     func() []string { return nil },
+		place:    goodPlace,
 	}
 }
 
@@ -113,6 +114,13 @@ func TestPreflight(t *testing.T) {
 		{"state on overlay", func(h *host, _ *spec.Environment) {
 			h.disk = func(string) (uint64, bool, error) { return 1 << 40, true, nil }
 		}, "disk", check.Failed, "overlay"},
+		{"programs cannot run from the state", func(h *host, _ *spec.Environment) {
+			h.place = func(path string) (place, error) {
+				p, err := goodPlace(path)
+				p.mount, p.options = "/mnt/vm", []string{"rw", "noexec"}
+				return p, err
+			}
+		}, "folders", check.Failed, "/mnt/vm is mounted with noexec"},
 		{"port in use", func(h *host, _ *spec.Environment) {
 			h.listen = func(p int) error {
 				if p == 1235 {
