@@ -51,7 +51,7 @@ func (s *supervisor) listen() (*http.Server, error) {
 		reply(w, nil, nil)
 	})
 	mux.HandleFunc("POST /v1/nodes/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, nil, s.nodeVerb(r.PathValue("name"), r.PathValue("verb")))
+		reply(w, nil, s.nodeVerb(r.Context(), r.PathValue("name"), r.PathValue("verb")))
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()

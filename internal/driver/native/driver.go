@@ -294,7 +294,57 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 func (d *Driver) StopNode(ctx context.Context, name string) error { return d.node(ctx, name, "stop") }
 
 // StartNode implements [driver.NodeController].
-func (d *Driver) StartNode(ctx context.Context, name string) error { return d.node(ctx, name, "start") }
+func (d *Driver) StartNode(ctx context.Context, name string) error {
+	if err := d.node(ctx, name, "start"); err != nil {
+		return err
+	}
+	return d.settled(ctx, name)
+}
+
+// ReplaceMember takes the etcd data of a server away and lets it join the others as a new
+// member. They must have a quorum without it.
+func (d *Driver) ReplaceMember(ctx context.Context, name string) error {
+	if err := d.node(ctx, name, "replace"); err != nil {
+		return err
+	}
+	return d.settled(ctx, name)
+}
+
+// settleTime is for how long the services of a node must have run before its start counts.
+const settleTime = time.Second
+
+// settled returns when the node runs and none of its services ends again.
+func (d *Driver) settled(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := newClient(d.paths)
+	var since time.Time
+	var before string
+	err := poll(ctx, 100*time.Millisecond, func() error {
+		st, err := c.status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range st.Nodes {
+			if m.Name != name {
+				continue
+			}
+			now, err := m.steady()
+			if now != before || err != nil {
+				before, since = now, d.now()
+			}
+			if err == nil && d.now().Sub(since) < settleTime {
+				err = errors.New("its services have only begun")
+			}
+			return err
+		}
+		return errors.New("nothing is known of it")
+	})
+	if err != nil {
+		return fmt.Errorf("%s does not start properly: %w%s", name, err, d.explain(ctx))
+	}
+	return nil
+}
 
 // KillNode implements [driver.NodeController].
 func (d *Driver) KillNode(ctx context.Context, name string) error { return d.node(ctx, name, "kill") }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ type machine struct {
 	layers  *layerStore
 	log     *slog.Logger
 	down    func() // told when the node has gone
+	ask     memberAPI
 
 	mu       sync.Mutex
 	cancel   context.CancelFunc // of run; nil when the node is not wanted
@@ -50,12 +52,13 @@ func (m *machine) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	before, finished := m.finished, make(chan struct{})
+	loss := m.paths.memberLoss(m.cluster, m.node) // looked at before other servers of a new cluster begin
 	m.cancel, m.finished = cancel, finished
 	go func() {
 		if before != nil {
 			<-before // a stop may still be at work
 		}
-		m.run(ctx, finished)
+		m.run(ctx, finished, loss)
 	}()
 }
 
@@ -82,12 +85,12 @@ func (m *machine) kill() error {
 }
 
 // run keeps the node running until ctx ends, then stops it.
-func (m *machine) run(ctx context.Context, finished chan<- struct{}) {
+func (m *machine) run(ctx context.Context, finished chan<- struct{}, loss memberLoss) {
 	defer close(finished)
 	pause := newBackoff()
 	for {
 		began := time.Now()
-		err := m.once(ctx)
+		err := m.once(ctx, loss)
 		m.down()
 		if ctx.Err() != nil {
 			return
@@ -99,15 +102,16 @@ func (m *machine) run(ctx context.Context, finished chan<- struct{}) {
 			return
 		case <-time.After(wait):
 		}
+		loss = m.paths.memberLoss(m.cluster, m.node)
 	}
 }
 
 // once runs the node to its end.
-func (m *machine) once(ctx context.Context) (err error) {
+func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 	defer func() {
 		clean, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		err = errors.Join(err, m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group()))
+		err = errors.Join(err, m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group()), m.paths.noteMember(m.node))
 		m.mu.Lock()
 		m.process, m.services = nil, nil
 		if err != nil {
@@ -119,6 +123,9 @@ func (m *machine) once(ctx context.Context) (err error) {
 	clean, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := errors.Join(m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group())); err != nil {
+		return err
+	}
+	if err := m.restoreMember(ctx, loss); err != nil {
 		return err
 	}
 	if err := m.cgroups.create(m.group()); err != nil {
@@ -234,6 +241,11 @@ func (m *machine) listen(status *os.File) {
 			m.problem = e.Detail
 		}
 		m.mu.Unlock()
+		if e.Service == "kube-controller-manager" && e.State == "running" { // so the API answers
+			if err := m.paths.noteMember(m.node); err != nil {
+				m.log.Warn("note that etcd has data", "node", m.node.Name, "error", err)
+			}
+		}
 		if e.State == "repaired" {
 			m.log.Warn("BPF pins of the node were damaged", "node", m.node.Name, "service", e.Service, "what", e.Detail)
 		}
@@ -285,4 +297,24 @@ func (m *machine) status(order []service) machineStatus {
 		s.Services = append(s.Services, st)
 	}
 	return s
+}
+
+// steady describes which processes the node has, or says why it has not all that it can have:
+// a service that waits for the API does so for as long as there is no quorum.
+func (m machineStatus) steady() (string, error) {
+	if !m.Running {
+		return "", fmt.Errorf("it does not run: %s", m.Problem)
+	}
+	var b strings.Builder
+	fmt.Fprint(&b, m.PID)
+	for _, s := range m.Services {
+		switch s.State {
+		case "running":
+			fmt.Fprintf(&b, " %s %d", s.Name, s.Restarts)
+		case "waiting":
+		default:
+			return "", fmt.Errorf("%s is %q: %s", s.Name, s.State, s.Detail)
+		}
+	}
+	return b.String(), nil
 }

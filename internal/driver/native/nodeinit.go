@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -61,6 +62,9 @@ func nodeInit(args []string) error {
 	var c initConfig
 	if err := json.Unmarshal(b, &c); err != nil {
 		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	if exists(filepath.Join(c.State, memberAddedFile)) {
+		c.joinExisting()
 	}
 	status := os.NewFile(statusFD, "status")
 	if status == nil {

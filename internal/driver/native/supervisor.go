@@ -214,7 +214,8 @@ func backendOf(n node) string { return fmt.Sprintf("%s:%d", n.Address, apiPort) 
 func (s *supervisor) machine(n node) *machine {
 	m := s.machines[n.Name]
 	if m == nil {
-		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers, log: s.log}
+		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers, log: s.log,
+			ask: askMembers(s.paths, s.fabric.ns.dial)}
 		b := s.balancer
 		m.down = func() { b.down(backendOf(n)) }
 		s.machines[n.Name] = m
@@ -223,8 +224,8 @@ func (s *supervisor) machine(n node) *machine {
 	return m
 }
 
-// nodeVerb stops, starts or kills one node.
-func (s *supervisor) nodeVerb(name, verb string) error {
+// nodeVerb stops, starts or kills one node, or replaces its member of etcd.
+func (s *supervisor) nodeVerb(ctx context.Context, name, verb string) error {
 	s.mu.Lock()
 	var m *machine
 	for _, n := range s.cluster.Nodes {
@@ -252,8 +253,10 @@ func (s *supervisor) nodeVerb(name, verb string) error {
 		return nil
 	case "kill":
 		return m.kill()
+	case "replace":
+		return s.replaceMember(ctx, m)
 	}
-	return fmt.Errorf("unknown verb %q: want stop, start or kill", verb)
+	return fmt.Errorf("unknown verb %q: want stop, start, kill or replace", verb)
 }
 
 // stop ends everything and leaves only files.
