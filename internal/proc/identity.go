@@ -75,6 +75,17 @@ func parseStat(b []byte) (state byte, start uint64, err error) {
 // String is PID@START, the form that journals use.
 func (id Identity) String() string { return fmt.Sprintf("%d@%d", id.PID, id.Start) }
 
+// Suspended reports whether the very process was told to stop for a while (SIGSTOP, or a
+// debugger): it then neither works nor answers.
+func (id Identity) Suspended() bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(id.PID) + "/stat")
+	if err != nil {
+		return false
+	}
+	state, start, err := parseStat(b)
+	return err == nil && start == id.Start && (state == 'T' || state == 't')
+}
+
 // Alive reports whether the very process still runs. A zombie does not.
 func (id Identity) Alive() bool {
 	now, err := Of(id.PID)

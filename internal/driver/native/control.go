@@ -147,11 +147,20 @@ func supervisorIdentity(p paths) (proc.Identity, error) {
 	return id, nil
 }
 
+// errSuspended says that the supervisor is there and does nothing.
+var errSuspended = errors.New("the supervisor is suspended (SIGSTOP, or a debugger)")
+
+// suspension is how often somebody who waits for the supervisor looks whether it may run.
+const suspension = 500 * time.Millisecond
+
 // client talks to the supervisor.
-type client struct{ http *http.Client }
+type client struct {
+	http  *http.Client
+	paths paths
+}
 
 func newClient(p paths) *client {
-	return &client{&http.Client{Transport: &http.Transport{
+	return &client{paths: p, http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -169,7 +178,32 @@ func (c *client) post(ctx context.Context, path string) error {
 	return c.do(ctx, http.MethodPost, path, nil)
 }
 
+// do waits for as long as the supervisor works on the answer: a stop may take its time, one that
+// is suspended never answers.
 func (c *client) do(ctx context.Context, method, path string, into any) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go c.watch(ctx, cancel)
+	err := c.exchange(ctx, method, path, into)
+	if cause := context.Cause(ctx); errors.Is(cause, errSuspended) {
+		return cause
+	}
+	return err
+}
+
+// watch cancels once the supervisor is suspended.
+func (c *client) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	_ = poll(ctx, suspension, func() error {
+		id, err := supervisorIdentity(c.paths)
+		if err == nil && id.Suspended() {
+			cancel(fmt.Errorf("%w: kill -CONT %d lets it go on", errSuspended, id.PID))
+			return nil
+		}
+		return errors.New("it may run")
+	})
+}
+
+func (c *client) exchange(ctx context.Context, method, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, nil)
 	if err != nil {
 		return err

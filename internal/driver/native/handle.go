@@ -20,14 +20,19 @@ func (d *Driver) ensureSupervisor(ctx context.Context) error {
 	defer cancel()
 	c := newClient(d.paths)
 	if id, err := supervisorIdentity(d.paths); err == nil {
+		var suspended error
 		err := poll(ctx, 10*time.Millisecond, func() error {
 			if !id.Alive() {
 				return nil
 			}
 			_, err := c.status(ctx)
+			if errors.Is(err, errSuspended) {
+				suspended = err
+				return nil
+			}
 			return err
 		})
-		if err != nil {
+		if err = errors.Join(suspended, err); err != nil {
 			return fmt.Errorf("the supervisor (PID %d) runs but does not answer: %w", id.PID, err)
 		}
 		if id.Alive() {

@@ -87,8 +87,15 @@ func (s *serviceSet) supervise(svc service) {
 		}
 		if svc.Wait != "" {
 			s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: svc.Wait})
-			if s.await(svc.Wait, svc.WaitAs) != nil {
-				return
+			if err := s.await(svc.Wait, svc.WaitAs); err != nil {
+				if s.stopping.Err() != nil {
+					return
+				}
+				s.tell(initEvent{Service: svc.Name, State: "failed", Restarts: restarts, Detail: "wait for " + svc.Wait + ": " + err.Error()})
+				if s.rest(pause.pause(0)) != nil {
+					return
+				}
+				continue
 			}
 		}
 		began := time.Now()
@@ -103,11 +110,19 @@ func (s *serviceSet) supervise(svc service) {
 			ws := <-ended
 			s.tell(initEvent{Service: svc.Name, State: "exited", Restarts: restarts, Detail: describe(ws)})
 		}
-		select {
-		case <-s.stopping.Done():
+		if s.rest(pause.pause(time.Since(began))) != nil {
 			return
-		case <-time.After(pause.pause(time.Since(began))):
 		}
+	}
+}
+
+// rest waits before the next try; an error says that there is none.
+func (s *serviceSet) rest(d time.Duration) error {
+	select {
+	case <-s.stopping.Done():
+		return s.stopping.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
 
