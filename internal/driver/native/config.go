@@ -97,6 +97,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
   restrict_oom_score_adj = true
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
     runtime_type = 'io.containerd.runc.v2'
+    container_annotations = ['%s', '%s', '%s']
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       BinaryName = '%srunc'
       SystemdCgroup = false
@@ -107,7 +108,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
 
 [plugins.'io.containerd.metadata.v1.bolt']
   no_sync = %t
-`, nodeLayers, nodeLayerSocket, SandboxImage, nodeBin, nodeBin, c.Fast))
+`, nodeLayers, nodeLayerSocket, SandboxImage, annotationGrace, annotationPreStop, annotationPorts, nodeBin, nodeBin, c.Fast))
 }
 
 // mirrorConfig sends every image name to the mirror and nowhere else.

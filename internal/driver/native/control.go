@@ -47,15 +47,31 @@ func (s *supervisor) listen() (*http.Server, error) {
 		reply(w, nil, s.startCluster())
 	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
-		s.end.Do(func() { s.stop(); close(s.quit) })
-		reply(w, nil, nil)
+		var left []string
+		s.end.Do(func() { left = s.stop(r.Context(), graceOf(r)); close(s.quit) })
+		reply(w, stopAnswer{left}, nil)
 	})
 	mux.HandleFunc("POST /v1/nodes/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, nil, s.nodeVerb(r.Context(), r.PathValue("name"), r.PathValue("verb")))
+		left, err := s.nodeVerb(r.Context(), r.PathValue("name"), r.PathValue("verb"), graceOf(r))
+		reply(w, stopAnswer{left}, err)
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()
 	return server, nil
+}
+
+// stopAnswer is the answer to a stop.
+type stopAnswer struct {
+	Left []string `json:"left,omitempty"` // pods that had not ended in time
+}
+
+// graceOf is for how long a stop waits for pods at most.
+func graceOf(r *http.Request) time.Duration {
+	d, err := time.ParseDuration(r.URL.Query().Get("grace"))
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 func reply(w http.ResponseWriter, v any, err error) {
@@ -176,6 +192,13 @@ func (c *client) status(ctx context.Context) (supervisorStatus, error) {
 
 func (c *client) post(ctx context.Context, path string) error {
 	return c.do(ctx, http.MethodPost, path, nil)
+}
+
+// stop asks for a stop in which pods have grace to end, and returns those that had not.
+func (c *client) stop(ctx context.Context, path string, grace time.Duration) ([]string, error) {
+	var a stopAnswer
+	err := c.do(ctx, http.MethodPost, path+"?grace="+grace.String(), &a)
+	return a.Left, err
 }
 
 // do waits for as long as the supervisor works on the answer: a stop may take its time, one that

@@ -40,7 +40,13 @@ type Options struct {
 	Log     *slog.Logger
 	// Compiler of BPF programs, for preflight; nil looks on PATH.
 	Compiler Compiler
+	// Grace is how long pods have to end at Stop and StopNode, at most, whatever their own
+	// termination grace period; 0 ends them at once. See [DefaultGrace].
+	Grace time.Duration
 }
+
+// DefaultGrace is enough for pods that say nothing about theirs.
+const DefaultGrace = defaultGrace
 
 // Driver makes clusters out of namespaces. It implements [driver.Driver],
 // [driver.NodeController] and [driver.LogSource].
@@ -257,9 +263,9 @@ func (d *Driver) Stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, patience+d.options.Grace)
 	defer cancel()
-	if err := newClient(d.paths).post(ctx, "/v1/stop"); err != nil {
+	if err := d.gracefully(ctx, "/v1/stop"); err != nil {
 		d.log.Warn("the supervisor does not stop when asked; it is ended", "error", err)
 	}
 	if err := id.End(ctx, syscall.SIGTERM, 3*time.Second); err != nil {
@@ -291,7 +297,28 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 }
 
 // StopNode implements [driver.NodeController].
-func (d *Driver) StopNode(ctx context.Context, name string) error { return d.node(ctx, name, "stop") }
+func (d *Driver) StopNode(ctx context.Context, name string) error {
+	if _, err := supervisorIdentity(d.paths); err != nil {
+		return fmt.Errorf("stop node %s: %w; 'orrery up' or 'orrery start' starts the environment", name, err)
+	}
+	if err := d.gracefully(ctx, "/v1/nodes/"+name+"/stop"); err != nil {
+		return fmt.Errorf("stop node %s: %w", name, err)
+	}
+	return nil
+}
+
+// gracefully asks for a stop, says how long it may take, and which pods took longer.
+func (d *Driver) gracefully(ctx context.Context, path string) error {
+	grace := d.options.Grace
+	if grace > 0 {
+		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeNotice, Message: fmt.Sprintf("pods have up to %s to end, those of kube-system %s more", grace, min(grace, systemGrace))})
+	}
+	left, err := newClient(d.paths).stop(ctx, path, grace)
+	if len(left) > 0 {
+		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeWarning, Message: fmt.Sprintf("%d pods had not ended in time and were killed: %s", len(left), strings.Join(left, ", "))})
+	}
+	return err
+}
 
 // StartNode implements [driver.NodeController].
 func (d *Driver) StartNode(ctx context.Context, name string) error {

@@ -38,7 +38,9 @@ type machine struct {
 	started  time.Time
 	starts   int
 	services map[string]initEvent
-	problem  string // why the last start failed
+	problem  string          // why the last start failed
+	wake     *os.File        // PID 1 is told what to do over it
+	drained  chan<- []string // whoever waits for the containers' end is told of those left
 }
 
 func (m *machine) group() string { return cgroupRoot(m.cluster.Environment) + "/" + m.node.Name }
@@ -72,6 +74,35 @@ func (m *machine) stop() {
 		cancel()
 		<-finished
 	}
+}
+
+// drain lets the node's containers end as their pods say, within grace, and returns the pods of
+// those that had not. A node that does not run has none.
+func (m *machine) drain(ctx context.Context, grace time.Duration) []string {
+	if grace <= 0 {
+		return nil
+	}
+	drained := make(chan []string, 1)
+	m.mu.Lock()
+	wake, finished := m.wake, m.finished
+	m.drained = drained
+	m.mu.Unlock()
+	if wake == nil {
+		return nil
+	}
+	if _, err := wake.WriteString(drainCommand(grace)); err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace+systemGrace+2*leastGrace)
+	defer cancel()
+	select {
+	case left := <-drained:
+		return left
+	case <-finished:
+	case <-ctx.Done():
+		m.log.Warn("the node does not say how its containers ended", "node", m.node.Name)
+	}
+	return nil
 }
 
 // kill is a power loss.
@@ -113,7 +144,7 @@ func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 		defer cancel()
 		err = errors.Join(err, m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group()), m.paths.noteMember(m.node))
 		m.mu.Lock()
-		m.process, m.services = nil, nil
+		m.process, m.services, m.wake = nil, nil, nil
 		if err != nil {
 			m.problem = err.Error()
 		}
@@ -145,7 +176,7 @@ func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 		return err
 	}
 	m.mu.Lock()
-	m.process, m.started, m.services, m.problem = cmd.Process, time.Now(), map[string]initEvent{}, ""
+	m.process, m.started, m.services, m.problem, m.wake = cmd.Process, time.Now(), map[string]initEvent{}, "", wake
 	m.starts++
 	m.mu.Unlock()
 	if _, err := wake.Write([]byte("\n")); err != nil {
@@ -239,6 +270,9 @@ func (m *machine) listen(status *os.File) {
 			m.services[e.Service] = e
 		case e.State == "failed":
 			m.problem = e.Detail
+		case e.State == "drained" && m.drained != nil:
+			m.drained <- e.Left
+			m.drained = nil
 		}
 		m.mu.Unlock()
 		if e.Service == "kube-controller-manager" && e.State == "running" { // so the API answers

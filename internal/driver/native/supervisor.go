@@ -91,7 +91,7 @@ func supervise(dir string) error {
 	for {
 		select {
 		case <-terminate:
-			s.stop()
+			s.stop(context.Background(), 0)
 			return nil
 		case <-s.quit:
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -224,8 +224,9 @@ func (s *supervisor) machine(n node) *machine {
 	return m
 }
 
-// nodeVerb stops, starts or kills one node, or replaces its member of etcd.
-func (s *supervisor) nodeVerb(ctx context.Context, name, verb string) error {
+// nodeVerb stops, starts or kills one node, or replaces its member of etcd. A stop returns the
+// pods that had not ended within grace.
+func (s *supervisor) nodeVerb(ctx context.Context, name, verb string, grace time.Duration) (left []string, err error) {
 	s.mu.Lock()
 	var m *machine
 	for _, n := range s.cluster.Nodes {
@@ -235,32 +236,34 @@ func (s *supervisor) nodeVerb(ctx context.Context, name, verb string) error {
 	}
 	s.mu.Unlock()
 	if m == nil {
-		return fmt.Errorf("no node %q runs in environment %q", name, s.cluster.Environment)
+		return nil, fmt.Errorf("no node %q runs in environment %q", name, s.cluster.Environment)
 	}
 	switch verb {
 	case "stop":
 		// Written first: a node that a person stopped stays so if we die on the way.
 		if _, err := writeFile(s.paths.nodeStop(name), []byte("stopped by a person\n")); err != nil {
-			return err
+			return nil, err
 		}
+		left = m.drain(ctx, grace)
 		m.stop()
-		return nil
+		return left, nil
 	case "start":
 		if err := os.Remove(s.paths.nodeStop(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return nil, err
 		}
 		m.start()
-		return nil
+		return nil, nil
 	case "kill":
-		return m.kill()
+		return nil, m.kill()
 	case "replace":
-		return s.replaceMember(ctx, m)
+		return nil, s.replaceMember(ctx, m)
 	}
-	return fmt.Errorf("unknown verb %q: want stop, start, kill or replace", verb)
+	return nil, fmt.Errorf("unknown verb %q: want stop, start, kill or replace", verb)
 }
 
-// stop ends everything and leaves only files.
-func (s *supervisor) stop() {
+// stop ends everything and leaves only files. Containers end first, on all nodes while these and
+// the network still work, within grace; the pods of those that had not are returned.
+func (s *supervisor) stop(ctx context.Context, grace time.Duration) (left []string) {
 	began := time.Now()
 	s.mu.Lock()
 	machines := make([]*machine, 0, len(s.machines))
@@ -269,6 +272,16 @@ func (s *supervisor) stop() {
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, m := range machines {
+		wg.Go(func() {
+			of := m.drain(ctx, grace)
+			mu.Lock()
+			defer mu.Unlock()
+			left = append(left, of...)
+		})
+	}
+	wg.Wait()
 	for _, m := range machines {
 		wg.Go(m.stop)
 	}
@@ -280,4 +293,5 @@ func (s *supervisor) stop() {
 		s.log.Warn("note the stop", "error", err)
 	}
 	s.log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
+	return left
 }
