@@ -146,6 +146,23 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+func TestCPU(t *testing.T) {
+	before, err := CPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	for now := before; now < before+50*time.Millisecond && wait.Err() == nil; {
+		if now, err = CPU(os.Getpid()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if wait.Err() != nil {
+		t.Error("a busy process has no processor time")
+	}
+}
+
 func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("12 (a) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 1 1"))
 	f.Fuzz(func(t *testing.T, b []byte) { _, _, _ = parseStat(b) })

@@ -122,6 +122,7 @@ func (p paths) executable() string     { return p.join("bin", "orrery") }
 func (p paths) distribution() string   { return p.join("dist", "bin") }
 func (p paths) lock() string           { return p.join("supervisor.lock") }
 func (p paths) socket() string         { return p.join("supervisor.sock") }
+func (p paths) served() string         { return p.join("served") } // once the API was ready
 func (p paths) stopped() string        { return p.join("stopped") }
 func (p paths) pki(name string) string { return p.join("pki", name) }
 func (p paths) log(name string) string { return p.join("log", name+".log") }

@@ -18,6 +18,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/bpf"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/proc"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -40,6 +41,9 @@ type Options struct {
 	Log     *slog.Logger
 	// Compiler of BPF programs, for preflight; nil looks on PATH.
 	Compiler Compiler
+	// Timeout is how long the API and the nodes are waited for while nothing comes nearer;
+	// [check.DefaultTimeout] when 0. A slow machine may need more.
+	Timeout time.Duration
 	// Grace is how long pods have to end at Stop and StopNode, at most, whatever their own
 	// termination grace period; 0 ends them at once. See [DefaultGrace].
 	Grace time.Duration
@@ -183,11 +187,6 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	if err := d.Prepare(ctx); err != nil {
 		return err
 	}
-	// What comes with Kubernetes is there since the first start.
-	ready := readyPath
-	if exists(d.paths.etcd(d.cluster.servers()[0])) {
-		ready = servingPath
-	}
 	if err := newClient(d.paths).post(ctx, "/v1/start"); err != nil {
 		return fmt.Errorf("start the nodes: %w", err)
 	}
@@ -196,8 +195,11 @@ func (d *Driver) Ensure(ctx context.Context) error {
 		return err
 	}
 	defer api.close()
-	if r := check.Await(ctx, d.apiReady(api, ready), nil); r.State != check.Succeeded {
+	if r := check.Await(ctx, d.apiReady(api, d.readyPath()), nil); r.State != check.Succeeded {
 		return fmt.Errorf("%w%s", r.Err, d.explain(ctx))
+	}
+	if _, err := writeFile(d.paths.served(), []byte("the API was ready\n")); err != nil {
+		return err
 	}
 	if err := api.grantKubeletAccess(ctx); err != nil {
 		return err
@@ -205,16 +207,31 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	return d.networkObjects(ctx, api)
 }
 
+// readyPath: what comes with Kubernetes is there since a start that came so far.
+func (d *Driver) readyPath() string {
+	if exists(d.paths.served()) {
+		return servingPath
+	}
+	return readyPath
+}
+
 func (d *Driver) apiReady(a *api, path string) check.Condition {
-	probes := 0
-	return check.Condition{Component: "cluster", Name: "api", Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+	probes, lived := 0, ""
+	return check.Condition{Component: "cluster", Name: "api", Timeout: d.options.Timeout, Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
 		if _, err := a.get(ctx, path); err != nil {
 			if probes++; probes%20 == 0 {
-				if err := d.hopeless(ctx); err != nil {
+				st, err := newClient(d.paths).status(ctx)
+				if err == nil {
+					err = d.hopeless(st)
+				}
+				if err != nil {
 					return check.Fail(err)
 				}
+				lived = longestLife(st, "kube-apiserver")
 			}
-			return check.Wait("the API at https://127.0.0.1:%d is not ready: %v", d.cluster.API, err)
+			r := check.Wait("the API at https://127.0.0.1:%d is not ready: %v", d.cluster.API, err)
+			r.Progress = lived
+			return r
 		}
 		return check.OK("the API answers at https://127.0.0.1:%d", d.cluster.API)
 	}}
@@ -222,11 +239,7 @@ func (d *Driver) apiReady(a *api, path string) check.Condition {
 
 // hopeless is an error when no server comes up at all: the same thing fails again and
 // again before any service runs, and waiting longer will not help.
-func (d *Driver) hopeless(ctx context.Context) error {
-	st, err := newClient(d.paths).status(ctx)
-	if err != nil {
-		return err
-	}
+func (d *Driver) hopeless(st supervisorStatus) error {
 	for _, n := range st.Nodes {
 		server := d.cluster.role(n.Name) == driver.RoleServer
 		if server && n.Wanted && (n.Running || n.Problem == "" || n.Starts < 5) {
@@ -234,6 +247,22 @@ func (d *Driver) hopeless(ctx context.Context) error {
 		}
 	}
 	return errors.New("no server starts")
+}
+
+// longestLife is the processor time, in seconds, of the process of a service that has had the
+// most. It grows while one works, and not when they end again and again.
+func longestLife(st supervisorStatus, service string) string {
+	var most time.Duration
+	for _, n := range st.Nodes {
+		for _, s := range n.Services {
+			if s.Name == service && s.PID > 0 {
+				if used, err := proc.CPU(s.PID); err == nil {
+					most = max(most, used)
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("%d s", most/time.Second)
 }
 
 // distribution checks that the node's programs are there.

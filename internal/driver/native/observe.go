@@ -81,8 +81,8 @@ func (d *Driver) Ready(ctx context.Context) error {
 	}
 	defer a.close()
 	c := newClient(d.paths)
-	seen := 0
-	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 100 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+	seen, most := 0, 0
+	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Timeout: d.options.Timeout, Interval: 100 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
 		status, err := c.status(ctx)
 		if err != nil {
 			return check.Fail(err)
@@ -107,12 +107,15 @@ func (d *Driver) Ready(ctx context.Context) error {
 			}
 			ready++
 		}
+		most = max(most, ready)
 		if ready != seen {
 			seen = ready
 			d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeProgress, Step: "nodes", Phase: "cluster", Done: float64(ready), Total: float64(wanted), Unit: "nodes"})
 		}
 		if why != nil {
-			return check.Wait("%d of %d nodes are Ready; %v", ready, wanted, why)
+			r := check.Wait("%d of %d nodes are Ready; %v", ready, wanted, why)
+			r.Progress = fmt.Sprintf("%d registered, %d ready at most", len(nodes), most)
+			return r
 		}
 		return check.OK("%d nodes are Ready", ready)
 	}}, nil)
