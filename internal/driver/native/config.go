@@ -2,6 +2,7 @@ package native
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 )
@@ -226,16 +227,26 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 	return changed || did, err
 }
 
+// noResolver refuses at once.
+const noResolver = "nameserver 127.0.0.53\n"
+
+func resolvConfOf(resolvers []netip.Addr) string {
+	if len(resolvers) == 0 {
+		return noResolver
+	}
+	var b strings.Builder
+	for _, a := range resolvers {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	return b.String()
+}
+
 // resolvConf of a node, which pods with dnsPolicy Default and the cluster's DNS forward
 // to. Hermetic nodes have nothing to ask; an address that refuses at once is better than
 // an empty file, which DNS servers do not accept.
 func resolvConf(c cluster) string {
 	if !c.Egress {
-		return "nameserver 127.0.0.53\n"
+		return noResolver
 	}
-	var b strings.Builder
-	for _, a := range hostNameservers() {
-		fmt.Fprintf(&b, "nameserver %s\n", a)
-	}
-	return b.String()
+	return resolvConfOf(hostNameservers())
 }

@@ -38,6 +38,10 @@ type host struct {
 	bpf func() error
 	// compiler of BPF programs.
 	compiler Compiler
+	// resolvers of names that nodes can reach.
+	resolvers func() []netip.Addr
+	// forwardDrops says what keeps packets of a link from being forwarded.
+	forwardDrops func(ctx context.Context, link string) ([]string, error)
 	// place tells what the nearest folder of path that exists is like.
 	place func(path string) (place, error)
 	// kept names what the supervisor cannot be rid of.
@@ -74,6 +78,7 @@ func realHost() host {
 		inotify: inotifyInstances,
 		bpf:     tryBPF, compiler: HostClang,
 		kept: proc.Kept, place: placeOf,
+		resolvers: hostNameservers, forwardDrops: forwardDrops,
 	}
 }
 
@@ -140,7 +145,7 @@ func parseNameservers(s *bufio.Scanner) []netip.Addr {
 	for s.Scan() {
 		f := strings.Fields(s.Text())
 		if len(f) >= 2 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() {
+			if a, err := netip.ParseAddr(f[1]); err == nil && a.Is4() && !a.IsLoopback() { // nodes have no IPv6
 				found = append(found, a)
 			}
 		}

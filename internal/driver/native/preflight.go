@@ -50,6 +50,7 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 		{"quorum", d.checkQuorum},
 		{"inherited", d.checkInherited},
 	}
+	probes = append(probes, d.egressProbes()...)
 	probes = append(probes, networks[d.cluster.Plugin].probes(d.host)...)
 	var c []check.Condition
 	for _, p := range probes {
