@@ -98,13 +98,18 @@ func (c cluster) servers() []node {
 	return s
 }
 
-func (c cluster) role(name string) driver.Role {
+func (c cluster) node(name string) (node, bool) {
 	for _, n := range c.Nodes {
 		if n.Name == name {
-			return n.Role
+			return n, true
 		}
 	}
-	return ""
+	return node{}, false
+}
+
+func (c cluster) role(name string) driver.Role {
+	n, _ := c.node(name)
+	return n.Role
 }
 
 // cgroupRoot of everything in the environment, relative to a hierarchy's mount.

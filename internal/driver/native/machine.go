@@ -182,6 +182,9 @@ func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 	if _, err := wake.Write([]byte("\n")); err != nil {
 		m.log.Warn("wake node", "node", m.node.Name, "error", err)
 	}
+	up, down := context.WithCancel(ctx)
+	defer down()
+	go m.complete(up)
 	listened := make(chan struct{})
 	go func() { m.listen(status); close(listened) }()
 	select {
