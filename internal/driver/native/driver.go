@@ -321,7 +321,10 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 	defer cancel()
 	root := cgroupRoot(d.cluster.Environment)
 	err = errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
-	cg.removeEmptyParent(root)
+	before, known := cg.before(root)
+	if cg.removeEmptyParent(root) && known {
+		cg.restore(before, appArmorFolder)
+	}
 	return err
 }
 

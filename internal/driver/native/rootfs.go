@@ -143,6 +143,7 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.dir(cniFolder) // a plugin that has no files shows its own when it is ready
 	b.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	b.appArmor(appArmorEnabled)
 	b.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
 	b.wholeProc()
 	b.bind(filepath.Join(c.State, "layers.sock"), nodeLayerSocket, false)
@@ -163,7 +164,7 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.mask("/proc/sys/kernel/random/boot_id", newUUID()+"\n")
 	etcFiles(b, c)
 	b.dir("/run/tools")
-	tools := hostTools
+	tools := slices.Concat(hostTools, []string{appArmorParser}) // which need not be there
 	if c.Datapath != nil {
 		tools = slices.Concat(tools, datapathTools)
 	}

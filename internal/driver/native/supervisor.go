@@ -66,6 +66,9 @@ func supervise(dir string) error {
 	if err := clearLeftovers(cg, root); err != nil {
 		return err
 	}
+	if err := cg.noteBefore(root, appArmorFolder); err != nil {
+		return err
+	}
 	if err := cg.create(root + "/supervisor"); err != nil {
 		return err
 	}
