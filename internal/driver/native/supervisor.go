@@ -179,12 +179,22 @@ func (s *supervisor) startCluster() error {
 	for _, n := range s.cluster.Nodes {
 		if !exists(s.paths.nodeStop(n.Name)) {
 			s.machine(n).start()
+		} else {
+			s.answerFor(n)
 		}
 	}
 	if err := os.Remove(s.paths.stopped()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// answerFor lets the fabric say that a stopped node is not there.
+func (s *supervisor) answerFor(n node) {
+	// With any plugin: the answer has to find its way back to pods.
+	if err := s.fabric.standIn(n, ptp{}.routes(s.cluster, n)); err != nil {
+		s.log.Warn("whoever asks for the stopped node waits until it gives up", "node", n.Name, "error", err)
+	}
 }
 
 func (s *supervisor) startBalancer() error {
@@ -249,6 +259,7 @@ func (s *supervisor) nodeVerb(ctx context.Context, name, verb string, grace time
 		}
 		left = m.drain(ctx, grace)
 		m.stop()
+		s.answerFor(m.node)
 		return left, nil
 	case "start":
 		if err := os.Remove(s.paths.nodeStop(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
