@@ -178,23 +178,27 @@ func (m *machine) restoreMember(ctx context.Context, loss memberLoss) error {
 		return errLastMember
 	}
 	if loss == memberLate {
-		if err := m.ask.replace(ctx, m.cluster, m.node); err != nil {
+		if _, _, err := m.ask.members(ctx, m.cluster, m.node); err != nil {
 			return nil //nolint:nilerr // there is nothing to join yet
 		}
-	} else {
-		m.log.Warn("the node's data of etcd is gone; it joins as a new member", "node", m.node.Name)
-		err := poll(ctx, time.Second, func() error {
-			err := m.ask.replace(ctx, m.cluster, m.node)
-			if err != nil {
-				m.tell("its data of etcd is gone, and to join again it needs more than half of the members: " + err.Error())
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
 	}
-	_, err := writeFile(m.paths.memberAdded(m.node.Name), []byte("member added\n"))
+	// Noted first: between its removal and its addition it must not start as the one it was.
+	if _, err := writeFile(m.paths.memberJoined(m.node.Name), []byte("it is replaced\n")); err != nil {
+		return err
+	}
+	m.log.Warn("the node has no data of etcd while others have; it joins as a new member", "node", m.node.Name)
+	// Members that were separated a moment ago let nobody in for five seconds.
+	err := poll(ctx, time.Second, func() error {
+		err := m.ask.replace(ctx, m.cluster, m.node)
+		if err != nil {
+			m.tell("its data of etcd is gone, and to join again it needs more than half of the members: " + err.Error())
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, err = writeFile(m.paths.memberAdded(m.node.Name), []byte("member added\n"))
 	return err
 }
 

@@ -141,6 +141,24 @@ func TestJoinExisting(t *testing.T) {
 	}
 }
 
+// The others let nobody in for a moment; until then it does not start as the member it was.
+func TestMemberIsAddedLater(t *testing.T) {
+	c, p := testCluster(t), paths(t.TempDir())
+	f := etcdOf(c, "server1", "server3")
+	refused := 0
+	ask := func(ctx context.Context, on node, path string, body, into any) error {
+		if strings.HasSuffix(path, "/add") && refused == 0 {
+			refused++
+			return errors.New("etcdserver: unhealthy cluster")
+		}
+		return f.ask(ctx, on, path, body, into)
+	}
+	m := &machine{node: c.Nodes[1], paths: p, cluster: c, log: slog.New(slog.DiscardHandler), ask: ask}
+	if err := m.restoreMember(t.Context(), memberLate); err != nil || !exists(p.memberAdded("server2")) || len(f.members) != 3 {
+		t.Errorf("%v: %+v", err, f.members)
+	}
+}
+
 // A node whose services end again and again has not started.
 func TestSteady(t *testing.T) {
 	status := func(state string) machineStatus {
