@@ -112,7 +112,7 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	}
 	c := newClient(d.paths)
 	var last supervisorStatus
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	err := poll(ctx, 10*time.Millisecond, func() (err error) {
 		if last, err = c.status(ctx); err == nil && last.Registry.State != "running" {
@@ -178,6 +178,9 @@ func (d *Driver) supervisorEffect() driver.Effect {
 // patience bounds what takes a moment, unless the machine has much else to do: giving up
 // would leave things behind, or undo what was about to be.
 const patience = time.Minute
+
+// patience of somebody who says how slow the machine is.
+func (d *Driver) patience() time.Duration { return max(patience, d.options.Timeout) }
 
 // Ensure implements [driver.Driver].
 func (d *Driver) Ensure(ctx context.Context) error {
@@ -292,7 +295,7 @@ func (d *Driver) Stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience+d.options.Grace)
+	ctx, cancel := context.WithTimeout(ctx, d.patience()+d.options.Grace+systemGrace)
 	defer cancel()
 	if err := d.gracefully(ctx, "/v1/stop"); err != nil {
 		d.log.Warn("the supervisor does not stop when asked; it is ended", "error", err)
@@ -317,7 +320,7 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	root := cgroupRoot(d.cluster.Environment)
 	err = errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
@@ -374,7 +377,7 @@ const settleTime = time.Second
 
 // settled returns when the node runs and none of its services ends again.
 func (d *Driver) settled(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	c := newClient(d.paths)
 	var since time.Time

@@ -16,7 +16,7 @@ import (
 
 // ensureSupervisor starts the supervisor unless it runs and answers.
 func (d *Driver) ensureSupervisor(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	c := newClient(d.paths)
 	if id, err := supervisorIdentity(d.paths); err == nil {
