@@ -76,26 +76,37 @@ func exitCode(err error, stderr io.Writer) int {
 	return exitFailed
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM cancels, so that
-// the verb cleans up; the second ends the process at once.
+// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP cancels, so that
+// the verb cleans up; the second, unless it is SIGHUP, ends the process at once.
 func interruptible(stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	sig := make(chan os.Signal, 2)
 	done := make(chan struct{})
 	signal.Notify(sig, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signal.Notify(sig, syscall.SIGHUP)
+	}
 	go func() {
 		select {
 		case <-done:
 			return
 		case <-sig:
 		}
+		// Whoever reads our output may have gone with the terminal, which must not end the clean-up.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		fmt.Fprintln(stderr, "orrery: interrupted, cleaning up (once more to leave at once)")
 		cancel()
-		select {
-		case <-done:
-		case <-sig:
-			ui.Restore()
-			os.Exit(exitInterrupted)
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-sig:
+				if s == syscall.SIGHUP { // a shell says it again when it ends
+					continue
+				}
+				ui.Restore()
+				os.Exit(exitInterrupted)
+			}
 		}
 	}()
 	return ctx, func() {

@@ -30,6 +30,7 @@ func newCluster(o *options) *cobra.Command {
 	}
 	cc.Flags().BoolVar(&create.noInstall, "no-install", false, "do not install operating system packages; list what is missing and stop")
 	cc.Flags().BoolVar(&create.retain, "retain", false, "keep what was made when it fails")
+	timeoutFlag(cc, &create.timeout)
 	c.AddCommand(cc, &cobra.Command{
 		Use:   "delete",
 		Short: "Remove the environment (the same as 'orrery down')",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -86,25 +87,55 @@ func (o *options) tellAudit(name string, absent bool, leaks []string, took time.
 }
 
 func newStop(o *options) *cobra.Command {
-	return &cobra.Command{
+	g := grace{driver.DefaultGrace, false}
+	c := &cobra.Command{
 		Use:   "stop",
 		Short: "End all processes and keep the state",
-		Long:  "End all processes of the environment and keep its state: 'orrery start' brings it back with the same addresses and data.",
-		Args:  cobra.NoArgs,
+		Long: `End all processes of the environment and keep its state: 'orrery start' brings it back with
+the same addresses and data. Pods end as they are used to, with preStop and SIGTERM, within
+their grace period and at most as long as --grace says.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.lifecycle(c.Context(), "stop", driver.Driver.Stop)
+			return o.lifecycle(c.Context(), "stop", lifecycle{grace: g.of()}, driver.Driver.Stop)
 		},
 	}
+	g.flags(c)
+	return c
+}
+
+// grace is how long pods have to end.
+type grace struct {
+	most time.Duration
+	now  bool
+}
+
+func (g *grace) flags(c *cobra.Command) {
+	c.Flags().DurationVar(&g.most, "grace", g.most, "how long pods have to end, at most")
+	c.Flags().BoolVar(&g.now, "now", false, "end pods at once, as a power cut does")
+	c.MarkFlagsMutuallyExclusive("grace", "now")
+}
+
+func (g *grace) of() time.Duration {
+	if g.now {
+		return 0
+	}
+	return max(g.most, 0)
+}
+
+// timeoutFlag is how long a start may take.
+func timeoutFlag(c *cobra.Command, d *time.Duration) {
+	c.Flags().DurationVar(d, "timeout", check.DefaultTimeout, "how long nodes and their API are waited for while nothing comes nearer")
 }
 
 func newStart(o *options) *cobra.Command {
-	return &cobra.Command{
+	var timeout time.Duration
+	c := &cobra.Command{
 		Use:   "start",
 		Short: "Start what was stopped, or what a reboot ended",
 		Long:  "Start the environment from its kept state, renew certificates that run out, and wait until all nodes are Ready.",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.lifecycle(c.Context(), "start", func(d driver.Driver, ctx context.Context) error {
+			return o.lifecycle(c.Context(), "start", lifecycle{timeout: timeout}, func(d driver.Driver, ctx context.Context) error {
 				if err := d.Prepare(ctx); err != nil {
 					return err
 				}
@@ -115,14 +146,21 @@ func newStart(o *options) *cobra.Command {
 			})
 		},
 	}
+	timeoutFlag(c, &timeout)
+	return c
 }
 
+// lifecycle says how long a step may take.
+type lifecycle struct{ timeout, grace time.Duration }
+
 // lifecycle runs one step on an existing environment and says how long it took.
-func (o *options) lifecycle(ctx context.Context, verb string, do func(driver.Driver, context.Context) error) error {
+func (o *options) lifecycle(ctx context.Context, verb string, l lifecycle, do func(driver.Driver, context.Context) error) error {
 	start := time.Now()
 	sink := o.renderer()
 	defer sink.Close()
-	e, err := environment.Existing(o.change(verb, sink))
+	request := o.change(verb, sink)
+	request.Timeout, request.Grace = l.timeout, l.grace
+	e, err := environment.Existing(request)
 	if err != nil {
 		return err
 	}

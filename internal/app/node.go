@@ -30,13 +30,16 @@ func newNode(o *options) *cobra.Command {
 		{"start", "Start a node that was stopped", driver.NodeController.StartNode},
 		{"kill", "Cut a node's power; it comes back by itself", driver.NodeController.KillNode},
 	} {
-		c.AddCommand(&cobra.Command{
+		g := grace{driver.DefaultGrace, false}
+		one := &cobra.Command{
 			Use:               v.name + " NODE",
 			Short:             v.short,
 			Args:              cobra.ExactArgs(1),
 			ValidArgsFunction: o.completeNodes,
 			RunE: func(c *cobra.Command, args []string) error {
-				e, err := o.existing()
+				request := o.request(ui.Discard)
+				request.Grace = g.of()
+				e, err := environment.Existing(request)
 				if err != nil {
 					return err
 				}
@@ -52,7 +55,11 @@ func newNode(o *options) *cobra.Command {
 				}
 				return nil
 			},
-		})
+		}
+		if v.name == "stop" {
+			g.flags(one)
+		}
+		c.AddCommand(one)
 	}
 	return c
 }

@@ -30,6 +30,7 @@ type upOptions struct {
 	clusterOnly                           bool // deploy nothing
 	bundleFile, bundleKey                 string
 	require                               []string
+	timeout                               time.Duration
 }
 
 func newUp(o *options) *cobra.Command {
@@ -61,6 +62,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.StringVar(&u.bundleFile, "bundle", "", "take catalogue, programs and images from this file of 'orrery bundle create': nothing is compiled")
 	f.StringVar(&u.bundleKey, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
 	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
+	timeoutFlag(c, &u.timeout)
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
 	return c
 }
@@ -70,6 +72,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	defer sink.Close()
 	clock := &phaseClock{start: time.Now(), Sink: sink, renderer: sink}
 	request := u.change(environment.VerbUp, clock)
+	request.Timeout = u.timeout
 	if u.dryRun {
 		request.Verb = ""
 	}

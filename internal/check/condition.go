@@ -28,7 +28,14 @@ type Result struct {
 	Err     error
 	// Took is how long it took, when the probe knows better than who called it.
 	Took time.Duration
+	// Progress, of a Running result, is another text whenever what is waited for has come
+	// nearer: that gives it the whole time again, as far as [MostExtension] goes.
+	Progress string
 }
+
+// MostExtension is how many times its timeout a condition that makes progress may take: nothing
+// waits without a deadline.
+const MostExtension = 5
 
 // OK, Wait, Skip and Fail build the four results.
 func OK(format string, a ...any) Result {
@@ -72,8 +79,12 @@ func Await(ctx context.Context, c Condition, report func(Result)) Result {
 	if interval == 0 {
 		interval = 100 * time.Millisecond
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrTimeout)
-	defer cancel()
+	began := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	deadline := time.AfterFunc(timeout, func() { cancel(ErrTimeout) })
+	defer deadline.Stop()
+	progress := ""
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var last Result // that was not disturbed by the end of ctx
@@ -84,7 +95,7 @@ func Await(ctx context.Context, c Condition, report func(Result)) Result {
 		}
 		if r.State != Running {
 			if r.State == Failed && ctx.Err() != nil {
-				return expired(ctx, c, timeout, last)
+				return expired(ctx, c, time.Since(began), last)
 			}
 			if report != nil {
 				report(r)
@@ -94,18 +105,22 @@ func Await(ctx context.Context, c Condition, report func(Result)) Result {
 		if report != nil {
 			report(r)
 		}
+		if r.Progress != "" && r.Progress != progress && ctx.Err() == nil {
+			progress = r.Progress
+			deadline.Reset(min(timeout, MostExtension*timeout-time.Since(began)))
+		}
 		select {
 		case <-ctx.Done():
-			return expired(ctx, c, timeout, last)
+			return expired(ctx, c, time.Since(began), last)
 		case <-tick.C:
 		}
 	}
 }
 
-func expired(ctx context.Context, c Condition, timeout time.Duration, last Result) Result {
+func expired(ctx context.Context, c Condition, took time.Duration, last Result) Result {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, ErrTimeout) {
-		return Fail(fmt.Errorf("%s/%s: %w after %s: %s", c.Component, c.Name, ErrTimeout, timeout, last.Message))
+		return Fail(fmt.Errorf("%s/%s: %w after %s: %s", c.Component, c.Name, ErrTimeout, took.Round(time.Second), last.Message))
 	}
 	return Fail(fmt.Errorf("%s/%s: %w (last: %s)", c.Component, c.Name, cause, last.Message))
 }

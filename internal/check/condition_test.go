@@ -45,6 +45,39 @@ func TestAwait(t *testing.T) {
 	}
 }
 
+// What comes nearer is waited for longer than what does not, though not for ever.
+func TestProgressExtendsTheDeadline(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		steps int // of progress, one every 8 s
+		ready bool
+		after time.Duration
+	}{
+		{"no progress", 0, false, 10 * time.Second},
+		{"some, then none", 2, false, 26 * time.Second},
+		{"slow, and then ready", 3, true, 32 * time.Second},
+		{"for ever", 1000, false, 50 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				r := Await(t.Context(), Condition{Component: "c", Name: "n", Timeout: 10 * time.Second, Interval: time.Second, Probe: func(context.Context) Result {
+					at := int(time.Since(start) / (8 * time.Second))
+					if c.ready && at > c.steps {
+						return OK("ready")
+					}
+					r := Wait("not ready")
+					r.Progress = strings.Repeat("x", min(at, c.steps))
+					return r
+				}}, nil)
+				if took := time.Since(start); took != c.after || (r.State == Succeeded) != c.ready {
+					t.Errorf("%s after %s, want %s: %v", r.State, took, c.after, r.Err)
+				}
+			})
+		})
+	}
+}
+
 // The deadline cuts off a request that is under way: what was seen before says more.
 func TestAwaitKeepsTheLastThingSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

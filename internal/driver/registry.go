@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/spelling"
@@ -64,7 +65,17 @@ type Options struct {
 	Sandbox string
 	// Compiler of BPF programs, for preflight.
 	Compiler Compiler
+	// Timeout is how long the API and the nodes are waited for while nothing comes nearer;
+	// [check.DefaultTimeout] when 0. A slow machine may need more.
+	Timeout time.Duration
+	// Grace is how long pods have to end at Stop and StopNode, at most, whatever their own
+	// termination grace period; 0 ends them at once. See [DefaultGrace].
+	Grace time.Duration
 }
+
+// DefaultGrace is enough for pods that say nothing about theirs: the termination grace period
+// that Kubernetes gives them.
+const DefaultGrace = 30 * time.Second
 
 var kinds = map[string]Kind{}
 

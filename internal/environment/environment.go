@@ -225,6 +225,7 @@ func (e *Environment) makeDriver() error {
 	e.Driver, err = kind.New(driver.Options{
 		Spec: e.Spec, StateDir: e.StateDir, CacheDir: e.request.CacheDir, Executable: exe,
 		Sandbox: e.lockedSandbox(), Journal: e.journal, Sink: e.request.Sink, Log: e.request.Log, Compiler: e.compiler(),
+		Timeout: e.request.Timeout, Grace: e.request.Grace,
 	})
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/failure"
@@ -32,8 +33,10 @@ type Request struct {
 	Bundle *supply.Location
 	// Verb that changes the environment, which it then has for itself; "" only looks.
 	Verb string
-	Sink ui.Sink
-	Log  *slog.Logger
+	// Timeout and Grace are those of driver.Options; usually 0.
+	Timeout, Grace time.Duration
+	Sink           ui.Sink
+	Log            *slog.Logger
 }
 
 // Spec is what the environment file wants, or the default without one.

@@ -72,8 +72,41 @@ func parseStat(b []byte) (state byte, start uint64, err error) {
 	return f[0][0], start, err
 }
 
+// CPU is the processor time that a process has had.
+func CPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat: %d fields after the command", pid, len(f))
+	}
+	var sum uint64
+	for _, field := range f[11:13] { // utime and stime, in clock ticks
+		n, err := strconv.ParseUint(string(field), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+		}
+		sum += n
+	}
+	const tick = 10 * time.Millisecond // USER_HZ, the same on every machine that Linux shows to programs
+	return time.Duration(sum) * tick, nil
+}
+
 // String is PID@START, the form that journals use.
 func (id Identity) String() string { return fmt.Sprintf("%d@%d", id.PID, id.Start) }
+
+// Suspended reports whether the very process was told to stop for a while (SIGSTOP, or a
+// debugger): it then neither works nor answers.
+func (id Identity) Suspended() bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(id.PID) + "/stat")
+	if err != nil {
+		return false
+	}
+	state, start, err := parseStat(b)
+	return err == nil && start == id.Start && (state == 'T' || state == 't')
+}
 
 // Alive reports whether the very process still runs. A zombie does not.
 func (id Identity) Alive() bool {

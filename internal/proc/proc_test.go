@@ -35,6 +35,13 @@ func TestMain(m *testing.M) {
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 		time.Sleep(time.Minute)
+	case "service": // becomes another process, and should take nothing along
+		fmt.Println(ExecService("/proc/self/exe", os.Args[:1], []string{"PROC_TEST_CHILD=show"}))
+		os.Exit(9)
+	case "show":
+		show()
+	case "kept":
+		fmt.Println(strings.Join(Kept(), "\n"))
 	case "":
 		goleak.VerifyTestMain(m)
 	}
@@ -136,6 +143,23 @@ func TestParseStat(t *testing.T) {
 		if _, _, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
+	}
+}
+
+func TestCPU(t *testing.T) {
+	before, err := CPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	for now := before; now < before+50*time.Millisecond && wait.Err() == nil; {
+		if now, err = CPU(os.Getpid()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if wait.Err() != nil {
+		t.Error("a busy process has no processor time")
 	}
 }
 

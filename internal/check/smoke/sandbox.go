@@ -88,7 +88,7 @@ func (s *sandbox) create(ctx context.Context, obj map[string]any) error {
 	s.mu.Lock()
 	s.made = append(s.made, u)
 	s.mu.Unlock()
-	return until(ctx, 10*time.Second, func() error {
+	return until(ctx, startTime, func() error {
 		err := s.env.Client.Create(ctx, u.DeepCopy())
 		if err == nil || apierrors.IsAlreadyExists(err) {
 			return nil

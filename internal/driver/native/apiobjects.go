@@ -36,7 +36,7 @@ func (d *Driver) networkObjects(ctx context.Context, a *api) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	var g errgroup.Group
 	g.SetLimit(8)

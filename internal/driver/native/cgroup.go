@@ -266,11 +266,14 @@ func (c cgroups) remove(ctx context.Context, group string) error {
 	})
 }
 
-// removeEmptyParent removes /orrery once no environment is left in it.
-func (c cgroups) removeEmptyParent(group string) {
-	for _, m := range c.mounts() {
-		_ = syscall.Rmdir(filepath.Join(m, path.Dir(group)))
+// removeEmptyParent removes /orrery once no environment is left in it, and reports whether it did.
+func (c cgroups) removeEmptyParent(group string) bool {
+	gone := false
+	for i, m := range c.mounts() {
+		err := syscall.Rmdir(filepath.Join(m, path.Dir(group)))
+		gone = gone || i == 0 && err == nil
 	}
+	return gone
 }
 
 func zombie(pid int) bool {

@@ -100,13 +100,18 @@ func (c cluster) servers() []node {
 	return s
 }
 
-func (c cluster) role(name string) driver.Role {
+func (c cluster) node(name string) (node, bool) {
 	for _, n := range c.Nodes {
 		if n.Name == name {
-			return n.Role
+			return n, true
 		}
 	}
-	return ""
+	return node{}, false
+}
+
+func (c cluster) role(name string) driver.Role {
+	n, _ := c.node(name)
+	return n.Role
 }
 
 // cgroupRoot of everything in the environment, relative to a hierarchy's mount.
@@ -124,6 +129,7 @@ func (p paths) executable() string     { return p.join("bin", "orrery") }
 func (p paths) distribution() string   { return p.join("dist", "bin") }
 func (p paths) lock() string           { return p.join("supervisor.lock") }
 func (p paths) socket() string         { return p.join("supervisor.sock") }
+func (p paths) served() string         { return p.join("served") } // once the API was ready
 func (p paths) stopped() string        { return p.join("stopped") }
 func (p paths) pki(name string) string { return p.join("pki", name) }
 func (p paths) log(name string) string { return p.join("log", name+".log") }

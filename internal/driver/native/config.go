@@ -2,6 +2,7 @@ package native
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 )
@@ -97,6 +98,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
   restrict_oom_score_adj = true
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
     runtime_type = 'io.containerd.runc.v2'
+    container_annotations = ['%s', '%s', '%s']
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       BinaryName = '%srunc'
       SystemdCgroup = false
@@ -107,7 +109,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
 
 [plugins.'io.containerd.metadata.v1.bolt']
   no_sync = %t
-`, nodeLayers, nodeLayerSocket, c.Sandbox, nodeBin, nodeBin, c.Fast))
+`, nodeLayers, nodeLayerSocket, c.Sandbox, annotationGrace, annotationPreStop, annotationPorts, nodeBin, nodeBin, c.Fast))
 }
 
 // mirrorConfig sends every image name to the mirror and nowhere else.
@@ -226,16 +228,26 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 	return changed || did, err
 }
 
+// noResolver refuses at once.
+const noResolver = "nameserver 127.0.0.53\n"
+
+func resolvConfOf(resolvers []netip.Addr) string {
+	if len(resolvers) == 0 {
+		return noResolver
+	}
+	var b strings.Builder
+	for _, a := range resolvers {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	return b.String()
+}
+
 // resolvConf of a node, which pods with dnsPolicy Default and the cluster's DNS forward
 // to. Hermetic nodes have nothing to ask; an address that refuses at once is better than
 // an empty file, which DNS servers do not accept.
 func resolvConf(c cluster) string {
 	if !c.Egress {
-		return "nameserver 127.0.0.53\n"
+		return noResolver
 	}
-	var b strings.Builder
-	for _, a := range hostNameservers() {
-		fmt.Fprintf(&b, "nameserver %s\n", a)
-	}
-	return b.String()
+	return resolvConfOf(hostNameservers())
 }

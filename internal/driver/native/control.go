@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -47,15 +48,31 @@ func (s *supervisor) listen() (*http.Server, error) {
 		reply(w, nil, s.startCluster())
 	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
-		s.end.Do(func() { s.stop(); close(s.quit) })
-		reply(w, nil, nil)
+		var left []string
+		s.end.Do(func() { left = s.stop(r.Context(), graceOf(r)); close(s.quit) })
+		reply(w, stopAnswer{left}, nil)
 	})
 	mux.HandleFunc("POST /v1/nodes/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, nil, s.nodeVerb(r.PathValue("name"), r.PathValue("verb")))
+		left, err := s.nodeVerb(r.Context(), r.PathValue("name"), r.PathValue("verb"), graceOf(r))
+		reply(w, stopAnswer{left}, err)
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()
 	return server, nil
+}
+
+// stopAnswer is the answer to a stop.
+type stopAnswer struct {
+	Left []string `json:"left,omitempty"` // pods that had not ended in time
+}
+
+// graceOf is for how long a stop waits for pods at most.
+func graceOf(r *http.Request) time.Duration {
+	d, err := time.ParseDuration(r.URL.Query().Get("grace"))
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 func reply(w http.ResponseWriter, v any, err error) {
@@ -147,11 +164,20 @@ func supervisorIdentity(p paths) (proc.Identity, error) {
 	return id, nil
 }
 
+// errSuspended says that the supervisor is there and does nothing.
+var errSuspended = errors.New("the supervisor is suspended (SIGSTOP, or a debugger)")
+
+// suspension is how often somebody who waits for the supervisor looks whether it may run.
+const suspension = 500 * time.Millisecond
+
 // client talks to the supervisor.
-type client struct{ http *http.Client }
+type client struct {
+	http  *http.Client
+	paths paths
+}
 
 func newClient(p paths) *client {
-	return &client{&http.Client{Transport: &http.Transport{
+	return &client{paths: p, http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -169,7 +195,39 @@ func (c *client) post(ctx context.Context, path string) error {
 	return c.do(ctx, http.MethodPost, path, nil)
 }
 
+// stop asks for a stop in which pods have grace to end, and returns those that had not.
+func (c *client) stop(ctx context.Context, path string, grace time.Duration) ([]string, error) {
+	var a stopAnswer
+	err := c.do(ctx, http.MethodPost, path+"?grace="+grace.String(), &a)
+	return a.Left, err
+}
+
+// do waits for as long as the supervisor works on the answer: a stop may take its time, one that
+// is suspended never answers.
 func (c *client) do(ctx context.Context, method, path string, into any) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go c.watch(ctx, cancel)
+	err := c.exchange(ctx, method, path, into)
+	if cause := context.Cause(ctx); errors.Is(cause, errSuspended) {
+		return cause
+	}
+	return err
+}
+
+// watch cancels once the supervisor is suspended.
+func (c *client) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	_ = check.Until(ctx, check.Pause{First: suspension}, func() error {
+		id, err := supervisorIdentity(c.paths)
+		if err == nil && id.Suspended() {
+			cancel(fmt.Errorf("%w: kill -CONT %d lets it go on", errSuspended, id.PID))
+			return nil
+		}
+		return errors.New("it may run")
+	})
+}
+
+func (c *client) exchange(ctx context.Context, method, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, nil)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/mirror"
+	"github.com/orrery-dev/orrery/internal/proc"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -99,7 +100,7 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	}
 	c := newClient(d.paths)
 	var last supervisorStatus
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	err := check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() (err error) {
 		if last, err = c.status(ctx); err == nil && last.Registry.State != "running" {
@@ -170,6 +171,9 @@ func (d *Driver) supervisorEffect() driver.Effect {
 // would leave things behind, or undo what was about to be.
 const patience = time.Minute
 
+// patience of somebody who says how slow the machine is.
+func (d *Driver) patience() time.Duration { return max(patience, d.options.Timeout) }
+
 // Ensure implements [driver.Driver].
 func (d *Driver) Ensure(ctx context.Context) error {
 	if err := d.distribution(); err != nil {
@@ -177,11 +181,6 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	}
 	if err := d.Prepare(ctx); err != nil {
 		return err
-	}
-	// What comes with Kubernetes is there since the first start.
-	ready := readyPath
-	if exists(d.paths.etcd(d.cluster.servers()[0])) {
-		ready = servingPath
 	}
 	if err := newClient(d.paths).post(ctx, "/v1/start"); err != nil {
 		return fmt.Errorf("start the nodes: %w", err)
@@ -191,8 +190,11 @@ func (d *Driver) Ensure(ctx context.Context) error {
 		return err
 	}
 	defer api.close()
-	if r := check.Await(ctx, d.apiReady(api, ready), nil); r.State != check.Succeeded {
+	if r := check.Await(ctx, d.apiReady(api, d.readyPath()), nil); r.State != check.Succeeded {
 		return fmt.Errorf("%w%s", r.Err, d.explain(ctx))
+	}
+	if _, err := writeFile(d.paths.served(), []byte("the API was ready\n")); err != nil {
+		return err
 	}
 	if err := api.grantKubeletAccess(ctx); err != nil {
 		return err
@@ -200,16 +202,31 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	return d.networkObjects(ctx, api)
 }
 
+// readyPath: what comes with Kubernetes is there since a start that came so far.
+func (d *Driver) readyPath() string {
+	if exists(d.paths.served()) {
+		return servingPath
+	}
+	return readyPath
+}
+
 func (d *Driver) apiReady(a *api, path string) check.Condition {
-	probes := 0
-	return check.Condition{Component: "cluster", Name: "api", Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+	probes, lived := 0, ""
+	return check.Condition{Component: "cluster", Name: "api", Timeout: d.options.Timeout, Interval: 30 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
 		if _, err := a.get(ctx, path); err != nil {
 			if probes++; probes%20 == 0 {
-				if err := d.hopeless(ctx); err != nil {
+				st, err := newClient(d.paths).status(ctx)
+				if err == nil {
+					err = d.hopeless(st)
+				}
+				if err != nil {
 					return check.Fail(err)
 				}
+				lived = longestLife(st, "kube-apiserver")
 			}
-			return check.Wait("the API at https://127.0.0.1:%d is not ready: %v", d.cluster.API, err)
+			r := check.Wait("the API at https://127.0.0.1:%d is not ready: %v", d.cluster.API, err)
+			r.Progress = lived
+			return r
 		}
 		return check.OK("the API answers at https://127.0.0.1:%d", d.cluster.API)
 	}}
@@ -217,11 +234,7 @@ func (d *Driver) apiReady(a *api, path string) check.Condition {
 
 // hopeless is an error when no server comes up at all: the same thing fails again and
 // again before any service runs, and waiting longer will not help.
-func (d *Driver) hopeless(ctx context.Context) error {
-	st, err := newClient(d.paths).status(ctx)
-	if err != nil {
-		return err
-	}
+func (d *Driver) hopeless(st supervisorStatus) error {
 	for _, n := range st.Nodes {
 		server := d.cluster.role(n.Name) == driver.RoleServer
 		if server && n.Wanted && (n.Running || n.Problem == "" || n.Starts < 5) {
@@ -229,6 +242,22 @@ func (d *Driver) hopeless(ctx context.Context) error {
 		}
 	}
 	return errors.New("no server starts")
+}
+
+// longestLife is the processor time, in seconds, of the process of a service that has had the
+// most. It grows while one works, and not when they end again and again.
+func longestLife(st supervisorStatus, service string) string {
+	var most time.Duration
+	for _, n := range st.Nodes {
+		for _, s := range n.Services {
+			if s.Name == service && s.PID > 0 {
+				if used, err := proc.CPU(s.PID); err == nil {
+					most = max(most, used)
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("%d s", most/time.Second)
 }
 
 // distribution checks that the node's programs are there.
@@ -258,9 +287,9 @@ func (d *Driver) Stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience()+d.options.Grace+systemGrace)
 	defer cancel()
-	if err := newClient(d.paths).post(ctx, "/v1/stop"); err != nil {
+	if err := d.gracefully(ctx, "/v1/stop"); err != nil {
 		d.log.Warn("the supervisor does not stop when asked; it is ended", "error", err)
 	}
 	if err := id.End(ctx, syscall.SIGTERM, 3*time.Second); err != nil {
@@ -283,19 +312,93 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	root := cgroupRoot(d.cluster.Environment)
 	err = errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
-	cg.removeEmptyParent(root)
+	before, known := cg.before(root)
+	if cg.removeEmptyParent(root) && known {
+		cg.restore(before, appArmorFolder)
+	}
 	return err
 }
 
 // StopNode implements [driver.NodeController].
-func (d *Driver) StopNode(ctx context.Context, name string) error { return d.node(ctx, name, "stop") }
+func (d *Driver) StopNode(ctx context.Context, name string) error {
+	if _, err := supervisorIdentity(d.paths); err != nil {
+		return fmt.Errorf("stop node %s: %w; 'orrery up' or 'orrery start' starts the environment", name, err)
+	}
+	if err := d.gracefully(ctx, "/v1/nodes/"+name+"/stop"); err != nil {
+		return fmt.Errorf("stop node %s: %w", name, err)
+	}
+	return nil
+}
+
+// gracefully asks for a stop, says how long it may take, and which pods took longer.
+func (d *Driver) gracefully(ctx context.Context, path string) error {
+	grace := d.options.Grace
+	if grace > 0 {
+		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeNotice, Message: fmt.Sprintf("pods have up to %s to end, those of kube-system %s more", grace, min(grace, systemGrace))})
+	}
+	left, err := newClient(d.paths).stop(ctx, path, grace)
+	if len(left) > 0 {
+		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeWarning, Message: fmt.Sprintf("%d pods had not ended in time and were killed: %s", len(left), strings.Join(left, ", "))})
+	}
+	return err
+}
 
 // StartNode implements [driver.NodeController].
-func (d *Driver) StartNode(ctx context.Context, name string) error { return d.node(ctx, name, "start") }
+func (d *Driver) StartNode(ctx context.Context, name string) error {
+	if err := d.node(ctx, name, "start"); err != nil {
+		return err
+	}
+	return d.settled(ctx, name)
+}
+
+// ReplaceMember takes the etcd data of a server away and lets it join the others as a new
+// member. They must have a quorum without it.
+func (d *Driver) ReplaceMember(ctx context.Context, name string) error {
+	if err := d.node(ctx, name, "replace"); err != nil {
+		return err
+	}
+	return d.settled(ctx, name)
+}
+
+// settleTime is for how long the services of a node must have run before its start counts.
+const settleTime = time.Second
+
+// settled returns when the node runs and none of its services ends again.
+func (d *Driver) settled(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
+	defer cancel()
+	c := newClient(d.paths)
+	var since time.Time
+	var before string
+	err := check.Until(ctx, check.Pause{First: 100 * time.Millisecond}, func() error {
+		st, err := c.status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range st.Nodes {
+			if m.Name != name {
+				continue
+			}
+			now, err := m.steady()
+			if now != before || err != nil {
+				before, since = now, d.now()
+			}
+			if err == nil && d.now().Sub(since) < settleTime {
+				err = errors.New("its services have only begun")
+			}
+			return err
+		}
+		return errors.New("nothing is known of it")
+	})
+	if err != nil {
+		return fmt.Errorf("%s does not start properly: %w%s", name, err, d.explain(ctx))
+	}
+	return nil
+}
 
 // KillNode implements [driver.NodeController].
 func (d *Driver) KillNode(ctx context.Context, name string) error { return d.node(ctx, name, "kill") }

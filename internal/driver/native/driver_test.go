@@ -75,6 +75,23 @@ func testDistribution(t *testing.T) string {
 	return dir
 }
 
+// After a first start that failed, the next is a first one too, although etcd has data.
+func TestReadyAfterAFailedFirstStart(t *testing.T) {
+	d := &Driver{paths: paths(t.TempDir()), cluster: testCluster(t)}
+	if err := os.MkdirAll(d.paths.etcd(d.cluster.Nodes[0]), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if d.readyPath() != readyPath {
+		t.Error("what comes with Kubernetes is not waited for")
+	}
+	if _, err := writeFile(d.paths.served(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if d.readyPath() != servingPath {
+		t.Error("what was there before the start is waited for")
+	}
+}
+
 // link lays the distribution into a state directory as the image builder would.
 func link(t *testing.T, from, stateDir string) {
 	t.Helper()

@@ -78,17 +78,7 @@ func (d *Driver) makeEgress(ctx context.Context) error {
 			return fmt.Errorf("let the host forward packets: %w", err)
 		}
 	}
-	// "add" before "delete" makes the delete succeed in either case, and the whole is one transaction.
-	err = nft(ctx, fmt.Sprintf(`add table ip %[1]s
-delete table ip %[1]s
-table ip %[1]s {
-	chain postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr %[2]s oifname != "%[3]s" masquerade
-	}
-}
-`, e.table, e.inner.Masked(), e.link))
-	if err != nil {
+	if err := nft(ctx, e.rules(hostNameservers())); err != nil {
 		return fmt.Errorf("translate addresses of the environment: %w", err)
 	}
 	return nil

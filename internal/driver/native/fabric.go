@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -28,6 +29,9 @@ type fabric struct {
 	handle  *netlink.Handle // in ns
 	bridge  int             // link index
 	cluster cluster
+
+	mu       sync.Mutex
+	standIns map[string]*netNS // by node, see standIn
 }
 
 func newFabric(c cluster) (*fabric, error) {
@@ -39,7 +43,7 @@ func newFabric(c cluster) (*fabric, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink in the fabric: %w", err)
 	}
-	f := &fabric{ns: ns, handle: h, cluster: c}
+	f := &fabric{ns: ns, handle: h, cluster: c, standIns: map[string]*netNS{}}
 	if err := linkUp(h, "lo"); err != nil {
 		return nil, err
 	}
@@ -72,6 +76,17 @@ func (f *fabric) plug(n node, pid int, routes []route) error {
 		return err
 	}
 	defer ns.Close()
+	return f.plugInto(n, ns, routes)
+}
+
+// plugInto connects a network namespace in place of whatever had the node's port.
+func (f *fabric) plugInto(n node, ns *os.File, routes []route) error {
+	f.mu.Lock()
+	if old := f.standIns[n.Name]; old != nil {
+		delete(f.standIns, n.Name)
+		defer old.close()
+	}
+	f.mu.Unlock()
 	port := fmt.Sprintf("n%d", n.Index)
 	if old, err := f.handle.LinkByName(port); err == nil { // a killed node's namespace may still be going away
 		if err := f.handle.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -127,6 +142,36 @@ func (f *fabric) plug(n node, pid int, routes []route) error {
 	return nil
 }
 
+// standIn answers at the address of a node that was stopped in good order: with "connection
+// refused" for itself and "host unreachable" for its pods. Whoever asks for one of them, such as
+// an API server for 'kubectl exec', is told at once, and does not wait until it gives up. A node
+// that was killed has none: it is silent, like a machine without power.
+func (f *fabric) standIn(n node, routes []route) error {
+	ns, err := newNetNS()
+	if err != nil {
+		return err
+	}
+	err = ns.do(func() error {
+		for name, value := range map[string]string{"icmp_ratelimit": "0", "ip_forward": "1", "conf/all/rp_filter": "0", "conf/default/rp_filter": "0"} {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o644); err != nil {
+				return fmt.Errorf("sysctl net.ipv4.%s: %w", name, err)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = f.plugInto(n, ns.file, routes)
+	}
+	if err != nil {
+		ns.close()
+		return fmt.Errorf("answer for %s while it is stopped: %w", n.Name, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.standIns[n.Name] = ns
+	return nil
+}
+
 func linkUp(h *netlink.Handle, name string) error {
 	l, err := h.LinkByName(name)
 	if err != nil {
@@ -139,6 +184,11 @@ func linkUp(h *netlink.Handle, name string) error {
 }
 
 func (f *fabric) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ns := range f.standIns {
+		ns.close()
+	}
 	f.handle.Close()
 	f.ns.close()
 }

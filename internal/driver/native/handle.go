@@ -17,18 +17,23 @@ import (
 
 // ensureSupervisor starts the supervisor unless it runs and answers.
 func (d *Driver) ensureSupervisor(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	c := newClient(d.paths)
 	if id, err := supervisorIdentity(d.paths); err == nil {
+		var suspended error
 		err := check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() error {
 			if !id.Alive() {
 				return nil
 			}
 			_, err := c.status(ctx)
+			if errors.Is(err, errSuspended) {
+				suspended = err
+				return nil
+			}
 			return err
 		})
-		if err != nil {
+		if err = errors.Join(suspended, err); err != nil {
 			return fmt.Errorf("the supervisor (PID %d) runs but does not answer: %w", id.PID, err)
 		}
 		if id.Alive() {
@@ -60,7 +65,7 @@ func (d *Driver) spawnSupervisor(ctx context.Context, c *client) error {
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=50"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the supervisor: %w", err)
+		return fmt.Errorf("start the supervisor: %w", d.whyNotRun(cmd.Path, err))
 	}
 	id, err := proc.Of(cmd.Process.Pid)
 	if err != nil && !errors.Is(err, proc.ErrGone) {

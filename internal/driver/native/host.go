@@ -40,6 +40,14 @@ type host struct {
 	bpf func() error
 	// compiler of BPF programs.
 	compiler driver.Compiler
+	// resolvers of names that nodes can reach.
+	resolvers func() []netip.Addr
+	// forwardDrops says what keeps packets of a link from being forwarded.
+	forwardDrops func(ctx context.Context, link string) ([]string, error)
+	// place tells what the nearest folder of path that exists is like.
+	place func(path string) (place, error)
+	// kept names what the supervisor cannot be rid of.
+	kept func() []string
 }
 
 func realHost() host {
@@ -74,6 +82,8 @@ func realHost() host {
 		compiler: func(context.Context) (string, error) {
 			return "", errors.New("nobody says what compiles the BPF programs of the nodes")
 		},
+		kept: proc.Kept, place: placeOf,
+		resolvers: hostNameservers, forwardDrops: forwardDrops,
 	}
 }
 
@@ -140,7 +150,7 @@ func parseNameservers(s *bufio.Scanner) []netip.Addr {
 	for s.Scan() {
 		f := strings.Fields(s.Text())
 		if len(f) >= 2 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() {
+			if a, err := netip.ParseAddr(f[1]); err == nil && a.Is4() && !a.IsLoopback() { // nodes have no IPv6
 				found = append(found, a)
 			}
 		}

@@ -53,6 +53,7 @@ type serviceSet struct {
 	mu       sync.Mutex
 	running  map[int]chan syscall.WaitStatus // by PID
 	byName   map[string]int                  // PID by service
+	held     map[string]bool                 // services that run no more
 	waits    map[string]*wait                // by user and target
 	stopping context.Context
 	halt     context.CancelFunc
@@ -60,7 +61,7 @@ type serviceSet struct {
 
 func newServiceSet(services []service, environment []string, status io.Writer) *serviceSet {
 	s := &serviceSet{services: services, environment: environment, status: json.NewEncoder(status),
-		running: map[int]chan syscall.WaitStatus{}, byName: map[string]int{}, waits: map[string]*wait{}}
+		running: map[int]chan syscall.WaitStatus{}, byName: map[string]int{}, held: map[string]bool{}, waits: map[string]*wait{}}
 	s.stopping, s.halt = context.WithCancel(context.Background())
 	return s
 }
@@ -89,14 +90,21 @@ func (s *serviceSet) supervise(svc service) {
 		}
 		if svc.Wait != "" {
 			s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: svc.Wait})
-			if s.await(svc.Wait, svc.WaitAs) != nil {
-				return
+			if err := s.await(svc.Wait, svc.WaitAs); err != nil {
+				if s.stopping.Err() != nil {
+					return
+				}
+				s.tell(initEvent{Service: svc.Name, State: "failed", Restarts: restarts, Detail: "wait for " + svc.Wait + ": " + err.Error()})
+				if s.rest(pause.pause(0)) != nil {
+					return
+				}
+				continue
 			}
 		}
 		began := time.Now()
-		pid, ended, err := s.spawn(svc)
+		pid, ended, err := s.spawn(svc, svc.Name)
 		if err != nil {
-			if s.stopping.Err() != nil {
+			if s.stopping.Err() != nil || errors.Is(err, errHeld) {
 				return
 			}
 			s.tell(initEvent{Service: svc.Name, State: "failed", Restarts: restarts, Detail: err.Error()})
@@ -105,15 +113,26 @@ func (s *serviceSet) supervise(svc service) {
 			ws := <-ended
 			s.tell(initEvent{Service: svc.Name, State: "exited", Restarts: restarts, Detail: describe(ws)})
 		}
-		select {
-		case <-s.stopping.Done():
+		if s.rest(pause.pause(time.Since(began))) != nil {
 			return
-		case <-time.After(pause.pause(time.Since(began))):
 		}
 	}
 }
 
-func (s *serviceSet) spawn(svc service) (int, <-chan syscall.WaitStatus, error) {
+// rest waits before the next try; an error says that there is none.
+func (s *serviceSet) rest(d time.Duration) error {
+	select {
+	case <-s.stopping.Done():
+		return s.stopping.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+var errHeld = errors.New("the service was ended for good")
+
+// spawn starts a process that is known by a name.
+func (s *serviceSet) spawn(svc service, as string) (int, <-chan syscall.WaitStatus, error) {
 	if err := os.MkdirAll(serviceLogDir, 0o755); err != nil {
 		return 0, nil, err
 	}
@@ -133,6 +152,9 @@ func (s *serviceSet) spawn(svc service) (int, <-chan syscall.WaitStatus, error) 
 	if err := s.stopping.Err(); err != nil {
 		return 0, nil, err
 	}
+	if s.held[as] {
+		return 0, nil, errHeld
+	}
 	pid, err := syscall.ForkExec(svc.Args[0], append([]string{filepath.Base(svc.Args[0])}, svc.Args[1:]...), &syscall.ProcAttr{
 		// Of two values of a variable, programs take the first.
 		Env: append(append([]string(nil), svc.Env...), s.environment...), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
@@ -143,7 +165,7 @@ func (s *serviceSet) spawn(svc service) (int, <-chan syscall.WaitStatus, error) 
 	}
 	ended := make(chan syscall.WaitStatus, 1)
 	s.running[pid] = ended
-	s.byName[svc.Name] = pid
+	s.byName[as] = pid
 	return pid, ended, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,6 +31,7 @@ type machine struct {
 	layers  *layerStore
 	log     *slog.Logger
 	down    func() // told when the node has gone
+	ask     memberAPI
 
 	mu       sync.Mutex
 	cancel   context.CancelFunc // of run; nil when the node is not wanted
@@ -38,7 +40,9 @@ type machine struct {
 	started  time.Time
 	starts   int
 	services map[string]initEvent
-	problem  string // why the last start failed
+	problem  string          // why the last start failed
+	wake     *os.File        // PID 1 is told what to do over it
+	drained  chan<- []string // whoever waits for the containers' end is told of those left
 }
 
 func (m *machine) group() string { return cgroupRoot(m.cluster.Environment) + "/" + m.node.Name }
@@ -52,12 +56,13 @@ func (m *machine) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	before, finished := m.finished, make(chan struct{})
+	loss := m.paths.memberLoss(m.cluster, m.node) // looked at before other servers of a new cluster begin
 	m.cancel, m.finished = cancel, finished
 	go func() {
 		if before != nil {
 			<-before // a stop may still be at work
 		}
-		m.run(ctx, finished)
+		m.run(ctx, finished, loss)
 	}()
 }
 
@@ -73,6 +78,35 @@ func (m *machine) stop() {
 	}
 }
 
+// drain lets the node's containers end as their pods say, within grace, and returns the pods of
+// those that had not. A node that does not run has none.
+func (m *machine) drain(ctx context.Context, grace time.Duration) []string {
+	if grace <= 0 {
+		return nil
+	}
+	drained := make(chan []string, 1)
+	m.mu.Lock()
+	wake, finished := m.wake, m.finished
+	m.drained = drained
+	m.mu.Unlock()
+	if wake == nil {
+		return nil
+	}
+	if _, err := wake.WriteString(drainCommand(grace)); err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace+systemGrace+2*leastGrace)
+	defer cancel()
+	select {
+	case left := <-drained:
+		return left
+	case <-finished:
+	case <-ctx.Done():
+		m.log.Warn("the node does not say how its containers ended", "node", m.node.Name)
+	}
+	return nil
+}
+
 // kill is a power loss.
 func (m *machine) kill() error {
 	m.mu.Lock()
@@ -84,12 +118,12 @@ func (m *machine) kill() error {
 }
 
 // run keeps the node running until ctx ends, then stops it.
-func (m *machine) run(ctx context.Context, finished chan<- struct{}) {
+func (m *machine) run(ctx context.Context, finished chan<- struct{}, loss memberLoss) {
 	defer close(finished)
 	pause := newBackoff()
 	for {
 		began := time.Now()
-		err := m.once(ctx)
+		err := m.once(ctx, loss)
 		m.down()
 		if ctx.Err() != nil {
 			return
@@ -101,17 +135,18 @@ func (m *machine) run(ctx context.Context, finished chan<- struct{}) {
 			return
 		case <-time.After(wait):
 		}
+		loss = m.paths.memberLoss(m.cluster, m.node)
 	}
 }
 
 // once runs the node to its end.
-func (m *machine) once(ctx context.Context) (err error) {
+func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 	defer func() {
 		clean, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		err = errors.Join(err, m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group()))
+		err = errors.Join(err, m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group()), m.paths.noteMember(m.node))
 		m.mu.Lock()
-		m.process, m.services = nil, nil
+		m.process, m.services, m.wake = nil, nil, nil
 		if err != nil {
 			m.problem = err.Error()
 		}
@@ -121,6 +156,9 @@ func (m *machine) once(ctx context.Context) (err error) {
 	clean, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := errors.Join(m.cgroups.kill(clean, m.group()), m.cgroups.remove(clean, m.group())); err != nil {
+		return err
+	}
+	if err := m.restoreMember(ctx, loss); err != nil {
 		return err
 	}
 	if err := m.cgroups.create(m.group()); err != nil {
@@ -140,12 +178,15 @@ func (m *machine) once(ctx context.Context) (err error) {
 		return err
 	}
 	m.mu.Lock()
-	m.process, m.started, m.services, m.problem = cmd.Process, time.Now(), map[string]initEvent{}, ""
+	m.process, m.started, m.services, m.problem, m.wake = cmd.Process, time.Now(), map[string]initEvent{}, "", wake
 	m.starts++
 	m.mu.Unlock()
 	if _, err := wake.Write([]byte("\n")); err != nil {
 		m.log.Warn("wake node", "node", m.node.Name, "error", err)
 	}
+	up, down := context.WithCancel(ctx)
+	defer down()
+	go m.complete(up)
 	listened := make(chan struct{})
 	go func() { m.listen(status); close(listened) }()
 	select {
@@ -254,8 +295,16 @@ func (m *machine) listen(status *os.File) {
 			m.services[e.Service] = e
 		case e.State == "failed":
 			m.problem = e.Detail
+		case e.State == "drained" && m.drained != nil:
+			m.drained <- e.Left
+			m.drained = nil
 		}
 		m.mu.Unlock()
+		if e.Service == "kube-controller-manager" && e.State == "running" { // so the API answers
+			if err := m.paths.noteMember(m.node); err != nil {
+				m.log.Warn("note that etcd has data", "node", m.node.Name, "error", err)
+			}
+		}
 		if e.State == "repaired" {
 			m.log.Warn("BPF pins of the node were damaged", "node", m.node.Name, "service", e.Service, "what", e.Detail)
 		}
@@ -307,4 +356,24 @@ func (m *machine) status(order []service) machineStatus {
 		s.Services = append(s.Services, st)
 	}
 	return s
+}
+
+// steady describes which processes the node has, or says why it has not all that it can have:
+// a service that waits for the API does so for as long as there is no quorum.
+func (m machineStatus) steady() (string, error) {
+	if !m.Running {
+		return "", fmt.Errorf("it does not run: %s", m.Problem)
+	}
+	var b strings.Builder
+	fmt.Fprint(&b, m.PID)
+	for _, s := range m.Services {
+		switch s.State {
+		case "running":
+			fmt.Fprintf(&b, " %s %d", s.Name, s.Restarts)
+		case "waiting":
+		default:
+			return "", fmt.Errorf("%s is %q: %s", s.Name, s.State, s.Detail)
+		}
+	}
+	return b.String(), nil
 }

@@ -1,12 +1,14 @@
 package native
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -25,9 +27,11 @@ const statusFD = 3
 type initEvent struct {
 	Service  string `json:"service,omitempty"`
 	PID      int    `json:"pid,omitempty"` // in the node's PID namespace
-	State    string `json:"state"`         // waiting | running | exited | failed | repaired | up
+	State    string `json:"state"`         // waiting | running | exited | failed | repaired | up | drained
 	Restarts int    `json:"restarts,omitempty"`
 	Detail   string `json:"detail,omitempty"`
+	// Left are the pods whose containers had not ended, of drained.
+	Left []string `json:"left,omitempty"`
 }
 
 // nodeInit is PID 1 of a node. First run: it waits until the supervisor has put it into its
@@ -61,6 +65,9 @@ func nodeInit(args []string) error {
 	var c initConfig
 	if err := json.Unmarshal(b, &c); err != nil {
 		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	if exists(filepath.Join(c.State, memberAddedFile)) {
+		c.joinExisting()
 	}
 	status := os.NewFile(statusFD, "status")
 	if status == nil {
@@ -120,7 +127,7 @@ func runNode(c initConfig, status io.Writer) error {
 	signal.Notify(terminate, syscall.SIGTERM)
 	orphaned := make(chan struct{})
 	go func() { // the supervisor holds the other end of standard input for as long as it lives
-		_, _ = io.Copy(io.Discard, os.Stdin)
+		in.obey(bufio.NewScanner(os.Stdin))
 		close(orphaned)
 	}()
 	in.start()

@@ -81,8 +81,8 @@ func (d *Driver) Ready(ctx context.Context) error {
 	}
 	defer a.close()
 	c := newClient(d.paths)
-	seen := 0
-	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 100 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
+	seen, most := 0, 0
+	r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Timeout: d.options.Timeout, Interval: 100 * time.Millisecond, Probe: func(ctx context.Context) check.Result {
 		status, err := c.status(ctx)
 		if err != nil {
 			return check.Fail(err)
@@ -107,12 +107,15 @@ func (d *Driver) Ready(ctx context.Context) error {
 			}
 			ready++
 		}
+		most = max(most, ready)
 		if ready != seen {
 			seen = ready
 			d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeProgress, Step: "nodes", Phase: "cluster", Done: float64(ready), Total: float64(wanted), Unit: "nodes"})
 		}
 		if why != nil {
-			return check.Wait("%d of %d nodes are Ready; %v", ready, wanted, why)
+			r := check.Wait("%d of %d nodes are Ready; %v", ready, wanted, why)
+			r.Progress = fmt.Sprintf("%d registered, %d ready at most", len(nodes), most)
+			return r
 		}
 		return check.OK("%d nodes are Ready", ready)
 	}}, nil)
@@ -131,19 +134,9 @@ func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes m
 	if !ok {
 		return fmt.Errorf("%s has not registered", m.Name)
 	}
-	if want := d.labels(m.Name); !holds(n.Metadata.Labels, want) {
-		if err := a.label(ctx, m.Name, want); err != nil {
-			return err
-		}
-	}
 	net := networks[d.cluster.Plugin]
-	if want := d.podRange(m.Name); net.assignsRanges() && n.Spec.PodCIDR != want {
-		if n.Spec.PodCIDR != "" { // the API takes no other once there is one
-			return fmt.Errorf("%s has the pod range %s, want %s: delete the Node object, the kubelet makes it anew", m.Name, n.Spec.PodCIDR, want)
-		}
-		if err := a.assignRange(ctx, m.Name, want); err != nil {
-			return err
-		}
+	if err := a.complete(ctx, d.cluster, m.Name, n); err != nil {
+		return err
 	}
 	for _, c := range n.Status.Conditions {
 		if c.Type != "Ready" {
@@ -181,38 +174,4 @@ func (d *Driver) networkBroken(m machineStatus) error {
 func (d *Driver) failure(node, service string) (string, bool) {
 	const enough = 256 << 10 // bytes, more than a start writes
 	return networks[d.cluster.Plugin].failure(service, tail(d.paths.nodeLog(node, service), enough))
-}
-
-// podRange of a node as text.
-func (d *Driver) podRange(name string) string {
-	for _, n := range d.cluster.Nodes {
-		if n.Name == name {
-			return n.PodCIDR.String()
-		}
-	}
-	return ""
-}
-
-// labels that a node must have.
-func (d *Driver) labels(name string) map[string]string {
-	l := map[string]string{}
-	for _, n := range d.cluster.Nodes {
-		if n.Name != name {
-			continue
-		}
-		l["topology.kubernetes.io/zone"], l["rack"] = n.Zone, n.Rack
-		if n.server() {
-			l["node-role.kubernetes.io/control-plane"] = ""
-		}
-	}
-	return l
-}
-
-func holds(have, want map[string]string) bool {
-	for k, v := range want {
-		if h, ok := have[k]; !ok || h != v {
-			return false
-		}
-	}
-	return true
 }

@@ -43,11 +43,14 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 		{"inotify", func(context.Context) check.Result { return d.checkInotify(running) }},
 		{"memory", func(context.Context) check.Result { return d.checkMemory(running) }},
 		{"disk", d.checkDisk},
+		{"folders", d.checkFolders},
 		{"layers", d.checkLayers},
 		{"ports", func(context.Context) check.Result { return d.checkPorts(running) }},
 		{"networks", d.checkNetworks},
 		{"quorum", d.checkQuorum},
+		{"inherited", d.checkInherited},
 	}
+	probes = append(probes, d.egressProbes()...)
 	probes = append(probes, networks[d.cluster.Plugin].probes(d.host)...)
 	var c []check.Condition
 	for _, p := range probes {
@@ -61,6 +64,14 @@ func (d *Driver) checkRoot(context.Context) check.Result {
 		return check.Fail(fmt.Errorf("this is user %d: nodes are namespaces, mounts and control groups, which only root can make; run it with sudo", uid))
 	}
 	return check.OK("runs as root")
+}
+
+// checkInherited: umask, limits, priorities and so on are set by the supervisor, unless it may not.
+func (d *Driver) checkInherited(context.Context) check.Result {
+	if kept := d.host.kept(); len(kept) > 0 {
+		return check.Skip("nodes and pods will have from this process, since nothing here may change it: %s; start it from where that is not so", strings.Join(kept, ", "))
+	}
+	return check.OK("nodes and pods inherit nothing of this process")
 }
 
 func (d *Driver) checkCgroups(context.Context) check.Result {

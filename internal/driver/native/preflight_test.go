@@ -31,16 +31,20 @@ func goodHost() host {
 			}
 			return "", errors.New("no such file")
 		},
-		exists:   func(string) bool { return true },
-		writable: func(string) bool { return true },
-		look:     func(p string) (string, error) { return "/usr/sbin/" + p, nil },
-		nftables: func(context.Context) error { return nil },
-		disk:     func(string) (uint64, bool, error) { return 50 << 30, false, nil },
-		listen:   func(int) error { return nil },
-		routes:   func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}, nil },
-		inotify:  func() int { return 3 },
-		bpf:      func() error { return nil },
-		compiler: func(context.Context) (string, error) { return "/usr/bin/clang", nil },
+		exists:       func(string) bool { return true },
+		writable:     func(string) bool { return true },
+		look:         func(p string) (string, error) { return "/usr/sbin/" + p, nil },
+		nftables:     func(context.Context) error { return nil },
+		disk:         func(string) (uint64, bool, error) { return 50 << 30, false, nil },
+		listen:       func(int) error { return nil },
+		routes:       func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}, nil },
+		inotify:      func() int { return 3 },
+		bpf:          func() error { return nil },
+		compiler:     func(context.Context) (string, error) { return "/usr/bin/clang", nil },
+		kept:         func() []string { return nil },
+		place:        goodPlace,
+		resolvers:    func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.168.1.1")} },
+		forwardDrops: func(context.Context, string) ([]string, error) { return nil, nil },
 	}
 }
 
@@ -64,6 +68,9 @@ func TestPreflight(t *testing.T) {
 	}{
 		{"all good", func(*host, *spec.Environment) {}, "", "", ""},
 		{"not root", func(h *host, _ *spec.Environment) { h.euid = func() int { return 1000 } }, "root", check.Failed, "sudo"},
+		{"a limit that cannot be raised", func(h *host, _ *spec.Environment) {
+			h.kept = func() []string { return []string{"the limit of 1024 for open files (ulimit -n)"} }
+		}, "inherited", check.Skipped, "limit of 1024 for open files"},
 		{"no cgroups", func(h *host, _ *spec.Environment) {
 			h.cgroups = func() (cgroups, error) { return cgroups{}, errors.New("none mounted") }
 		}, "cgroups", check.Failed, "none mounted"},
@@ -109,6 +116,13 @@ func TestPreflight(t *testing.T) {
 		{"state on overlay", func(h *host, _ *spec.Environment) {
 			h.disk = func(string) (uint64, bool, error) { return 1 << 40, true, nil }
 		}, "disk", check.Failed, "overlay"},
+		{"programs cannot run from the state", func(h *host, _ *spec.Environment) {
+			h.place = func(path string) (place, error) {
+				p, err := goodPlace(path)
+				p.mount, p.options = "/mnt/vm", []string{"rw", "noexec"}
+				return p, err
+			}
+		}, "folders", check.Failed, "/mnt/vm is mounted with noexec"},
 		{"port in use", func(h *host, _ *spec.Environment) {
 			h.listen = func(p int) error {
 				if p == 1235 {
@@ -120,6 +134,16 @@ func TestPreflight(t *testing.T) {
 		{"overlap", func(h *host, _ *spec.Environment) {
 			h.routes = func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, nil }
 		}, "networks", check.Skipped, "harmless"},
+		{"only a resolver on loopback", func(h *host, e *spec.Environment) {
+			h.resolvers = func() []netip.Addr { return nil }
+			e.Network.Egress = true
+		}, "resolver", check.Failed, "127.0.0.1"},
+		{"a filter drops what is forwarded", func(h *host, e *spec.Environment) {
+			h.forwardDrops = func(_ context.Context, link string) ([]string, error) {
+				return []string{"nft insert rule … " + link}, nil
+			}
+			e.Network.Egress = true
+		}, "forwarding", check.Failed, "nft insert rule … orr-"},
 		{"overlap with egress", func(h *host, e *spec.Environment) {
 			h.routes = func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, nil }
 			e.Network.Egress = true

@@ -3,12 +3,16 @@ package native
 import (
 	"fmt"
 	"os"
+
+	"github.com/orrery-dev/orrery/internal/proc"
 )
 
 // Modes in which this program runs itself.
 const (
 	modeSupervise = "supervise"
 	modeNodeInit  = "node-init"
+	// asService follows the folder once the supervisor has nothing of its caller any more.
+	asService = "as-service"
 )
 
 // Reexec runs the supervisor or PID 1 of a node when args (without the program's name)
@@ -21,7 +25,11 @@ func Reexec(args []string) (code int, handled bool) {
 	var err error
 	switch args[0] {
 	case modeSupervise:
-		err = supervise(args[1])
+		if len(args) == 2 {
+			err = superviseAsService(args[1])
+		} else {
+			err = supervise(args[1])
+		}
 	case modeNodeInit:
 		err = nodeInit(args[1:])
 	default:
@@ -32,4 +40,13 @@ func Reexec(args []string) (code int, handled bool) {
 		return 1, true
 	}
 	return 0, true
+}
+
+// superviseAsService runs the supervisor with nothing of what its caller has: nodes and pods
+// inherit from it, for as long as the environment lives.
+func superviseAsService(dir string) error {
+	for _, k := range proc.Kept() {
+		fmt.Fprintln(os.Stderr, "kept from the caller, since it cannot be changed: "+k)
+	}
+	return proc.ExecService("/proc/self/exe", []string{os.Args[0], modeSupervise, dir, asService}, os.Environ())
 }

@@ -114,6 +114,14 @@ func (b *rootBuilder) bind(source, p string, readOnly bool) {
 	})
 }
 
+// wholeProc mounts /proc once more, with nothing over it. In a user namespace (pods with
+// hostUsers: false) the kernel allows a mount of proc only where the mount namespace has one
+// already that hides nothing, and /proc has files over some of its own, see mask.
+func (b *rootBuilder) wholeProc() {
+	b.mount("proc", "/run/orrery/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	b.do("close /run/orrery", func() error { return os.Chmod(b.in("/run/orrery"), 0o700) })
+}
+
 // mask shows content instead of a file of /proc.
 func (b *rootBuilder) mask(p, content string) {
 	if _, err := os.Stat(b.in(p)); err != nil {
@@ -150,7 +158,9 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.dir(cniFolder) // a plugin that has no files shows its own when it is ready
 	b.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	b.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	b.appArmor(appArmorEnabled)
 	b.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+	b.wholeProc()
 	b.bind(filepath.Join(c.State, "layers.sock"), nodeLayerSocket, false)
 	b.mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
 	b.link("/run", "/var/run")
@@ -169,7 +179,7 @@ func enterRoot(c initConfig, cg cgroups) error {
 	b.mask("/proc/sys/kernel/random/boot_id", newUUID()+"\n")
 	etcFiles(b, c)
 	b.dir("/run/tools")
-	tools := hostTools
+	tools := slices.Concat(hostTools, []string{appArmorParser}) // which need not be there
 	if c.Datapath != nil {
 		tools = slices.Concat(tools, datapathTools)
 	}

@@ -71,13 +71,18 @@ func nodeServices(c cluster, n node, net network) []service {
 	return append(s, net.services(c, n)...)
 }
 
+// initialState of a member without data: new, or existing when it joins others.
+const initialState = "--initial-cluster-state="
+
+func peerURL(n node) string { return fmt.Sprintf("https://%s:2380", n.Address) }
+
 func etcdService(c cluster, n node) service {
 	var members []string
 	for _, m := range c.servers() {
-		members = append(members, fmt.Sprintf("%s=https://%s:2380", m.Name, m.Address))
+		members = append(members, m.Name+"="+peerURL(m))
 	}
 	client := fmt.Sprintf("https://%s:2379", n.Address)
-	peer := fmt.Sprintf("https://%s:2380", n.Address)
+	peer := peerURL(n)
 	args := []string{
 		nodeBin + "etcd", "--name=" + n.Name, "--data-dir=/var/lib/etcd",
 		"--listen-client-urls=https://127.0.0.1:2379," + client, "--advertise-client-urls=" + client,
@@ -85,7 +90,7 @@ func etcdService(c cluster, n node) service {
 		// with one it could read every secret.
 		fmt.Sprintf("--listen-metrics-urls=http://%s:%d", n.Address, etcdMetricsPort),
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=" + strings.Join(members, ","), "--initial-cluster-state=new",
+		"--initial-cluster=" + strings.Join(members, ","), initialState + "new",
 		"--initial-cluster-token=orrery-" + c.Environment,
 		"--client-cert-auth", "--trusted-ca-file=" + nodePKI + "etcd-ca.crt",
 		"--cert-file=" + nodePKI + "etcd-server.crt", "--key-file=" + nodePKI + "etcd-server.key",

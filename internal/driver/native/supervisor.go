@@ -66,6 +66,9 @@ func supervise(dir string) error {
 	if err := clearLeftovers(cg, root); err != nil {
 		return err
 	}
+	if err := cg.noteBefore(root, appArmorFolder); err != nil {
+		return err
+	}
 	if err := cg.create(root + "/supervisor"); err != nil {
 		return err
 	}
@@ -91,7 +94,7 @@ func supervise(dir string) error {
 	for {
 		select {
 		case <-terminate:
-			s.stop()
+			s.stop(context.Background(), 0)
 			return nil
 		case <-s.quit:
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -176,12 +179,22 @@ func (s *supervisor) startCluster() error {
 	for _, n := range s.cluster.Nodes {
 		if !exists(s.paths.nodeStop(n.Name)) {
 			s.machine(n).start()
+		} else {
+			s.answerFor(n)
 		}
 	}
 	if err := os.Remove(s.paths.stopped()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// answerFor lets the fabric say that a stopped node is not there.
+func (s *supervisor) answerFor(n node) {
+	// With any plugin: the answer has to find its way back to pods.
+	if err := s.fabric.standIn(n, ptp{}.routes(s.cluster, n)); err != nil {
+		s.log.Warn("whoever asks for the stopped node waits until it gives up", "node", n.Name, "error", err)
+	}
 }
 
 func (s *supervisor) startBalancer() error {
@@ -214,7 +227,8 @@ func backendOf(n node) string { return fmt.Sprintf("%s:%d", n.Address, apiPort) 
 func (s *supervisor) machine(n node) *machine {
 	m := s.machines[n.Name]
 	if m == nil {
-		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers, log: s.log}
+		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers, log: s.log,
+			ask: askMembers(s.paths, s.fabric.ns.dial)}
 		b := s.balancer
 		m.down = func() { b.down(backendOf(n)) }
 		s.machines[n.Name] = m
@@ -223,8 +237,9 @@ func (s *supervisor) machine(n node) *machine {
 	return m
 }
 
-// nodeVerb stops, starts or kills one node.
-func (s *supervisor) nodeVerb(name, verb string) error {
+// nodeVerb stops, starts or kills one node, or replaces its member of etcd. A stop returns the
+// pods that had not ended within grace.
+func (s *supervisor) nodeVerb(ctx context.Context, name, verb string, grace time.Duration) (left []string, err error) {
 	s.mu.Lock()
 	var m *machine
 	for _, n := range s.cluster.Nodes {
@@ -234,30 +249,35 @@ func (s *supervisor) nodeVerb(name, verb string) error {
 	}
 	s.mu.Unlock()
 	if m == nil {
-		return fmt.Errorf("no node %q runs in environment %q", name, s.cluster.Environment)
+		return nil, fmt.Errorf("no node %q runs in environment %q", name, s.cluster.Environment)
 	}
 	switch verb {
 	case "stop":
 		// Written first: a node that a person stopped stays so if we die on the way.
 		if _, err := writeFile(s.paths.nodeStop(name), []byte("stopped by a person\n")); err != nil {
-			return err
+			return nil, err
 		}
+		left = m.drain(ctx, grace)
 		m.stop()
-		return nil
+		s.answerFor(m.node)
+		return left, nil
 	case "start":
 		if err := os.Remove(s.paths.nodeStop(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return nil, err
 		}
 		m.start()
-		return nil
+		return nil, nil
 	case "kill":
-		return m.kill()
+		return nil, m.kill()
+	case "replace":
+		return nil, s.replaceMember(ctx, m)
 	}
-	return fmt.Errorf("unknown verb %q: want stop, start or kill", verb)
+	return nil, fmt.Errorf("unknown verb %q: want stop, start, kill or replace", verb)
 }
 
-// stop ends everything and leaves only files.
-func (s *supervisor) stop() {
+// stop ends everything and leaves only files. Containers end first, on all nodes while these and
+// the network still work, within grace; the pods of those that had not are returned.
+func (s *supervisor) stop(ctx context.Context, grace time.Duration) (left []string) {
 	began := time.Now()
 	s.mu.Lock()
 	machines := make([]*machine, 0, len(s.machines))
@@ -266,6 +286,16 @@ func (s *supervisor) stop() {
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, m := range machines {
+		wg.Go(func() {
+			of := m.drain(ctx, grace)
+			mu.Lock()
+			defer mu.Unlock()
+			left = append(left, of...)
+		})
+	}
+	wg.Wait()
 	for _, m := range machines {
 		wg.Go(m.stop)
 	}
@@ -277,4 +307,5 @@ func (s *supervisor) stop() {
 		s.log.Warn("note the stop", "error", err)
 	}
 	s.log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
+	return left
 }

@@ -1,0 +1,49 @@
+package native
+
+import (
+	"errors"
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/proc"
+)
+
+// A supervisor that was stopped with SIGSTOP is not waited for.
+func TestSuspendedSupervisor(t *testing.T) {
+	p := paths(t.TempDir())
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	id, err := proc.Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writeJSON(p.lock(), id); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", p.socket()) // takes connections, as the kernel does for a suspended process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := id.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	d := &Driver{paths: p}
+	if err := d.StartNode(t.Context(), "server1"); !errors.Is(err, errSuspended) || !strings.Contains(err.Error(), "kill -CONT") {
+		t.Errorf("node start: %v", err)
+	}
+	if err := d.ensureSupervisor(t.Context()); !errors.Is(err, errSuspended) {
+		t.Errorf("up: %v", err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %s to tell", took)
+	}
+}
