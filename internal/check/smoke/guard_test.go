@@ -1,11 +1,14 @@
 package smoke
 
 import (
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 )
 
@@ -90,6 +93,117 @@ func TestTelemetryCannotBeControlled(t *testing.T) {
 		loki := configOf(t, objs, "loki", "loki.yaml")
 		if got := get(loki, "limits_config", "deletion_mode"); got != "disabled" {
 			t.Errorf("%s: Loki's deletion_mode is %v: whoever reaches it deletes lines", overlay, got)
+		}
+	}
+}
+
+// TestMonitorsFitThePolicy: the policy of component prometheus-operator lets through what Prometheus
+// can discover with, and no more, and what the catalogue itself declares keeps to it.
+func TestMonitorsFitThePolicy(t *testing.T) {
+	guard, err := os.ReadFile("../../../infra/k8s/base/prometheus-operator/guard.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	components, objs := rendered(t, "local")
+	can := []string{"httpSDConfigs"} // in every Prometheus, as are files, which nobody mounts
+	for _, c := range components {
+		for _, image := range c.Images {
+			for _, b := range image.Binaries {
+				for _, tag := range b.Tags {
+					if name, ok := strings.CutSuffix(strings.TrimPrefix(tag, "enable_"), "_sd"); ok && c.Name == "prometheus" && name != "remove_all" {
+						can = append(can, name+"SDConfigs")
+					}
+				}
+			}
+		}
+	}
+	kinds := one(t, objs, "CustomResourceDefinition", "scrapeconfigs.monitoring.coreos.com")
+	versions, _, _ := unstructured.NestedSlice(kinds.Object, "spec", "versions")
+	fields := get(versions[0].(map[string]any), "schema", "openAPIV3Schema", "properties", "spec", "properties").(map[string]any)
+	named := regexp.MustCompile(`'(\w+SDConfigs)'`).FindAllStringSubmatch(string(guard), -1)
+	if len(named) != len(can) {
+		t.Errorf("the policy lets through %q, and Prometheus knows %q", named, can)
+	}
+	for _, n := range named {
+		if !slices.ContainsFunc(can, func(c string) bool { return strings.EqualFold(c, n[1]) }) {
+			t.Errorf("the policy lets through %s, with which this Prometheus does not start", n[1])
+		}
+		if fields[n[1]] == nil {
+			t.Errorf("a ScrapeConfig has no field %s", n[1])
+		}
+	}
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		prometheus := one(t, objs, "Prometheus", "prometheus")
+		classes, _, _ := unstructured.NestedSlice(prometheus.Object, "spec", "scrapeClasses")
+		for _, c := range classes {
+			if c := c.(map[string]any); c["name"] == "default" && (c["authorization"] != nil || c["tlsConfig"] != nil) {
+				t.Errorf("%s: the scrape class that the policy takes for harmless has credentials", overlay)
+			}
+		}
+		trusted := map[string]bool{}
+		for _, o := range objs {
+			trusted[o.GetName()] = trusted[o.GetName()] || o.GetKind() == "Namespace" && o.GetLabels()["orrery.dev/monitoring"] == "trusted"
+		}
+		for _, field := range []string{"scrapeConfigNamespaceSelector", "probeNamespaceSelector"} {
+			follows, _, _ := unstructured.NestedStringMap(prometheus.Object, "spec", field, "matchLabels")
+			if selector := labels.SelectorFromSet(follows); selector.Matches(labels.Set{}) || !selector.Matches(labels.Set{"orrery.dev/monitoring": "trusted"}) {
+				t.Errorf("%s: %s is %v", overlay, field, follows)
+			}
+		}
+		for _, o := range objs {
+			schemes, bound := schemesOf(o)
+			class := text(o, "spec", "scrapeClass")
+			switch {
+			case schemes == nil:
+			case (bound || class != "") && !trusted[o.GetNamespace()]:
+				t.Errorf("%s: %s %s stands in %s, which is not trusted", overlay, o.GetKind(), o.GetName(), o.GetNamespace())
+			case class != "" && slices.ContainsFunc(schemes, func(s string) bool { return !strings.EqualFold(s, "https") }):
+				t.Errorf("%s: %s %s sends a token over %q", overlay, o.GetKind(), o.GetName(), schemes)
+			}
+		}
+	}
+}
+
+// schemesOf are those with which a monitor asks, nil for another kind; bound are kinds that reach
+// beyond a namespace.
+func schemesOf(o *unstructured.Unstructured) (schemes []string, bound bool) {
+	switch o.GetKind() {
+	case "ScrapeConfig":
+		return []string{text(o, "spec", "scheme")}, true
+	case "Probe":
+		return []string{text(o, "spec", "prober", "scheme")}, true
+	case "ServiceMonitor", "PodMonitor":
+		for _, field := range []string{"endpoints", "podMetricsEndpoints"} {
+			list, _, _ := unstructured.NestedSlice(o.Object, "spec", field)
+			for _, e := range list {
+				scheme, _ := e.(map[string]any)["scheme"].(string)
+				schemes = append(schemes, scheme)
+			}
+		}
+	}
+	return schemes, false
+}
+
+// TestWorkloadsAreWarnedOf: every kind that makes pods is told of what the image policy will refuse,
+// and is let in.
+func TestWorkloadsAreWarnedOf(t *testing.T) {
+	_, objs := rendered(t, "local")
+	for _, name := range []string{"orrery-images-workloads", "orrery-images-warned"} {
+		rules, _, _ := unstructured.NestedSlice(one(t, objs, "ValidatingAdmissionPolicy", name).Object, "spec", "matchConstraints", "resourceRules")
+		var kinds []string
+		for _, r := range rules {
+			list, _, _ := unstructured.NestedStringSlice(r.(map[string]any), "resources")
+			kinds = append(kinds, list...)
+		}
+		for _, kind := range []string{"deployments", "statefulsets", "daemonsets", "replicasets", "jobs", "cronjobs", "replicationcontrollers"} {
+			if !slices.Contains(kinds, kind) {
+				t.Errorf("%s says nothing of %s", name, kind)
+			}
+		}
+		actions, _, _ := unstructured.NestedStringSlice(one(t, objs, "ValidatingAdmissionPolicyBinding", name).Object, "spec", "validationActions")
+		if !slices.Equal(actions, []string{"Warn", "Audit"}) {
+			t.Errorf("%s does %q", name, actions)
 		}
 	}
 }
