@@ -2,6 +2,7 @@ package smoke
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -204,6 +205,108 @@ func TestWorkloadsAreWarnedOf(t *testing.T) {
 		actions, _, _ := unstructured.NestedStringSlice(one(t, objs, "ValidatingAdmissionPolicyBinding", name).Object, "spec", "validationActions")
 		if !slices.Equal(actions, []string{"Warn", "Audit"}) {
 			t.Errorf("%s does %q", name, actions)
+		}
+	}
+}
+
+// TestNobodySharesAUser: what a process may read of another goes by its user, so each workload has
+// one of its own, of a range that neither Debian, systemd nor people hand out.
+func TestNobodySharesAUser(t *testing.T) {
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		users := map[any]string{}
+		for _, w := range workloads(t, objs) {
+			for _, field := range []string{"hostPID", "hostIPC"} {
+				if get(w.spec, field) == true {
+					t.Errorf("%s: %s has %s", overlay, w.name, field)
+				}
+			}
+			user := get(w.spec, "securityContext", "runAsUser")
+			switch w.name {
+			case "DaemonSet local-path": // root, see its comment
+				continue
+			case "Deployment grafana": // not our image: the user that it is made for
+				if user == int64(472) {
+					continue
+				}
+			}
+			if n, ok := user.(int64); !ok || n < 60578 || n > 61183 {
+				t.Errorf("%s: %s runs as user %v, want one of 60578 to 61183", overlay, w.name, user)
+			}
+			if other := users[user]; other != "" {
+				t.Errorf("%s: %s and %s are both user %v", overlay, other, w.name, user)
+			}
+			users[user] = w.name
+			group := get(w.spec, "securityContext", "runAsGroup")
+			if fs := get(w.spec, "securityContext", "fsGroup"); fs != nil && fs != group || group != user && w.name != "DaemonSet otel-agent" {
+				t.Errorf("%s: %s is user %v of group %v, its volumes of %v", overlay, w.name, user, group, fs)
+			}
+		}
+	}
+}
+
+// TestProbesAskLittle: kubelets read 10 KiB of an answer and break off the rest.
+func TestProbesAskLittle(t *testing.T) {
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		for _, w := range workloads(t, objs) {
+			containers, _ := w.spec["containers"].([]any)
+			for _, c := range containers {
+				for _, probe := range []string{"livenessProbe", "readinessProbe", "startupProbe"} {
+					if path, _ := get(c.(map[string]any), probe, "httpGet", "path").(string); strings.HasPrefix(path, "/metrics") {
+						t.Errorf("%s: the %s of %s asks %s", overlay, probe, w.name, path)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestDeltasAreTaken: a sum of deltas in a request does not take the rest of it along.
+func TestDeltasAreTaken(t *testing.T) {
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		if features, _, _ := unstructured.NestedStringSlice(one(t, objs, "Prometheus", "prometheus").Object, "spec", "enableFeatures"); !slices.Contains(features, "otlp-deltatocumulative") {
+			t.Errorf("%s: Prometheus refuses deltas, and with them the whole request: %q", overlay, features)
+		}
+	}
+}
+
+// TestLinesOutliveAnOutage: what kubelets set aside is read, also compressed, and the queue is made
+// for the outage that its comment states.
+func TestLinesOutliveAnOutage(t *testing.T) {
+	const (
+		outage = 10 * 60        // seconds
+		rate   = 200 * 4 * 1000 // bytes a second
+	)
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		agent := configOf(t, objs, "otel-agent", "agent.yaml")
+		matches := func(field, path string) bool {
+			patterns, _ := get(agent, "receivers", "file_log", field).([]any)
+			return slices.ContainsFunc(patterns, func(p any) bool {
+				ok, err := filepath.Match(p.(string), path)
+				return err == nil && ok
+			})
+		}
+		for path, want := range map[string]bool{
+			"/var/log/pods/apps_a_1-2/c/0.log":                                           true,
+			"/var/log/pods/apps_a_1-2/c/0.log.20261129-214500":                           true,
+			"/var/log/pods/apps_a_1-2/c/0.log.20261129-214400.gz":                        true,
+			"/var/log/pods/apps_a_1-2/c/0.log.20261129-214400.tmp":                       false,
+			"/var/log/pods/observability-agents_otel-agent-x_1/c/0.log":                  false,
+			"/var/log/pods/observability-agents_otel-agent-x_1/c/0.log.20261129-214400":  false,
+			"/var/log/pods/observability-agents_node-exporter-x_1/c/0.log.20261129-2144": true,
+		} {
+			if read := matches("include", path) && !matches("exclude", path); read != want {
+				t.Errorf("%s: %s is read: %t, want %t", overlay, path, read, want)
+			}
+		}
+		if got := get(agent, "receivers", "file_log", "compression"); got != "auto" {
+			t.Errorf("%s: compressed files are read as text: compression %v", overlay, got)
+		}
+		if size, _ := get(agent, "exporters", "otlp_http/loki", "sending_queue", "queue_size").(float64); size < outage*rate {
+			t.Errorf("%s: the queue has %.0f bytes, less than %d seconds of %d bytes", overlay, size, outage, rate)
 		}
 	}
 }
