@@ -1,6 +1,7 @@
 package smoke
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -307,6 +308,38 @@ func TestLinesOutliveAnOutage(t *testing.T) {
 		}
 		if size, _ := get(agent, "exporters", "otlp_http/loki", "sending_queue", "queue_size").(float64); size < outage*rate {
 			t.Errorf("%s: the queue has %.0f bytes, less than %d seconds of %d bytes", overlay, size, outage, rate)
+		}
+	}
+}
+
+// secretsInEnvironment are those that a program takes from nowhere else.
+var secretsInEnvironment = []string{
+	// Which object store, and not how to get in.
+	"loki-objects/endpoint", "loki-objects/region", "loki-objects/bucket", "tempo-objects/endpoint", "tempo-objects/region", "tempo-objects/bucket",
+	// Loki and Tempo expand the environment in their configuration, and nothing else.
+	"loki-objects/accessKey", "loki-objects/secretKey", "tempo-objects/accessKey", "tempo-objects/secretKey",
+}
+
+// TestNoPasswordInTheEnvironment: it is in /proc for every process of the same user, and in every
+// child and crash report. Public keys are no secrets.
+func TestNoPasswordInTheEnvironment(t *testing.T) {
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		for _, w := range workloads(t, objs) {
+			containers, _ := w.spec["containers"].([]any)
+			for _, c := range containers {
+				env, _ := get(c.(map[string]any), "env").([]any)
+				for _, e := range env {
+					ref, _ := get(e.(map[string]any), "valueFrom", "secretKeyRef").(map[string]any)
+					name := fmt.Sprint(ref["name"], "/", ref["key"])
+					if ref != nil && !strings.HasSuffix(name, ".pub") && !slices.Contains(secretsInEnvironment, name) {
+						t.Errorf("%s: %s has %s in its environment", overlay, w.name, name)
+					}
+				}
+				if from := get(c.(map[string]any), "envFrom"); from != nil {
+					t.Errorf("%s: %s takes its environment from %v", overlay, w.name, from)
+				}
+			}
 		}
 	}
 }
