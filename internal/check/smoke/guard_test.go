@@ -263,12 +263,23 @@ func TestProbesAskLittle(t *testing.T) {
 	}
 }
 
-// TestDeltasAreTaken: a sum of deltas in a request does not take the rest of it along.
-func TestDeltasAreTaken(t *testing.T) {
+// TestBadMetricsStandAlone: neither a sum of deltas nor anything else in a request takes the rest of
+// it along.
+func TestBadMetricsStandAlone(t *testing.T) {
 	for _, overlay := range []string{"local", "prod"} {
 		_, objs := rendered(t, overlay)
 		if features, _, _ := unstructured.NestedStringSlice(one(t, objs, "Prometheus", "prometheus").Object, "spec", "enableFeatures"); !slices.Contains(features, "otlp-deltatocumulative") {
 			t.Errorf("%s: Prometheus refuses deltas, and with them the whole request: %q", overlay, features)
+		}
+		gateway := configOf(t, objs, "otel-gateway", "gateway.yaml")
+		exporter, _ := get(gateway, "exporters", "otlp_http/prometheus").(map[string]any)
+		raw, _ := yaml.Marshal(exporter["middlewares"])
+		extensions, _ := get(gateway, "service", "extensions").([]any)
+		if !strings.Contains(string(raw), "id: split") || !slices.Contains(extensions, any("split")) {
+			t.Errorf("%s: one metric that Prometheus refuses takes the rest of its request along: middlewares %s of %v", overlay, raw, extensions)
+		}
+		if exporter["compression"] != "none" {
+			t.Errorf("%s: the extension split reads requests that are not compressed, and these are: %v", overlay, exporter["compression"])
 		}
 	}
 }

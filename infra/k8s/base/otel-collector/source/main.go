@@ -29,6 +29,7 @@ import (
 
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/final"
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/flushed"
+	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/split"
 )
 
 // version of the collector's modules; see go.mod.
@@ -68,7 +69,7 @@ func factories() (otelcol.Factories, error) {
 	if f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](otlphttpexporter.NewFactory()); err != nil {
 		return f, err
 	}
-	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory())
+	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory(), split.NewFactory())
 	return f, err
 }
 
