@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -312,6 +313,17 @@ func TestLinesOutliveAnOutage(t *testing.T) {
 		} {
 			if read := matches("include", path) && !matches("exclude", path); read != want {
 				t.Errorf("%s: %s is read: %t, want %t", overlay, path, read, want)
+			}
+		}
+		// What is deleted unread is counted, of the same files.
+		operators, _ := get(agent, "receivers", "file_log", "operators").([]any)
+		first, _ := operators[0].(map[string]any)
+		if first["type"] != "unread" || get(agent, "receivers", "file_log", "include_file_record_offset") != true {
+			t.Errorf("%s: what is lost is not counted: the first operator is %v", overlay, first)
+		}
+		for _, field := range []string{"include", "exclude"} {
+			if !reflect.DeepEqual(first[field], get(agent, "receivers", "file_log", field)) {
+				t.Errorf("%s: other files are read than are watched: %s %v", overlay, field, first[field])
 			}
 		}
 		if got := get(agent, "receivers", "file_log", "compression"); got != "auto" {

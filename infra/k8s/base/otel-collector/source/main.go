@@ -30,6 +30,7 @@ import (
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/final"
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/flushed"
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/split"
+	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/unread"
 )
 
 // version of the collector's modules; see go.mod.
@@ -58,6 +59,7 @@ func main() {
 
 // factories are the parts that a configuration can name.
 func factories() (otelcol.Factories, error) {
+	unread.Register()
 	f := otelcol.Factories{Telemetry: otelconftelemetry.NewFactory()}
 	var err error
 	if f.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory(), filelogreceiver.NewFactory()); err != nil {
