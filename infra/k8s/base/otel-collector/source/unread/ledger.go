@@ -39,7 +39,8 @@ type ledger struct {
 // file is one that was written, under whatever name. Compression gives it another inode.
 type file struct {
 	path       string // without the ending of compression
-	size       int64  // before compression
+	group      string
+	size       int64 // before compression
 	readTo     int64
 	old        bool // was there when we came
 	readFrom   bool
@@ -82,7 +83,7 @@ func (l *ledger) find(path string, offset int64) *file {
 		switch {
 		case f.path == plain:
 			named = f
-		case group(f.path) == own && plain == path && offset > 0 && f.readFrom && abs(f.readTo-offset) <= slack:
+		case f.group == own && plain == path && offset > 0 && f.readFrom && abs(f.readTo-offset) <= slack:
 			next = f
 		}
 	}
@@ -144,7 +145,7 @@ func (l *ledger) notes() {
 func (l *ledger) note(path string, inode uint64, size int64) {
 	plain, isCompressed := strings.CutSuffix(path, compressed)
 	f := l.byNode[inode]
-	if f != nil && (group(f.path) != group(path) || !isCompressed && size < f.size) { // the number of one that is gone
+	if f != nil && (f.group != group(path) || !isCompressed && size < f.size) { // the number of one that is gone
 		delete(l.byNode, inode)
 		l.gone = append(l.gone, f)
 		f = nil
@@ -161,7 +162,7 @@ func (l *ledger) note(path string, inode uint64, size int64) {
 		if isCompressed { // never seen as it was: how long it is is not known
 			return
 		}
-		f = &file{old: !l.looked}
+		f = &file{old: !l.looked, group: group(path)}
 	}
 	l.byNode[inode] = f
 	f.path, f.lastLooked = plain, l.looks
