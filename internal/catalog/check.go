@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -300,6 +301,18 @@ func (p *problems) secret(path string, s Secret) {
 		if n := s.Passwords[key]; n < 8 || n > 1024 {
 			p.add(path+".passwords."+key, "is %d; must be a length between 8 and 1024 characters", n)
 		}
+	}
+	for _, key := range sortedKeys(s.Texts) {
+		p.want(path+".texts."+key, key, keyForm, "letters, digits, \"-\", \"_\" and \".\"")
+		if _, taken := s.Passwords[key]; taken {
+			p.add(path+".texts."+key, "is a password too; must be another key")
+		}
+		os.Expand(s.Texts[key], func(name string) string {
+			if _, ok := s.Passwords[name]; !ok {
+				p.add(path+".texts."+key, "names ${%s}; must be one of its passwords: %s", name, list(sortedKeys(s.Passwords)))
+			}
+			return ""
+		})
 	}
 }
 

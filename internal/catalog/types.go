@@ -246,6 +246,9 @@ type Secret struct {
 	PublicNKeys []string `json:"publicNKeys,omitempty"`
 	// Passwords maps a key to a length in characters.
 	Passwords map[string]int `json:"passwords,omitempty"`
+	// Texts maps a key to a text in which ${KEY} is a password of this secret: files for programs
+	// that read their password nowhere but in their configuration.
+	Texts map[string]string `json:"texts,omitempty"`
 }
 
 // Overlay names the components of one target (infra/k8s/overlays/<name>/overlay.yaml).

@@ -51,6 +51,10 @@ func (p *readiness) explain(ctx context.Context, v verdict) verdict {
 func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructured) (message string, failed bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	// Quotas and admission refuse pods before there are any; others may still run from before.
+	if c := StatusCondition(live, "ReplicaFailure"); c.True() && c.Message != "" {
+		return "its pods are refused: " + oneLine(c.Message), false
+	}
 	pods := c.podsOf(ctx, ref, live)
 	for _, pod := range pods {
 		if reason, hopeless := podReason(pod); reason != "" {
@@ -70,7 +74,7 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 		return event, false
 	}
 	if ref.Kind == "Deployment" && len(pods) == 0 {
-		// Quotas and admission reject the pods of a ReplicaSet, not of the Deployment.
+		// The Deployment's own condition comes a while after the events of its ReplicaSet.
 		return c.lastWarning(ctx, ref.Namespace, "ReplicaSet", ref.Name+"-"), false
 	}
 	return "", false

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -209,7 +210,8 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 		v.message = "is being deleted"
 		return v
 	}
-	if wanted := o.GetAnnotations()[AnnotationReady]; wanted != "" {
+	// Who names objects by an inventory does not have what their manifests say.
+	if wanted := cmp.Or(o.GetAnnotations()[AnnotationReady], live.GetAnnotations()[AnnotationReady]); wanted != "" {
 		switch c := StatusCondition(live, wanted); {
 		case !c.True():
 			v.message = fmt.Sprintf("not %s: %s", wanted, c.says())
@@ -218,6 +220,10 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 			v.message = "its controller has not seen the last change yet"
 			return v
 		}
+	}
+	if message := operators(live); message != "" {
+		v.message = message
+		return v
 	}
 	switch o.GroupVersionKind().GroupKind() {
 	case schema.GroupKind{Group: "batch", Kind: "Job"}:
@@ -250,6 +256,25 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 		v.message = result.Message
 	}
 	return v
+}
+
+// operatorsSay are conditions with which operators tell of their own kinds, and of which kstatus
+// knows nothing: those of Prometheus' operator, and what Cilium says of a policy.
+var operatorsSay = []string{"Available", "Reconciled", "Valid"}
+
+// operators is what an operator says against an object of one of its kinds; "" when nothing. A
+// condition that is not there says nothing.
+func operators(live *unstructured.Unstructured) string {
+	group := live.GroupVersionKind().Group
+	if !strings.Contains(group, ".") || strings.HasSuffix(group, ".k8s.io") { // Kubernetes' own, which are judged by kind
+		return ""
+	}
+	for _, kind := range operatorsSay {
+		if c := StatusCondition(live, kind); c.Status != "" && !c.True() {
+			return strings.TrimSuffix(fmt.Sprintf("not %s: %s", kind, c.says()), ": ")
+		}
+	}
+	return ""
 }
 
 // storage lets a claim count as ready that nobody has asked for yet, when its class

@@ -209,6 +209,68 @@ func TestReadyCondition(t *testing.T) {
 	}
 }
 
+// TestReadyOperators: what an operator says against an object of its kind counts, also for who knows
+// of the object by an inventory and not by its manifest.
+func TestReadyOperators(t *testing.T) {
+	prometheus := func(annotation bool, conditions ...any) *unstructured.Unstructured {
+		o := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": map[string]any{"name": "x"},
+			"status": map[string]any{"conditions": conditions},
+		}}
+		if annotation {
+			o.SetAnnotations(map[string]string{AnnotationReady: "Available"})
+		}
+		return o
+	}
+	is := func(kind, status, message string) map[string]any {
+		return map[string]any{"type": kind, "status": status, "message": message}
+	}
+	policy := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": map[string]any{"name": "x"},
+		"status": map[string]any{"conditions": []any{is("Valid", "False", "no such entity")}},
+	}}
+	deployment := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": map[string]any{"name": "x"},
+		"status": map[string]any{"conditions": []any{is("Available", "True", ""), is("Reconciled", "False", "of another's making")}},
+	}}
+	for _, test := range []struct {
+		name, says string
+		live       *unstructured.Unstructured
+		state      check.State
+	}{
+		{"crash loop", "not Available: container prometheus: CrashLoopBackOff", prometheus(true, is("Available", "False", "container prometheus: CrashLoopBackOff")), check.Running},
+		{"crash loop, without an annotation", "not Available: CrashLoopBackOff", prometheus(false, is("Available", "False", "CrashLoopBackOff")), check.Running},
+		{"degraded", "not Available", prometheus(false, is("Available", "Degraded", "one of two")), check.Running},
+		{"cannot be made", "not Reconciled: no such secret", prometheus(true, is("Available", "True", ""), is("Reconciled", "False", "no such secret")), check.Running},
+		{"nothing is said yet", "not Available", prometheus(true), check.Running},
+		{"nothing is ever said", "", prometheus(false), check.Succeeded},
+		{"all well", "", prometheus(true, is("Available", "True", ""), is("Reconciled", "True", "")), check.Succeeded},
+		{"a policy that is not enforced", "not Valid: no such entity", policy, check.Running},
+		{"Kubernetes' own kinds are judged by kind", "", deployment, check.Succeeded},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bare := &unstructured.Unstructured{}
+			bare.SetGroupVersionKind(test.live.GroupVersionKind())
+			bare.SetName("x")
+			if v := judge(bare, test.live, false); v.state != test.state || !strings.Contains(v.message, test.says) {
+				t.Errorf("%s %q, want %s %q", v.state, v.message, test.state, test.says)
+			}
+		})
+	}
+}
+
+// TestWhyNoPods: admission refuses the pods of a Deployment, not the Deployment.
+func TestWhyNoPods(t *testing.T) {
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apps/v1", "kind": "Deployment", "metadata": map[string]any{"name": "x", "namespace": "platform"},
+		"status": map[string]any{"conditions": []any{map[string]any{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+			"message": "pods \"x-1\" is forbidden: ValidatingAdmissionPolicy 'orrery-images' denied request: container a: image \"nginx\" has no digest"}}},
+	}}
+	if why, failed := (&Client{}).why(t.Context(), refOf(o), o); failed || !strings.HasPrefix(why, "its pods are refused: ") || !strings.Contains(why, `image "nginx" has no digest`) {
+		t.Errorf("%q, failed %t", why, failed)
+	}
+}
+
 // TestReadyDeferred: what was left out for want of its kind is asked for once the kind is there.
 func TestReadyDeferred(t *testing.T) {
 	o := &unstructured.Unstructured{Object: map[string]any{

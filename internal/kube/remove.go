@@ -13,7 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// protected namespaces belong to Kubernetes, even when a component labels them.
+// protected namespaces belong to Kubernetes, even when a component labels them: they stay, without
+// those labels.
 var protected = []string{"default", "kube-node-lease", "kube-public", "kube-system"}
 
 // Remove deletes all that the component owns, in the reverse order of application, its
@@ -92,7 +93,7 @@ func (c *Client) deleteAll(ctx context.Context, component string, refs []Ref, pr
 
 func (c *Client) deleteOne(ctx context.Context, component string, ref Ref, propagation metav1.DeletionPropagation) (bool, error) {
 	if ref.Kind == "Namespace" && slices.Contains(protected, ref.Name) {
-		return false, nil
+		return false, c.giveBack(ctx, component, ref)
 	}
 	if ref.rank() != rankWorkload {
 		// Only workloads own what must be gone before the next rank (pods); waiting for
@@ -130,6 +131,25 @@ func (c *Client) deleteOne(ctx context.Context, component string, ref Ref, propa
 		return false, err
 	}
 	return true, c.gone(ctx, ref, live)
+}
+
+// giveBack takes what a component has set off an object that stays: labels, such as those of
+// pod security.
+func (c *Client) giveBack(ctx context.Context, component string, ref Ref) error {
+	return c.retry(ctx, "take our labels off "+ref.String(), func(ctx context.Context) error {
+		live, err := c.Get(ctx, ref.APIVersion, ref.Kind, ref.Namespace, ref.Name)
+		if apierrors.IsNotFound(err) || err == nil && live.GetLabels()[LabelComponent] != component {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		bare := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": ref.Name}}}
+		bare.SetAPIVersion(ref.APIVersion)
+		bare.SetKind(ref.Kind)
+		_, err = c.serverSideApply(ctx, bare, false)
+		return err
+	})
 }
 
 // gone waits until that very object does not exist any more.

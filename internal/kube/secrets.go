@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -23,8 +24,8 @@ const labelGenerated = "orrery.dev/generated"
 
 // EnsureSecrets makes the generated secrets of a component, and their namespaces, where
 // they do not exist. Values that exist are never overwritten, so that it may run before
-// every apply; an entry that component.yaml gained is added. Copies of public keys
-// follow their source.
+// every apply; an entry that component.yaml gained is added. Copies of public keys and
+// texts follow their source.
 func (c *Client) EnsureSecrets(ctx context.Context, component catalog.Component) error {
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
@@ -141,6 +142,12 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 		if data[key] == "" {
 			put(key, newPassword(s.Passwords[key]))
 		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Texts)) {
+		put(key, []byte(os.Expand(s.Texts[key], func(name string) string {
+			password, _ := base64.StdEncoding.DecodeString(data[name])
+			return string(password)
+		})))
 	}
 	for _, ref := range s.PublicNKeys {
 		name, prefix, _ := strings.Cut(ref, "/")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,5 +124,39 @@ func TestNewPassword(t *testing.T) {
 			t.Errorf("password %d = %q", n, p)
 		}
 		seen[p] = true
+	}
+}
+
+// TestTexts: a text has the password that there is, and follows when either changes.
+func TestTexts(t *testing.T) {
+	s := catalog.Secret{Name: "routes", Passwords: map[string]int{"password": 40}, Texts: map[string]string{"conf": `url: "routes:${password}@x"`}}
+	data := map[string]string{}
+	decoded := func(key string) string {
+		b, err := base64.StdEncoding.DecodeString(data[key])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, step := range []struct {
+		name    string
+		before  func()
+		changed bool
+	}{
+		{"new", func() {}, true},
+		{"again", func() {}, false},
+		{"another text", func() { s.Texts["conf"] = `password: "${password}"` }, true},
+		{"a secret from before texts", func() { delete(data, "conf") }, true},
+		{"a new password", func() { delete(data, "password") }, true},
+	} {
+		step.before()
+		changed, err := (&Client{}).fill(t.Context(), catalog.Component{}, s, data)
+		if err != nil || changed != step.changed {
+			t.Errorf("%s: changed %t, want %t (%v)", step.name, changed, step.changed, err)
+		}
+		password := decoded("password")
+		if want := strings.ReplaceAll(s.Texts["conf"], "${password}", password); len(password) != 40 || decoded("conf") != want {
+			t.Errorf("%s: %q, want %q", step.name, decoded("conf"), want)
+		}
 	}
 }

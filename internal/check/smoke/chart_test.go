@@ -78,8 +78,8 @@ func TestNATSChart(t *testing.T) {
 	}{
 		{
 			name: "local", overlay: "local", when: "DoNotSchedule",
-			config:  []string{"sync_interval: always", `unique_tag: "zone"`, "server_tags: [$SERVER_TAG]", "$ROUTE_2\n", "max_memory_store: 268435456", `lame_duck_grace_period: "1s"`},
-			absent:  []string{"tls", "no_advertise", "$ROUTE_3"},
+			config:  []string{"sync_interval: always", `unique_tag: "zone"`, "server_tags: [$SERVER_TAG]", `include "../nats-routes/authorization.conf"`, `include "../nats-routes/routes.conf"`, "max_memory_store: 268435456", `lame_duck_grace_period: "1s"`},
+			absent:  []string{"tls", "no_advertise", "password"},
 			objects: []string{"StatefulSet/messaging/nats", "Service/messaging/nats", "Service/messaging/nats-headless", "Service/messaging/nats-monitor", "PodDisruptionBudget/messaging/nats", "NetworkPolicy/messaging/nats", "NetworkPolicy/apps/allow-nats", "ServiceMonitor/messaging/nats"},
 		},
 		{
@@ -90,7 +90,7 @@ func TestNATSChart(t *testing.T) {
 		{
 			name: "one server", overlay: "local", when: "ScheduleAnyway",
 			values: map[string]any{"replicas": 1, "orrery": map[string]any{"zones": 1}},
-			absent: []string{"routes: [", "$ROUTE_"},
+			absent: []string{"routes.conf", "password"},
 		},
 		{
 			name: "prod", overlay: "prod", when: "DoNotSchedule",
@@ -99,6 +99,7 @@ func TestNATSChart(t *testing.T) {
 			objects: []string{"Certificate/messaging/nats"},
 		},
 		{name: "memory store too big", values: map[string]any{"jetstream": map[string]any{"memoryStoreMiB": 400}}, err: "1.5 ×"},
+		{name: "more servers than routes", values: map[string]any{"replicas": 5}, err: "nats-routes"},
 		{name: "even replicas", values: map[string]any{"replicas": 2}, err: "replicas"},
 		{name: "unknown value", values: map[string]any{"replica": 3}, err: "replica"},
 		{name: "short lame duck", values: map[string]any{"lameDuck": map[string]any{"durationSeconds": 5}}, err: "durationSeconds"},

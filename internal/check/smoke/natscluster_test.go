@@ -25,6 +25,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
 // natsServerBinary finds or builds the server that the component pins.
@@ -94,12 +96,10 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	c := &natsCluster{t: t, config: natsConf(t, objects), running: make([]*exec.Cmd, 3)}
 	// Any 127/8 address is the host's own; a random network keeps test runs apart.
 	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
-	password := `"12e4-a/b"` // would be a number and a comment, were it not quoted
-	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic, "ROUTES_PASSWORD=" + password}
+	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic}
 	var urls []string
 	for i := range 3 {
 		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))
-		c.env = append(c.env, fmt.Sprintf(`ROUTE_%d="nats-route://routes:12e4-a%%2Fb@%s:6222"`, i, c.addr[i]))
 		urls = append(urls, "nats://"+c.addr[i]+":4222")
 	}
 	c.target = natsTarget{
@@ -108,7 +108,12 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 		auth:    []nats.Option{auth},
 		options: []nats.Option{nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)},
 	}
-	dir := t.TempDir()
+	root := t.TempDir()
+	dir := filepath.Join(root, "nats")
+	c.writeRoutes(filepath.Join(root, "nats-routes"))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if overlay == "prod" {
 		roots := writeCertificate(t, dir, c.addr)
 		c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
@@ -133,6 +138,33 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	})
 	c.awaitHealthy()
 	return c
+}
+
+// writeRoutes writes what the generated secret mounts, with addresses in place of the pods' names.
+func (c *natsCluster) writeRoutes(dir string) {
+	c.t.Helper()
+	all, err := catalog.Load("../../..")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	for _, s := range all.Components["nats"].Secrets {
+		for name, text := range s.Texts {
+			// Would be a number, were it not quoted.
+			text = os.Expand(text, func(string) string { return "12e4" })
+			for i, addr := range c.addr {
+				text = strings.ReplaceAll(text, fmt.Sprintf("nats-%d.nats-headless.messaging.svc", i), addr)
+			}
+			if strings.Contains(text, ".svc:") {
+				c.t.Fatalf("%s names more servers than there are:\n%s", name, text)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+	}
 }
 
 func (c *natsCluster) file(dir string, i int) string {

@@ -1,6 +1,7 @@
 package smoke
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -8,11 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	netv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // party is one end of a connection.
@@ -38,10 +41,58 @@ func (c connection) String() string {
 
 // policies are what the manifests of an overlay say about connections, read as Cilium does:
 // nodes are matched by no selector and by no address range, but only by a rule that names
-// nobody; a node itself keeps to no policy, and reaches the pods on it whatever they say.
+// nobody, or by Cilium's own word for them; a node itself keeps to no policy, and reaches the pods
+// on it whatever they say.
 type policies struct {
 	list       []netv1.NetworkPolicy
+	nodes      []fromNodes
 	namespaces map[string]labels.Set
+}
+
+// fromNodes is what a CiliumNetworkPolicy lets in from nodes.
+type fromNodes struct {
+	namespace string
+	selector  metav1.LabelSelector
+	ports     []netv1.NetworkPolicyPort
+}
+
+// readFromNodes reads a CiliumNetworkPolicy, which may say nothing else.
+func readFromNodes(t *testing.T, o *unstructured.Unstructured) (found []fromNodes) {
+	t.Helper()
+	var spec struct {
+		EndpointSelector metav1.LabelSelector
+		Ingress          []struct {
+			FromEntities []string
+			ToPorts      []struct {
+				Ports []struct{ Port, Protocol string }
+			}
+		}
+	}
+	raw, _ := json.Marshal(o.Object["spec"])
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&spec); err != nil {
+		t.Fatalf("CiliumNetworkPolicy %s: this test does not know what it says: %v", o.GetName(), err)
+	}
+	for _, rule := range spec.Ingress {
+		if !slices.Contains(rule.FromEntities, "remote-node") {
+			t.Errorf("CiliumNetworkPolicy %s lets in %q and no node", o.GetName(), rule.FromEntities)
+		}
+		for _, e := range rule.FromEntities {
+			if !slices.Contains([]string{"host", "remote-node", "kube-apiserver"}, e) {
+				t.Errorf("CiliumNetworkPolicy %s lets in %s", o.GetName(), e)
+			}
+		}
+		from := fromNodes{namespace: o.GetNamespace(), selector: spec.EndpointSelector}
+		for _, to := range rule.ToPorts {
+			for _, p := range to.Ports {
+				number, protocol := intstr.Parse(p.Port), corev1.Protocol(p.Protocol)
+				from.ports = append(from.ports, netv1.NetworkPolicyPort{Port: &number, Protocol: &protocol})
+			}
+		}
+		found = append(found, from)
+	}
+	return found
 }
 
 func policiesOf(t *testing.T, objs []*unstructured.Unstructured) policies {
@@ -58,11 +109,12 @@ func policiesOf(t *testing.T, objs []*unstructured.Unstructured) policies {
 				t.Errorf("NetworkPolicy %s has no namespace", np.Name)
 			}
 			p.list = append(p.list, np)
+		case "CiliumNetworkPolicy":
+			p.nodes = append(p.nodes, readFromNodes(t, o)...)
 		case "Namespace":
 			p.namespace(o.GetName(), o.GetLabels())
 		}
 	}
-	p.namespace("kube-system", nil)
 	return p
 }
 
@@ -126,6 +178,11 @@ func (p policies) blocked(c connection) string {
 		})
 	}) {
 		return "egress of " + c.from.name
+	}
+	if c.from.node && slices.ContainsFunc(p.nodes, func(f fromNodes) bool {
+		return f.namespace == c.to.namespace && matches(&f.selector, c.to.labels) && port(f.ports, c.port, c.protocol)
+	}) {
+		return ""
 	}
 	if !c.to.node && !p.allows(c.to, netv1.PolicyTypeIngress, func(np netv1.NetworkPolicy) bool {
 		return slices.ContainsFunc(np.Spec.Ingress, func(r netv1.NetworkPolicyIngressRule) bool {
@@ -440,6 +497,9 @@ func TestEveryConnectionIsAllowed(t *testing.T) {
 				{"a node", "Alertmanager alertmanager", 9093, "TCP", "API servers' proxy"},
 				{"a node", "StatefulSet loki", 3100, "TCP", "API servers' proxy"},
 				{"a node", "StatefulSet tempo", 3200, "TCP", "API servers' proxy"},
+				{"a node", "StatefulSet otel-gateway", 4318, "TCP", "API servers' proxy"},
+				{"StatefulSet otel-gateway", "Prometheus prometheus", 9090, "TCP", "metrics"},
+				{"StatefulSet otel-gateway", "StatefulSet loki", 3100, "TCP", "lines"},
 				{"a node", "a pod of the check datapath", 8080, "TCP", "ClusterIP from a node"},
 				{"a pod of the check datapath", "a pod of the check datapath", 8080, "TCP", "the check"},
 				{"a pod of the check datapath", "a node", 6443, "TCP", "readyz of each API server"},
@@ -466,6 +526,62 @@ func TestEveryConnectionIsAllowed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// others are namespaces that are everybody's, or nobody's.
+func others() (found []party) {
+	for _, namespace := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+		found = append(found, party{name: "whoever comes", namespace: namespace})
+	}
+	return found
+}
+
+// TestTelemetryIsWrittenByCollectors: whoever has no network policy of his own, or has made one
+// that lets him out, reaches none of what keeps telemetry, and the gateway from where that is
+// meant alone. Labels of a pod are its owner's to choose.
+func TestTelemetryIsWrittenByCollectors(t *testing.T) {
+	for _, overlay := range []string{"local", "prod"} {
+		m := readManifests(t, overlay)
+		p := policiesOf(t, m.objs)
+		p.namespace("free", nil)
+		var attackers []party
+		for _, name := range []string{"otel-gateway", "prometheus", "grafana", "otel-agent", "mine"} {
+			attackers = append(attackers, party{name: "a pod of a namespace without policies that is labelled " + name, namespace: "free",
+				labels: labels.Set{"app.kubernetes.io/name": name}})
+		}
+		attackers = append(attackers, m.party(t, "Deployment kube-state-metrics"), m.party(t, "DaemonSet otel-agent"))
+		for _, from := range attackers {
+			for _, to := range []struct {
+				name  string
+				ports []int
+			}{
+				{"Prometheus prometheus", []int{9090, 8080}},
+				{"Alertmanager alertmanager", []int{9093, 8080, 9094}},
+				{"StatefulSet loki", []int{3100}},
+				{"StatefulSet tempo", []int{3200, 4318}},
+				{"StatefulSet otel-gateway", []int{4317, 4318, 8888, 13133}},
+			} {
+				for _, port := range to.ports {
+					if from.name == "DaemonSet otel-agent" && port == 3100 {
+						continue // that is its work
+					}
+					// His own side does not count: he lets himself out.
+					p := p
+					p.list = append(slices.Clone(p.list), outOf(from))
+					if c := (connection{from, m.party(t, to.name), port, "TCP", "forges, silences, deletes or reads"}); p.blocked(c) == "" {
+						t.Errorf("%s: %v is allowed", overlay, c)
+					}
+				}
+			}
+		}
+	}
+}
+
+// outOf is a policy with which somebody lets himself out.
+func outOf(who party) netv1.NetworkPolicy {
+	np := netv1.NetworkPolicy{Spec: netv1.NetworkPolicySpec{PolicyTypes: []netv1.PolicyType{netv1.PolicyTypeEgress}, Egress: []netv1.NetworkPolicyEgressRule{{}}}}
+	np.Namespace = who.namespace
+	return np
 }
 
 // TestNothingElseIsAllowed: the policies still shut out what nobody needs, and so does every
@@ -495,8 +611,8 @@ func TestNothingElseIsAllowed(t *testing.T) {
 				t.Errorf("%s: %v is allowed", overlay, c)
 			}
 		}
-		for _, w := range m.parties {
-			if w.node || w.namespace == "kube-system" { // others put their pods there too; ours have policies of their own
+		for _, w := range append(m.parties, others()...) {
+			if w.node {
 				continue
 			}
 			anybody := party{name: "a pod without labels", namespace: w.namespace}

@@ -92,6 +92,9 @@ func (a *api) open(ctx context.Context, method, path string, body any) (io.ReadC
 	req.Header.Set("User-Agent", "orrery-local-path")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+		if method == http.MethodPatch {
+			req.Header.Set("Content-Type", "application/merge-patch+json")
+		}
 	}
 	resp, err := a.http.Do(req)
 	if err != nil {

@@ -35,7 +35,7 @@ func (m *metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 func (m *metrics) counting(handle func(context.Context, object) error) func(context.Context, object) error {
 	return func(ctx context.Context, o object) error {
 		err := handle(ctx, o)
-		if err != nil && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, errLater) && ctx.Err() == nil {
 			m.failed.Add(1)
 		}
 		return err

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +21,8 @@ const (
 	selectedNode   = "volume.kubernetes.io/selected-node"
 	provisionedBy  = "pv.kubernetes.io/provisioned-by"
 	hostname       = "kubernetes.io/hostname"
+	// keeps a volume until its folder is gone, whoever deletes it, and before or after its claim.
+	finalizer = "orrery.dev/local-path"
 )
 
 type localSource struct {
@@ -54,14 +59,21 @@ type storageClass struct {
 	Provisioner   string   `json:"provisioner"`
 	ReclaimPolicy string   `json:"reclaimPolicy"`
 	MountOptions  []string `json:"mountOptions"`
+
+	VolumeBindingMode string            `json:"volumeBindingMode"`
+	Parameters        map[string]string `json:"parameters"`
 }
 
-// claim makes the volume of a claim that was given to this node.
+// claim makes the volume of a claim that was given to this node, and says why others get none.
 func (p *provisioner) claim(ctx context.Context, c object) error {
 	a := c.Metadata.Annotations
-	if c.Spec.VolumeName != "" || c.Metadata.DeletionTimestamp != "" || a[selectedNode] != p.node ||
-		a[wantedFrom] != p.name && a[wantedFromBeta] != p.name || c.Spec.StorageClassName == nil {
+	switch {
+	case c.Metadata.DeletionTimestamp != "" || c.Spec.StorageClassName == nil || a[wantedFrom] != p.name && a[wantedFromBeta] != p.name:
 		return nil
+	case c.Spec.VolumeName != "":
+		return p.grown(ctx, c)
+	case a[selectedNode] != p.node:
+		return p.elsewhere(ctx, c)
 	}
 	name := "pvc-" + c.Metadata.UID
 	err := p.api.do(ctx, http.MethodGet, "/api/v1/persistentvolumes/"+name, nil, nil)
@@ -75,14 +87,18 @@ func (p *provisioner) claim(ctx context.Context, c object) error {
 		p.event(ctx, c, "Warning", "ProvisioningFailed", err.Error())
 		return nil // a claim like that never works
 	}
-	var class storageClass
-	if err := p.api.do(ctx, http.MethodGet, "/apis/storage.k8s.io/v1/storageclasses/"+*c.Spec.StorageClassName, nil, &class); err != nil {
-		return fmt.Errorf("storage class: %w", err)
+	class, err := p.class(ctx, c)
+	if err != nil {
+		return err
 	}
 	if class.Provisioner != p.name {
 		return nil
 	}
-	folder := name + "_" + c.Metadata.Namespace + "_" + c.Metadata.Name
+	if err := class.settable(); err != nil {
+		p.event(ctx, c, "Warning", "ProvisioningFailed", err.Error())
+		return nil // as above; a class cannot change
+	}
+	folder := folderOf(name, c)
 	path, err := p.folders.create(folder)
 	if err != nil {
 		p.event(ctx, c, "Warning", "ProvisioningFailed", err.Error())
@@ -97,8 +113,16 @@ func (p *provisioner) claim(ctx context.Context, c object) error {
 	}
 	p.metrics.made.Add(1)
 	p.log.Info("made", "volume", name, "claim", c.key())
-	p.event(ctx, c, "Normal", "ProvisioningSucceeded", "made volume "+name+" on "+p.node)
+	limits := p.folders.limits(c.Spec.Resources.Requests["storage"])
+	p.event(ctx, c, "Normal", "ProvisioningSucceeded", "made volume "+name+" on "+p.node+": "+limits)
 	return nil
+}
+
+// folderOf names the folder of a volume so that a person finds it. A name of a file has 255 bytes
+// at most; the volume's alone tells it from every other.
+func folderOf(volume string, c object) string {
+	folder := volume + "_" + c.Metadata.Namespace + "_" + c.Metadata.Name
+	return folder[:min(len(folder), 255)]
 }
 
 // supported says what a folder cannot be.
@@ -144,22 +168,42 @@ func volumeOf(c object, class storageClass, name, path, node, provisioner string
 	}
 	return map[string]any{
 		"apiVersion": "v1", "kind": "PersistentVolume",
-		"metadata": map[string]any{"name": name, "annotations": map[string]string{provisionedBy: provisioner}},
+		"metadata": map[string]any{"name": name, "annotations": map[string]string{provisionedBy: provisioner}, "finalizers": []string{finalizer}},
 		"spec":     spec,
 	}
 }
 
-// volume removes a released volume of this node, its folder first.
+// volume removes a released volume of this node, its folder first. One that somebody deletes is
+// removed in the same way once no claim has it.
 func (p *provisioner) volume(ctx context.Context, v object) error {
-	if v.Status.Phase != "Released" || v.Spec.ReclaimPolicy != "Delete" || v.Metadata.Annotations[provisionedBy] != p.name ||
-		v.Spec.Local == nil || !onNode(v.Spec.NodeAffinity, p.node) {
+	if v.Metadata.Annotations[provisionedBy] != p.name || v.Spec.Local == nil {
 		return nil
+	}
+	deleting := v.Metadata.DeletionTimestamp != ""
+	if !onNode(v.Spec.NodeAffinity, p.node) {
+		if deleting {
+			return p.orphan(ctx, v)
+		}
+		return nil
+	}
+	switch {
+	case v.Status.Phase == "Bound" || v.Status.Phase != "Released" && !deleting:
+		if !deleting && !slices.Contains(v.Metadata.Finalizers, finalizer) { // made before there was one
+			return p.finalizers(ctx, v, append(slices.Clone(v.Metadata.Finalizers), finalizer))
+		}
+		return nil
+	case v.Spec.ReclaimPolicy != "Delete":
+		if !deleting {
+			return nil
+		}
+		return p.release(ctx, v) // the folder stays, as the volume says
 	}
 	if err := p.folders.remove(v.Spec.Local.Path); err != nil {
 		return fmt.Errorf("volume %s: %w", v.Metadata.Name, err)
 	}
-	if v.Metadata.DeletionTimestamp != "" {
-		return nil
+	if deleting {
+		p.removed(v)
+		return p.release(ctx, v)
 	}
 	err := p.api.do(ctx, http.MethodDelete, "/api/v1/persistentvolumes/"+v.Metadata.Name, map[string]any{
 		"apiVersion": "v1", "kind": "DeleteOptions",
@@ -168,8 +212,53 @@ func (p *provisioner) volume(ctx context.Context, v object) error {
 	if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusConflict) {
 		return fmt.Errorf("delete volume %s: %w", v.Metadata.Name, err)
 	}
+	if !slices.Contains(v.Metadata.Finalizers, finalizer) {
+		p.removed(v) // else when it is seen again, being deleted
+	}
+	return nil
+}
+
+func (p *provisioner) removed(v object) {
 	p.metrics.removed.Add(1)
 	p.log.Info("removed", "volume", v.Metadata.Name)
+}
+
+// orphan lets a volume go whose node does not exist any more, and its folder with it.
+func (p *provisioner) orphan(ctx context.Context, v object) error {
+	if v.Status.Phase == "Bound" || v.Spec.NodeAffinity == nil || len(v.Spec.NodeAffinity.Required.Terms) != 1 {
+		return nil
+	}
+	for _, e := range v.Spec.NodeAffinity.Required.Terms[0].Expressions {
+		if e.Key != hostname || e.Operator != "In" || len(e.Values) != 1 {
+			continue
+		}
+		err := p.api.do(ctx, http.MethodGet, "/api/v1/nodes/"+e.Values[0], nil, nil)
+		if isStatus(err, http.StatusNotFound) {
+			return p.release(ctx, v)
+		}
+		if err == nil {
+			return errLater // its own program removes it
+		}
+		return err
+	}
+	return nil
+}
+
+// release takes our finalizer off a volume that is being deleted.
+func (p *provisioner) release(ctx context.Context, v object) error {
+	if !slices.Contains(v.Metadata.Finalizers, finalizer) {
+		return nil
+	}
+	return p.finalizers(ctx, v, slices.DeleteFunc(slices.Clone(v.Metadata.Finalizers), func(f string) bool { return f == finalizer }))
+}
+
+func (p *provisioner) finalizers(ctx context.Context, v object, want []string) error {
+	err := p.api.do(ctx, http.MethodPatch, "/api/v1/persistentvolumes/"+v.Metadata.Name, map[string]any{"metadata": map[string]any{
+		"resourceVersion": v.Metadata.ResourceVersion, "finalizers": want,
+	}}, nil)
+	if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusConflict) { // it has changed, and is seen again
+		return fmt.Errorf("finalizers of volume %s: %w", v.Metadata.Name, err)
+	}
 	return nil
 }
 
@@ -182,18 +271,21 @@ func onNode(a *nodeAffinity, node string) bool {
 	})
 }
 
-// event tells the claim's owner. One that cannot be written is no reason to stop.
+// event tells the claim's owner. One that cannot be written is no reason to stop. Its name says what
+// it is about, so that what several see, or one sees again, is written once.
 func (p *provisioner) event(ctx context.Context, c object, kind, reason, message string) {
 	now := time.Now().UTC().Format(time.RFC3339)
+	sum := sha256.Sum256([]byte(c.Metadata.UID + kind + reason + message))
+	name := strings.TrimRight(c.Metadata.Name[:min(len(c.Metadata.Name), 200)], "-.") + "." + hex.EncodeToString(sum[:8])
 	err := p.api.do(ctx, http.MethodPost, "/api/v1/namespaces/"+c.Metadata.Namespace+"/events", map[string]any{
 		"apiVersion": "v1", "kind": "Event",
-		"metadata": map[string]string{"generateName": c.Metadata.Name + ".", "namespace": c.Metadata.Namespace},
+		"metadata": map[string]string{"name": name, "namespace": c.Metadata.Namespace},
 		"involvedObject": map[string]string{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": c.Metadata.Namespace,
 			"name": c.Metadata.Name, "uid": c.Metadata.UID, "resourceVersion": c.Metadata.ResourceVersion},
 		"reason": reason, "message": message, "type": kind, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
 		"source": map[string]string{"component": p.name, "host": p.node},
 	}, nil)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !isStatus(err, http.StatusConflict) {
 		p.log.Warn("event", "claim", c.key(), "error", err)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +32,10 @@ type cluster struct {
 	volumes map[string]string // by name
 	refuse  int               // that many POSTs of volumes fail
 	events  []string
+	patches []string          // method-less: path and body
+	nodes   map[string]string // their readiness, "True" or not
+	mode    string            // of the storage class
+	params  string            // likewise, in JSON
 	deleted chan string
 	made    chan string
 	changes chan string // for the watch of claims
@@ -37,7 +43,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) (*cluster, *provisioner) {
 	t.Helper()
-	c := &cluster{t: t, volumes: map[string]string{}, deleted: make(chan string, 10), made: make(chan string, 10), changes: make(chan string, 10)}
+	c := &cluster{t: t, nodes: map[string]string{"agent1": "True", "agent2": "True"}, volumes: map[string]string{}, deleted: make(chan string, 10), made: make(chan string, 10), changes: make(chan string, 10)}
 	s := httptest.NewTLSServer(c)
 	t.Cleanup(s.CloseClientConnections)
 	token := filepath.Join(t.TempDir(), "token")
@@ -83,6 +89,15 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.volumes[o.Metadata.Name] = string(b)
 		fmt.Fprint(w, "{}")
 		c.made <- o.Metadata.Name
+	case r.Method == http.MethodPatch:
+		b, _ := io.ReadAll(r.Body)
+		if ct := r.Header.Get("Content-Type"); ct != "application/merge-patch+json" {
+			c.t.Errorf("a patch of type %s", ct)
+		}
+		c.patches = append(c.patches, r.URL.Path+" "+string(b))
+		fmt.Fprint(w, "{}")
+	case strings.HasPrefix(r.URL.Path, "/api/v1/nodes/") && c.nodes[strings.TrimPrefix(r.URL.Path, "/api/v1/nodes/")] != "":
+		fmt.Fprintf(w, `{"status":{"conditions":[{"type":"Ready","status":%q}]}}`, c.nodes[strings.TrimPrefix(r.URL.Path, "/api/v1/nodes/")])
 	case one && r.Method == http.MethodDelete:
 		delete(c.volumes, name)
 		fmt.Fprint(w, "{}")
@@ -90,7 +105,8 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case one && c.volumes[name] != "":
 		fmt.Fprint(w, c.volumes[name])
 	case strings.HasSuffix(r.URL.Path, "/storageclasses/local-path"):
-		fmt.Fprintf(w, `{"provisioner":%q,"reclaimPolicy":"Delete"}`, testName)
+		fmt.Fprintf(w, `{"provisioner":%q,"reclaimPolicy":"Delete","volumeBindingMode":%q,"parameters":%s}`,
+			testName, cmp.Or(c.mode, "WaitForFirstConsumer"), cmp.Or(c.params, "null"))
 	case strings.HasSuffix(r.URL.Path, "/persistentvolumeclaims") && r.URL.Query().Get("watch") == "":
 		fmt.Fprintf(w, `{"metadata":{"resourceVersion":"5"},"items":[%s]}`, strings.Join(c.claims, ","))
 	case strings.HasSuffix(r.URL.Path, "/persistentvolumeclaims"):
@@ -154,17 +170,21 @@ func TestClaim(t *testing.T) {
 		made   bool
 		event  string
 	}{
-		"good":                   {nil, true, "ProvisioningSucceeded"},
-		"another node":           {annotate(selectedNode, "agent2"), false, ""},
-		"no node yet":            {annotate(selectedNode, ""), false, ""},
-		"another provisioner":    {annotate(wantedFrom, "example.com/other"), false, ""},
-		"bound":                  {set("volumeName", "pvc-0"), false, ""},
-		"class of another":       {set("storageClassName", "absent"), false, ""},
-		"shared by nodes":        {set("accessModes", []string{"ReadWriteMany"}), false, "access mode ReadWriteMany"},
-		"block device":           {set("volumeMode", "Block"), false, "volume mode Block"},
-		"from a snapshot":        {set("dataSource", map[string]any{"kind": "VolumeSnapshot"}), false, "snapshot"},
-		"with a selector":        {set("selector", map[string]any{"matchLabels": map[string]string{"a": "b"}}), false, "selector"},
-		"for one pod":            {set("accessModes", []string{"ReadWriteOncePod"}), true, "ProvisioningSucceeded"},
+		"good":                {nil, true, "ProvisioningSucceeded"},
+		"another node":        {annotate(selectedNode, "agent2"), false, ""},
+		"no node yet":         {annotate(selectedNode, ""), false, ""},
+		"another provisioner": {annotate(wantedFrom, "example.com/other"), false, ""},
+		"bound":               {set("volumeName", "pvc-0"), false, ""},
+		"class of another":    {set("storageClassName", "absent"), false, ""},
+		"shared by nodes":     {set("accessModes", []string{"ReadWriteMany"}), false, "access mode ReadWriteMany"},
+		"block device":        {set("volumeMode", "Block"), false, "volume mode Block"},
+		"from a snapshot":     {set("dataSource", map[string]any{"kind": "VolumeSnapshot"}), false, "snapshot"},
+		"with a selector":     {set("selector", map[string]any{"matchLabels": map[string]string{"a": "b"}}), false, "selector"},
+		"for one pod":         {set("accessModes", []string{"ReadWriteOncePod"}), true, "ProvisioningSucceeded"},
+		"a long name":         {func(c map[string]any) { c["metadata"].(map[string]any)["name"] = strings.Repeat("n", 253) }, true, "ProvisioningSucceeded"},
+		"size is not held":    {nil, true, "no limit holds its size"},
+		"more than there is": {set("resources", map[string]any{"requests": map[string]string{"storage": "900Pi"}}), true,
+			"less than the 900Pi that the claim asks for"},
 		"a name that climbs out": {func(c map[string]any) { c["metadata"].(map[string]any)["name"] = "../../x" }, false, "no name of a folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,6 +212,9 @@ func TestClaim(t *testing.T) {
 			if err != nil || info.Mode().Perm() != 0o777 {
 				t.Errorf("folder %v, %v; want mode 0777", info, err)
 			}
+			if !slices.Contains(v.Metadata.Finalizers, finalizer) {
+				t.Errorf("whoever deletes the volume leaves its folder: finalizers %q", v.Metadata.Finalizers)
+			}
 			if !onNode(v.Spec.NodeAffinity, "agent1") || v.Metadata.Annotations[provisionedBy] != testName || v.Spec.ReclaimPolicy != "Delete" {
 				t.Errorf("volume %s", cluster.volumes["pvc-1-2"])
 			}
@@ -214,6 +237,14 @@ func TestRefusedVolumeLeavesNoFolder(t *testing.T) {
 	}
 }
 
+func volumeWith(path, phase, reclaim, node string) (v object) {
+	v.Metadata.Name, v.Metadata.Annotations = "pvc-1", map[string]string{provisionedBy: testName}
+	v.Status.Phase, v.Spec.ReclaimPolicy, v.Spec.Local = phase, reclaim, &localSource{path}
+	v.Spec.NodeAffinity = &nodeAffinity{}
+	v.Spec.NodeAffinity.Required.Terms = []term{{[]expression{{hostname, "In", []string{node}}}}}
+	return v
+}
+
 func TestVolume(t *testing.T) {
 	for name, tc := range map[string]struct {
 		phase, reclaim, by, node string
@@ -234,11 +265,8 @@ func TestVolume(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(path, "data"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			var v object
-			v.Metadata.Name, v.Metadata.Annotations = "pvc-1", map[string]string{provisionedBy: tc.by}
-			v.Status.Phase, v.Spec.ReclaimPolicy, v.Spec.Local = tc.phase, tc.reclaim, &localSource{path}
-			v.Spec.NodeAffinity = &nodeAffinity{}
-			v.Spec.NodeAffinity.Required.Terms = []term{{[]expression{{hostname, "In", []string{tc.node}}}}}
+			v := volumeWith(path, tc.phase, tc.reclaim, tc.node)
+			v.Metadata.Annotations[provisionedBy] = tc.by
 			for range 2 { // the second finds the folder gone
 				if err := p.volume(context.Background(), v); err != nil {
 					t.Fatal(err)
@@ -249,6 +277,135 @@ func TestVolume(t *testing.T) {
 				t.Errorf("folder removed: %t, volume deleted: %d times; want %t", got, len(cluster.deleted), tc.removed)
 			}
 		})
+	}
+}
+
+// TestDeletedVolume: a volume that somebody deletes goes when no claim has it, and its folder with it
+// unless it is to be kept.
+func TestDeletedVolume(t *testing.T) {
+	for name, tc := range map[string]struct {
+		phase, reclaim, node string
+		finalizers           []string
+		removed              bool
+		patch                string // part of the one that is sent
+	}{
+		"before its claim, which has it": {"Bound", "Delete", "agent1", []string{"kubernetes.io/pv-protection", finalizer}, false, ""},
+		"before its claim, which is gone": {"Released", "Delete", "agent1", []string{"kubernetes.io/pv-protection", finalizer}, true,
+			`"finalizers":["kubernetes.io/pv-protection"]`},
+		"never bound":                {"Available", "Delete", "agent1", []string{finalizer}, true, `"finalizers":[]`},
+		"to be kept":                 {"Released", "Retain", "agent1", []string{finalizer}, false, `"finalizers":[]`},
+		"of a node that is away":     {"Released", "Delete", "agent2", []string{finalizer}, false, ""},
+		"of a node that is no more":  {"Released", "Delete", "agent9", []string{finalizer}, false, `"finalizers":[]`},
+		"nothing of ours on it":      {"Released", "Delete", "agent1", []string{"example.com/x"}, true, ""},
+		"of a lost node, and in use": {"Bound", "Delete", "agent9", []string{finalizer}, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster, p := newCluster(t)
+			path, err := p.folders.create("pvc-1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := volumeWith(path, tc.phase, tc.reclaim, tc.node)
+			v.Metadata.DeletionTimestamp, v.Metadata.Finalizers, v.Metadata.ResourceVersion = "2026-01-01T00:00:00Z", tc.finalizers, "7"
+			if err := p.volume(t.Context(), v); err != nil && !errors.Is(err, errLater) {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(path); os.IsNotExist(err) != tc.removed {
+				t.Errorf("folder removed: %t, want %t", os.IsNotExist(err), tc.removed)
+			}
+			if all := strings.Join(cluster.patches, "\n"); !strings.Contains(all, tc.patch) || tc.patch == "" && all != "" || all != "" && !strings.Contains(all, `"resourceVersion":"7"`) {
+				t.Errorf("patches %s, want one with %q", all, tc.patch)
+			}
+			if len(cluster.deleted) > 0 {
+				t.Error("what is being deleted was deleted again")
+			}
+		})
+	}
+	t.Run("made before there were finalizers", func(t *testing.T) {
+		cluster, p := newCluster(t)
+		v := volumeWith("/x", "Bound", "Delete", "agent1")
+		v.Metadata.Finalizers = []string{"kubernetes.io/pv-protection"}
+		if err := p.volume(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		if all := strings.Join(cluster.patches, "\n"); !strings.Contains(all, `"finalizers":["kubernetes.io/pv-protection","orrery.dev/local-path"]`) {
+			t.Errorf("patches %s", all)
+		}
+	})
+}
+
+// TestUnserved: who has to wait for a volume, or will not get one, is told why, once.
+func TestUnserved(t *testing.T) {
+	annotations := func(node string) func(map[string]any) {
+		return func(c map[string]any) {
+			a := map[string]any{wantedFrom: testName}
+			if node != "" {
+				a[selectedNode] = node
+			}
+			c["metadata"].(map[string]any)["annotations"] = a
+		}
+	}
+	bound := func(has string) func(map[string]any) {
+		return func(c map[string]any) {
+			c["spec"].(map[string]any)["volumeName"] = "pvc-0"
+			c["status"] = map[string]any{"capacity": map[string]string{"storage": has}}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change       func(map[string]any)
+		mode, params string
+		event, patch string
+		later        bool
+	}{
+		"node that is no more":     {annotations("agent9"), "", "", "node agent9, which was chosen for it, does not exist any more", `"volume.kubernetes.io/selected-node":null`, false},
+		"node that is away":        {annotations("agent3"), "", "", "node agent3, which was chosen for it, is not ready", "", true},
+		"node that will serve it":  {annotations("agent2"), "", "", "", "", true},
+		"bound at once":            {annotations(""), "Immediate", "", "takes volumeBindingMode WaitForFirstConsumer", "", false},
+		"nobody asks for it yet":   {annotations(""), "", "", "", "", false},
+		"parameters":               {nil, "", `{"quota":"on","path":"/x"}`, "has the parameters path, quota", "", false},
+		"expansion":                {bound("512Mi"), "", "", "cannot be made larger than 512Mi", "", false},
+		"as large as it asked for": {bound("1024Mi"), "", "", "", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster, p := newCluster(t)
+			cluster.mode, cluster.params, cluster.nodes["agent3"] = tc.mode, tc.params, "Unknown"
+			_, claim := claimWith(t, tc.change)
+			if err := p.claim(t.Context(), claim); errors.Is(err, errLater) != tc.later || err != nil && !tc.later {
+				t.Fatalf("%v; another look later: %t", err, tc.later)
+			}
+			if all := strings.Join(cluster.events, "\n"); !strings.Contains(all, tc.event) || tc.event == "" && all != "" {
+				t.Errorf("events %s, want one with %q", all, tc.event)
+			}
+			if all := strings.Join(cluster.patches, "\n"); !strings.Contains(all, tc.patch) || tc.patch == "" && all != "" {
+				t.Errorf("patches %s, want one with %q", all, tc.patch)
+			}
+			if len(cluster.volumes) > 0 {
+				t.Errorf("made %v", cluster.volumes)
+			}
+			// The program of another node says it under the same name.
+			other := &provisioner{api: p.api, folders: p.folders, node: "agent5", name: p.name, log: p.log}
+			before := len(cluster.events)
+			_ = other.claim(t.Context(), claim)
+			names := map[string]bool{}
+			for _, e := range cluster.events {
+				var o object
+				if err := json.Unmarshal([]byte(e), &o); err != nil {
+					t.Fatal(err)
+				}
+				names[o.Metadata.Name] = true
+			}
+			if before > 0 && len(names) != 1 {
+				t.Errorf("the same thing under the names %v", names)
+			}
+		})
+	}
+}
+
+func TestSize(t *testing.T) {
+	for quantity, want := range map[string]float64{"1Gi": 1 << 30, "500M": 5e8, "1024Mi": 1 << 30, "12": 12, "1e3": 1000, "1.5Ki": 1536, "1500m": 1.5, "2E": 2e18, "": 0, "x": 0, "Gi": 0} {
+		if got := size(quantity); got != want {
+			t.Errorf("size(%q) = %v, want %v", quantity, got, want)
+		}
 	}
 }
 

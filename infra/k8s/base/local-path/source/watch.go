@@ -22,6 +22,7 @@ type object struct {
 		ResourceVersion   string            `json:"resourceVersion"`
 		DeletionTimestamp string            `json:"deletionTimestamp"`
 		Annotations       map[string]string `json:"annotations"`
+		Finalizers        []string          `json:"finalizers"`
 	} `json:"metadata"`
 	Spec struct {
 		// Of a claim.
@@ -41,7 +42,8 @@ type object struct {
 		NodeAffinity  *nodeAffinity `json:"nodeAffinity"`
 	} `json:"spec"`
 	Status struct {
-		Phase string `json:"phase"`
+		Phase    string            `json:"phase"`
+		Capacity map[string]string `json:"capacity"` // of a claim
 	} `json:"status"`
 }
 
@@ -191,7 +193,9 @@ func (w *watcher) see(ctx context.Context, kind string, o object) {
 		delete(w.tries, key)
 		return
 	}
-	w.log.Warn("try again", "object", key, "error", err)
+	if !errors.Is(err, errLater) {
+		w.log.Warn("try again", "object", key, "error", err)
+	}
 	pause := pauseAfter(w.tries[key])
 	w.tries[key]++
 	time.AfterFunc(pause, func() {

@@ -29,6 +29,8 @@ import (
 
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/final"
 	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/flushed"
+	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/split"
+	"github.com/orrery-dev/orrery/infra/k8s/base/otel-collector/source/unread"
 )
 
 // version of the collector's modules; see go.mod.
@@ -57,6 +59,7 @@ func main() {
 
 // factories are the parts that a configuration can name.
 func factories() (otelcol.Factories, error) {
+	unread.Register()
 	f := otelcol.Factories{Telemetry: otelconftelemetry.NewFactory()}
 	var err error
 	if f.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory(), filelogreceiver.NewFactory()); err != nil {
@@ -68,7 +71,7 @@ func factories() (otelcol.Factories, error) {
 	if f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](otlphttpexporter.NewFactory()); err != nil {
 		return f, err
 	}
-	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory())
+	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory(), split.NewFactory())
 	return f, err
 }
 

@@ -14,10 +14,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 
 {{- /*
-nats.conf. A word after "$" is an environment variable of the pod; secrets come in this
-way only, so the ConfigMap holds none.
+nats.conf. A word after "$" is an environment variable of the pod. Secrets are in files that
+are included, so neither the ConfigMap nor the environment holds any.
 */ -}}
 {{- define "nats.config" -}}
+{{- if not (has (int .Values.replicas) (list 1 3)) -}}
+{{- fail "replicas must be 1 or 3: secret nats-routes of component.yaml has the addresses of three" -}}
+{{- end -}}
 {{- if lt (int .Values.resources.memoryMiB.limit) (div (mul (int .Values.jetstream.memoryStoreMiB) 3) 2) -}}
 {{- fail "resources.memoryMiB.limit must be at least 1.5 × jetstream.memoryStoreMiB: a full memory store would have the server killed" -}}
 {{- end -}}
@@ -49,17 +52,9 @@ jetstream {
 cluster {
   name: {{ printf "%s-nats" .Values.orrery.environment | quote }}
   listen: "0.0.0.0:6222"
-  authorization {
-    user: "routes"
-    password: $ROUTES_PASSWORD
-    timeout: 5
-  }
+  include "../nats-routes/authorization.conf"
 {{- if gt (int .Values.replicas) 1 }}
-  routes: [
-{{- range $i := until (int .Values.replicas) }}
-    $ROUTE_{{ $i }}
-{{- end }}
-  ]
+  include "../nats-routes/routes.conf"
 {{- end }}
 {{- if .Values.tls.enabled }}
   # Clients keep to the Service's name: addresses are in no certificate.
