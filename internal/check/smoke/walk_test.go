@@ -47,7 +47,8 @@ func TestFirstComponent(t *testing.T) {
 		put(f[1], f[2])
 	}
 	put("go.mod", "module example.com/x\n")
-	put("infra/k8s/overlays/local/overlay.yaml", "apiVersion: orrery.dev/v1alpha1\nkind: Overlay\nname: local\ncomponents: [namespaces, coredns, hello]\n")
+	put("infra/k8s/overlays/local/overlay.yaml",
+		"apiVersion: orrery.dev/v1alpha1\nkind: Overlay\nname: local\ncomponents: [namespaces, coredns, hello]\n")
 	for _, needed := range []string{"namespaces", "coredns"} {
 		if err := os.CopyFS(filepath.Join(root, base, needed), os.DirFS(filepath.Join(repository, base, needed))); err != nil {
 			t.Fatal(err)
