@@ -35,8 +35,8 @@ func renderSmokeJob(in RenderInput) (*unstructured.Unstructured, error) {
 		for _, o := range objs {
 			kinds = append(kinds, refOf(o).String())
 		}
-		return nil, fmt.Errorf("renders %s; must be one Job of batch/v1: what it needs besides, such as a ServiceAccount, belongs to what the component deploys",
-			strings.Join(kinds, ", "))
+		return nil, fmt.Errorf("renders %s; must be one Job of batch/v1: what it needs besides, such as a ServiceAccount, "+
+			"belongs to what the component deploys", strings.Join(kinds, ", "))
 	}
 	job := objs[0]
 	if err := finish(in, job, nil); err != nil {

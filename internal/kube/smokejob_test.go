@@ -66,10 +66,14 @@ func TestRenderSmokeJob(t *testing.T) {
 		says     []string // of the error; none: it renders
 	}{
 		{name: "well"},
-		{"an overlay's arguments", "", "", map[string]string{"overlays/local/hello/smoke/kustomization.yaml": "resources: [../../../../base/hello/smoke]\nnamePrefix: over-\n"}, nil},
-		{"two objects", "", "", map[string]string{kustomization: "resources: [job.yaml]\nconfigMapGenerator: [{name: x, literals: [a=b]}]\n"}, []string{"must be one Job", "ConfigMap x-"}},
+		{"an overlay's arguments", "", "", map[string]string{
+			"overlays/local/hello/smoke/kustomization.yaml": "resources: [../../../../base/hello/smoke]\nnamePrefix: over-\n",
+		}, nil},
+		{"two objects", "", "", map[string]string{kustomization: "resources: [job.yaml]\nconfigMapGenerator: [{name: x, literals: [a=b]}]\n"},
+			[]string{"must be one Job", "ConfigMap x-"}},
 		{"no Job", "kind: Job", "kind: CronJob", nil, []string{"CronJob check; must be one Job"}},
-		{"another namespace", "name: check\nspec", "name: check\n  namespace: kube-system\nspec", nil, []string{"must be in the component's namespace, space"}},
+		{"another namespace", "name: check\nspec", "name: check\n  namespace: kube-system\nspec", nil,
+			[]string{"must be in the component's namespace, space"}},
 		{"unknown fact", "clusterDomain", "clusterdomain", nil, []string{"unknown fact ${clusterdomain}"}},
 		{"another's image", "internal/helper", "internal/probe", nil, []string{"image probe is not one of this component"}},
 		{"image by tag", "registry.orrery.internal/helper", "docker.io/x/y:1", nil, []string{"has no digest"}},
@@ -79,10 +83,12 @@ func TestRenderSmokeJob(t *testing.T) {
 		{"no seccomp", "{type: RuntimeDefault}", "{type: Unconfined}", nil, []string{"seccompProfile.type"}},
 		{"capability", "{drop: [ALL]}", "{drop: [ALL], add: [SYS_ADMIN]}", nil, []string{"must drop ALL and add none"}},
 		{"privileged", "Escalation: false", "Escalation: true", nil, []string{"allowPrivilegeEscalation must be false"}},
-		{"host path", "containers:", "volumes: [{name: x, hostPath: {path: /}}]\n      containers:", nil, []string{"volumes[0].hostPath: must be one of configMap"}},
+		{"host path", "containers:", "volumes: [{name: x, hostPath: {path: /}}]\n      containers:", nil,
+			[]string{"volumes[0].hostPath: must be one of configMap"}},
 		{"host port", "resources:", "ports: [{containerPort: 80, hostPort: 80}]\n          resources:", nil, []string{"ports[0].hostPort"}},
 		{"sysctl", "seccompProfile:", "sysctls: [{name: a, value: b}]\n        seccompProfile:", nil, []string{"sysctls"}},
-		{"token", "automountServiceAccountToken: false", "enableServiceLinks: false", nil, []string{"automountServiceAccountToken must be false"}},
+		{"token", "automountServiceAccountToken: false", "enableServiceLinks: false", nil,
+			[]string{"automountServiceAccountToken must be false"}},
 		{"account of its own", "automountServiceAccountToken: false", "serviceAccountName: check", nil, nil},
 		{"two containers", "containers:", "initContainers: [{name: x}]\n      containers:", nil, []string{"must have one container"}},
 		{"no limits", "limits: {cpu: 100m, memory: 32Mi}", "limits: {cpu: 100m}", nil, []string{"must bound cpu and memory"}},
@@ -91,7 +97,8 @@ func TestRenderSmokeJob(t *testing.T) {
 			if tt.old != "" && !strings.Contains(jobYAML, tt.old) {
 				t.Fatalf("no %q in the Job", tt.old)
 			}
-			files := map[string]string{kustomization: "resources: [job.yaml]\n", "base/hello/smoke/job.yaml": strings.Replace(jobYAML, tt.old, tt.new, 1)}
+			files := map[string]string{kustomization: "resources: [job.yaml]\n", "base/hello/smoke/job.yaml": strings.Replace(jobYAML, tt.old,
+				tt.new, 1)}
 			for name, text := range tt.more {
 				files[name] = text
 			}
@@ -103,7 +110,8 @@ func TestRenderSmokeJob(t *testing.T) {
 				}
 				containers, _, _ := unstructured.NestedSlice(job.Object, "spec", "template", "spec", "containers")
 				c := containers[0].(map[string]any)
-				if c["image"] != in.Images["helper"] || c["args"].([]any)[0] != "http://hello.space.svc.cluster.local." || job.GetNamespace() != "space" {
+				args := c["args"].([]any)
+				if c["image"] != in.Images["helper"] || args[0] != "http://hello.space.svc.cluster.local." || job.GetNamespace() != "space" {
 					t.Errorf("rendered %v in %s", c, job.GetNamespace())
 				}
 				if tt.more != nil && job.GetName() != "over-check" {

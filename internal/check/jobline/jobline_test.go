@@ -9,7 +9,8 @@ import (
 )
 
 func FuzzTake(f *testing.F) {
-	for _, line := range []string{`{"name":"a","state":"succeeded","detail":"well","seconds":1.5}`, "{}", `{"name":"a","state":"failed","detail":"\u001b","seconds":1e99}`, `{"name":"a"} {}`, "{\xff"} {
+	for _, line := range []string{`{"name":"a","state":"succeeded","detail":"well","seconds":1.5}`, "{}",
+		`{"name":"a","state":"failed","detail":"\u001b","seconds":1e99}`, `{"name":"a"} {}`, "{\xff"} {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {

@@ -6,5 +6,7 @@
 // A check never asks the driver how it built the cluster: what a check says must be
 // true on every driver. It must not import a driver's implementation.
 //
+// What only one component knows is checked by a Job that the component brings; see job.go.
+//
 // Newcomers start at [Checks], the one table of all checks.
 package smoke

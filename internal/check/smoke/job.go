@@ -255,7 +255,8 @@ func (s *sandbox) jobStarted(ctx context.Context, job *unstructured.Unstructured
 			return fmt.Errorf("the Job has no pod yet%s", s.jobTrouble(ctx, job))
 		}
 		state := containerState(pod)
-		if reason, _, _ := unstructured.NestedString(state, "waiting", "reason"); slices.Contains([]string{"ImagePullBackOff", "ErrImageNeverPull"}, reason) {
+		if reason, _, _ := unstructured.NestedString(state, "waiting", "reason"); slices.Contains([]string{"ImagePullBackOff",
+			"ErrImageNeverPull"}, reason) {
 			skip = fmt.Sprintf("image %s cannot be pulled: %s", imageOf(job), trouble(pod))
 			return nil
 		}

@@ -106,23 +106,31 @@ func TestJob(t *testing.T) {
 		{"well", prints("starting\n" + lineA + lineB), well, well, []string{"a is well", "b is well"}, "starting"},
 		{"no end of the last line", prints(lineA + strings.TrimSpace(lineB)), well, well, []string{"b is well"}, ""},
 		{"skipped", prints(lineA + `{"name":"b","state":"skipped","detail":"no replica"}` + "\n"), well, skip, []string{"no replica"}, ""},
-		{"one fails, with what was printed", prints("looking\n" + `{"name":"a","state":"failed","detail":"3 are lost"}` + "\n" + lineB), bad, well, []string{"3 are lost; it also printed: looking"}, ""},
-		{"one is not printed", prints(lineA + "panic: oh\n"), well, bad, []string{"exit status 0 (Completed) and did not print the result of b; it also printed: panic: oh"}, ""},
-		{"exit status after all is well", func(f *fakeAPI, e *Env) { prints(lineA+lineB)(f, e); f.job.exit = 1 }, well, bad, []string{"exit status 1 (Completed), although every check"}, ""},
+		{"one fails, with what was printed", prints("looking\n" + `{"name":"a","state":"failed","detail":"3 are lost"}` + "\n" + lineB), bad,
+			well, []string{"3 are lost; it also printed: looking"}, ""},
+		{"one is not printed", prints(lineA + "panic: oh\n"), well, bad,
+			[]string{"exit status 0 (Completed) and did not print the result of b; it also printed: panic: oh"}, ""},
+		{"exit status after all is well", func(f *fakeAPI, e *Env) { prints(lineA+lineB)(f, e); f.job.exit = 1 }, well, bad,
+			[]string{"exit status 1 (Completed), although every check"}, ""},
 		{"exit status of a failure", func(f *fakeAPI, e *Env) {
 			prints(`{"name":"a","state":"failed","detail":"bad"}`+"\n"+lineB)(f, e)
 			f.job.exit = 1
 		}, bad, well, []string{"bad", "b is well"}, ""},
 		{"unknown field", prints(`{"name":"a","state":"succeeded","took":1}` + "\n" + lineB), bad, bad, []string{`unknown field "took"`}, ""},
-		{"unknown state", prints(`{"name":"a","state":"passed"}` + "\n"), bad, bad, []string{`state is "passed"; must be succeeded, failed or skipped`}, ""},
-		{"not declared", prints(lineA + `{"name":"c","state":"succeeded"}` + "\n"), well, bad, []string{`"c" is printed twice, or not among the checks of component.yaml`}, ""},
+		{"unknown state", prints(`{"name":"a","state":"passed"}` + "\n"), bad, bad,
+			[]string{`state is "passed"; must be succeeded, failed or skipped`}, ""},
+		{"not declared", prints(lineA + `{"name":"c","state":"succeeded"}` + "\n"), well, bad,
+			[]string{`"c" is printed twice, or not among the checks of component.yaml`}, ""},
 		{"twice", prints(lineA + lineA + lineB), well, bad, []string{`"a" is printed twice`}, ""},
 		{"failure without a reason", prints(`{"name":"a","state":"failed"}` + "\n"), bad, bad, []string{"detail is missing"}, ""},
 		{"two objects on a line", prints(strings.TrimSpace(lineA) + lineB), bad, bad, []string{"something follows the object"}, ""},
-		{"a line without end", prints(lineA + "{" + strings.Repeat("x", 3*jobline.MaxLine)), well, bad, []string{"it is longer than 4096 bytes"}, ""},
-		{"too much", prints(strings.Repeat(strings.Repeat("x", 100)+"\n", 3*jobline.MaxLines)), bad, bad, []string{"it prints more than 2000 lines"}, ""},
+		{"a line without end", prints(lineA + "{" + strings.Repeat("x", 3*jobline.MaxLine)), well, bad,
+			[]string{"it is longer than 4096 bytes"}, ""},
+		{"too much", prints(strings.Repeat(strings.Repeat("x", 100)+"\n", 3*jobline.MaxLines)), bad, bad,
+			[]string{"it prints more than 2000 lines"}, ""},
 		{"too much on one line", prints(strings.Repeat("x", 2*jobline.MaxPrinted)), bad, bad, []string{"or 1024 KiB"}, ""},
-		{"escape sequences", prints("\x1b[2J\r\x07junk\n" + `{"name":"a","state":"failed","detail":"\u001b[31mred\nline"}` + "\n" + lineB), bad, well, []string{"[31mred line; it also printed: [2J  junk"}, "\x1b"},
+		{"escape sequences", prints("\x1b[2J\r\x07junk\n" + `{"name":"a","state":"failed","detail":"\u001b[31mred\nline"}` + "\n" + lineB),
+			bad, well, []string{"[31mred line; it also printed: [2J  junk"}, "\x1b"},
 		{"the connection breaks", func(f *fakeAPI, e *Env) {
 			f.job.logs = func(call int) io.Reader {
 				if call == 1 {
@@ -134,15 +142,18 @@ func TestJob(t *testing.T) {
 		{"the image is not to be had", func(f *fakeAPI, _ *Env) {
 			f.job.waiting = map[string]any{"reason": "ImagePullBackOff", "message": "not found"}
 		}, skip, skip, []string{"cannot be pulled", "not found"}, ""},
-		{"the image was not built", func(_ *fakeAPI, e *Env) { e.Jobs[0].Images["hello"] = kube.ImageHost + "/hello:v1" }, skip, skip, []string{"was neither built nor fetched; `orrery deploy hello`"}, ""},
+		{"the image was not built", func(_ *fakeAPI, e *Env) { e.Jobs[0].Images["hello"] = kube.ImageHost + "/hello:v1" }, skip, skip,
+			[]string{"was neither built nor fetched; `orrery deploy hello`"}, ""},
 		{"it does not start", func(f *fakeAPI, _ *Env) {
 			f.job.waiting = map[string]any{"reason": "CreateContainerConfigError", "message": `secret "x" not found`}
 		}, wait, wait, []string{`secret "x" not found`}, ""},
-		{"its pod is refused", func(f *fakeAPI, _ *Env) { f.job.podless = true }, bad, bad, []string{"the Job has no pod yet: pods are forbidden: violates PodSecurity"}, ""},
+		{"its pod is refused", func(f *fakeAPI, _ *Env) { f.job.podless = true }, bad, bad,
+			[]string{"the Job has no pod yet: pods are forbidden: violates PodSecurity"}, ""},
 		{"the Job is refused", func(f *fakeAPI, _ *Env) {
 			f.admit = func(*unstructured.Unstructured) error { return errTest }
 		}, bad, bad, []string{"make the Job: " + errTest.Error()}, ""},
-		{"its pod is gone", func(f *fakeAPI, e *Env) { prints(lineA)(f, e); f.job.vanishes = true }, bad, bad, []string{"somebody deleted it, or its node was lost"}, ""},
+		{"its pod is gone", func(f *fakeAPI, e *Env) { prints(lineA)(f, e); f.job.vanishes = true }, bad, bad,
+			[]string{"somebody deleted it, or its node was lost"}, ""},
 		{"it never ends", func(f *fakeAPI, _ *Env) {
 			f.job.ends = false
 			f.job.logs = func(int) io.Reader { r, w := io.Pipe(); go io.WriteString(w, "still here\n"+lineA+lineB); return r }
@@ -155,7 +166,8 @@ func TestJob(t *testing.T) {
 				test.change(f, &env)
 				got := both(t.Context(), env)
 				if got["a"].State != test.a || got["b"].State != test.b {
-					t.Errorf("a: %s (%s), want %s; b: %s (%s), want %s", got["a"].State, got["a"].Message, test.a, got["b"].State, got["b"].Message, test.b)
+					t.Errorf("a: %s (%s), want %s; b: %s (%s), want %s", got["a"].State, got["a"].Message, test.a, got["b"].State, got["b"].Message,
+						test.b)
 				}
 				all := got["a"].Message + "\n" + got["b"].Message
 				for _, says := range test.says {
@@ -208,7 +220,8 @@ func TestJobStreams(t *testing.T) {
 		f.mu.Lock()
 		for _, o := range f.objects {
 			if o.GetKind() == "Pod" {
-				o.Object["status"] = map[string]any{"containerStatuses": []any{map[string]any{"state": map[string]any{"terminated": map[string]any{"exitCode": int64(0)}}}}}
+				state := map[string]any{"terminated": map[string]any{"exitCode": int64(0)}}
+				o.Object["status"] = map[string]any{"containerStatuses": []any{map[string]any{"state": state}}}
 			}
 		}
 		f.mu.Unlock()
@@ -255,15 +268,17 @@ func TestJobObject(t *testing.T) {
 	f.admit = func(o *unstructured.Unstructured) error { job = o.DeepCopy(); return nil }
 	both(t.Context(), env)
 	number := func(field string) int64 { n, _, _ := unstructured.NestedInt64(job.Object, "spec", field); return n }
-	if number("backoffLimit") != 0 || number("ttlSecondsAfterFinished") != 300 || number("activeDeadlineSeconds") != 155 || text(job, "spec", "template", "spec", "restartPolicy") != "Never" {
+	if number("backoffLimit") != 0 || number("ttlSecondsAfterFinished") != 300 || number("activeDeadlineSeconds") != 155 || text(job,
+		"spec", "template", "spec", "restartPolicy") != "Never" {
 		t.Errorf("spec = %v", job.Object["spec"])
 	}
 	labels, _, _ := unstructured.NestedStringMap(job.Object, "spec", "template", "metadata", "labels")
 	if labels[runLabel] == "" || labels[label] != "" {
 		t.Errorf("labels of the pod = %v; those of every check open ways into the network", labels)
 	}
-	if job.GetLabels()[label] != "hello" || job.GetLabels()[kube.LabelManagedBy] == "" || job.GetLabels()[kube.LabelComponent] != "hello" || !strings.HasPrefix(job.GetName(), "smoke-hello-") {
-		t.Errorf("Job %s with %v", job.GetName(), job.GetLabels())
+	own := job.GetLabels()
+	if own[label] != "hello" || own[kube.LabelManagedBy] == "" || own[kube.LabelComponent] != "hello" || !strings.HasPrefix(job.GetName(), "smoke-hello-") {
+		t.Errorf("Job %s with %v", job.GetName(), own)
 	}
 }
 
@@ -280,7 +295,8 @@ func TestJobNames(t *testing.T) {
 	if c := all["dns"]("coredns"); len(c) != 1 || c[0].Timeout != checkTime {
 		t.Errorf("generic: %+v", c)
 	}
-	if r := check.Await(t.Context(), all["b"]("coredns")[0], nil); r.State != check.Failed || !strings.Contains(r.Message, "it is one of component hello's own") {
+	if r := check.Await(t.Context(), all["b"]("coredns")[0], nil); r.State != check.Failed || !strings.Contains(r.Message,
+		"it is one of component hello's own") {
 		t.Errorf("somebody else's: %+v", r)
 	}
 }

@@ -49,10 +49,13 @@ func TestNATSSpread(t *testing.T) {
 		says   string
 	}{
 		{"well", func(*fakeAPI) {}, check.Succeeded, "3 NATS servers in 3 zones"},
-		{"Ready from before a stop", func(f *fakeAPI) { delete(f.forwards, "nats-1:4222") }, check.Running, "nats-1 is called Ready and does not answer"},
-		{"something else listens", func(f *fakeAPI) { f.forwards["nats-2:4222"] = greeter(t, "SSH-2.0-x") }, check.Running, "as no NATS server does"},
+		{"Ready from before a stop", func(f *fakeAPI) { delete(f.forwards, "nats-1:4222") }, check.Running,
+			"nats-1 is called Ready and does not answer"},
+		{"something else listens", func(f *fakeAPI) { f.forwards["nats-2:4222"] = greeter(t, "SSH-2.0-x") }, check.Running,
+			"as no NATS server does"},
 		{"nothing is said", func(f *fakeAPI) { f.forwards["nats-2:4222"] = greeter(t, "") }, check.Running, "wait for its greeting"},
-		{"one is missing", func(f *fakeAPI) { delete(f.objects, key("Pod", "messaging", "nats-0")) }, check.Running, "2 of 3 NATS servers have a pod"},
+		{"one is missing", func(f *fakeAPI) { delete(f.objects, key("Pod", "messaging", "nats-0")) }, check.Running,
+			"2 of 3 NATS servers have a pod"},
 		{"two in one zone", func(f *fakeAPI) {
 			f.objects[key("Pod", "messaging", "nats-1")].Object["spec"] = map[string]any{"nodeName": "server1"}
 		}, check.Failed, "in 2 zones"},
@@ -60,7 +63,8 @@ func TestNATSSpread(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f, env := newFake(t)
 			f.forwards = map[string]string{}
-			f.put(map[string]any{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": map[string]any{"name": "nats", "namespace": "messaging"}, "spec": map[string]any{"replicas": int64(3)}})
+			f.put(map[string]any{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": map[string]any{"name": "nats",
+				"namespace": "messaging"}, "spec": map[string]any{"replicas": int64(3)}})
 			for i := range 3 {
 				name := fmt.Sprintf("nats-%d", i)
 				f.put(map[string]any{
@@ -86,14 +90,16 @@ func TestConnect(t *testing.T) {
 		}
 		return net.Dial("tcp", greeter(t, "INFO {\"auth_required\":true}\r\n-ERR 'Authorization Violation'\r\n"))
 	})
-	_, err := connect(t.Context(), "nats://nats-0:4222", []nats.Option{nats.SetCustomDialer(dialer), nats.SkipHostLookup(), nats.Timeout(time.Second)})
+	_, err := connect(t.Context(), "nats://nats-0:4222", []nats.Option{nats.SetCustomDialer(dialer), nats.SkipHostLookup(),
+		nats.Timeout(time.Second)})
 	if !errors.Is(err, nats.ErrAuthorization) || tries != 3 {
 		t.Errorf("after %d tries: %v", tries, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	tries = -1000
-	if _, err := connect(ctx, "nats://nats-0:4222", []nats.Option{nats.SetCustomDialer(dialer), nats.SkipHostLookup()}); err == nil || !strings.Contains(err.Error(), "pod not found") {
+	if _, err := connect(ctx, "nats://nats-0:4222", []nats.Option{nats.SetCustomDialer(dialer),
+		nats.SkipHostLookup()}); err == nil || !strings.Contains(err.Error(), "pod not found") {
 		t.Errorf("the error of a connection that never came: %v", err)
 	}
 }

@@ -226,6 +226,7 @@ func made() []party {
 	return []party{
 		check("a pod of the check alerts", labels.Set{label: "alerts"}),
 		check("a pod of the check datapath", labels.Set{label: "datapath"}),
+		{name: "the check of pulse", namespace: "apps", labels: labels.Set{"app.kubernetes.io/name": "pulse-check"}},
 		{name: "a person's pod", namespace: "apps", labels: labels.Set{"app": "mine"}},
 	}
 }
@@ -484,6 +485,11 @@ func TestEveryConnectionIsAllowed(t *testing.T) {
 				{"a person's pod", "StatefulSet otel-gateway", 4318, "TCP", "telemetry"},
 				{"a person's pod", "Deployment pulse-ingest", 8080, "TCP", "events"},
 				{"a person's pod", "Deployment pulse-worker", 8080, "TCP", "the account"},
+				{"the check of pulse", "Deployment pulse-ingest", 8080, "TCP", "events"},
+				{"the check of pulse", "Deployment pulse-ingest", 8081, "TCP", "readiness"},
+				{"the check of pulse", "Deployment pulse-worker", 8080, "TCP", "the account"},
+				{"the check of pulse", "Deployment pulse-worker", 8081, "TCP", "readiness"},
+				{"a pod of the check alerts", "Deployment pulse-ingest", 8080, "TCP", "what pulse was told"},
 				{"Prometheus prometheus", "Alertmanager alertmanager", 9093, "TCP", "alerts"},
 				{"Alertmanager alertmanager", "Alertmanager alertmanager", 9094, "UDP", "several replicas"},
 				{"StatefulSet otel-gateway", "StatefulSet tempo", 4318, "TCP", "spans"},
@@ -598,6 +604,9 @@ func TestNothingElseIsAllowed(t *testing.T) {
 			{mine, m.party(t, "StatefulSet nats"), 6222, "TCP", "apps acts as a server"},
 			{mine, m.party(t, "StatefulSet nats"), 8222, "TCP", "apps reads NATS's monitoring"},
 			{mine, mine, 8080, "TCP", "apps among themselves"},
+			{mine, m.party(t, "Deployment pulse-ingest"), 8081, "TCP", "apps reads the metrics of pulse"},
+			{m.party(t, "the check of pulse"), m.party(t, "StatefulSet nats"), 8222, "TCP", "pulse's check reads NATS's monitoring"},
+			{m.party(t, "the check of pulse"), node, 6443, "TCP", "pulse's check asks the API"},
 			{mine, node, 10250, "TCP", "apps asks a kubelet"},
 			{mine, node, 2379, "TCP", "apps asks etcd"},
 			{m.party(t, "Deployment grafana"), m.party(t, "StatefulSet nats"), 4222, "TCP", "dashboards ask NATS"},

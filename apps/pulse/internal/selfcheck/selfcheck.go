@@ -211,7 +211,8 @@ func (o Options) delivery(ctx context.Context) (string, error) {
 	if book.Totals.Lost > 0 {
 		return "", lost(book)
 	}
-	detail := fmt.Sprintf("%d events over HTTP and gRPC, %d of them twice: all acknowledged, delivered with one effect; of %d producers nothing is lost", 2*events, again, len(book.Producers))
+	detail := fmt.Sprintf("%d events over HTTP and gRPC, %d of them twice: all acknowledged, delivered with one effect; "+
+		"of %d producers nothing is lost", 2*events, again, len(book.Producers))
 	if account.Latency != nil {
 		detail += fmt.Sprintf("; p95 %.0f ms", account.Latency.P95*1000)
 	}
@@ -227,7 +228,8 @@ func settled(a ledger.Account, n uint64) error {
 	case a.Lost > 0:
 		return final{fmt.Errorf("%d are lost, acknowledged but not delivered: %s", a.Lost, strings.Join(a.Missing, ", "))}
 	case a.Delivered > n || a.Sent > n:
-		return final{fmt.Errorf("%d were sent and %d delivered, but there are only %d: events were counted twice", a.Sent, a.Delivered, n)}
+		return final{fmt.Errorf("%d were sent and %d delivered, but there are only %d: events were counted twice",
+			a.Sent, a.Delivered, n)}
 	case a.Skipped > 0:
 		return final{fmt.Errorf("%d numbers were never seen, though their senders were told that they are acknowledged", a.Skipped)}
 	case a.Acknowledged != n || a.Unacknowledged > 0 || a.Delivered != n || len(a.Missing) > 0:
@@ -243,8 +245,8 @@ func lost(book ledger.Book) error {
 			parts = append(parts, fmt.Sprintf("%s (%d: %s)", a.Producer, a.Lost, strings.Join(a.Missing, ", ")))
 		}
 	}
-	return fmt.Errorf("%d events that NATS acknowledged were not delivered in time, of the producers %s; ask GET /v1/account of pulse, see docs/reference/pulse.md",
-		book.Totals.Lost, strings.Join(parts, ", "))
+	return fmt.Errorf("%d events that NATS acknowledged were not delivered in time, of the producers %s; "+
+		"ask GET /v1/account of pulse, see docs/reference/pulse.md", book.Totals.Lost, strings.Join(parts, ", "))
 }
 
 func (o Options) url(address string, port int, path string) string {
@@ -312,7 +314,8 @@ func sendGRPC(ctx context.Context, target, producer string, first, last uint64) 
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols}
 	defer transport.CloseIdleConnections()
-	client := connect.NewClient[pulsepb.SendRequest, pulsepb.SendResponse](&http.Client{Transport: transport}, target+ingest.Procedure, connect.WithGRPC())
+	client := connect.NewClient[pulsepb.SendRequest, pulsepb.SendResponse](
+		&http.Client{Transport: transport}, target+ingest.Procedure, connect.WithGRPC())
 	request := &pulsepb.SendRequest{}
 	for n := first; n <= last; n++ {
 		request.Events = append(request.Events, &pulsepb.Event{Producer: producer, Sequence: n, Data: []byte("orrery verify")})
