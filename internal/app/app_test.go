@@ -13,7 +13,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/failure"
-	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 func TestExitCode(t *testing.T) {
@@ -80,7 +80,7 @@ func TestSandboxImageIsTheDistributions(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := c.Distribution.Sandbox
-	if got := image.RegistryHost + "/" + s.Name + ":" + s.Version; got != native.SandboxImage {
+	if got := mirror.Host + "/" + s.Name + ":" + s.Version; got != native.SandboxImage {
 		t.Errorf("infra/native/distribution.yaml says %s, the native driver pulls %s", got, native.SandboxImage)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -169,7 +169,7 @@ func (o *options) imagesInUse(ctx context.Context) map[string][]string {
 			for _, c := range containers {
 				m, _ := c.(map[string]any)
 				ref, _ := m["image"].(string)
-				rest, ok := strings.CutPrefix(ref, image.RegistryHost+"/")
+				rest, ok := strings.CutPrefix(ref, mirror.Host+"/")
 				if !ok {
 					continue
 				}

@@ -157,11 +157,11 @@ func (b *Imported) Attached(digest string) ([]Attached, error) {
 	return out, nil
 }
 
-// Papers reads the documents of a program, by media type; none in a bundle that an older
+// ProgramDocuments reads the documents of a program, by media type; none in a bundle that an older
 // orrery made.
-func (b *Imported) Papers(program string) (map[string][]byte, error) {
+func (b *Imported) ProgramDocuments(program string) (map[string][]byte, error) {
 	out := map[string][]byte{}
-	for _, p := range b.papers {
+	for _, p := range b.programDocuments {
 		if p.program != program {
 			continue
 		}
@@ -184,7 +184,7 @@ type attachment struct {
 	manifest   oci.Manifest
 }
 
-func (s *survey) attachedTo(digest string) (out []attachment) {
+func (s *parsedIndex) attachedTo(digest string) (out []attachment) {
 	for _, a := range s.attached {
 		if a.manifest.Subject.Digest.String() == digest {
 			out = append(out, a)

@@ -83,13 +83,13 @@ func TestRoundTrip(t *testing.T) {
 	}
 
 	for _, name := range []string{"kubelet", "runc"} {
-		papers, has, err := store.Papers(name)
-		if err != nil || !has || len(papers) != 1 || string(papers["application/vnd.cyclonedx+json"]) != `{"about":"`+name+`"}` {
-			t.Errorf("documents of %s: %q, %v, %v", name, papers, has, err)
+		programDocuments, has, err := store.ProgramDocuments(name)
+		if err != nil || !has || len(programDocuments) != 1 || string(programDocuments["application/vnd.cyclonedx+json"]) != `{"about":"`+name+`"}` {
+			t.Errorf("documents of %s: %q, %v, %v", name, programDocuments, has, err)
 		}
 	}
-	if papers, has, err := store.Papers("dnsd"); has || err != nil {
-		t.Errorf("documents of a program that is in an image: %q, %v", papers, err)
+	if programDocuments, has, err := store.ProgramDocuments("dnsd"); has || err != nil {
+		t.Errorf("documents of a program that is in an image: %q, %v", programDocuments, err)
 	}
 	for _, p := range b.Describe().Programs {
 		if len(p.Attached) != 1 {

@@ -45,8 +45,8 @@ func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
 		}
 		attached[d.Digest.Hex] = d
 	}
-	if len(c.Papers) > 0 {
-		out = append(out, w.papers(c.Papers))
+	if len(c.ProgramDocuments) > 0 {
+		out = append(out, w.programDocuments(c.ProgramDocuments))
 	}
 	for _, l := range layers { // the small things first
 		w.add(l)
@@ -57,10 +57,10 @@ func (w *writer) collect(c Contents) ([]v1.Descriptor, error) {
 	return out, nil
 }
 
-// papers adds the documents of programs, under one manifest.
-func (w *writer) papers(papers []Paper) v1.Descriptor {
+// programDocuments adds the documents of programs, under one manifest.
+func (w *writer) programDocuments(programDocuments []ProgramDocument) v1.Descriptor {
 	m := oci.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: typePapers, Config: oci.Empty()}
-	for _, p := range papers {
+	for _, p := range programDocuments {
 		d := oci.Describe(types.MediaType(p.Type), p.Data)
 		d.Annotations = map[string]string{oci.Title: p.Program}
 		m.Layers = append(m.Layers, d)

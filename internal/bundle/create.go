@@ -37,8 +37,8 @@ type Contents struct {
 	Lock []byte
 	// Programs of the node distribution.
 	Programs []Program
-	// Papers are the documents of those programs.
-	Papers []Paper
+	// ProgramDocuments are the documents of those programs.
+	ProgramDocuments []ProgramDocument
 	// Images, each in the OCI layout that it names.
 	Images []image.Built
 	// Attached to the images: signatures and documents.
@@ -55,8 +55,8 @@ type Program struct {
 	Path     string   `json:"-"` // where it is now
 }
 
-// Paper is a document of a program: its bill of materials, or its provenance.
-type Paper struct {
+// ProgramDocument is a document of a program: its bill of materials, or its provenance.
+type ProgramDocument struct {
 	Program string
 	Type    string // media type
 	Data    []byte

@@ -30,18 +30,18 @@ type Description struct {
 
 // Describe lists what the file holds.
 func (f *File) Describe() Description {
-	d := f.survey.describe()
+	d := f.parsedIndex.describe()
 	d.Size = f.size
 	return d
 }
 
-func (s *survey) describe() Description {
+func (s *parsedIndex) describe() Description {
 	d := Description{
 		Digest: "sha256:" + s.digest, Format: s.format, Platform: s.platform, Overlay: s.overlay, Components: append([]string{}, s.components...),
 		Programs: append([]Program{}, s.programs...), Images: append([]Image{}, s.images...), Catalog: s.catalog.plain, LockSHA256: s.lock,
 	}
 	for i := range d.Programs {
-		for _, p := range s.papers {
+		for _, p := range s.programDocuments {
 			if p.program == d.Programs[i].Name {
 				d.Programs[i].Attached = append(d.Programs[i].Attached, string(p.descriptor.MediaType))
 			}
@@ -104,7 +104,7 @@ type Need struct {
 }
 
 // Items are what the bundle has. What only serves to read the file is left out.
-func (s *survey) Items() []Item {
+func (s *parsedIndex) Items() []Item {
 	byOwner := map[string]*Item{}
 	for _, e := range s.sorted() {
 		kind, name, _ := strings.Cut(e.owner, " ")

@@ -86,7 +86,7 @@ func newFixture(t testing.TB) fixture {
 	}
 	f.Attached = []Attached{doc}
 	for _, name := range []string{"kubelet", "runc"} {
-		f.Papers = append(f.Papers, Paper{name, "application/vnd.cyclonedx+json", []byte(`{"about":"` + name + `"}`)})
+		f.ProgramDocuments = append(f.ProgramDocuments, ProgramDocument{name, "application/vnd.cyclonedx+json", []byte(`{"about":"` + name + `"}`)})
 	}
 	l := lock.Lock{APIVersion: lock.APIVersion, Kind: lock.Kind, Platforms: map[string]lock.Platform{f.Platform: locked}}
 	if f.Lock, err = l.Format(); err != nil {

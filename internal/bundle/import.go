@@ -212,7 +212,7 @@ func (im *importer) unpack(ctx context.Context) (kept int64, err error) {
 	for n := range im.kept {
 		kept += n
 	}
-	noted := &Imported{dir: im.dir, survey: im.survey}
+	noted := &Imported{dir: im.dir, parsedIndex: im.parsedIndex}
 	if err := noted.notePulled(); err != nil {
 		return 0, err
 	}

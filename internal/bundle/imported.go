@@ -22,7 +22,7 @@ import (
 // Imported is a bundle that was unpacked on this machine.
 type Imported struct {
 	dir string
-	*survey
+	*parsedIndex
 
 	preview bool // nothing but the catalogue is there: see [File.Preview]
 }
@@ -30,7 +30,7 @@ type Imported struct {
 // Preview unpacks the catalogue of the bundle into dir, and nothing else. What it returns
 // says of everything in the bundle that it is there: it is for plans that nobody executes.
 func (f *File) Preview(dir string) (*Imported, error) {
-	b := &Imported{dir: dir, survey: f.survey, preview: true}
+	b := &Imported{dir: dir, parsedIndex: f.parsedIndex, preview: true}
 	im := &importer{File: f, opts: ImportOptions{}, dir: dir, syncs: &errgroup.Group{}}
 	if err := im.write(f.catalog, f.open(f.catalog)); err != nil {
 		return nil, f.locate(f.catalog, "its catalogue cannot be read: "+err.Error())
@@ -52,7 +52,7 @@ func OpenImported(cacheDir, digest string) (*Imported, error) {
 	if hexSum(raw) != hexOf(digest) {
 		return nil, b.damaged(filepath.Join(b.dir, oci.IndexFile))
 	}
-	b.survey, err = look(raw, func(d v1.Descriptor) ([]byte, error) {
+	b.parsedIndex, err = look(raw, func(d v1.Descriptor) ([]byte, error) {
 		path := oci.Layout(b.dir).Blob(d.Digest)
 		data, err := os.ReadFile(path)
 		if err == nil && hexSum(data) != d.Digest.Hex {

@@ -26,7 +26,7 @@ type File struct {
 	raw    []byte // index.json
 	sig    signature
 	sigRaw []byte
-	*survey
+	*parsedIndex
 }
 
 // Open reads the index of a bundle. Errors wrap [ErrNotBundle], [ErrNewer], [ErrTruncated]
@@ -77,7 +77,7 @@ func read(r io.ReaderAt, size int64, name string) (*File, error) {
 	} else if string(layout) != oci.LayoutContent {
 		return nil, f.damage(oci.LayoutFile, "", "it is not what this program writes")
 	}
-	if f.survey, err = look(f.raw, f.manifestBlob); err != nil {
+	if f.parsedIndex, err = look(f.raw, f.manifestBlob); err != nil {
 		if errors.Is(err, ErrDamaged) {
 			return nil, err
 		}

@@ -134,14 +134,14 @@ func (s *Store) Attached(digest string) ([]Attached, error) {
 	return nil, nil
 }
 
-// Papers reads the documents of the program of that name that the lock names, by media type.
+// ProgramDocuments reads the documents of the program of that name that the lock names, by media type.
 // ok: a bundle has the program.
-func (s *Store) Papers(program string) (papers map[string][]byte, ok bool, err error) {
+func (s *Store) ProgramDocuments(program string) (programDocuments map[string][]byte, ok bool, err error) {
 	want := s.locked.Binaries[program].SHA256
 	for _, b := range s.bundles {
 		if _, has := b.program(want); has && want != "" {
-			papers, err = b.Papers(program)
-			return papers, true, err
+			programDocuments, err = b.ProgramDocuments(program)
+			return programDocuments, true, err
 		}
 	}
 	return nil, false, nil

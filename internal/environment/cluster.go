@@ -21,7 +21,7 @@ type clusterState struct {
 	client      *kube.Client // that looked; nil when none could
 	nodes       []unstructured.Unstructured
 	inventories map[string]kube.Inventory
-	standings   map[string]kube.Standing
+	observed    map[string]kube.Observed
 }
 
 func lookAt(ctx context.Context, c *kube.Client) clusterState {
@@ -38,8 +38,8 @@ func lookAt(ctx context.Context, c *kube.Client) clusterState {
 			return
 		}
 		seen.inventories = inventories
-		if standings, err := c.Standings(ctx, inventories); err == nil {
-			seen.standings = standings
+		if observed, err := c.Observe(ctx, inventories); err == nil {
+			seen.observed = observed
 		}
 	})
 	wg.Wait()
@@ -64,7 +64,7 @@ func (seen clusterState) components(ctx context.Context, namespaces map[string]s
 	_ = inParallel(seen.inventories, func(name string, inv kube.Inventory) error {
 		objs, namespace := inventoryObjects(inv)
 		cs := ComponentStatus{Name: name, Namespace: cmp.Or(namespaces[name], namespace), State: ComponentReady}
-		if !seen.standings[name].Ready {
+		if !seen.observed[name].Ready {
 			switch r := seen.client.Ready(name, objs).Probe(ctx); r.State {
 			case check.Running:
 				cs.State, cs.Reason = ComponentProgressing, r.Message
@@ -139,20 +139,20 @@ func (p *Platform) current(ctx context.Context) (clusterState, map[string]bool) 
 // else by what comes of rendering it. Only what does not stand as it was left is asked for
 // object by object.
 func (p *Platform) isCurrent(ctx context.Context, seen clusterState, c catalog.Component) bool {
-	applied, standing := seen.inventories[c.Name], seen.standings[c.Name]
-	if inputs := p.renderInput(c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
+	applied, found := seen.inventories[c.Name], seen.observed[c.Name]
+	if inputs := p.renderInput(c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && found.Intact && found.Ready {
 		return true
 	}
 	set, err := p.Render(ctx, c)
 	if err != nil || applied.Hash != kube.Hash(set.Objects) {
 		return false
 	}
-	if !standing.Intact {
+	if !found.Intact {
 		if drift, err := seen.client.Diff(ctx, c.Name, set.Objects); err != nil || len(drift) > 0 {
 			return false
 		}
 	}
-	return standing.Ready || seen.client.Ready(c.Name, set.Objects).Probe(ctx).State == check.Succeeded
+	return found.Ready || seen.client.Ready(c.Name, set.Objects).Probe(ctx).State == check.Succeeded
 }
 
 // nodesAsWanted tells whether every node is Ready and says where it is and what it is: a

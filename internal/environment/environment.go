@@ -14,7 +14,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/failure"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/plan"
@@ -248,7 +247,7 @@ func (e *Environment) lockedSandbox() string {
 	if err != nil || locked == nil || locked.Images[name].Digest == "" {
 		return ""
 	}
-	return image.RegistryHost + "/" + name + "@" + locked.Images[name].Digest
+	return mirror.Host + "/" + name + "@" + locked.Images[name].Digest
 }
 
 // compiler of BPF programs, as the catalogue has it.
@@ -262,7 +261,9 @@ func (e *Environment) compiler() driver.Compiler {
 		if err != nil {
 			return nil, err
 		}
-		return supply.Open(supply.Options{Location: e.Location, Catalog: cat, Lock: locked, CacheDir: e.request.CacheDir, Images: e.Spec.Images, Sink: ui.Discard, Log: e.request.Log})
+		return supply.Open(supply.Options{
+			Location: e.Location, Catalog: cat, Lock: locked, CacheDir: e.request.CacheDir, Images: e.Spec.Images, Sink: ui.Discard, Log: e.request.Log,
+		})
 	})
 	return func(ctx context.Context) (string, error) {
 		s, err := open()
@@ -355,7 +356,9 @@ func (e *Environment) save() error {
 	if e.created.IsZero() {
 		e.created = time.Now().UTC().Truncate(time.Second)
 	}
-	return engine.State{Spec: e.Spec, Created: e.created, Ports: e.Spec.Ports, Bundle: e.Location.Bundle(), Skipped: e.Skipped, NetworkReason: e.NetworkReason}.Save(e.StateDir)
+	return engine.State{
+		Spec: e.Spec, Created: e.created, Ports: e.Spec.Ports, Bundle: e.Location.Bundle(), Skipped: e.Skipped, NetworkReason: e.NetworkReason,
+	}.Save(e.StateDir)
 }
 
 // decideNetwork turns network.plugin auto into what this machine can run.

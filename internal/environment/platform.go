@@ -250,3 +250,10 @@ func (p *Platform) ToBuild(pl plan.Plan) []catalog.Binary {
 	}
 	return bins
 }
+
+// usedNevertheless is the warning about what images.verify only warns of.
+const usedNevertheless = "images.verify is warn, so it is used nevertheless: %v"
+
+func (p *Platform) warnStep(step, phase, format string, a ...any) {
+	p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: step, Phase: phase, Message: fmt.Sprintf(format, a...)})
+}

@@ -21,7 +21,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
-	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // Endings of the files with what was signed about a program.
@@ -156,7 +155,7 @@ func (p *Platform) install(ctx context.Context, dist driver.Dist, bin catalog.Bi
 		return report.Digest, err
 	}
 	if p.Spec.Images.Verify == spec.VerifyWarn {
-		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: string(plan.KindCluster), Phase: plan.PhaseCluster, Message: "images.verify is warn, so it is used nevertheless: " + err.Error()})
+		p.warnStep(string(plan.KindCluster), plan.PhaseCluster, usedNevertheless, err)
 		return report.Digest, nil
 	}
 	return report.Digest, err
@@ -221,7 +220,8 @@ func (p *Platform) unpack(ctx context.Context, dist driver.Dist, bin catalog.Bin
 	}
 	damaged, err := build.Unpack(ctx, p.Supply.CacheDir(), strings.TrimPrefix(digest, "sha256:"), dir, dist.Archive(bin.Name))
 	if damaged != nil && err == nil {
-		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: string(plan.KindCluster), Phase: plan.PhaseCluster, Message: fmt.Sprintf("what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)})
+		p.warnStep(string(plan.KindCluster), plan.PhaseCluster,
+			"what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -99,7 +100,7 @@ func (p *Platform) references() map[string]string {
 // reference is how manifests name an image: of the mirror, or of the registry that orrery.yaml
 // names where an environment has no mirror of its own.
 func (p *Platform) reference(b image.Built) string {
-	host := image.RegistryHost
+	host := mirror.Host
 	if !p.Kind.Mirror {
 		host = p.Spec.Images.Registry
 	}

@@ -64,7 +64,7 @@ func (p *Platform) admit(ctx context.Context, to mirror.Mirror, img catalog.Imag
 		return err
 	}
 	if p.Spec.Images.Verify == spec.VerifyWarn {
-		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: plan.KindImage.ID(img.Name), Phase: plan.PhaseBuild, Message: "images.verify is warn, so it is used nevertheless: " + err.Error()})
+		p.warnStep(plan.KindImage.ID(img.Name), plan.PhaseBuild, usedNevertheless, err)
 		return nil
 	}
 	return err

@@ -46,7 +46,8 @@ func (p *Platform) build(ctx context.Context, s plan.Step, _ reporter) (ui.State
 	}
 	if _, err := p.Supply.Binary(ctx, bin); err != nil {
 		if clang := supply.HostCompiler(ctx, bin); clang != "" {
-			p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: s.ID, Phase: plan.PhaseBuild, Message: fmt.Sprintf("this host's own %s is used in place of %s, which cannot be had: %v", clang, bin.Name, err)})
+			p.warnStep(s.ID, plan.PhaseBuild,
+				"this host's own %s is used in place of %s, which cannot be had: %v", clang, bin.Name, err)
 			return ui.StateDone, nil
 		}
 		return ui.StateFailed, err

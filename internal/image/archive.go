@@ -101,7 +101,7 @@ func (a *Archive) Push(ctx context.Context, to mirror.Mirror, repository, tag st
 	if err := remote.Write(ref, a.img, remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4)); err != nil {
 		return "", fmt.Errorf("push %s:%s to %s: %w", repository, tag, to, err)
 	}
-	return RegistryHost + "/" + repository + ":" + tag + "@" + digest.String(), nil
+	return mirror.Host + "/" + repository + ":" + tag + "@" + digest.String(), nil
 }
 
 type kind int

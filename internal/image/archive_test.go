@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/orrery-dev/orrery/internal/build/buildtest"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
@@ -103,7 +104,7 @@ func TestLoadArchives(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.HasPrefix(ref, RegistryHost+"/team/tool:v3@sha256:") {
+			if !strings.HasPrefix(ref, mirror.Host+"/team/tool:v3@sha256:") {
 				t.Errorf("reference %s", ref)
 			}
 		})

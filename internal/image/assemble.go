@@ -27,6 +27,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/filelock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
@@ -50,7 +51,7 @@ type Built struct {
 // Reference names the image for manifests. The digest is what counts; the version is for
 // people.
 func (b Built) Reference() string {
-	return RegistryHost + "/" + b.Name + ":" + b.Version + "@" + b.Digest
+	return mirror.Host + "/" + b.Name + ":" + b.Version + "@" + b.Digest
 }
 
 // Image makes img, building its binaries first where needed. The result is a pure

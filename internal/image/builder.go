@@ -13,10 +13,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/lock"
 )
 
-// RegistryHost is how manifests name the environment's mirror registry. Nodes resolve it
-// through containerd's host configuration, never through DNS.
-const RegistryHost = "registry.orrery.internal"
-
 // errCorrupt is wrapped by errors about a stored image that is damaged.
 var errCorrupt = errors.New("damaged image")
 

@@ -50,7 +50,7 @@ func (c *Client) ApplyFrom(ctx context.Context, component, inputs string, objs [
 }
 
 func (c *Client) apply(ctx context.Context, component, inputs string, objs []*unstructured.Unstructured) (Applied, error) {
-	s, err := c.survey(ctx, component, objs)
+	s, err := c.liveState(ctx, component, objs)
 	if err != nil {
 		return Applied{}, err
 	}
@@ -94,7 +94,7 @@ func sameSet(a, b Inventory) bool {
 }
 
 // applyRanks puts the mark of each object into marks.
-func (c *Client) applyRanks(ctx context.Context, s *survey, result *Applied, marks map[string]string) error {
+func (c *Client) applyRanks(ctx context.Context, s *liveState, result *Applied, marks map[string]string) error {
 	var mu sync.Mutex
 	for r := range ranks {
 		var stage []*unstructured.Unstructured

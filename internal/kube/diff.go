@@ -44,7 +44,7 @@ func (c *Client) Diff(ctx context.Context, component string, objs []*unstructure
 }
 
 func (c *Client) diff(ctx context.Context, component string, objs []*unstructured.Unstructured) ([]Change, error) {
-	s, err := c.survey(ctx, component, objs)
+	s, err := c.liveState(ctx, component, objs)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (c *Client) diff(ctx context.Context, component string, objs []*unstructure
 	return append(changes, pruned...), err
 }
 
-func (c *Client) wouldPrune(ctx context.Context, component string, s *survey) ([]Change, error) {
+func (c *Client) wouldPrune(ctx context.Context, component string, s *liveState) ([]Change, error) {
 	var left []Ref
 	for _, r := range s.own.Objects {
 		if !slices.ContainsFunc(s.objs, func(o *unstructured.Unstructured) bool { return refOf(o).id() == r.id() }) {

@@ -32,7 +32,7 @@ type Inventory struct {
 	// Objects that exist, or may exist when Hash is empty.
 	Objects []Ref `json:"objects"`
 	// Marks are the states in which the server left the objects ("group/kind/namespace/name"),
-	// for [Client.Standings].
+	// for [Client.Observe].
 	Marks map[string]string `json:"marks,omitempty"`
 	// Deferred optional objects ("Kind namespace/name"): their kind did not exist when
 	// the set was applied. Applying again when it does makes them.

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/reference"
 )
 
@@ -30,11 +31,11 @@ func pinned(in RenderInput, o *unstructured.Unstructured) error {
 	var errs []error
 	check := func(path string, value any) {
 		image, ok := value.(string)
-		if !ok || strings.HasPrefix(image, ImageHost+"/") {
+		if !ok || strings.HasPrefix(image, mirror.Host+"/") {
 			return
 		}
 		if _, err := reference.ParsePinned(image); err != nil {
-			errs = append(errs, fmt.Errorf("%s%s: %w; or declare it under images in component.yaml and write %s/NAME", within(in, image), path, err, ImageHost))
+			errs = append(errs, fmt.Errorf("%s%s: %w; or declare it under images in component.yaml and write %s/NAME", within(in, image), path, err, mirror.Host))
 		}
 	}
 	var walk func(path string, v any)

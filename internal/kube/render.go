@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // Labels and annotations that Orrery gives and reads.
@@ -346,7 +347,7 @@ func imageReferences(in RenderInput) map[string]string {
 	for _, image := range in.Component.Images {
 		ref, ok := in.Images[image.Name]
 		if in.Images == nil {
-			ref, ok = ImageHost+"/"+image.Name+":"+image.Version, true
+			ref, ok = mirror.Host+"/"+image.Name+":"+image.Version, true
 		}
 		if ok {
 			refs[image.Name] = ref

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/mirror"
 
 	"github.com/orrery-dev/orrery/internal/golden"
 )
@@ -47,7 +48,7 @@ func input(t testing.TB, component string) RenderInput {
 func TestRender(t *testing.T) {
 	digest := "@sha256:" + strings.Repeat("ab", 32)
 	built := map[string]string{
-		"tools/server": ImageHost + "/tools/server:v2" + digest, "helper": ImageHost + "/helper:v1" + digest, "other": "not ours",
+		"tools/server": mirror.Host + "/tools/server:v2" + digest, "helper": mirror.Host + "/helper:v1" + digest, "other": "not ours",
 	}
 	for _, tt := range []struct {
 		name, component string

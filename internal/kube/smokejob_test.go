@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 const jobYAML = `apiVersion: batch/v1
@@ -53,7 +54,7 @@ func jobInput(t *testing.T, files map[string]string) RenderInput {
 		},
 		Overlay: catalog.Overlay{Name: "local", Dir: filepath.Join(root, "overlays/local")},
 		Facts:   testFacts,
-		Images:  map[string]string{"helper": ImageHost + "/helper:v1@sha256:" + strings.Repeat("ab", 32)},
+		Images:  map[string]string{"helper": mirror.Host + "/helper:v1@sha256:" + strings.Repeat("ab", 32)},
 	}
 }
 

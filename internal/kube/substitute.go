@@ -4,16 +4,14 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-)
 
-// ImageHost is the registry that manifests name: registry.orrery.internal/NAME stands
-// for the image NAME of the component.
-const ImageHost = "registry.orrery.internal"
+	"github.com/orrery-dev/orrery/internal/mirror"
+)
 
 var (
 	// A tag or digest that stands behind the name is part of the placeholder, so that a
 	// manifest cannot pin something other than what was built.
-	imagePlaceholder = regexp.MustCompile(regexp.QuoteMeta(ImageHost) + `/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?`)
+	imagePlaceholder = regexp.MustCompile(regexp.QuoteMeta(mirror.Host) + `/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?`)
 	// $${name} is the way to write a literal ${name}.
 	factPlaceholder = regexp.MustCompile(`\$?\$\{[A-Za-z][A-Za-z0-9]*\}`)
 )
@@ -43,7 +41,7 @@ func (s *substitution) value(v any) any {
 }
 
 func (s *substitution) text(in string) string {
-	if strings.Contains(in, ImageHost+"/") {
+	if strings.Contains(in, mirror.Host+"/") {
 		in = imagePlaceholder.ReplaceAllStringFunc(in, s.image)
 	}
 	// Facts last: what they hold, such as the references of other components, is no placeholder.

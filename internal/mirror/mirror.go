@@ -13,6 +13,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
+// Host is how manifests name the environment's mirror registry. Nodes resolve it through
+// containerd's host configuration, never through DNS.
+const Host = "registry.orrery.internal"
+
 // User is who writes to a mirror, see [Mirror.PasswordFile].
 const User = "orrery"
 

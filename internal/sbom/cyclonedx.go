@@ -14,6 +14,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // Format is part of the name under which documents are kept. Raise it when the same
@@ -134,7 +135,7 @@ func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) 
 		Type: "container", Ref: "image:" + in.Name, Name: in.Name, Version: in.Version,
 		Hashes: []digest{{"SHA-256", hexDigest}},
 		PURL: fmt.Sprintf("pkg:oci/%s@%s?arch=%s&repository_url=%s", in.Name, url.QueryEscape(in.Digest),
-			strings.TrimPrefix(in.Platform, "linux/"), url.QueryEscape(image.RegistryHost+"/"+in.Name)),
+			strings.TrimPrefix(in.Platform, "linux/"), url.QueryEscape(mirror.Host+"/"+in.Name)),
 	}
 	b := newBill(root.Ref, licences)
 	programs := map[string]string{} // path → reference

@@ -12,6 +12,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // BuildType says how to read the parameters of a provenance; docs/reference/build-type.md
@@ -134,7 +135,7 @@ func Provenance(s Source) ([]byte, error) {
 		}
 		external.Binaries = append(external.Binaries, parameter)
 	}
-	return d.statement(resource{Name: image.RegistryHost + "/" + s.Image.Name, Digest: map[string]string{"sha256": hexDigest}}, BuildType, external)
+	return d.statement(resource{Name: mirror.Host + "/" + s.Image.Name, Digest: map[string]string{"sha256": hexDigest}}, BuildType, external)
 }
 
 // dependencies are what a build used, by URI.

@@ -58,7 +58,7 @@ func (s *Supply) Contents(ctx context.Context, overlay string, components []cata
 		c.Programs = append(c.Programs, bundle.Program{Name: bin.Name, SHA256: locked.Binaries[bin.Name].SHA256, Path: path})
 	}
 	slices.SortFunc(c.Programs, func(x, y bundle.Program) int { return strings.Compare(x.Name, y.Name) })
-	if c.Papers, err = s.bundledPapers(ctx, nodes); err != nil {
+	if c.ProgramDocuments, err = s.bundledProgramDocuments(ctx, nodes); err != nil {
 		return c, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(parts.Built())) {

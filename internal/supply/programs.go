@@ -94,8 +94,8 @@ func (s *Supply) ProgramProvenance(ctx context.Context, bin catalog.Binary) ([]b
 // has none.
 func (s *Supply) ProgramDocuments(ctx context.Context, bin catalog.Binary) (docs sign.Documents, sha256 string, err error) {
 	if store, ok := s.sources.bundles(); ok {
-		if papers, ok, err := store.Papers(bin.Name); ok || err != nil {
-			return sign.Documents{SBOM: papers[SBOMType], Provenance: papers[ProvenanceType]}, s.Locked.Binaries[bin.Name].SHA256, err
+		if documents, ok, err := store.ProgramDocuments(bin.Name); ok || err != nil {
+			return sign.Documents{SBOM: documents[SBOMType], Provenance: documents[ProvenanceType]}, s.Locked.Binaries[bin.Name].SHA256, err
 		}
 	}
 	if s.builder == nil {
@@ -129,16 +129,16 @@ func (s *Supply) ProgramDocument(ctx context.Context, bin catalog.Binary, kind s
 		}
 		return s.ProgramProvenance(ctx, bin)
 	}
-	papers, _, err := s.store.Papers(bin.Name)
-	if err == nil && papers[kind] == nil {
+	documents, _, err := s.store.ProgramDocuments(bin.Name)
+	if err == nil && documents[kind] == nil {
 		err = fmt.Errorf("the bundle has no %s of program %s: an older orrery made it", kind, bin.Name)
 	}
-	return papers[kind], err
+	return documents[kind], err
 }
 
-// bundledPapers makes the documents of programs of the nodes, for a bundle.
-func (s *Supply) bundledPapers(ctx context.Context, programs []catalog.Binary) ([]bundle.Paper, error) {
-	made := make([][]bundle.Paper, len(programs))
+// bundledProgramDocuments makes the documents of programs of the nodes, for a bundle.
+func (s *Supply) bundledProgramDocuments(ctx context.Context, programs []catalog.Binary) ([]bundle.ProgramDocument, error) {
+	made := make([][]bundle.ProgramDocument, len(programs))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, bin := range programs {
 		g.Go(func() error {
@@ -146,7 +146,7 @@ func (s *Supply) bundledPapers(ctx context.Context, programs []catalog.Binary) (
 			if err != nil {
 				return err
 			}
-			for _, p := range []bundle.Paper{{Program: bin.Name, Type: SBOMType, Data: docs.SBOM}, {Program: bin.Name, Type: ProvenanceType, Data: docs.Provenance}} {
+			for _, p := range []bundle.ProgramDocument{{Program: bin.Name, Type: SBOMType, Data: docs.SBOM}, {Program: bin.Name, Type: ProvenanceType, Data: docs.Provenance}} {
 				if p.Data != nil {
 					made[i] = append(made[i], p)
 				}
@@ -158,7 +158,7 @@ func (s *Supply) bundledPapers(ctx context.Context, programs []catalog.Binary) (
 		return nil, err
 	}
 	all := slices.Concat(made...)
-	slices.SortFunc(all, func(a, b bundle.Paper) int { return strings.Compare(a.Program+a.Type, b.Program+b.Type) })
+	slices.SortFunc(all, func(a, b bundle.ProgramDocument) int { return strings.Compare(a.Program+a.Type, b.Program+b.Type) })
 	return all, nil
 }
 

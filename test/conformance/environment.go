@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // up makes the environment, unless one was named, and writes its kubeconfig.
@@ -116,7 +116,7 @@ func inMirror(name string) (string, bool) {
 func writeRegistries(file, folder string) error {
 	var b strings.Builder
 	for _, name := range sortedKeys(registries) {
-		fmt.Fprintf(&b, "%s: %s/%s/%s\n", name, image.RegistryHost, folder, registries[name][1])
+		fmt.Fprintf(&b, "%s: %s/%s/%s\n", name, mirror.Host, folder, registries[name][1])
 	}
 	return os.WriteFile(file, []byte(b.String()), 0o644)
 }

@@ -99,7 +99,7 @@ func Write(ctx context.Context, dir string) (p Platform, err error) {
 	}
 	contents := bundle.Contents{
 		Platform: build.Platform(), Overlay: "local", Components: components, Root: p.Root, Files: files, Lock: locked,
-		Programs: m.programs, Papers: m.papers, Images: m.images, Attached: m.attached,
+		Programs: m.programs, ProgramDocuments: m.programDocuments, Images: m.images, Attached: m.attached,
 	}
 	return p, bundle.Create(ctx, p.Bundle, contents, bundle.CreateOptions{Sign: key.SignBlob, PublicKey: key.Public().PEM(), Workers: 1})
 }

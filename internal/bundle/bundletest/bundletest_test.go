@@ -55,8 +55,8 @@ func TestImport(t *testing.T) {
 		if err := store.Link(t.Context(), filepath.Join(t.TempDir(), "bin"), bin); err != nil {
 			t.Error(err)
 		}
-		if papers, ok, err := store.Papers(bin.Name); len(papers) != 2 || !ok || err != nil {
-			t.Errorf("%d papers of %s, %v", len(papers), bin.Name, err)
+		if programDocuments, ok, err := store.ProgramDocuments(bin.Name); len(programDocuments) != 2 || !ok || err != nil {
+			t.Errorf("%d programDocuments of %s, %v", len(programDocuments), bin.Name, err)
 		}
 	}
 	for _, img := range images(p) {

@@ -153,12 +153,12 @@ func nodeProgram(t *testing.T, store *bundle.Store, dir string, bin catalog.Bina
 	if err := store.Link(t.Context(), dir, bin); err != nil {
 		t.Fatal(err)
 	}
-	papers, _, err := store.Papers(bin.Name)
+	programDocuments, _, err := store.ProgramDocuments(bin.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := sign.Seal(sha256, key, sign.Documents{SBOM: papers["application/vnd.cyclonedx+json"],
-		Provenance: papers["application/vnd.in-toto+json"]})
+	sealed, err := sign.Seal(sha256, key, sign.Documents{SBOM: programDocuments["application/vnd.cyclonedx+json"],
+		Provenance: programDocuments["application/vnd.in-toto+json"]})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,14 +32,14 @@ const (
 // maker makes programs and images that look as if they had been built here: what is said of
 // them is true but for one thing, that they were compiled.
 type maker struct {
-	ctx      context.Context
-	dir      string
-	builder  *image.Builder // describes, and builds nothing
-	locked   lock.Platform
-	programs []bundle.Program
-	papers   []bundle.Paper
-	images   []image.Built
-	attached []bundle.Attached
+	ctx              context.Context
+	dir              string
+	builder          *image.Builder // describes, and builds nothing
+	locked           lock.Platform
+	programs         []bundle.Program
+	programDocuments []bundle.ProgramDocument
+	images           []image.Built
+	attached         []bundle.Attached
 }
 
 func sum(data []byte) string {
@@ -89,7 +89,7 @@ func (m *maker) program(bin catalog.Binary) error {
 	}
 	entry.SBOM = "sha256:" + sum(bill)
 	m.locked.Binaries[bin.Name] = entry
-	m.papers = append(m.papers, bundle.Paper{Program: bin.Name, Type: sbomType, Data: bill}, bundle.Paper{Program: bin.Name,
+	m.programDocuments = append(m.programDocuments, bundle.ProgramDocument{Program: bin.Name, Type: sbomType, Data: bill}, bundle.ProgramDocument{Program: bin.Name,
 		Type: provenanceType, Data: provenance})
 	return nil
 }

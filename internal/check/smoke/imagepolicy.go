@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // guardedNamespace is one that runs only known images; see the component image-policy.
@@ -44,8 +45,8 @@ func imagePolicy(ctx context.Context, env Env) check.Result {
 	if len(lines) == 0 {
 		return check.Fail(errors.New("no image is allowed: ConfigMap platform/image-policy is empty; run `orrery deploy image-policy`"))
 	}
-	unknown := "registry.orrery.internal/unknown@sha256:" + token(32)
-	for _, refused := range []string{unknown, "registry.orrery.internal/probe:latest"} {
+	unknown := mirror.Host + "/unknown@sha256:" + token(32)
+	for _, refused := range []string{unknown, mirror.Host + "/probe:latest"} {
 		err := env.Client.DryRun(ctx, harmlessPod(refused))
 		switch {
 		case err == nil:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // rendered is every object of an overlay.
@@ -150,7 +151,7 @@ func checkContainer(t *testing.T, c map[string]any, asRoot bool) {
 		}
 	}
 	image, _ := c["image"].(string)
-	if !strings.HasPrefix(image, kube.ImageHost+"/") {
+	if !strings.HasPrefix(image, mirror.Host+"/") {
 		t.Errorf("%s: image %q does not come from the mirror", name, image)
 	}
 	// The Go runtime has to collect before the kernel kills.

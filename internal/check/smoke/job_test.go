@@ -18,6 +18,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/check/jobline"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 const jobManifest = `apiVersion: batch/v1
@@ -51,7 +52,7 @@ func jobEnv(t *testing.T) (*fakeAPI, Env) {
 			Name: "hello", Namespace: namespace, Dir: dir, Images: []catalog.Image{{Name: "hello", Version: "v1"}},
 			SmokeJob: &catalog.SmokeJob{Kustomize: ".", Checks: []string{"a", "b"}, Deadline: "20s"},
 		},
-		Images: map[string]string{"hello": kube.ImageHost + "/hello:v1@sha256:" + strings.Repeat("ab", 32)},
+		Images: map[string]string{"hello": mirror.Host + "/hello:v1@sha256:" + strings.Repeat("ab", 32)},
 	}}
 	return f, env
 }
@@ -142,7 +143,7 @@ func TestJob(t *testing.T) {
 		{"the image is not to be had", func(f *fakeAPI, _ *Env) {
 			f.job.waiting = map[string]any{"reason": "ImagePullBackOff", "message": "not found"}
 		}, skip, skip, []string{"cannot be pulled", "not found"}, ""},
-		{"the image was not built", func(_ *fakeAPI, e *Env) { e.Jobs[0].Images["hello"] = kube.ImageHost + "/hello:v1" }, skip, skip,
+		{"the image was not built", func(_ *fakeAPI, e *Env) { e.Jobs[0].Images["hello"] = mirror.Host + "/hello:v1" }, skip, skip,
 			[]string{"was neither built nor fetched; `orrery deploy hello`"}, ""},
 		{"it does not start", func(f *fakeAPI, _ *Env) {
 			f.job.waiting = map[string]any{"reason": "CreateContainerConfigError", "message": `secret "x" not found`}

@@ -15,6 +15,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 // shown is a file as docs/reference/first-component.md shows it.
@@ -73,7 +74,7 @@ func TestFirstComponent(t *testing.T) {
 	hello := components[2]
 	in := kube.RenderInput{
 		Component: hello, Overlay: c.Overlays["local"], Facts: kube.Facts{ClusterDomain: "cluster.local"},
-		Images: map[string]string{"hello": kube.ImageHost + "/hello:v0.1.0@sha256:" + strings.Repeat("ab", 32)},
+		Images: map[string]string{"hello": mirror.Host + "/hello:v0.1.0@sha256:" + strings.Repeat("ab", 32)},
 	}
 	if objs, err := kube.Render(in); err != nil || len(objs) != 4 {
 		t.Fatalf("rendered %d objects: %v", len(objs), err)

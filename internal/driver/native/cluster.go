@@ -10,6 +10,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -28,7 +29,7 @@ const (
 // SandboxImage is what every pod's sandbox runs where no digest of it is known, see
 // [Options]. It is pulled from the mirror; its version goes with the sandbox of
 // infra/native/distribution.yaml.
-const SandboxImage = "registry.orrery.internal/pause:1"
+const SandboxImage = mirror.Host + "/pause:1"
 
 // cluster is what the supervisor knows of an environment: cluster.json, written by the CLI.
 type cluster struct {

@@ -159,7 +159,7 @@ func TestComponent(t *testing.T) {
 	if changes, err := c.Diff(t.Context(), "shop", objs); err != nil || len(changes) > 0 {
 		t.Fatalf("diff after: %v, %v", changes, err)
 	}
-	wantStanding(t, c, kube.Standing{Intact: true, Ready: true})
+	wantStanding(t, c, kube.Observed{Intact: true, Ready: true})
 
 	pods, err := c.List(t.Context(), "v1", "Pod", "shop", "app in (web, agent)")
 	if err != nil || len(pods) != 4 {
@@ -188,15 +188,15 @@ func TestComponent(t *testing.T) {
 	}
 }
 
-func wantStanding(t *testing.T, c *kube.Client, want kube.Standing) {
+func wantStanding(t *testing.T, c *kube.Client, want kube.Observed) {
 	t.Helper()
 	all, err := c.Inventories(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.Standings(t.Context(), all)
+	got, err := c.Observe(t.Context(), all)
 	if err != nil || got["shop"] != want {
-		t.Errorf("standing %+v, %v; want %+v", got["shop"], err, want)
+		t.Errorf("seen %+v, %v; want %+v", got["shop"], err, want)
 	}
 }
 
@@ -216,11 +216,11 @@ func TestDrift(t *testing.T) {
 		}
 	}
 	patch(`{"data":{"theirs":"x"}}`)
-	wantStanding(t, c, kube.Standing{Intact: true, Ready: true})
+	wantStanding(t, c, kube.Observed{Intact: true, Ready: true})
 	patch(`{"data":{"k":"v"}}`)
-	wantStanding(t, c, kube.Standing{Intact: true, Ready: true})
+	wantStanding(t, c, kube.Observed{Intact: true, Ready: true})
 	patch(`{"data":{"k":"changed"}}`)
-	wantStanding(t, c, kube.Standing{Intact: false, Ready: true})
+	wantStanding(t, c, kube.Observed{Intact: false, Ready: true})
 	changes, err := c.Diff(t.Context(), "shop", objs)
 	if err != nil || len(changes) != 1 || !strings.Contains(changes[0].Diff, "-  k: changed") {
 		t.Fatalf("%+v, %v", changes, err)
@@ -233,7 +233,7 @@ func TestDrift(t *testing.T) {
 	if applied, err := c.Apply(t.Context(), "shop", objs); err != nil || applied.Changed != 1 {
 		t.Fatalf("%+v, %v", applied, err)
 	}
-	wantStanding(t, c, kube.Standing{Intact: true, Ready: true})
+	wantStanding(t, c, kube.Observed{Intact: true, Ready: true})
 	if data, _, _ := unstructured.NestedStringMap(s.Get("v1", "ConfigMap", "shop", "settings").Object, "data"); data["k"] != "v" ||
 		data["theirs"] != "x" {
 		t.Errorf("data %v", data)
@@ -413,7 +413,7 @@ func TestRestart(t *testing.T) {
 	if err := s.Listen(""); err != nil {
 		t.Fatal(err)
 	}
-	wantStanding(t, c, kube.Standing{Intact: true, Ready: true})
+	wantStanding(t, c, kube.Observed{Intact: true, Ready: true})
 	s.Reset()
 	if _, err := c.Get(t.Context(), "v1", "Namespace", "", "shop"); !apierrors.IsNotFound(err) {
 		t.Errorf("after a reset: %v", err)

@@ -17,21 +17,21 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 )
 
-// Standing is how the objects of a component are found.
-type Standing struct {
+// Observed is how the objects of a component are found.
+type Observed struct {
 	// Intact: every object that was applied is there, and nobody has changed what was applied.
 	Intact bool
 	// Ready: every object is there and ready, as [Client.Ready] sees it.
 	Ready bool
 }
 
-// Standings looks at the objects of all components with one list per kind, which tells what
+// Observe looks at the objects of all components with one list per kind, which tells what
 // has become of them for a fraction of what it costs to ask for each what an apply would
 // change. That nobody touched them is known from the server's own account of who set which
 // field (managedFields): whatever somebody else changes, or takes away, leaves our share
 // of it. What is not found intact or ready is only not proven so: [Client.Diff] and
 // [Client.Ready] tell more.
-func (c *Client) Standings(ctx context.Context, inventories map[string]Inventory) (map[string]Standing, error) {
+func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) (map[string]Observed, error) {
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
 	var kinds []schema.GroupVersionKind
@@ -61,20 +61,20 @@ func (c *Client) Standings(ctx context.Context, inventories map[string]Inventory
 	if err != nil {
 		return nil, err
 	}
-	standings := map[string]Standing{}
+	observed := map[string]Observed{}
 	claims := readiness{client: c}
 	for name, inv := range inventories {
 		// An apply that was not finished, or that has left something for later, has no say.
-		s := Standing{Intact: inv.Hash != "" && len(inv.Deferred) == 0, Ready: len(inv.Deferred) == 0}
+		s := Observed{Intact: inv.Hash != "" && len(inv.Deferred) == 0, Ready: len(inv.Deferred) == 0}
 		for _, r := range inv.Objects {
 			o := live[r.id()]
 			mark := inv.Marks[r.id().String()]
 			s.Intact = s.Intact && o != nil && mark != "" && mark == markOf(o)
 			s.Ready = s.Ready && o != nil && claims.stands(ctx, o)
 		}
-		standings[name] = s
+		observed[name] = s
 	}
-	return standings, nil
+	return observed, nil
 }
 
 // stands judges an object by itself.

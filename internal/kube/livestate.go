@@ -17,8 +17,8 @@ import (
 
 var immutable = regexp.MustCompile(`(?i)immutable|forbidden: updates to|may not be changed|cannot change`)
 
-// survey is what has to be known before a set is applied or compared.
-type survey struct {
+// liveState is what has to be known before a set is applied or compared.
+type liveState struct {
 	objs     []*unstructured.Unstructured      // copies, with the namespaces that the server wants
 	live     map[id]*unstructured.Unstructured // those that exist
 	unserved map[schema.GroupVersionKind]bool  // kinds that a CRD of the set will define
@@ -28,10 +28,10 @@ type survey struct {
 	others   map[string]Inventory              // of the other components
 }
 
-// survey looks at the cluster, changes nothing, and refuses sets that would take objects
+// liveState looks at the cluster, changes nothing, and refuses sets that would take objects
 // from another component.
-func (c *Client) survey(ctx context.Context, component string, objs []*unstructured.Unstructured) (*survey, error) {
-	s := &survey{live: map[id]*unstructured.Unstructured{}, unserved: map[schema.GroupVersionKind]bool{}}
+func (c *Client) liveState(ctx context.Context, component string, objs []*unstructured.Unstructured) (*liveState, error) {
+	s := &liveState{live: map[id]*unstructured.Unstructured{}, unserved: map[schema.GroupVersionKind]bool{}}
 	err := c.retry(ctx, "read the inventories", func(ctx context.Context) (err error) {
 		s.others, err = c.Inventories(ctx)
 		return err
@@ -51,7 +51,7 @@ func (c *Client) survey(ctx context.Context, component string, objs []*unstructu
 }
 
 // place finds out which kinds the server knows and corrects namespaces.
-func (c *Client) place(ctx context.Context, component string, objs []*unstructured.Unstructured, s *survey) error {
+func (c *Client) place(ctx context.Context, component string, objs []*unstructured.Unstructured, s *liveState) error {
 	var mu sync.Mutex
 	custom := definedKinds(objs)
 	kinds := map[schema.GroupVersionKind]bool{}
@@ -124,7 +124,7 @@ func (c *Client) place(ctx context.Context, component string, objs []*unstructur
 
 // look reads the objects that exist: one list per kind finds what is ours already, only
 // the rest is asked for one by one.
-func (c *Client) look(ctx context.Context, component string, s *survey) error {
+func (c *Client) look(ctx context.Context, component string, s *liveState) error {
 	var mu sync.Mutex
 	var kinds []schema.GroupVersionKind
 	for _, o := range s.objs {
@@ -174,7 +174,7 @@ func (c *Client) look(ctx context.Context, component string, s *survey) error {
 }
 
 // conflicts finds objects that belong to somebody else.
-func (s *survey) conflicts(component string) error {
+func (s *liveState) conflicts(component string) error {
 	var errs []error
 	for _, o := range s.objs {
 		r := refOf(o)

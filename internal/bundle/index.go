@@ -56,27 +56,27 @@ type Image struct {
 	descriptor v1.Descriptor
 }
 
-// paper is a document of a program.
-type paper struct {
+// programDocument is a document of a program.
+type programDocument struct {
 	program    string
 	descriptor v1.Descriptor
 }
 
-// survey is what an index says, all of it checked but the content of layers.
-type survey struct {
-	digest     string // of the index, hexadecimal
-	format     int
-	platform   string
-	overlay    string
-	components []string
-	lock       string // SHA-256 of orrery.lock
-	catalog    entry
-	programs   []Program
-	papers     []paper
-	images     []Image
-	attached   []attachment
-	entries    map[string]entry // by digest, in hexadecimal
-	sums       *v1.Descriptor
+// parsedIndex is what an index says, all of it checked but the content of layers.
+type parsedIndex struct {
+	digest           string // of the index, hexadecimal
+	format           int
+	platform         string
+	overlay          string
+	components       []string
+	lock             string // SHA-256 of orrery.lock
+	catalog          entry
+	programs         []Program
+	programDocuments []programDocument
+	images           []Image
+	attached         []attachment
+	entries          map[string]entry // by digest, in hexadecimal
+	sums             *v1.Descriptor
 }
 
 // parseIndex reads index.json.
@@ -102,12 +102,12 @@ func parseIndex(raw []byte) (oci.Index, error) {
 
 // look reads the index and, through read, every manifest below it. read returns the whole
 // blob with the digest checked.
-func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*survey, error) {
+func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*parsedIndex, error) {
 	idx, err := parseIndex(raw)
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{
+	s := &parsedIndex{
 		digest: hexSum(raw), platform: idx.Annotations[notePlatform], overlay: idx.Annotations[noteOverlay],
 		lock: idx.Annotations[noteLock], entries: map[string]entry{},
 	}
@@ -140,7 +140,7 @@ func look(raw []byte, read func(v1.Descriptor) ([]byte, error)) (*survey, error)
 }
 
 // top takes one entry of the index.
-func (s *survey) top(d v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) error {
+func (s *parsedIndex) top(d v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) error {
 	switch d.ArtifactType {
 	case typeCatalog, typeNodes, typeSums, typePapers:
 		m, err := s.manifest(d, ownerOf(d.ArtifactType), read)
@@ -182,7 +182,7 @@ func ownerOf(artifact string) string {
 }
 
 // artifact takes one of ours.
-func (s *survey) artifact(which string, m oci.Manifest) error {
+func (s *parsedIndex) artifact(which string, m oci.Manifest) error {
 	if which != typeNodes && len(m.Layers) != 1 {
 		return fmt.Errorf("%s has %d layers and not one", ownerOf(which), len(m.Layers))
 	}
@@ -239,11 +239,11 @@ func (s *survey) artifact(which string, m oci.Manifest) error {
 }
 
 // documents takes those of programs.
-func (s *survey) documents(m oci.Manifest) error {
-	if s.papers != nil {
+func (s *parsedIndex) documents(m oci.Manifest) error {
+	if s.programDocuments != nil {
 		return fmt.Errorf("a second list of %s", ownerOf(typePapers))
 	}
-	s.papers = []paper{}
+	s.programDocuments = []programDocument{}
 	if m.Config != nil {
 		if err := s.note(*m.Config, entry{digest: m.Config.Digest.Hex, size: m.Config.Size, owner: ownerOf(typePapers)}); err != nil {
 			return err
@@ -260,13 +260,13 @@ func (s *survey) documents(m oci.Manifest) error {
 		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: "what is attached to program " + name}); err != nil {
 			return fmt.Errorf("layers[%d]: %w", i, err)
 		}
-		s.papers = append(s.papers, paper{name, l})
+		s.programDocuments = append(s.programDocuments, programDocument{name, l})
 	}
 	return nil
 }
 
 // tree takes the manifest of an image, or an index of several, and returns its size.
-func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error), depth int) (int64, error) {
+func (s *parsedIndex) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error), depth int) (int64, error) {
 	if depth > oci.MaxDepth {
 		return 0, fmt.Errorf("%s: indexes are nested more than %d deep", owner, oci.MaxDepth)
 	}
@@ -295,7 +295,7 @@ func (s *survey) tree(d v1.Descriptor, owner string, read func(v1.Descriptor) ([
 }
 
 // leaves notes what a manifest names that names nothing itself.
-func (s *survey) leaves(m oci.Manifest, owner string) error {
+func (s *parsedIndex) leaves(m oci.Manifest, owner string) error {
 	for i, l := range leaves(m) {
 		if err := s.note(l, entry{digest: l.Digest.Hex, size: l.Size, owner: owner, layer: i < len(m.Layers)}); err != nil {
 			return err
@@ -305,7 +305,7 @@ func (s *survey) leaves(m oci.Manifest, owner string) error {
 }
 
 // manifest reads one.
-func (s *survey) manifest(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error)) (oci.Manifest, error) {
+func (s *parsedIndex) manifest(d v1.Descriptor, owner string, read func(v1.Descriptor) ([]byte, error)) (oci.Manifest, error) {
 	var m oci.Manifest
 	if err := s.note(d, entry{digest: d.Digest.Hex, size: d.Size, owner: owner}); err != nil {
 		return m, err
@@ -324,7 +324,7 @@ func (s *survey) manifest(d v1.Descriptor, owner string, read func(v1.Descriptor
 }
 
 // note remembers a blob. One that is named twice must be the same both times.
-func (s *survey) note(d v1.Descriptor, e entry) error {
+func (s *parsedIndex) note(d v1.Descriptor, e entry) error {
 	if !digestForm.MatchString(d.Digest.String()) {
 		return fmt.Errorf("%s is no SHA-256 digest", d.Digest)
 	}
@@ -344,7 +344,7 @@ func (s *survey) note(d v1.Descriptor, e entry) error {
 }
 
 // assign tells images what is attached to them, directly or not.
-func (s *survey) assign() {
+func (s *parsedIndex) assign() {
 	for i := range s.images {
 		for _, a := range s.attachedTo(s.images[i].Digest) {
 			s.images[i].Attached = append(s.images[i].Attached, a.kind())
@@ -374,7 +374,7 @@ func leaves(m oci.Manifest) []v1.Descriptor {
 }
 
 // sorted are the entries by digest.
-func (s *survey) sorted() []entry {
+func (s *parsedIndex) sorted() []entry {
 	var out []entry
 	for _, hex := range slices.Sorted(maps.Keys(s.entries)) {
 		out = append(out, s.entries[hex])

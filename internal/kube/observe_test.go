@@ -48,25 +48,25 @@ func TestStandings(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(t *testing.T, ns string)
-		want   Standing
+		want   Observed
 	}{
-		{"nothing", func(*testing.T, string) {}, Standing{true, true}},
-		{"a field of somebody else", patch("v1", "ConfigMap", `{"data":{"other":"x"},"metadata":{"annotations":{"a":"b"}}}`, "kubectl"), Standing{true, true}},
-		{"the status", patch("policy/v1", "PodDisruptionBudget", `{"status":{"currentHealthy":3}}`, "controller", "status"), Standing{true, true}},
-		{"the same value", patch("v1", "ConfigMap", `{"data":{"k":"v"}}`, "kubectl"), Standing{true, true}},
-		{"another value", patch("v1", "ConfigMap", `{"data":{"k":"changed"}}`, "kubectl"), Standing{false, true}},
+		{"nothing", func(*testing.T, string) {}, Observed{true, true}},
+		{"a field of somebody else", patch("v1", "ConfigMap", `{"data":{"other":"x"},"metadata":{"annotations":{"a":"b"}}}`, "kubectl"), Observed{true, true}},
+		{"the status", patch("policy/v1", "PodDisruptionBudget", `{"status":{"currentHealthy":3}}`, "controller", "status"), Observed{true, true}},
+		{"the same value", patch("v1", "ConfigMap", `{"data":{"k":"v"}}`, "kubectl"), Observed{true, true}},
+		{"another value", patch("v1", "ConfigMap", `{"data":{"k":"changed"}}`, "kubectl"), Observed{false, true}},
 		{"another value, back again", func(t *testing.T, ns string) {
 			patch("v1", "ConfigMap", `{"data":{"k":"changed"}}`, "kubectl")(t, ns)
 			patch("v1", "ConfigMap", `{"data":{"k":"v"}}`, "kubectl")(t, ns)
-		}, Standing{false, true}}, // not proven; a dry run tells
-		{"another value under our name", patch("v1", "ConfigMap", `{"data":{"k":"changed"}}`, FieldManager), Standing{false, true}},
-		{"a field taken away", patch("v1", "ConfigMap", `{"data":{"k":null}}`, "kubectl"), Standing{false, true}},
-		{"a label of ours", patch("v1", "ConfigMap", `{"metadata":{"labels":{"mine":null}}}`, "kubectl"), Standing{false, true}},
-		{"the label that it is found by", patch("v1", "ConfigMap", `{"metadata":{"labels":{"orrery.dev/component":null}}}`, "kubectl"), Standing{false, false}},
-		{"inside a mapping", patch("v1", "Service", `{"spec":{"selector":{"app":"other"}}}`, "kubectl"), Standing{false, true}},
-		{"a list as a whole", patch("rbac.authorization.k8s.io/v1", "ClusterRole", `{"rules":[]}`, "kubectl"), Standing{false, true}},
-		{"the account of fields", patch("v1", "ConfigMap", `{"metadata":{"managedFields":[{}]}}`, "kubectl"), Standing{false, true}},
-		{"deleted", remove, Standing{false, false}},
+		}, Observed{false, true}}, // not proven; a dry run tells
+		{"another value under our name", patch("v1", "ConfigMap", `{"data":{"k":"changed"}}`, FieldManager), Observed{false, true}},
+		{"a field taken away", patch("v1", "ConfigMap", `{"data":{"k":null}}`, "kubectl"), Observed{false, true}},
+		{"a label of ours", patch("v1", "ConfigMap", `{"metadata":{"labels":{"mine":null}}}`, "kubectl"), Observed{false, true}},
+		{"the label that it is found by", patch("v1", "ConfigMap", `{"metadata":{"labels":{"orrery.dev/component":null}}}`, "kubectl"), Observed{false, false}},
+		{"inside a mapping", patch("v1", "Service", `{"spec":{"selector":{"app":"other"}}}`, "kubectl"), Observed{false, true}},
+		{"a list as a whole", patch("rbac.authorization.k8s.io/v1", "ClusterRole", `{"rules":[]}`, "kubectl"), Observed{false, true}},
+		{"the account of fields", patch("v1", "ConfigMap", `{"metadata":{"managedFields":[{}]}}`, "kubectl"), Observed{false, true}},
+		{"deleted", remove, Observed{false, false}},
 		{"deleted, and made again by somebody", func(t *testing.T, ns string) {
 			remove(t, ns)
 			again := objects(t, ns, text)[0]
@@ -74,7 +74,7 @@ func TestStandings(t *testing.T) {
 			if err := c.Create(t.Context(), again); err != nil {
 				t.Fatal(err)
 			}
-		}, Standing{false, true}},
+		}, Observed{false, true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := namespace(t, c) // the component's name too, so that it is alone
@@ -90,7 +90,7 @@ func TestStandings(t *testing.T) {
 			if got := inventories[ns].Inputs; got != "sha256:in" {
 				t.Errorf("the inventory's inputs are %q", got)
 			}
-			got, err := c.Standings(t.Context(), map[string]Inventory{ns: inventories[ns]})
+			got, err := c.Observe(t.Context(), map[string]Inventory{ns: inventories[ns]})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +104,7 @@ func TestStandings(t *testing.T) {
 			if inventories, err = c.Inventories(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got, err = c.Standings(t.Context(), map[string]Inventory{ns: inventories[ns]}); err != nil || got[ns] != (Standing{true, true}) {
+			if got, err = c.Observe(t.Context(), map[string]Inventory{ns: inventories[ns]}); err != nil || got[ns] != (Observed{true, true}) {
 				t.Errorf("after applying again: %+v, %v", got[ns], err)
 			}
 		})
@@ -133,11 +133,11 @@ func TestStandingsUnproven(t *testing.T) {
 	cut := inventories[ns+"-cut"]
 	cut.Hash = ""
 	inventories[ns+"-cut"] = cut
-	got, err := c.Standings(t.Context(), inventories)
+	got, err := c.Observe(t.Context(), inventories)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for component, want := range map[string]Standing{"web": {true, false}, "late": {false, false}, "cut": {false, true}} {
+	for component, want := range map[string]Observed{"web": {true, false}, "late": {false, false}, "cut": {false, true}} {
 		if got[ns+"-"+component] != want {
 			t.Errorf("%s: got %+v, want %+v", component, got[ns+"-"+component], want)
 		}
