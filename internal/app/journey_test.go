@@ -254,3 +254,21 @@ func TestCompletionMakesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A mistake in the catalogue or on the command line takes nothing away from an environment.
+func TestUpMistakenLeavesWhatIs(t *testing.T) {
+	s := newSmall(t)
+	s.up()
+	for command, code := range map[string]int{"up --require nothing": exitUsage, "up --catalog .": exitUsage} {
+		s.want(code, command)
+		s.want(exitOK, "status", "running", "shop")
+	}
+	if calls := fmt.Sprint(s.cluster.Calls()); strings.Contains(calls, "Delete") {
+		t.Errorf("the driver was asked to delete: %s", calls)
+	}
+	if err := os.Remove(filepath.Join(s.state, "small", "environment.json")); err != nil { // by hand
+		t.Fatal(err)
+	}
+	s.want(exitUsage, "up --require nothing --bundle "+s.platform.Bundle)
+	s.want(exitOK, "down", "is gone")
+}

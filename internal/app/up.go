@@ -97,17 +97,17 @@ func (u *upOptions) run(ctx context.Context) error {
 	}
 	p, err := e.Platform(environment.Selection{ClusterOnly: u.clusterOnly, Prune: !u.clusterOnly, Require: u.require})
 	if err != nil {
-		return u.failed(e, clock, true, err)
+		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	planned, err := p.Plan(ctx, u.skipVerify)
 	if err != nil {
-		return u.failed(e, clock, true, err)
+		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	if u.dryRun {
 		return u.printPlan(planned)
 	}
 	if err := p.Refuse(planned.Plan); err != nil {
-		return u.failed(e, clock, planned.Fresh(), err)
+		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	p.WarnSkipped(planned.Plan)
 	if planned.UpToDate() {
@@ -141,10 +141,10 @@ func (u *upOptions) failed(e *environment.Environment, clock *phaseClock, undo b
 func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 	defer cancel()
-	switch {
-	case undo && !e.Exists && e.Untouched():
-		return errors.Join(cause, e.Discard())
-	case !undo || u.retain:
+	if undo && e.Untouched() { // refused before anything was made
+		return errors.Join(cause, e.DiscardUnmade(ctx))
+	}
+	if !undo || u.retain {
 		return fmt.Errorf("%w\nlook at it: orrery status%s · orrery support%s · try again: orrery up%s", cause, e.Flag(), e.Flag(), e.Flag())
 	}
 	if !errors.Is(cause, context.Canceled) {

@@ -31,8 +31,19 @@ func (e *Environment) Untouched() bool {
 // directoryEffect is the journal's kind for a folder; the ID is its path.
 const directoryEffect = "directory"
 
-// Discard removes the state folder of an environment that is untouched. It lets it go.
-func (e *Environment) Discard() error { return errors.Join(e.discard(), e.Close()) }
+// DiscardUnmade removes the state folder of an environment that was only about to be made: the
+// journal names nothing outside of it, and the driver sees nothing. It lets it go. Of any other
+// it removes nothing.
+func (e *Environment) DiscardUnmade(ctx context.Context) error {
+	if e.request.Verb == "" || !e.Untouched() {
+		return nil
+	}
+	o, err := e.Driver.Observe(context.WithoutCancel(ctx))
+	if err != nil || o.Phase != driver.PhaseAbsent {
+		return nil //nolint:nilerr // what cannot be seen stays
+	}
+	return errors.Join(e.discard(), e.Close())
+}
 
 // discard removes the state folder and the password of its key in the kernel's keyring (which
 // a damaged journal may not name).

@@ -109,10 +109,10 @@ func (b *bench) cluster(ctx context.Context, e env, r *report) error {
 		}
 		ready, cpu = append(ready, v.seconds["nodesReady"]), append(cpu, inside+v.cpu)
 		for _, step := range []struct {
-			verb string
+			verb []string
 			to   *[]float64
-		}{{"stop", &stop}, {"start", &start}} {
-			if v, err = b.run(ctx, e, step.verb, "-o", "json"); err != nil {
+		}{{[]string{"stop", "--now"}, &stop}, {[]string{"start"}, &start}} {
+			if v, err = b.run(ctx, e, append(step.verb, "-o", "json")...); err != nil {
 				return err
 			}
 			*step.to = append(*step.to, v.wall.Seconds())
@@ -149,10 +149,10 @@ func (b *bench) platform(ctx context.Context, e env, r *report) error {
 			r.Disk = b.onDisk(e)
 		}
 		for _, step := range []struct {
-			verb string
+			verb []string
 			to   *[]float64
-		}{{"stop", &stop}, {"start", &start}, {"down", &down}} {
-			if v, err = b.run(ctx, e, step.verb, "-o", "json"); err != nil {
+		}{{[]string{"stop", "--now"}, &stop}, {[]string{"start"}, &start}, {[]string{"down"}, &down}} {
+			if v, err = b.run(ctx, e, append(step.verb, "-o", "json")...); err != nil {
 				return err
 			}
 			*step.to = append(*step.to, v.wall.Seconds())
