@@ -26,8 +26,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
-// The test binary is also the supervisor and PID 1 of the nodes.
+// The test binary is also the supervisor and PID 1 of the nodes, and what runs in some of them.
 func TestMain(m *testing.M) {
+	playService(filepath.Base(os.Args[0]))
 	if code, handled := Reexec(os.Args[1:]); handled {
 		os.Exit(code)
 	}
