@@ -64,7 +64,7 @@ func TestMonitorsAreGuarded(t *testing.T) {
 		{"anything from anywhere", "ScrapeConfig", "default", "staticConfigs: [{targets: ['10.96.0.1:443']}]", "write a PodMonitor or a ServiceMonitor"},
 		{"nodes", "ScrapeConfig", "trusted-monitors", "{scheme: HTTPS, scrapeClass: cluster, kubernetesSDConfigs: [{role: Node}]}", ""},
 		{"nodes in the clear", "ScrapeConfig", "trusted-monitors", "{scheme: HTTP, scrapeClass: cluster, kubernetesSDConfigs: [{role: Node}]}", "over https only"},
-		{"a probe", "Probe", "default", "{prober: {url: 'x:1'}, targets: {staticConfig: {static: [y]}}}", "a Probe reaches"},
+		{"a probe", "Probe", "default", "{prober: {url: 'x:1'}, targets: {staticConfig: {static: ['host.example']}}}", "a Probe reaches"},
 		{"a developer's pods", "PodMonitor", "default", "{selector: {}, podMetricsEndpoints: [{port: http}]}", ""},
 		{"a developer's pods with the token", "PodMonitor", "default", "{scrapeClass: cluster, selector: {}, podMetricsEndpoints: [{port: http}]}", "asks with the token of Prometheus"},
 		{"over https too", "PodMonitor", "default", "{scrapeClass: cluster, selector: {}, podMetricsEndpoints: [{port: http, scheme: https}]}", "asks with the token of Prometheus"},
