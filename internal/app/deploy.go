@@ -184,11 +184,7 @@ func newDiff(o *options) *cobra.Command {
 					fmt.Fprintf(o.err, "note: %s was left out by the last up: %s\n", comp.Name, why)
 					continue
 				}
-				set, err := p.Render(ctx, comp)
-				if err != nil {
-					return err
-				}
-				changes, err := client.Diff(ctx, comp.Name, set.Objects)
+				changes, err := p.Diff(ctx, client, comp)
 				if err != nil {
 					return err
 				}

@@ -137,9 +137,12 @@ func (p *Platform) current(ctx context.Context) (clusterState, map[string]bool) 
 
 // isCurrent compares what was applied with the catalogue: by what it was rendered from, or
 // else by what comes of rendering it. Only what does not stand as it was left is asked for
-// object by object.
+// object by object. Generated secrets are in no manifest, and have to be there.
 func (p *Platform) isCurrent(ctx context.Context, seen clusterState, c catalog.Component) bool {
 	applied, found := seen.inventories[c.Name], seen.observed[c.Name]
+	if lacking, err := seen.client.LackingSecrets(ctx, c); err != nil || len(lacking) > 0 {
+		return false
+	}
 	if inputs := p.renderInput(c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && found.Intact && found.Ready {
 		return true
 	}
@@ -153,6 +156,20 @@ func (p *Platform) isCurrent(ctx context.Context, seen clusterState, c catalog.C
 		}
 	}
 	return found.Ready || seen.client.Ready(c.Name, set.Objects).Probe(ctx).State == check.Succeeded
+}
+
+// Diff is what deploying a component would change: its generated secrets, then its objects.
+func (p *Platform) Diff(ctx context.Context, client *kube.Client, c catalog.Component) ([]kube.Change, error) {
+	set, err := p.Render(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := client.LackingSecrets(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := client.Diff(ctx, c.Name, set.Objects)
+	return append(secrets, changes...), err
 }
 
 // nodesAsWanted tells whether every node is Ready and says where it is and what it is: a

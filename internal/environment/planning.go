@@ -55,8 +55,9 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 		in.Distribution = p.Catalog.Distribution
 	}
 	running := obs.Phase == driver.PhaseRunning
+	var lost []string
 	if running && p.Kind.Mirror {
-		p.findPushed(ctx)
+		lost = p.findPushed(ctx)
 	}
 	if in.Cached, err = p.cached(ctx); err != nil {
 		return planned, err
@@ -72,7 +73,13 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 	if running {
 		g.Go(func() (err error) {
 			in.Pushed, in.Unsigned, err = p.inMirror(ctx, built)
-			return err
+			if err != nil {
+				return err
+			}
+			for _, name := range lost {
+				in.Pushed[name] = false
+			}
+			return nil
 		})
 		g.Go(func() error {
 			planned.cluster, in.Current = p.current(ctx)
@@ -136,21 +143,32 @@ func (p *Platform) inMirror(ctx context.Context, built map[string]image.Built) (
 }
 
 // findPushed notes the images that the mirror has under a digest which is known without them:
-// whatever became of the cache, they need not be pulled again.
-func (p *Platform) findPushed(ctx context.Context) {
+// whatever became of the cache, they need be neither pulled nor built again. lost are those that
+// it does not have.
+func (p *Platform) findPushed(ctx context.Context) (lost []string) {
 	mirror, err := p.Mirror()
 	if err != nil {
-		return // which the plan says when it asks again
+		return nil // which the plan says when it asks again
 	}
-	_ = inParallel(p.Parts.Pulled(), func(name string, img catalog.Image) error {
-		if _, here := p.known(name); here {
+	var mu sync.Mutex
+	_ = inParallel(p.Parts.Images, func(name string, img catalog.Image) error {
+		b := image.Built{Name: name, Version: img.Version, Digest: img.RegistryDigest()}
+		if b.Digest == "" && p.Supply.Locked != nil {
+			b.Digest = p.Supply.Locked.Images[name].Digest
+		}
+		if _, here := p.known(name); here || b.Digest == "" {
 			return nil
 		}
-		if b := (image.Built{Name: name, Version: img.Version, Digest: img.RegistryDigest()}); image.Pushed(ctx, mirror, b) {
+		if image.Pushed(ctx, mirror, b) {
 			p.note(b)
+			return nil
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		lost = append(lost, name)
 		return nil
 	})
+	return lost
 }
 
 // find decides where the images come from that are neither here nor quickly made of cached

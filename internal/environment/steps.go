@@ -156,7 +156,8 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	if err := client.EnsureSecrets(ctx, c); err != nil {
+	secrets, err := client.EnsureSecrets(ctx, c)
+	if err != nil {
 		return ui.StateFailed, err
 	}
 	applied, err := p.apply(ctx, client, c.Name, set)
@@ -177,7 +178,7 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 			return ui.StateFailed, r.Err
 		}
 	}
-	if later+applied.Created+applied.Changed+applied.Pruned == 0 {
+	if secrets+later+applied.Created+applied.Changed+applied.Pruned == 0 {
 		return ui.StateCached, nil
 	}
 	return ui.StateDone, nil

@@ -36,7 +36,7 @@ func TestShippedCatalogue(t *testing.T) {
 			t.Fatal(err)
 		}
 		rendered[component.Name] = objs
-		if err := c.EnsureSecrets(ctx, component); err != nil {
+		if _, err := c.EnsureSecrets(ctx, component); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Apply(ctx, component.Name, objs); err != nil {

@@ -23,76 +23,125 @@ import (
 const labelGenerated = "orrery.dev/generated"
 
 // EnsureSecrets makes the generated secrets of a component, and their namespaces, where
-// they do not exist. Values that exist are never overwritten, so that it may run before
-// every apply; an entry that component.yaml gained is added. Copies of public keys and
-// texts follow their source.
-func (c *Client) EnsureSecrets(ctx context.Context, component catalog.Component) error {
+// they do not exist, and says how many it wrote. Values that exist are never overwritten, so that
+// it may run before every apply; an entry that component.yaml gained is added. Copies of public
+// keys and texts follow their source.
+func (c *Client) EnsureSecrets(ctx context.Context, component catalog.Component) (written int, err error) {
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
-	// Those that copy come after those that are copied from.
+	for _, s := range generated(component) {
+		err := c.retry(ctx, fmt.Sprintf("generate Secret %s/%s", s.Namespace, s.Name), func(ctx context.Context) error {
+			wrote, err := c.ensureSecret(ctx, component, s)
+			if wrote {
+				written++
+			}
+			return err
+		})
+		if err != nil {
+			return written, fmt.Errorf("component %s: %w", component.Name, err)
+		}
+	}
+	return written, nil
+}
+
+// LackingSecrets is what EnsureSecrets would make, or add, of the generated secrets of a
+// component.
+func (c *Client) LackingSecrets(ctx context.Context, component catalog.Component) ([]Change, error) {
+	ctx, cancel := bounded(ctx, defaultTimeout)
+	defer cancel()
+	var lacking []Change
+	for _, s := range generated(component) {
+		ref := Ref{APIVersion: "v1", Kind: "Secret", Namespace: s.Namespace, Name: s.Name}
+		before, err := c.Get(ctx, "v1", "Secret", s.Namespace, s.Name)
+		change := Change{Object: ref, Action: ActionChange}
+		var after *unstructured.Unstructured
+		switch {
+		case apierrors.IsNotFound(err):
+			change.Action, before, after, err = ActionCreate, nil, newSecret(component, s), nil
+		case err == nil:
+			after = before.DeepCopy()
+			var changed bool
+			if changed, err = c.fillSecret(ctx, component, s, after); err != nil && len(lacking) > 0 {
+				continue // a copy, of a key that is lacking itself
+			} else if err == nil && !changed {
+				continue
+			}
+		}
+		if err == nil {
+			change.Diff, err = unified(ref, before, after)
+		}
+		if err != nil {
+			return lacking, fmt.Errorf("component %s: look at Secret %s/%s: %w", component.Name, s.Namespace, s.Name, err)
+		}
+		lacking = append(lacking, change)
+	}
+	return lacking, nil
+}
+
+// generated are the secrets of a component, with their namespaces. Those that copy come after
+// those that are copied from.
+func generated(component catalog.Component) []catalog.Secret {
 	secrets := slices.Clone(component.Secrets)
 	slices.SortStableFunc(secrets, func(a, b catalog.Secret) int {
 		return min(1, len(a.PublicNKeys)) - min(1, len(b.PublicNKeys))
 	})
-	for _, s := range secrets {
-		if s.Namespace == "" {
-			s.Namespace = component.Namespace
-		}
-		err := c.retry(ctx, fmt.Sprintf("generate Secret %s/%s", s.Namespace, s.Name), func(ctx context.Context) error {
-			return c.ensureSecret(ctx, component, s)
-		})
-		if err != nil {
-			return fmt.Errorf("component %s: %w", component.Name, err)
-		}
+	for i := range secrets {
+		secrets[i].Namespace = cmp.Or(secrets[i].Namespace, component.Namespace)
 	}
-	return nil
+	return secrets
 }
 
-func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, s catalog.Secret) error {
-	secret, err := c.Get(ctx, "v1", "Secret", s.Namespace, s.Name)
-	missing := apierrors.IsNotFound(err)
-	switch {
-	case missing:
-		secret = &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-			"metadata": map[string]any{
-				"name": s.Name, "namespace": s.Namespace,
-				"labels": map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"},
-			},
-		}}
-	case err != nil:
-		return err
-	}
+func newSecret(component catalog.Component, s catalog.Secret) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+		"metadata": map[string]any{
+			"name": s.Name, "namespace": s.Namespace,
+			"labels": map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"},
+		},
+	}}
+}
+
+// fillSecret is fill for a whole object.
+func (c *Client) fillSecret(ctx context.Context, component catalog.Component, s catalog.Secret, secret *unstructured.Unstructured) (changed bool, err error) {
 	data, _, err := unstructured.NestedStringMap(secret.Object, "data")
 	if err != nil {
-		return fmt.Errorf("data: %w", err)
+		return false, fmt.Errorf("data: %w", err)
 	}
 	if data == nil {
 		data = map[string]string{}
 	}
-	changed, err := c.fill(ctx, component, s, data)
-	if err != nil {
-		return err
+	if changed, err = c.fill(ctx, component, s, data); err != nil || !changed {
+		return false, err
 	}
-	if !changed && !missing {
-		return nil
+	return true, unstructured.SetNestedStringMap(secret.Object, data, "data")
+}
+
+func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, s catalog.Secret) (wrote bool, err error) {
+	secret, err := c.Get(ctx, "v1", "Secret", s.Namespace, s.Name)
+	missing := apierrors.IsNotFound(err)
+	switch {
+	case missing:
+		secret = newSecret(component, s)
+	case err != nil:
+		return false, err
 	}
-	if err := unstructured.SetNestedStringMap(secret.Object, data, "data"); err != nil {
-		return err
+	changed, err := c.fillSecret(ctx, component, s, secret)
+	if err != nil || !changed && !missing {
+		return false, err
 	}
 	if !missing {
 		r, err := c.resource(ctx, "v1", "Secret", s.Namespace)
 		if err != nil {
-			return err
+			return false, err
 		}
 		// The resourceVersion that was read makes a concurrent writer a conflict, which is retried.
 		_, err = r.Update(ctx, secret, metav1.UpdateOptions{FieldManager: FieldManager})
-		return err
+		return err == nil, err
 	}
 	err = c.Create(ctx, secret)
 	switch {
 	case apierrors.IsAlreadyExists(err):
-		return fmt.Errorf("%w: another process made it just now", errNotYet)
+		return false, fmt.Errorf("%w: another process made it just now", errNotYet)
 	case apierrors.IsNotFound(err):
 		// The component that owns the namespace, or this one, adopts it later.
 		ns := &unstructured.Unstructured{Object: map[string]any{
@@ -100,11 +149,11 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 			"metadata": map[string]any{"name": s.Namespace, "labels": map[string]any{LabelManagedBy: FieldManager}},
 		}}
 		if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
+			return false, err
 		}
-		return fmt.Errorf("%w: its namespace was made just now", errNotYet)
+		return false, fmt.Errorf("%w: its namespace was made just now", errNotYet)
 	}
-	return err
+	return err == nil, err
 }
 
 // fill adds the entries that are not there yet; data holds base64, as the API does.

@@ -46,7 +46,7 @@ func TestEnsureSecrets(t *testing.T) {
 	}
 	ensure := func() {
 		t.Helper()
-		if err := c.EnsureSecrets(t.Context(), component); err != nil {
+		if _, err := c.EnsureSecrets(t.Context(), component); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -55,7 +55,7 @@ func TestEnsureSecrets(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
 	for i := range errs {
-		wg.Go(func() { errs[i] = c.EnsureSecrets(t.Context(), component) })
+		wg.Go(func() { _, errs[i] = c.EnsureSecrets(t.Context(), component) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -95,7 +95,7 @@ func TestEnsureSecrets(t *testing.T) {
 	}
 	// Another component copies from this one; a copy follows its source.
 	other := catalog.Component{Name: ns + "-other", Namespace: ns, Secrets: []catalog.Secret{{Name: "copy", PublicNKeys: []string{"keys-" + ns + "/late"}}}}
-	if err := c.EnsureSecrets(t.Context(), other); err != nil {
+	if _, err := c.EnsureSecrets(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
 	if got := read("copy"); got["late.pub"] != read("keys-" + ns)["late.pub"] {
@@ -104,7 +104,7 @@ func TestEnsureSecrets(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	other.Secrets[0].PublicNKeys = []string{"nowhere/late"}
-	if err := c.EnsureSecrets(ctx, other); err == nil || errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.EnsureSecrets(ctx, other); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error = %v", err)
 	}
 	// Removing the component removes its secrets, and nobody else's.

@@ -199,7 +199,6 @@ func TestUpErrors(t *testing.T) {
 	}
 }
 
-// One image or binary that several components use is one step.
 // What runs is not skipped because its image could not be had again.
 func TestMissingImageOfWhatRuns(t *testing.T) {
 	in := seed()
@@ -228,6 +227,48 @@ func TestMissingImageOfWhatRuns(t *testing.T) {
 	}
 }
 
+// An image that the mirror lost is pushed again while all that needs it runs, and what it takes
+// is built if it is not cached; nothing else is.
+func TestLostImage(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Input)
+		want   string // pending steps
+	}{
+		{"cached", func(in *Input) { in.Pushed["nats"] = false }, "image/nats"},
+		{"of the nodes themselves", func(in *Input) { in.Pushed["pause"] = false }, "image/pause"},
+		{"without a cache", func(in *Input) { in.Pushed["local-path"], in.Cached = false, nil }, "build/local-path-provisioner build/sh image/local-path"},
+		{"the mirror has all, without a cache", func(in *Input) { in.Cached = nil }, ""},
+		{"nobody knows its digest", func(in *Input) { delete(in.Pushed, "nats") }, ""},
+		{"it cannot be had", func(in *Input) {
+			in.Pushed["nats"], in.Missing = false, map[string]Cause{"nats": {Kind: CauseUnreachable, Root: "gone"}}
+		}, ""},
+		{"of what is skipped", func(in *Input) { // for another image, and it does not run
+			in.Pushed["nats"], in.Current["nats"] = false, false
+			in.Pushed["nats-exporter"], in.Missing = false, map[string]Cause{"nats-exporter": {Kind: CauseUnreachable, Root: "gone"}}
+		}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := seed()
+			everything(&in)
+			in.Phase, in.NodesReady, in.SkipVerify = "running", true, true
+			c.change(&in)
+			p, err := Up(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, s := range p.Changes() {
+				got = append(got, s.ID)
+			}
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("to do: %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// One image or binary that several components use is one step.
 func TestSharedImage(t *testing.T) {
 	in := seed()
 	in.Components[0].Images = in.Components[3].Images

@@ -22,7 +22,8 @@ type Input struct {
 
 	// Cached: binary name → it is in the content cache.
 	Cached map[string]bool
-	// Pushed: image name → the mirror has it.
+	// Pushed: image name → whether the mirror has it. An image whose digest nobody knows, so that
+	// the mirror cannot be asked, is not named.
 	Pushed map[string]bool
 	// Unsigned: image name → the mirror has it, but not with the signature and documents that
 	// are wanted. It is signed again even if nothing that is to be done needs it.
@@ -63,7 +64,7 @@ func Up(in Input) (Plan, error) {
 		return Plan{}, err
 	}
 	p.leaveOut()
-	p.markUnneeded(in.Unsigned)
+	p.markUnneeded(in)
 	return p, p.Validate()
 }
 
@@ -261,20 +262,33 @@ func (p *Plan) leaveOut() {
 }
 
 // markUnneeded marks builds and images Done that nothing pending waits for: what runs already
-// needs no cache, which is safe to delete. Not so images that are to be signed.
-func (p *Plan) markUnneeded(unsigned map[string]bool) {
-	wanted := map[string]bool{}
+// needs no cache, which is safe to delete. Not so images that are to be signed, and those that
+// the mirror lost: a pod of what is deployed could not start anew.
+func (p *Plan) markUnneeded(in Input) {
+	wanted, used := map[string]bool{}, map[string]bool{}
 	for i := len(p.Steps) - 1; i >= 0; i-- {
 		s := &p.Steps[i]
-		if (s.Kind == KindBuild || s.Kind == KindImage) && !wanted[s.ID] && s.Skip.IsZero() && !(s.Kind == KindImage && unsigned[s.Subject]) {
+		switch {
+		case s.Kind != KindBuild && s.Kind != KindImage, wanted[s.ID], !s.Skip.IsZero():
+		case s.Kind == KindImage && (in.Unsigned[s.Subject] || used[s.ID] && in.lost(s.Subject)):
+		default:
 			s.Done = true
 		}
-		if !s.Done && s.Skip.IsZero() {
-			for _, need := range s.Waits() {
+		for _, need := range s.Waits() {
+			if !s.Done && s.Skip.IsZero() {
 				wanted[need] = true
+			}
+			if s.Kind == KindDeploy && s.Skip.IsZero() {
+				used[need] = true
 			}
 		}
 	}
+}
+
+// lost: the mirror was asked for an image and does not have it.
+func (in Input) lost(image string) bool {
+	has, asked := in.Pushed[image]
+	return asked && !has
 }
 
 func compact(ids []string) []string {

@@ -106,7 +106,7 @@ func TestDeploy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.EnsureSecrets(ctx, component); err != nil {
+		if _, err := c.EnsureSecrets(ctx, component); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Apply(ctx, name, objs); err != nil {

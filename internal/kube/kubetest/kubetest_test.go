@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -311,7 +313,7 @@ func TestSecrets(t *testing.T) {
 	}}
 	var before map[string]string
 	for range 2 {
-		if err := c.EnsureSecrets(t.Context(), component); err != nil {
+		if _, err := c.EnsureSecrets(t.Context(), component); err != nil {
 			t.Fatal(err)
 		}
 		o, err := c.Get(t.Context(), "v1", "Secret", "vault", "keys")
@@ -329,6 +331,70 @@ func TestSecrets(t *testing.T) {
 	}
 	if _, err := c.Get(t.Context(), "v1", "Secret", "vault", "keys"); !apierrors.IsNotFound(err) {
 		t.Errorf("the secret after removal: %v", err)
+	}
+}
+
+// What EnsureSecrets would write is told without writing it, and without values.
+func TestLackingSecrets(t *testing.T) {
+	server, c := connect(t)
+	component := catalog.Component{Name: "keys", Namespace: "vault", Secrets: []catalog.Secret{
+		{Name: "public", PublicNKeys: []string{"keys/admin"}},
+		{Name: "keys", NKeys: map[string]string{"admin": "user"}, Passwords: map[string]int{"p": 12}},
+	}}
+	lacking := func(want ...string) []kube.Change {
+		t.Helper()
+		changes, err := c.LackingSecrets(t.Context(), component)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []string{}
+		for _, ch := range changes {
+			got = append(got, ch.Action+" "+ch.Object.Namespace+"/"+ch.Object.Name)
+		}
+		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+			t.Error(d)
+		}
+		return changes
+	}
+	ensure := func(want int) {
+		t.Helper()
+		if n, err := c.EnsureSecrets(t.Context(), component); err != nil || n != want {
+			t.Errorf("%d written, want %d, %v", n, want, err)
+		}
+		lacking()
+	}
+	lacking("create vault/keys", "create vault/public")
+	ensure(2)
+	ensure(0)
+	remove := func(name string) {
+		t.Helper()
+		if err := c.Delete(t.Context(), "v1", "Secret", "vault", name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove("public")
+	lacking("create vault/public")
+	ensure(1)
+	// A copy whose source is gone follows it afterwards.
+	remove("keys")
+	lacking("create vault/keys")
+	ensure(2)
+	// An entry that component.yaml gained, and one that somebody took out.
+	component.Secrets[1].Passwords["late"] = 8
+	for _, ch := range lacking("change vault/keys") {
+		if !strings.Contains(ch.Diff, "+  late: <redacted>") || strings.Contains(ch.Diff, "admin.seed: U") {
+			t.Errorf("it tells too little, or too much:\n%s", ch.Diff)
+		}
+	}
+	ensure(1)
+	o := server.Get("v1", "Secret", "vault", "keys")
+	unstructured.RemoveNestedField(o.Object, "data", "p")
+	server.Put(o)
+	lacking("change vault/keys")
+	// A key that nobody has is an error, not an answer.
+	component.Secrets = []catalog.Secret{{Name: "public", PublicNKeys: []string{"nowhere/admin"}}}
+	if changes, err := c.LackingSecrets(t.Context(), component); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("%v, %v", changes, err)
 	}
 }
 
