@@ -107,6 +107,9 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err := d.makeState(); err != nil {
 		return err
 	}
+	if err := (&programs{paths: d.paths}).check("bin/registry"); err != nil {
+		return err
+	}
 	if err := d.makeEgress(ctx); err != nil {
 		return err
 	}
@@ -189,6 +192,9 @@ const patience = time.Minute
 // Ensure implements [driver.Driver].
 func (d *Driver) Ensure(ctx context.Context) error {
 	if err := d.distribution(); err != nil {
+		return err
+	}
+	if err := (&programs{paths: d.paths}).check(); err != nil {
 		return err
 	}
 	if err := d.Prepare(ctx); err != nil {
