@@ -44,7 +44,10 @@ func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
 	dir := filepath.Join(p.stateDir, "dist", bin.Name)
 	if cached, err := p.supply.Cached(ctx, bin); err == nil && !cached {
 		if clang := p.hostCompiler(ctx, bin); clang != "" {
-			return linkCompiler(dir, clang)
+			if err := linkCompiler(dir, clang); err != nil {
+				return err
+			}
+			return native.Placed(p.stateDir, bin.Name)
 		}
 	}
 	digest, err := p.place(ctx, bin)
@@ -55,7 +58,10 @@ func (p *platform) unpack(ctx context.Context, bin catalog.Binary) error {
 	if damaged != nil && err == nil {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: "cluster", Phase: "cluster", Message: fmt.Sprintf("what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)})
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return native.Placed(p.stateDir, bin.Name)
 }
 
 // linkCompiler has nodes run the host's own clang, which they see where the host does.

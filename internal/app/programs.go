@@ -14,6 +14,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/driver/native"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/sbom"
 	"github.com/orrery-dev/orrery/internal/sign"
@@ -223,14 +224,30 @@ func (p *platform) place(ctx context.Context, bin catalog.Binary) (digest string
 	if sealErr != nil {
 		err = sealErr // which is why the rest failed
 	}
-	if err == nil || ctx.Err() != nil || report.Digest == "" {
+	if err == nil && ctx.Err() == nil {
+		return report.Digest, p.placed(bin)
+	}
+	if ctx.Err() != nil || report.Digest == "" {
 		return report.Digest, err
 	}
 	if p.spec.Images.Verify == spec.VerifyWarn {
 		p.sink.Emit(ui.Event{Type: ui.TypeWarning, Step: "cluster", Phase: "cluster", Message: "images.verify is warn, so it is used nevertheless: " + err.Error()})
-		return report.Digest, nil
+		return report.Digest, p.placed(bin)
 	}
 	return report.Digest, err
+}
+
+// placed has the driver start nothing else in a program's place.
+func (p *platform) placed(bin catalog.Binary) error {
+	file, err := filepath.Rel(filepath.Join(p.stateDir, "dist"), p.programFile(p.catalog, bin))
+	if err != nil {
+		return err
+	}
+	names := []string{file}
+	for _, link := range bin.Links {
+		names = append(names, filepath.Join(filepath.Dir(file), link))
+	}
+	return native.Placed(p.stateDir, names...)
 }
 
 // nodeFiles are the programs and archives that the environment's nodes have.
