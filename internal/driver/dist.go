@@ -6,6 +6,9 @@ import "path/filepath"
 type Distributor interface {
 	// Dist is where they are put: the mirror's program before Prepare, the rest before Ensure.
 	Dist() Dist
+	// Installed notes programs and unpacked archives, by their names below Dist such as
+	// "bin/kubelet", once they were verified: from then on nothing else is started in their place.
+	Installed(names ...string) error
 }
 
 // Dist is the folder with the node distribution of one environment.

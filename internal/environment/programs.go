@@ -151,14 +151,31 @@ func (p *Platform) install(ctx context.Context, dist driver.Dist, bin catalog.Bi
 	if signErr != nil {
 		err = signErr // which is why the rest failed
 	}
-	if err == nil || ctx.Err() != nil || report.Digest == "" {
+	if err != nil && ctx.Err() == nil && report.Digest != "" && p.Spec.Images.Verify == spec.VerifyWarn {
+		p.warnStep(string(plan.KindCluster), plan.PhaseCluster, usedNevertheless, err)
+		err = nil
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		return report.Digest, err
 	}
-	if p.Spec.Images.Verify == spec.VerifyWarn {
-		p.warnStep(string(plan.KindCluster), plan.PhaseCluster, usedNevertheless, err)
-		return report.Digest, nil
+	return report.Digest, p.noteInstalled(dist, file, bin)
+}
+
+// noteInstalled has the driver start nothing else in a program's place.
+func (p *Platform) noteInstalled(dist driver.Dist, file string, bin catalog.Binary) error {
+	d, ok := p.Driver.(driver.Distributor)
+	if !ok {
+		return nil
 	}
-	return report.Digest, err
+	name, err := filepath.Rel(string(dist), file)
+	if err != nil {
+		return err
+	}
+	names := []string{name}
+	for _, link := range bin.Links {
+		names = append(names, filepath.Join(filepath.Dir(name), link))
+	}
+	return d.Installed(names...)
 }
 
 // signProgram signs the documents of a program, unless they are signed by the environment's key.
@@ -211,7 +228,7 @@ func (p *Platform) unpack(ctx context.Context, dist driver.Dist, bin catalog.Bin
 	dir := dist.Unpacked(bin.Name)
 	if cached, err := p.Supply.Cached(ctx, bin); err == nil && !cached {
 		if clang := supply.HostCompiler(ctx, bin); clang != "" {
-			return linkCompiler(dir, clang)
+			return errors.Join(linkCompiler(dir, clang), p.noteUnpacked(bin))
 		}
 	}
 	digest, err := p.install(ctx, dist, bin)
@@ -223,7 +240,18 @@ func (p *Platform) unpack(ctx context.Context, dist driver.Dist, bin catalog.Bin
 		p.warnStep(string(plan.KindCluster), plan.PhaseCluster,
 			"what archive %s was unpacked to had changed, and was unpacked again: %v", bin.Name, damaged)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return p.noteUnpacked(bin)
+}
+
+// noteUnpacked is noteInstalled for what nodes have of an archive.
+func (p *Platform) noteUnpacked(bin catalog.Binary) error {
+	if d, ok := p.Driver.(driver.Distributor); ok {
+		return d.Installed(bin.Name)
+	}
+	return nil
 }
 
 // linkCompiler has nodes run the host's own clang, which they see where the host does.

@@ -93,6 +93,16 @@ func Kind() driver.Kind {
 // Dist implements [driver.Distributor]. Nothing runs from there.
 func (d *Driver) Dist() driver.Dist { return driver.Dist(filepath.Join(d.StateDir, "dist")) }
 
+// Installed implements [driver.Distributor].
+func (d *Driver) Installed(names ...string) error {
+	for _, name := range names {
+		if _, err := os.Stat(filepath.Join(string(d.Dist()), name)); err != nil {
+			return fmt.Errorf("what was installed is not there: %w", err)
+		}
+	}
+	return nil
+}
+
 // Mirror implements [driver.Mirrored]. Everybody may write to it.
 func (d *Driver) Mirror() mirror.Mirror {
 	m, _, _ := d.remembered() // an unreadable one has no mirror

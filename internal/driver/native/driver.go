@@ -92,6 +92,9 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err := d.makeState(); err != nil {
 		return err
 	}
+	if err := (&programs{paths: d.paths}).check("bin/registry"); err != nil {
+		return err
+	}
 	if err := d.makeEgress(ctx); err != nil {
 		return err
 	}
@@ -177,6 +180,9 @@ func (d *Driver) patience() time.Duration { return max(patience, d.options.Timeo
 // Ensure implements [driver.Driver].
 func (d *Driver) Ensure(ctx context.Context) error {
 	if err := d.distribution(); err != nil {
+		return err
+	}
+	if err := (&programs{paths: d.paths}).check(); err != nil {
 		return err
 	}
 	if err := d.Prepare(ctx); err != nil {

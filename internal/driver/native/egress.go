@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -56,32 +58,86 @@ func nft(ctx context.Context, script string) error {
 	return proc.Run(ctx, &proc.Cmd{Path: path, Args: []string{"-f", "-"}, Stdin: strings.NewReader(script)})
 }
 
+// forwardedBefore begins the name of an empty chain in the table of each environment with a way
+// out: whether the host forwarded packets before the first of them. So those who overlap know
+// it from each other, whoever ends last restores it, and a restart of the machine forgets it.
+const forwardedBefore = "ip_forward_was_"
+
+var chainOfRecord = regexp.MustCompile(`chain ` + forwardedBefore + `([01]) `)
+
+// egressLock keeps those apart who change or restore the host's forwarding.
+var egressLock = "/run/orrery-egress.lock"
+
+// withEgressLock leaves no file.
+func withEgressLock(ctx context.Context, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	held, err := filelock.Wait(ctx, egressLock, filelock.Exclusive, nil)
+	if err != nil {
+		return fmt.Errorf("the lock on the host's forwarding: %w", err)
+	}
+	defer held.Close()
+	return errors.Join(do(), os.Remove(egressLock))
+}
+
 // makeEgress changes the host: forwarding on, and a table that translates what comes out
 // of the fabric. The supervisor lays the link.
 func (d *Driver) makeEgress(ctx context.Context) error {
 	if !d.cluster.Egress {
 		return nil
 	}
+	return withEgressLock(ctx, func() error { return d.makeEgressLocked(ctx) })
+}
+
+func (d *Driver) makeEgressLocked(ctx context.Context) error {
 	e := egressOf(d.cluster.Environment)
-	before, err := os.ReadFile(ipForward)
+	b, err := os.ReadFile(ipForward)
 	if err != nil {
 		return err
 	}
-	if _, known := d.egressEffect(); !known {
-		err := d.options.Journal.Begin(driver.Effect{Kind: "egress", ID: e.table, Info: map[string]string{"link": e.link, "ip_forward": strings.TrimSpace(string(before))}})
-		if err != nil {
-			return fmt.Errorf("journal: %w", err)
+	before := strings.TrimSpace(string(b))
+	tables, err := nftTables(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if was := recordOf(ctx, t); was != "" {
+			before = was
+			break
 		}
 	}
-	if strings.TrimSpace(string(before)) != "1" {
+	err = d.options.Journal.Begin(driver.Effect{Kind: "egress", ID: e.table, Info: map[string]string{"link": e.link, "ip_forward": before, "boot": bootID()}})
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if err := nft(ctx, e.rules(hostNameservers(), before)); err != nil {
+		return fmt.Errorf("translate addresses of the environment: %w", err)
+	}
+	if strings.TrimSpace(string(b)) != "1" {
 		if err := os.WriteFile(ipForward, []byte("1"), 0o644); err != nil {
 			return fmt.Errorf("let the host forward packets: %w", err)
 		}
 	}
-	if err := nft(ctx, e.rules(hostNameservers())); err != nil {
-		return fmt.Errorf("translate addresses of the environment: %w", err)
-	}
 	return nil
+}
+
+// recordOf is "0" or "1", as the table of an environment has it; "" when it is none or has none.
+func recordOf(ctx context.Context, table string) string {
+	if !strings.HasPrefix(table, "orrery-") {
+		return ""
+	}
+	path, err := proc.Look("nft")
+	if err != nil {
+		return ""
+	}
+	var out strings.Builder
+	if proc.Run(ctx, &proc.Cmd{Path: path, Args: []string{"list", "table", "ip", table}, Stdout: &out}) != nil {
+		return ""
+	}
+	if m := chainOfRecord.FindStringSubmatch(out.String()); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 // egressEffect is what the journal knows of a way out.
@@ -104,10 +160,19 @@ func (d *Driver) undoEgress(ctx context.Context) error {
 	if !known && !d.cluster.Egress {
 		return nil
 	}
+	return withEgressLock(ctx, func() error { return d.undoEgressLocked(ctx, effect, known) })
+}
+
+func (d *Driver) undoEgressLocked(ctx context.Context, effect driver.Effect, known bool) error {
 	e := egressOf(d.cluster.Environment)
 	var errs []error
 	if l, err := netlink.LinkByName(e.link); err == nil {
 		errs = append(errs, netlink.LinkDel(l))
+	}
+	before := recordOf(ctx, e.table)
+	// Somebody may have flushed all tables. What was before a restart of the machine says nothing.
+	if boot := effect.Info["boot"]; before == "" && known && (boot == "" || boot == bootID()) {
+		before = effect.Info["ip_forward"]
 	}
 	tables, err := nftTables(ctx)
 	if err != nil {
@@ -121,7 +186,7 @@ func (d *Driver) undoEgress(ctx context.Context) error {
 			others = true
 		}
 	}
-	if known && effect.Info["ip_forward"] == "0" && !others {
+	if before == "0" && !others {
 		errs = append(errs, os.WriteFile(ipForward, []byte("0"), 0o644))
 	}
 	if err := errors.Join(errs...); err != nil || !known {

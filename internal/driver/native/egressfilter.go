@@ -18,7 +18,7 @@ import (
 // leads past the host, not to it. Its own services, which may trust whoever is near, and
 // link-local addresses, such as those that tell a cloud machine its credentials, are refused;
 // resolvers that nodes were told of are not.
-func (e egress) rules(resolvers []netip.Addr) string {
+func (e egress) rules(resolvers []netip.Addr, before string) string {
 	var names strings.Builder
 	for _, r := range resolvers {
 		fmt.Fprintf(&names, "\t\tip daddr %s udp dport 53 accept\n\t\tip daddr %[1]s tcp dport 53 accept\n", r)
@@ -27,6 +27,8 @@ func (e egress) rules(resolvers []netip.Addr) string {
 	return fmt.Sprintf(`add table ip %[1]s
 delete table ip %[1]s
 table ip %[1]s {
+	chain %[5]s {
+	}
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr %[2]s oifname != "%[3]s" masquerade
@@ -43,7 +45,7 @@ table ip %[1]s {
 %[4]s		ip daddr { 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4 } reject with icmp type admin-prohibited
 	}
 }
-`, e.table, e.inner.Masked(), e.link, names.String())
+`, e.table, e.inner.Masked(), e.link, names.String(), forwardedBefore+before)
 }
 
 // egressProbes look at what a way out needs of the host.

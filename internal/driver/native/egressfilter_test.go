@@ -132,7 +132,7 @@ func TestEgressIsFiltered(t *testing.T) {
 	if !reach("198.51.100.1:8080") {
 		t.Fatal("without rules the host is not reached, so nothing is shown")
 	}
-	if err := nft(t.Context(), out.rules([]netip.Addr{resolver})); err != nil {
+	if err := nft(t.Context(), out.rules([]netip.Addr{resolver}, "0")); err != nil {
 		t.Skipf("this kernel cannot: %v", err)
 	}
 	for address, want := range map[string]bool{

@@ -94,14 +94,12 @@ func (d *Driver) spawnSupervisor(ctx context.Context, c *client) error {
 }
 
 // installExecutable copies this program, so that the supervisor can start nodes long
-// after the original (which 'go run' deletes) has gone.
+// after the original (which 'go run' deletes) has gone. An earlier copy is not relied on:
+// somebody may have changed it.
 func installExecutable(from, to string) error {
 	src, err := os.Stat(from)
 	if err != nil {
 		return err
-	}
-	if have, err := os.Stat(to); err == nil && have.Size() == src.Size() && have.ModTime().Equal(src.ModTime()) {
-		return nil
 	}
 	in, err := os.Open(from)
 	if err != nil {

@@ -22,16 +22,17 @@ import (
 // machine runs one node: it starts its PID 1, starts it again when it dies, and knows
 // what it reports.
 type machine struct {
-	node    node
-	paths   paths
-	cluster cluster
-	fabric  *fabric
-	spawner *spawner
-	cgroups cgroups
-	layers  *layerStore
-	log     *slog.Logger
-	down    func() // told when the node has gone
-	ask     memberAPI
+	node     node
+	paths    paths
+	cluster  cluster
+	fabric   *fabric
+	spawner  *spawner
+	cgroups  cgroups
+	layers   *layerStore
+	programs *programs
+	log      *slog.Logger
+	down     func() // told when the node has gone
+	ask      memberAPI
 
 	mu       sync.Mutex
 	cancel   context.CancelFunc // of run; nil when the node is not wanted
@@ -211,6 +212,9 @@ func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 // spawn starts PID 1. It waits for a byte on its standard input, which then stays open:
 // its end tells the node that the supervisor has gone.
 func (m *machine) spawn() (cmd *exec.Cmd, wake, status *os.File, err error) {
+	if err := m.programs.check(); err != nil {
+		return nil, nil, nil, err
+	}
 	if err := m.folders(); err != nil {
 		return nil, nil, nil, err
 	}

@@ -21,10 +21,11 @@ import (
 // behind two gates: in the fabric it is only read; on a port of 127.0.0.1 of the host, for a
 // person and for the image builder, who knows the password may write.
 type registry struct {
-	paths   paths
-	spawner *spawner
-	log     *slog.Logger
-	gates   []*http.Server
+	paths    paths
+	spawner  *spawner
+	programs *programs
+	log      *slog.Logger
+	gates    []*http.Server
 
 	mu       sync.Mutex
 	process  *os.Process
@@ -34,8 +35,8 @@ type registry struct {
 	finished chan struct{}
 }
 
-func newRegistry(p paths, c cluster, f *fabric, log *slog.Logger) (*registry, error) {
-	m := &registry{paths: p, log: log, finished: make(chan struct{})}
+func newRegistry(p paths, c cluster, f *fabric, known *programs, log *slog.Logger) (*registry, error) {
+	m := &registry{paths: p, programs: known, log: log, finished: make(chan struct{})}
 	if err := os.MkdirAll(p.join("registry"), 0o700); err != nil {
 		return nil, err
 	}
@@ -104,6 +105,9 @@ func (m *registry) once(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
+	if err := m.programs.check("bin/registry"); err != nil {
+		return err
+	}
 	if err := os.Remove(m.paths.registrySocket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

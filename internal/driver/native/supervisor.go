@@ -25,16 +25,17 @@ var errLocked = errors.New("another supervisor runs this environment")
 // supervisor is the process that an environment lives in. What it makes (namespaces,
 // links, children) ends with it, whatever it dies of; the rest is files and control groups.
 type supervisor struct {
-	id      proc.Identity
-	paths   paths
-	cluster cluster
-	cgroups cgroups
-	log     *slog.Logger
-	fabric  *fabric
-	mirror  *registry
-	spawner *spawner
-	layers  *layerStore
-	local   net.Listener // of the API on 127.0.0.1
+	id       proc.Identity
+	paths    paths
+	cluster  cluster
+	cgroups  cgroups
+	log      *slog.Logger
+	fabric   *fabric
+	mirror   *registry
+	spawner  *spawner
+	layers   *layerStore
+	programs *programs
+	local    net.Listener // of the API on 127.0.0.1
 
 	mu       sync.Mutex
 	balancer *balancer // nil until the cluster is started
@@ -144,6 +145,7 @@ func (s *supervisor) open() error {
 	if s.spawner, err = newSpawner(nil); err != nil {
 		return err
 	}
+	s.programs = &programs{paths: s.paths}
 	if s.layers, err = newLayerStore(s.paths, s.log); err != nil {
 		return err
 	}
@@ -163,7 +165,7 @@ func (s *supervisor) open() error {
 	if s.local, err = listenLocal(s.cluster.API, "ports.api"); err != nil {
 		return err
 	}
-	s.mirror, err = newRegistry(s.paths, s.cluster, s.fabric, s.log)
+	s.mirror, err = newRegistry(s.paths, s.cluster, s.fabric, s.programs, s.log)
 	return err
 }
 
@@ -227,7 +229,8 @@ func backendOf(n node) string { return fmt.Sprintf("%s:%d", n.Address, apiPort) 
 func (s *supervisor) machine(n node) *machine {
 	m := s.machines[n.Name]
 	if m == nil {
-		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers, log: s.log,
+		m = &machine{node: n, paths: s.paths, cluster: s.cluster, fabric: s.fabric, spawner: s.spawner, cgroups: s.cgroups, layers: s.layers,
+			programs: s.programs, log: s.log,
 			ask: askMembers(s.paths, s.fabric.ns.dial)}
 		b := s.balancer
 		m.down = func() { b.down(backendOf(n)) }
