@@ -1,6 +1,7 @@
 package script
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,12 +11,40 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/orrery-dev/orrery/internal/app"
+	"github.com/orrery-dev/orrery/internal/bundle/bundletest"
+	"github.com/orrery-dev/orrery/internal/check/smoke/smoketest"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/driver/fake"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"orrery": func() { os.Exit(app.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"orrery": func() {
+			if os.Getenv(fake.HostVariable) != "" {
+				driver.Register(fake.Kind())
+			}
+			os.Exit(app.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
 	})
+}
+
+// startSmall gives a script that has an orrery.yaml for the fake driver a host for environments,
+// and the platform for tests in the folder small.
+func startSmall(e *testscript.Env) error {
+	text, err := os.ReadFile(filepath.Join(e.WorkDir, "orrery.yaml"))
+	if err != nil || !strings.Contains(string(text), "driver: fake") {
+		return nil
+	}
+	if _, err := bundletest.Write(context.Background(), filepath.Join(e.WorkDir, "small")); err != nil {
+		return err
+	}
+	host := fake.StartHost()
+	e.Defer(host.Close)
+	smoketest.Install(host.Cluster("small").API)
+	e.Setenv(fake.HostVariable, host.URL())
+	e.Setenv("ORRERY_KEY_PASSWORD", "script")
+	e.Setenv("KUBECONFIG", "")
+	return nil
 }
 
 func TestScripts(t *testing.T) {
@@ -45,7 +74,7 @@ func TestScripts(t *testing.T) {
 					e.Setenv(name, v)
 				}
 			}
-			return nil
+			return startSmall(e)
 		},
 		Condition: func(cond string) (bool, error) { return cond == "root" && os.Geteuid() == 0, nil },
 	})
