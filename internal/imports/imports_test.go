@@ -32,8 +32,11 @@ var rules = []struct{ packages, not, why string }{
 	{"image", "internal/kube internal/engine internal/driver", "it knows no environment"},
 	{"bundle", "internal/kube internal/engine internal/driver os/exec", "it packs, and runs no program"},
 	{"driver driver/native", "internal/catalog internal/kube internal/check/smoke k8s.io/client-go", "a driver knows no component"},
+	{"driver/fake", "internal/catalog internal/check/smoke internal/driver/native internal/app k8s.io/client-go", "a driver knows no component"},
 	{"engine", "internal/catalog internal/kube internal/driver/native", "actions are handed to it"},
 	{"kube", "internal/driver internal/engine internal/build internal/image", "a kubeconfig is all that it is given"},
+	{"kube/kubetest", "ours", "the tests of whoever talks to a cluster may use it"},
+	{"bundle/bundletest", "internal/app internal/kube internal/driver internal/engine os/exec", "it packs, and runs no program"},
 	{"observe", "internal/kube internal/driver github.com/prometheus github.com/grafana", "it asks over HTTP"},
 	{"flow", "internal/kube internal/driver internal/catalog", "it knows no cluster"},
 	{"console", "internal/kube internal/driver", "functions are handed to it"},
@@ -42,6 +45,10 @@ var rules = []struct{ packages, not, why string }{
 // foreign are packages that the command line must not be linked with, also not by way of
 // others.
 var foreign = map[string]string{
+	module + "internal/kube/kubetest":      "it is for tests",
+	module + "internal/driver/fake":        "it is for tests",
+	module + "internal/driver/drivertest":  "it is for tests",
+	module + "internal/bundle/bundletest":  "it is for tests",
 	"k8s.io/client-go/kubernetes":          "the typed clientset costs compile time (ADR 0004)",
 	"helm.sh/helm/v4":                      "it brings the typed clientset (ADR 0004)",
 	"google.golang.org/grpc":               "Hubble and collectors are executed or asked over HTTP (ADR 0024)",

@@ -35,6 +35,9 @@ func (h klogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 }
 
 func (h klogHandler) Handle(ctx context.Context, r slog.Record) error {
+	if !h.Enabled(ctx, r.Level) { // nobody asks before errors are handed over
+		return nil
+	}
 	out := slog.NewRecord(r.Time, slog.LevelDebug, r.Message, r.PC)
 	out.AddAttrs(h.attrs...)
 	r.Attrs(func(a slog.Attr) bool { out.AddAttrs(a); return true })

@@ -259,10 +259,14 @@ func etcd(ctx context.Context, env Env) check.Result {
 }
 
 func membersRun(members []spec.Node, seen driver.Observation) error {
+	// Services of some drivers are processes of another machine: then their nodes must do.
+	processes := slices.ContainsFunc(seen.Nodes, func(n driver.Node) bool {
+		return slices.ContainsFunc(n.Services, func(s driver.Service) bool { return s.PID != 0 })
+	})
 	running := map[string]bool{}
 	for _, n := range seen.Nodes {
 		for _, service := range n.Services {
-			if n.Running && service.Name == "etcd" && service.PID != 0 {
+			if n.Running && service.Name == "etcd" && (service.PID != 0 || !processes) {
 				running[n.Name] = true
 			}
 		}

@@ -1,0 +1,477 @@
+package fake
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/orrery-dev/orrery/internal/atomicfile"
+	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/kube/kubetest"
+	"github.com/orrery-dev/orrery/internal/spec"
+)
+
+// Options of [New].
+type Options struct {
+	// Spec is valid and has its ports chosen; a port of 0 is any that is free.
+	Spec     spec.Environment
+	StateDir string
+	Journal  driver.Journal
+	// Host is the URL of the host. Default: what HostVariable names.
+	Host string
+}
+
+// Driver makes environments of nothing. It implements [driver.Driver],
+// [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
+type Driver struct {
+	Options
+}
+
+var (
+	_ driver.Driver         = (*Driver)(nil)
+	_ driver.NodeController = (*Driver)(nil)
+	_ driver.LogSource      = (*Driver)(nil)
+	_ driver.FlowSource     = (*Driver)(nil)
+)
+
+// Files of the state directory.
+const (
+	memoryFile     = "fake.json"
+	kubeconfigFile = "kubeconfig"
+	logsDir        = "logs"
+)
+
+// memory is what the driver knows of an environment that it began to make.
+type memory struct {
+	Registry string               `json:"registry,omitempty"` // address
+	API      string               `json:"api,omitempty"`      // address
+	Stopped  bool                 `json:"stopped,omitempty"`
+	Nodes    map[string]nodeState `json:"nodes,omitempty"`
+}
+
+type nodeState struct {
+	Stopped  bool `json:"stopped,omitempty"`
+	Restarts int  `json:"restarts,omitempty"`
+}
+
+// New makes the driver of one environment, and nothing else.
+func New(o Options) (*Driver, error) {
+	o.Host = cmp.Or(o.Host, os.Getenv(HostVariable))
+	if o.Host == "" {
+		return nil, fmt.Errorf("the fake driver has no host: set %s to the URL of one", HostVariable)
+	}
+	if o.Journal == nil || o.StateDir == "" {
+		return nil, errors.New("the fake driver needs a journal and a state directory")
+	}
+	return &Driver{o}, nil
+}
+
+// client leaves no connection behind.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// ask sends an order to the host.
+func (d *Driver) ask(ctx context.Context, o order) (report, error) {
+	var r report
+	fail := func(err error) (report, error) { return r, fmt.Errorf("the fake driver's host: %w", err) }
+	body, err := json.Marshal(o)
+	if err != nil {
+		return fail(err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.Host+"/"+d.Spec.Name, bytes.NewReader(body))
+	if err != nil {
+		return fail(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fail(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(resp.Body)
+		return fail(fmt.Errorf("%s: %s", resp.Status, text))
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
+		return fail(err)
+	}
+	if r.Error != "" {
+		return fail(errors.New(r.Error))
+	}
+	return r, nil
+}
+
+// do runs a method, unless a test wants it to fail.
+func (d *Driver) do(ctx context.Context, method string, work func() error) error {
+	r, err := d.ask(ctx, order{Method: method})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(r.Fault.Delay):
+	}
+	if r.Fault.Error != "" && !r.Fault.Late {
+		return errors.New(r.Fault.Error)
+	}
+	if err := work(); err != nil {
+		return fmt.Errorf("%s: %w", method, err)
+	}
+	if r.Fault.Error != "" {
+		return errors.New(r.Fault.Error)
+	}
+	return nil
+}
+
+func (d *Driver) path(name string) string { return filepath.Join(d.StateDir, name) }
+
+// remembered is false when nothing was made.
+func (d *Driver) remembered() (m memory, ok bool, err error) {
+	data, err := os.ReadFile(d.path(memoryFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	return m, true, err
+}
+
+func (d *Driver) remember(m memory) error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(d.path(memoryFile), data, 0o600)
+}
+
+// effects that the driver makes, in order.
+func (d *Driver) effects() []driver.Effect {
+	return []driver.Effect{
+		{Kind: "directory", ID: d.StateDir},
+		{Kind: "listener", ID: "registry of " + d.Spec.Name},
+		{Kind: "listener", ID: "api of " + d.Spec.Name},
+	}
+}
+
+func (d *Driver) begin(effects ...driver.Effect) error {
+	for _, e := range effects {
+		if err := d.Journal.Begin(e); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+	}
+	return nil
+}
+
+// Preflight implements [driver.Driver].
+func (d *Driver) Preflight(context.Context) []check.Condition {
+	return []check.Condition{{Component: "host", Name: "host", Probe: func(ctx context.Context) check.Result {
+		if err := d.do(ctx, "Preflight", func() error { return nil }); err != nil {
+			return check.Fail(err)
+		}
+		return check.OK("it is a test's")
+	}}}
+}
+
+// Prepare implements [driver.Driver].
+func (d *Driver) Prepare(ctx context.Context) error {
+	return d.do(ctx, "Prepare", func() error { return d.prepare(ctx) })
+}
+
+func (d *Driver) prepare(ctx context.Context) error {
+	m, _, err := d.remembered()
+	if err != nil {
+		return err
+	}
+	if err := d.begin(d.effects()[:2]...); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.StateDir, 0o700); err != nil {
+		return err
+	}
+	if err := d.remember(m); err != nil {
+		return err
+	}
+	r, err := d.ask(ctx, order{Registry: cmp.Or(m.Registry, fmt.Sprintf("127.0.0.1:%d", d.Spec.Ports.Registry))})
+	if err != nil {
+		return err
+	}
+	m.Registry = r.Registry
+	return d.remember(m)
+}
+
+// Ensure implements [driver.Driver].
+func (d *Driver) Ensure(ctx context.Context) error {
+	return d.do(ctx, "Ensure", func() error {
+		if err := d.prepare(ctx); err != nil {
+			return err
+		}
+		m, _, err := d.remembered()
+		if err != nil {
+			return err
+		}
+		if err := d.begin(d.effects()[2]); err != nil {
+			return err
+		}
+		r, err := d.ask(ctx, order{API: cmp.Or(m.API, fmt.Sprintf("127.0.0.1:%d", d.Spec.Ports.API)), Nodes: d.nodes(m)})
+		if err != nil {
+			return err
+		}
+		if err := atomicfile.Write(d.path(kubeconfigFile), []byte(r.Kubeconfig), 0o600); err != nil {
+			return err
+		}
+		if err := d.writeLogs(); err != nil {
+			return err
+		}
+		m.API, m.Stopped = r.API, false
+		return d.remember(m)
+	})
+}
+
+// nodes as the API is to show them.
+func (d *Driver) nodes(m memory) []kubetest.Node {
+	nodes := []kubetest.Node{}
+	for _, n := range d.Spec.Topology() {
+		nodes = append(nodes, kubetest.Node{
+			Name: n.Name, Address: n.Address.String(), PodCIDR: n.PodCIDR.String(),
+			Server: n.Role == spec.RoleServer, Ready: !m.Nodes[n.Name].Stopped,
+			Labels: map[string]string{"topology.kubernetes.io/zone": n.Zone, "rack": n.Rack},
+		})
+	}
+	return nodes
+}
+
+// Ready implements [driver.Driver].
+func (d *Driver) Ready(ctx context.Context) error {
+	return d.do(ctx, "Ready", func() error {
+		r := check.Await(ctx, check.Condition{Component: "cluster", Name: "nodes-ready", Interval: 20 * time.Millisecond,
+			Probe: func(ctx context.Context) check.Result {
+				o, err := d.observe(ctx)
+				switch {
+				case err != nil:
+					return check.Fail(err)
+				case o.Phase == driver.PhaseRunning:
+					return check.OK("%d nodes are Ready", len(o.Nodes))
+				}
+				for _, n := range o.Nodes {
+					if !n.Running && !n.Stopped {
+						return check.Wait("node %s does not run", n.Name)
+					}
+				}
+				return check.Fail(fmt.Errorf("the environment is %s", o.Phase))
+			}}, nil)
+		return r.Err
+	})
+}
+
+// Observe implements [driver.Driver].
+func (d *Driver) Observe(ctx context.Context) (o driver.Observation, err error) {
+	err = d.do(ctx, "Observe", func() (err error) {
+		o, err = d.observe(ctx)
+		return err
+	})
+	return o, err
+}
+
+func (d *Driver) observe(ctx context.Context) (driver.Observation, error) {
+	o := driver.Observation{Phase: driver.PhaseAbsent}
+	m, made, err := d.remembered()
+	if err != nil {
+		return o, err
+	}
+	r, err := d.ask(ctx, order{})
+	if err != nil {
+		return o, err
+	}
+	if !made {
+		if r.API != "" || r.Registry != "" {
+			o.Phase = driver.PhasePartial
+		}
+		return o, nil
+	}
+	o.Phase, o.Endpoints = driver.PhasePartial, map[string]string{}
+	if m.Registry != "" {
+		o.Endpoints["registry"] = m.Registry
+	}
+	if m.API == "" {
+		return o, nil
+	}
+	o.Endpoints["api"], o.Kubeconfig = "https://"+m.API, d.path(kubeconfigFile)
+	complete := r.API != "" && r.Registry != ""
+	for _, n := range d.Spec.Topology() {
+		s := m.Nodes[n.Name]
+		out := driver.Node{
+			Name: n.Name, Role: driver.Role(n.Role), Zone: n.Zone, Rack: n.Rack, Address: n.Address.String(), PodCIDR: n.PodCIDR.String(),
+			Running: r.API != "" && !s.Stopped && !slices.Contains(r.Down, n.Name), Stopped: s.Stopped,
+		}
+		for _, name := range services(n.Role) {
+			out.Services = append(out.Services, driver.Service{Name: name, Restarts: s.Restarts})
+		}
+		complete = complete && (out.Running || out.Stopped)
+		o.Nodes = append(o.Nodes, out)
+	}
+	switch {
+	case complete:
+		o.Phase = driver.PhaseRunning
+	case m.Stopped && r.API == "" && r.Registry == "":
+		o.Phase = driver.PhaseStopped
+	}
+	return o, nil
+}
+
+func services(role string) []string {
+	if role == spec.RoleServer {
+		return []string{"etcd", "kube-apiserver", "containerd", "kubelet"}
+	}
+	return []string{"containerd", "kubelet"}
+}
+
+// Stop implements [driver.Driver].
+func (d *Driver) Stop(ctx context.Context) error {
+	return d.do(ctx, "Stop", func() error {
+		m, made, err := d.remembered()
+		if err != nil || !made {
+			return err
+		}
+		if _, err := d.ask(ctx, order{Stop: true}); err != nil {
+			return err
+		}
+		m.Stopped = true
+		return d.remember(m)
+	})
+}
+
+// Delete implements [driver.Driver].
+func (d *Driver) Delete(ctx context.Context) error {
+	return d.do(ctx, "Delete", func() error {
+		_, err := d.ask(ctx, order{Reset: true})
+		if err = errors.Join(err, os.RemoveAll(d.StateDir)); err != nil {
+			return err
+		}
+		for _, e := range slices.Backward(d.effects()) {
+			err = errors.Join(err, d.Journal.Undone(e))
+		}
+		return err
+	})
+}
+
+// Audit implements [driver.Driver].
+func (d *Driver) Audit(ctx context.Context) ([]string, error) {
+	r, err := d.ask(ctx, order{Method: "Audit"})
+	if err != nil {
+		return nil, err
+	}
+	leaks := r.Fault.Leaks
+	if r.Fault.Error != "" {
+		return leaks, errors.New(r.Fault.Error)
+	}
+	if r.API != "" {
+		leaks = append(leaks, "listener of the API at "+r.API)
+	}
+	if r.Registry != "" {
+		leaks = append(leaks, "listener of the registry at "+r.Registry)
+	}
+	if _, err := os.Stat(d.StateDir); err == nil {
+		leaks = append(leaks, "folder "+d.StateDir)
+	}
+	return leaks, nil
+}
+
+// change is what befalls one node of a running environment.
+func (d *Driver) change(ctx context.Context, method, name string, f func(*nodeState)) error {
+	return d.do(ctx, method, func() error {
+		if !slices.ContainsFunc(d.Spec.Topology(), func(n spec.Node) bool { return n.Name == name }) {
+			return fmt.Errorf("there is no node %q", name)
+		}
+		m, made, err := d.remembered()
+		if err != nil {
+			return err
+		}
+		if !made || m.API == "" {
+			return fmt.Errorf("environment %q does not run", d.Spec.Name)
+		}
+		if m.Nodes == nil {
+			m.Nodes = map[string]nodeState{}
+		}
+		s := m.Nodes[name]
+		f(&s)
+		m.Nodes[name] = s
+		if err := d.remember(m); err != nil {
+			return err
+		}
+		_, err = d.ask(ctx, order{Nodes: d.nodes(m)})
+		return err
+	})
+}
+
+// StopNode implements [driver.NodeController].
+func (d *Driver) StopNode(ctx context.Context, name string) error {
+	return d.change(ctx, "StopNode", name, func(s *nodeState) { s.Stopped = true })
+}
+
+// StartNode implements [driver.NodeController].
+func (d *Driver) StartNode(ctx context.Context, name string) error {
+	return d.change(ctx, "StartNode", name, func(s *nodeState) { s.Stopped = false })
+}
+
+// KillNode implements [driver.NodeController]. The node is back at once.
+func (d *Driver) KillNode(ctx context.Context, name string) error {
+	return d.change(ctx, "KillNode", name, func(s *nodeState) { s.Restarts++ })
+}
+
+func (d *Driver) writeLogs() error {
+	for _, n := range d.Spec.Topology() {
+		dir := filepath.Join(d.path(logsDir), n.Name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		for _, service := range services(n.Role) {
+			if err := os.WriteFile(filepath.Join(dir, service), fmt.Appendf(nil, "%s of %s runs\n", service, n.Name), 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Logs implements [driver.LogSource]. Nothing is added to a log, so that following one only
+// waits.
+func (d *Driver) Logs(ctx context.Context, node, service string, follow bool, w io.Writer) error {
+	return d.do(ctx, "Logs", func() error {
+		for _, n := range d.Spec.Topology() {
+			if n.Name != node {
+				continue
+			}
+			if !slices.Contains(services(n.Role), service) {
+				return fmt.Errorf("node %s has no service %q; it has %q", node, service, services(n.Role))
+			}
+			text, err := os.ReadFile(filepath.Join(d.path(logsDir), node, service))
+			if err != nil {
+				return err
+			}
+			if _, err := w.Write(text); err != nil {
+				return err
+			}
+			if follow {
+				<-ctx.Done()
+			}
+			return nil
+		}
+		return fmt.Errorf("there is no node %q", node)
+	})
+}
+
+// Flows implements [driver.FlowSource]: there are none.
+func (d *Driver) Flows(context.Context) (string, []driver.FlowServer, error) {
+	return "", nil, fmt.Errorf("%w by the fake driver", driver.ErrNoFlows)
+}
