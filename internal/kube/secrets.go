@@ -56,11 +56,15 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 			"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
 			"metadata": map[string]any{
 				"name": s.Name, "namespace": s.Namespace,
-				"labels": map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"},
+				"labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"}),
 			},
 		}}
 	case err != nil:
 		return err
+	default:
+		if by := c.foreign(secret); by != "" && (!c.owner.Adopt || c.otherEnvironment(secret)) {
+			return errTaken(refOf(secret), by)
+		}
 	}
 	data, _, err := unstructured.NestedStringMap(secret.Object, "data")
 	if err != nil {
@@ -96,7 +100,7 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 		// The component that owns the namespace, or this one, adopts it later.
 		ns := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Namespace",
-			"metadata": map[string]any{"name": s.Namespace, "labels": map[string]any{LabelManagedBy: FieldManager}},
+			"metadata": map[string]any{"name": s.Namespace, "labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager})},
 		}}
 		if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
 			return err
