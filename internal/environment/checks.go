@@ -145,6 +145,11 @@ func (p *Platform) Conditions(ctx context.Context, names []string) ([]check.Cond
 	var all []check.Condition
 	for _, name := range names {
 		wanted := smoke.ClusterChecks
+		if name == plan.VerifyCluster && !p.Kind.Nodes {
+			others := slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return slices.Contains(smoke.SharedChecks, c) })
+			all = append(all, skippedChecks(name, others, plan.Cause{Kind: plan.CauseCheck, Root: "whoever made the cluster looks after it"})...)
+			wanted = smoke.SharedChecks
+		}
 		if name != plan.VerifyCluster {
 			c, ok := p.Component(name)
 			if !ok {
@@ -179,7 +184,7 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 		return nil, err
 	}
 	known := smoke.Checks(smoke.Env{
-		Client: client, Spec: p.Spec, Images: p.references(), Observe: p.Driver.Observe, Flows: p.Flows(nil).Read,
+		Client: client, Spec: p.Spec, Nodes: p.topology(ctx), Images: p.references(), Observe: p.Driver.Observe, Flows: p.Flows(nil).Read,
 		Components: p.ComponentNames(), Dashboards: boards,
 	})
 	var conditions []check.Condition

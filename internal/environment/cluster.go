@@ -140,7 +140,7 @@ func (p *Platform) current(ctx context.Context) (clusterState, map[string]bool) 
 // object by object.
 func (p *Platform) isCurrent(ctx context.Context, seen clusterState, c catalog.Component) bool {
 	applied, standing := seen.inventories[c.Name], seen.standings[c.Name]
-	if inputs := p.renderInput(c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
+	if inputs := p.renderInput(ctx, c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && standing.Intact && standing.Ready {
 		return true
 	}
 	set, err := p.Render(ctx, c)

@@ -3,6 +3,7 @@ package environment
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -12,7 +13,15 @@ import (
 
 // Remove deletes the environment and audits: each leak is a line for a person. It lets the
 // environment go, whose lock and journal are part of what is removed.
+//
+// From a cluster that somebody else made only what the environment applied is taken. While that
+// fails, its state is kept, so that it can be tried again.
 func (e *Environment) Remove(ctx context.Context) (leaks []string, err error) {
+	if !e.Kind.Nodes {
+		if err := e.withdraw(ctx); err != nil {
+			return nil, fmt.Errorf("%w\nwhat is kept of the environment stays in %s: 'orrery down%s' goes on", err, e.StateDir, e.Flag())
+		}
+	}
 	errs := []error{e.unmergeKubeconfigs(), e.Driver.Delete(ctx), e.discard()}
 	leaks, auditErr := e.Driver.Audit(ctx)
 	if sign.Remembered(e.Keys.Dir) {

@@ -32,8 +32,11 @@ type Request struct {
 	Bundle *supply.Location
 	// Verb that changes the environment, which it then has for itself; "" only looks.
 	Verb string
-	Sink ui.Sink
-	Log  *slog.Logger
+	// Adopt takes over what others manage in a cluster that is not the environment's own, and
+	// DeleteData removes claims of volumes there.
+	Adopt, DeleteData bool
+	Sink              ui.Sink
+	Log               *slog.Logger
 }
 
 // Spec is what the environment file wants, or the default without one.

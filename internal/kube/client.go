@@ -94,6 +94,9 @@ func newClient(config *rest.Config, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
+// Server is the URL of the API.
+func (c *Client) Server() string { return c.config.Host }
+
 // Close gives idle connections back. The client stays usable.
 func (c *Client) Close() {
 	// http.Client would stop at the first wrapper of client-go.

@@ -26,7 +26,7 @@ func image(name string, binaries ...catalog.Binary) catalog.Image {
 // seed is the default topology with the components of the first release.
 func seed() Input {
 	return Input{
-		Spec: spec.Default(),
+		Spec: spec.Default(), Mirror: true, Nodes: true,
 		Distribution: catalog.Distribution{
 			Binaries: []catalog.Binary{
 				bin("kubernetes", 983, 3400), bin("containerd", 99, 1200), bin("containerd-shim-runc-v2", 30, 800), bin("runc", 25, 600), bin("registry", 139, 1200),
