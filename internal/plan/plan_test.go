@@ -271,3 +271,26 @@ func TestUpRemovesWhatIsNotSelected(t *testing.T) {
 		t.Error("removes a component that is wanted")
 	}
 }
+
+// Somebody else's cluster has a registry of the person's: nothing is built or pushed, and what
+// needs an image that is not there is left out.
+func TestUpOnSomebodyElsesCluster(t *testing.T) {
+	in := seed()
+	in.Mirror, in.Nodes, in.Distribution = false, false, catalog.Distribution{}
+	in.Missing = map[string]Cause{"nats": {Kind: CauseUnreachable, Image: "nats", Root: "not there; 'orrery images push nats'"}}
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Steps {
+		if s.Kind == KindBuild || s.Kind == KindPrepare || s.Kind == KindImage && s.Pending() {
+			t.Errorf("the plan has %s", s.ID)
+		}
+	}
+	if s, ok := p.Step("cluster"); !ok || s.Title != "The cluster answers" || !s.Pending() {
+		t.Errorf("cluster: %+v", s)
+	}
+	if cause := p.Skipped()["nats"]; cause.Image != "nats" || !strings.Contains(cause.Root, "orrery images push") {
+		t.Errorf("skipped: %v", p.Skipped())
+	}
+}
