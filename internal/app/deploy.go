@@ -35,7 +35,7 @@ func newCluster(o *options) *cobra.Command {
 		Use:   "delete",
 		Short: "Remove the environment (the same as 'orrery down')",
 		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return runDown(c.Context(), o) },
+		RunE:  func(c *cobra.Command, _ []string) error { return runDown(c.Context(), o, false) },
 	})
 	return c
 }
@@ -45,27 +45,32 @@ func newBootstrap(o *options) *cobra.Command {
 		Use:   "bootstrap",
 		Short: "Deploy the base: namespaces, DNS, storage class",
 		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return deployNamed(c.Context(), o, nil) },
+		RunE:  func(c *cobra.Command, _ []string) error { return deployNamed(c.Context(), o, nil, false) },
 	}
 }
 
 func newDeploy(o *options) *cobra.Command {
-	return &cobra.Command{
+	var adopt bool
+	c := &cobra.Command{
 		Use:               "deploy COMPONENT...",
 		Short:             "Deploy components and what they need",
 		Example:           "  orrery deploy nats",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: o.completeComponents,
-		RunE:              func(c *cobra.Command, args []string) error { return deployNamed(c.Context(), o, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return deployNamed(c.Context(), o, args, adopt) },
 	}
+	c.Flags().BoolVar(&adopt, "adopt", false, adoptUsage)
+	return c
 }
 
 // deployNamed builds, pushes and deploys components on a running cluster: the named
 // ones, or those that the overlay calls its bootstrap.
-func deployNamed(ctx context.Context, o *options, names []string) error {
+func deployNamed(ctx context.Context, o *options, names []string, adopt bool) error {
 	sink := o.renderer()
 	defer sink.Close()
-	e, err := environment.Existing(o.change("deploy", sink))
+	request := o.change("deploy", sink)
+	request.Adopt = adopt
+	e, err := environment.Existing(request)
 	if err != nil {
 		return err
 	}
@@ -104,7 +109,10 @@ func bootstrapOf(e *environment.Environment) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := c.Overlays[e.Spec.Overlay].Bootstrap
+	names := slices.Clone(c.Overlays[e.Spec.Overlay].Bootstrap)
+	if x := e.Spec.Existing; x != nil {
+		names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(x.Provides, n) })
+	}
 	if len(names) == 0 {
 		return nil, failure.Usagef("overlay %q names no bootstrap components: 'orrery deploy COMPONENT...' deploys some", e.Spec.Overlay)
 	}

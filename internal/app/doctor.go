@@ -28,7 +28,7 @@ would make up refuse; warnings would not; packages are what up would install.`,
 				return err
 			}
 			var results environment.CheckResults
-			for _, cond := range e.Driver.Preflight(ctx) {
+			for _, cond := range p.PreflightConditions(ctx) {
 				results = append(results, environment.RunCheck(ctx, cond))
 			}
 			if e.NetworkReason != "" {

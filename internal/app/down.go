@@ -15,20 +15,28 @@ import (
 )
 
 func newDown(o *options) *cobra.Command {
-	return &cobra.Command{
+	var deleteData bool
+	c := &cobra.Command{
 		Use:   "down",
 		Short: "Remove the environment and audit that nothing is left",
 		Long: `Remove the environment: processes, namespaces, mounts, links, cgroups, state, its
 entry in your kubeconfig. It works on half-made environments and after crashes, needs no
 running supervisor, and ends in an audit that looks for leftovers.
 
-What was compiled stays in /var/cache/orrery, which is safe to delete.`,
+From a cluster that somebody else made (driver: existing) it takes what the inventories of the
+environment name, in reverse order, and nothing else: what was there before stays, namespaces
+too, and so do claims of volumes, with their namespaces, unless --delete-data is given. What
+stays is told.
+
+What was compiled stays in the cache, which is safe to delete.`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return runDown(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error { return runDown(c.Context(), o, deleteData) },
 	}
+	c.Flags().BoolVar(&deleteData, "delete-data", false, "with driver: existing, delete the claims of volumes, and with them their data")
+	return c
 }
 
-func runDown(ctx context.Context, o *options) error {
+func runDown(ctx context.Context, o *options, deleteData bool) error {
 	start := time.Now()
 	sink := o.renderer()
 	defer sink.Close()
@@ -36,7 +44,9 @@ func runDown(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	e, err := environment.Salvage(o.change(environment.VerbDown, sink))
+	request := o.change(environment.VerbDown, sink)
+	request.DeleteData = deleteData
+	e, err := environment.Salvage(request)
 	if err != nil {
 		return err
 	}
@@ -60,7 +70,13 @@ func runDown(ctx context.Context, o *options) error {
 			return e
 		}
 	} else {
-		o.tellAudit(name, absent, leaks, time.Since(start))
+		audited := "no process, namespace, mount, link, cgroup, BPF object, listener or file of it"
+		if !e.Kind.Nodes {
+			audited = "no inventory in the cluster, and no file of it"
+		}
+		if err == nil || len(leaks) > 0 {
+			o.tellAudit(name, absent, audited, leaks, time.Since(start))
+		}
 	}
 	if len(leaks) > 0 {
 		err = errors.Join(err, fmt.Errorf("%d leftovers of environment %q", len(leaks), name))
@@ -71,8 +87,7 @@ func runDown(ctx context.Context, o *options) error {
 // nothingKept reports whether the environment has no folder.
 func (o *options) nothingKept() (bool, error) { return o.request(ui.Discard).Absent() }
 
-func (o *options) tellAudit(name string, absent bool, leaks []string, took time.Duration) {
-	const audited = "no process, namespace, mount, link, cgroup, BPF object, listener or file of it"
+func (o *options) tellAudit(name string, absent bool, audited string, leaks []string, took time.Duration) {
 	switch {
 	case len(leaks) > 0:
 		fmt.Fprintf(o.out, "Audit of environment %q found leftovers:\n", name)

@@ -36,8 +36,9 @@ type options struct {
 
 // request is what the flags ask for, for a verb that only looks.
 func (o *options) request(sink ui.Sink) environment.Request {
+	state, cache := folders()
 	return environment.Request{
-		StateRoot: envOr("ORRERY_STATE_DIR", "/var/lib/orrery"), CacheDir: envOr("ORRERY_CACHE_DIR", "/var/cache/orrery"),
+		StateRoot: envOr("ORRERY_STATE_DIR", state), CacheDir: envOr("ORRERY_CACHE_DIR", cache),
 		File: o.file, Name: o.env, Catalog: o.catalog, Sink: sink, Log: o.logger(),
 	}
 }
@@ -67,7 +68,8 @@ from pinned Go modules, proves that it works, and removes every trace.
   orrery verify    write and read real data in every part
   orrery down      remove everything, and audit that nothing is left
 
-It needs Linux and root for the native driver; no Docker, no VM, no registry.`,
+It needs Linux and root for the native driver; no Docker, no VM, no registry. With driver:
+existing it deploys to a cluster that somebody else made, without root and on macOS too.`,
 		Example: `  orrery up                         # the default: 3 servers, 2 agents, all components
   orrery up --env demo -f demo.yaml # a second environment beside the first
   orrery kubectl get pods -A
@@ -165,6 +167,21 @@ func (o *options) logger() *slog.Logger {
 // machine reads it; what a person watches goes there too, so that it can be piped.
 func (o *options) renderer() ui.Renderer {
 	return ui.Choose(o.out, o.plain || o.verbose, o.json()) // a log would break into the live view
+}
+
+// folders for state and cache: the system's for root, else the person's own by the XDG base
+// directory specification.
+func folders() (state, cache string) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/orrery", "/var/cache/orrery"
+	}
+	xdg := func(name, below string) string {
+		if dir := os.Getenv(name); filepath.IsAbs(dir) { // others are to be ignored
+			return filepath.Join(dir, "orrery")
+		}
+		return filepath.Join(os.Getenv("HOME"), below, "orrery")
+	}
+	return xdg("XDG_STATE_HOME", ".local/state"), xdg("XDG_CACHE_HOME", ".cache")
 }
 
 // envOr is a folder that can be moved, so that tests do not touch a real platform.

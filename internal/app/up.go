@@ -24,6 +24,8 @@ import (
 // undoTimeout bounds the clean-up after a failure or Ctrl-C.
 const undoTimeout = 3 * time.Minute
 
+const adoptUsage = "with driver: existing, take over objects that others manage; 'orrery down' then leaves them in the cluster"
+
 type upOptions struct {
 	*options
 	noInstall, retain, dryRun, skipVerify bool
@@ -31,6 +33,7 @@ type upOptions struct {
 	bundleFile, bundleKey                 string
 	require                               []string
 	timeout                               time.Duration
+	adopt                                 bool
 }
 
 func newUp(o *options) *cobra.Command {
@@ -63,6 +66,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.StringVar(&u.bundleKey, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
 	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
 	timeoutFlag(c, &u.timeout)
+	f.BoolVar(&u.adopt, "adopt", false, adoptUsage)
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
 	return c
 }
@@ -73,6 +77,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	clock := &phaseClock{start: time.Now(), Sink: sink, renderer: sink}
 	request := u.change(environment.VerbUp, clock)
 	request.Timeout = u.timeout
+	request.Adopt = u.adopt
 	if u.dryRun {
 		request.Verb = ""
 	}
@@ -255,14 +260,17 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary) error {
 		}
 	}
 	fmt.Fprintln(b, strings.Join(parts, " · "))
+	rehearse := ""
+	if p.NodeFaults {
+		rehearse = "  orrery node" + p.Flag() + " kill server1          rehearse a power loss\n"
+	}
 	fmt.Fprintf(b, `
 Next:
   orrery kubectl%[1]s get pods -A        talk to the cluster
   export KUBECONFIG=%[2]s
-  orrery node%[1]s kill server1          rehearse a power loss
-  orrery verify%[1]s                     write and read real data everywhere
+%[3]s  orrery verify%[1]s                     write and read real data everywhere
   orrery down%[1]s                       remove every trace
-`, p.Flag(), st.Kubeconfig)
+`, p.Flag(), st.Kubeconfig, rehearse)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -247,7 +247,7 @@ func room(dir string, need int64) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return nil // it will be found out
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < need {
+	if free := int64(st.Bavail) * int64(st.Bsize); free < need {
 		return fmt.Errorf("%w: %d MB are needed below %s, and %d MB are free", unix.ENOSPC, need/1e6+1, dir, free/1e6)
 	}
 	return nil

@@ -34,8 +34,7 @@ func (w *flusher) Write(p []byte) (int, error) {
 	w.at += int64(n)
 	w.n += int64(n)
 	if w.n-w.flushed >= flushEvery {
-		// It only saves time; not every file system has it.
-		_ = unix.SyncFileRange(int(w.f.Fd()), w.at-(w.n-w.flushed), w.n-w.flushed, unix.SYNC_FILE_RANGE_WRITE)
+		beginWriting(w.f, w.at-(w.n-w.flushed), w.n-w.flushed)
 		w.flushed = w.n
 	}
 	return n, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -22,17 +23,46 @@ func (c *Catalog) For(network string) *Catalog {
 			out.elsewhere[name] = fmt.Sprintf("component %q is for environments with network.plugin %s; this one has %s", name, w, network)
 		}
 	}
-	for name, component := range c.Components {
-		if out.elsewhere[name] == "" {
-			component.Needs = out.Here(component.Needs)
-			out.Components[name] = component
+	out.leaveOut(c)
+	return &out
+}
+
+// Without is the catalogue as a cluster has it that provides the named components by itself:
+// without them, also among what is needed.
+func (c *Catalog) Without(provided []string) (*Catalog, error) {
+	if len(provided) == 0 {
+		return c, nil
+	}
+	out := *c
+	out.Components, out.Overlays, out.elsewhere = map[string]Component{}, map[string]Overlay{}, maps.Clone(c.elsewhere)
+	if out.elsewhere == nil {
+		out.elsewhere = map[string]string{}
+	}
+	for _, name := range provided {
+		if _, ok := c.Components[name]; !ok && c.elsewhere[name] == "" {
+			return nil, fmt.Errorf("existing.provides: there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
+		}
+		out.elsewhere[name] = fmt.Sprintf("component %q is the cluster's own, by existing.provides of orrery.yaml", name)
+	}
+	out.leaveOut(c)
+	return &out, nil
+}
+
+// leaveOut takes over of a catalogue what is not elsewhere.
+func (c *Catalog) leaveOut(from *Catalog) {
+	for name, component := range from.Components {
+		if c.elsewhere[name] == "" {
+			component.Needs = c.Here(component.Needs)
+			c.Components[name] = component
 		}
 	}
-	for name, o := range c.Overlays {
-		o.Components, o.Bootstrap = out.Here(o.Components), out.Here(o.Bootstrap)
-		out.Overlays[name] = o
+	for name, o := range from.Overlays {
+		o.Components, o.Bootstrap = c.Here(o.Components), c.Here(o.Bootstrap)
+		if c.elsewhere[o.Gate] != "" {
+			o.Gate = ""
+		}
+		c.Overlays[name] = o
 	}
-	return &out
 }
 
 // Here are the names without those of components for another network.

@@ -121,6 +121,12 @@ type FlowSource interface {
 // ErrNoFlows says that the environment's network records no flows.
 var ErrNoFlows = errors.New("no flows are recorded")
 
+// Guest is implemented by drivers of clusters that somebody else made.
+type Guest interface {
+	// Credentials is a kubeconfig of that cluster, also before there is an environment.
+	Credentials(ctx context.Context) ([]byte, error)
+}
+
 // Effect is something that exists outside our process.
 type Effect struct {
 	Kind string            `json:"kind"` // "directory", "cgroup", "process", "link", "kubeconfig", …

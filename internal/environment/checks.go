@@ -147,6 +147,11 @@ func (p *Platform) Conditions(ctx context.Context, names []string) ([]check.Cond
 	var all []check.Condition
 	for _, name := range names {
 		wanted := smoke.ClusterChecks
+		if name == plan.VerifyCluster && !p.Kind.Nodes {
+			others := slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return slices.Contains(smoke.SharedChecks, c) })
+			all = append(all, skippedChecks(name, others, plan.Cause{Kind: plan.CauseCheck, Root: "whoever made the cluster looks after it"})...)
+			wanted = smoke.SharedChecks
+		}
 		if name != plan.VerifyCluster {
 			c, ok := p.Component(name)
 			if !ok {
@@ -181,9 +186,9 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 		return nil, err
 	}
 	known := smoke.Checks(smoke.Env{
-		Client: client, Spec: p.Spec, Images: p.references(), Observe: p.Driver.Observe, Flows: p.Flows(nil).Read,
+		Client: client, Spec: p.Spec, Nodes: p.topology(ctx), Images: p.references(), Observe: p.Driver.Observe, Flows: p.Flows(nil).Read,
 		EnforcesPolicies: p.Spec.Network.Plugin != spec.PluginPTP, // of what others made, it is tried
-		Components:       p.ComponentNames(), Dashboards: boards, Jobs: p.smokeJobs(),
+		Components:       p.ComponentNames(), Dashboards: boards, Jobs: p.smokeJobs(ctx),
 	})
 	var conditions []check.Condition
 	for _, name := range names {
@@ -197,10 +202,10 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 }
 
 // smokeJobs are what the Jobs of components that bring their own checks are rendered from.
-func (p *Platform) smokeJobs() (jobs []kube.RenderInput) {
+func (p *Platform) smokeJobs(ctx context.Context) (jobs []kube.RenderInput) {
 	for _, c := range p.Components {
 		if c.SmokeJob != nil {
-			jobs = append(jobs, p.renderInput(c))
+			jobs = append(jobs, p.renderInput(ctx, c))
 		}
 	}
 	return jobs

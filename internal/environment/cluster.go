@@ -143,7 +143,7 @@ func (p *Platform) isCurrent(ctx context.Context, seen clusterState, c catalog.C
 	if lacking, err := seen.client.LackingSecrets(ctx, c); err != nil || len(lacking) > 0 {
 		return false
 	}
-	if inputs := p.renderInput(c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && found.Intact && found.Ready {
+	if inputs := p.renderInput(ctx, c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && found.Intact && found.Ready {
 		return true
 	}
 	set, err := p.Render(ctx, c)

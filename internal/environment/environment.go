@@ -322,7 +322,15 @@ func (e *Environment) Kube(ctx context.Context) (*kube.Client, error) {
 }
 
 func (e *Environment) connect(kubeconfig string) (*kube.Client, error) {
-	return kube.Connect(kubeconfig, kube.WithLog(e.request.Log))
+	return kube.Connect(kubeconfig, kube.WithLog(e.request.Log), kube.WithOwnership(e.ownership()))
+}
+
+// ownership is what may be touched: all of a cluster that the environment made.
+func (e *Environment) ownership() kube.Ownership {
+	if e.Kind.Nodes {
+		return kube.Ownership{}
+	}
+	return kube.Ownership{Environment: e.Spec.Name, Adopt: e.request.Adopt, DeleteData: e.request.DeleteData}
 }
 
 // Mirror is the registry of the environment's own, that images are pushed to and read back from.
@@ -382,6 +390,9 @@ func changeable(have, want spec.Environment) error {
 	if have.Driver != want.Driver {
 		errs = append(errs, refuse("driver", have.Driver, want.Driver))
 	}
+	if h, w := have.Existing, want.Existing; h != nil && w != nil && (h.Kubeconfig != w.Kubeconfig || h.Context != w.Context) {
+		errs = append(errs, refuse("existing", h.Context+" of "+h.Kubeconfig, w.Context+" of "+w.Kubeconfig))
+	}
 	if have.Servers != want.Servers {
 		errs = append(errs, refuse("servers", have.Servers, want.Servers))
 	}
@@ -403,6 +414,9 @@ func changeable(have, want spec.Environment) error {
 // choosePorts picks free ports for those that are left open; they then stay the
 // environment's.
 func (e *Environment) choosePorts() error {
+	if e.Spec.Driver == spec.DriverExisting { // it listens on none
+		return nil
+	}
 	for _, port := range []*int{&e.Spec.Ports.API, &e.Spec.Ports.Registry} {
 		if *port != 0 {
 			continue

@@ -49,7 +49,7 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 	}
 	in := plan.Input{
 		Spec: p.Spec, Components: p.Components, Bootstrap: p.Overlay.Bootstrap, SkipVerify: skipVerify || p.selection.ClusterOnly,
-		Mirror: p.Kind.Mirror, Phase: string(obs.Phase), Unsigned: map[string]bool{},
+		Mirror: p.Kind.Mirror, Nodes: p.Kind.Nodes, Phase: string(obs.Phase), Unsigned: map[string]bool{},
 	}
 	if p.Kind.Distribution {
 		in.Distribution = p.Catalog.Distribution
@@ -59,7 +59,9 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 	if running && p.Kind.Mirror {
 		lost = p.findPushed(ctx)
 	}
-	if in.Cached, err = p.cached(ctx); err != nil {
+	if !p.Kind.Mirror {
+		in.Missing = p.findPublished(ctx)
+	} else if in.Cached, err = p.cached(ctx); err != nil {
 		return planned, err
 	}
 	p.mu.Lock()
@@ -67,11 +69,16 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 	p.mu.Unlock()
 	var g errgroup.Group
 	g.Go(func() error {
-		in.Pulled, in.Missing = p.find(ctx, in.Cached, running)
+		if p.Kind.Mirror {
+			in.Pulled, in.Missing = p.find(ctx, in.Cached, running)
+		}
 		return nil
 	})
 	if running {
 		g.Go(func() (err error) {
+			if !p.Kind.Mirror {
+				return nil
+			}
 			in.Pushed, in.Unsigned, err = p.inMirror(ctx, built)
 			if err != nil {
 				return err

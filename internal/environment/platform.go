@@ -18,6 +18,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -56,6 +57,7 @@ type Platform struct {
 	built   map[string]image.Built // image name → what the mirror has
 	leftOut map[string]plan.Cause  // components that are not there
 	client  *kube.Client           // connected once, by the first step that needs it
+	nodes   []spec.Node            // of somebody else's cluster, once they were seen
 	results CheckResults           // of the checks that steps ran
 }
 
@@ -70,6 +72,11 @@ func (e *Environment) Platform(want Selection) (*Platform, error) {
 		return nil, err
 	}
 	cat = cat.For(e.Spec.Network.Plugin)
+	if x := e.Spec.Existing; x != nil {
+		if cat, err = cat.Without(x.Provides); err != nil {
+			return nil, failure.Usage{Err: err}
+		}
+	}
 	overlay := e.Spec.Overlay
 	if want.Overlay != "" {
 		overlay = want.Overlay
@@ -226,7 +233,7 @@ func (p *Platform) known(name string) (image.Built, bool) {
 // becomes a warning.
 func (p *Platform) Preflight(ctx context.Context) error {
 	var errs []error
-	for _, c := range p.Driver.Preflight(ctx) {
+	for _, c := range p.PreflightConditions(ctx) {
 		switch r := c.Probe(ctx); r.State {
 		case check.Failed:
 			errs = append(errs, fmt.Errorf("%s: %w", c.Name, r.Err))
@@ -235,7 +242,11 @@ func (p *Platform) Preflight(ctx context.Context) error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return failure.Refusedf("this machine cannot run the environment:\n%w", err)
+		where := "this machine"
+		if !p.Kind.Nodes {
+			where = "the cluster"
+		}
+		return failure.Refusedf("%s cannot run the environment:\n%w", where, err)
 	}
 	return nil
 }

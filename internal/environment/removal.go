@@ -3,6 +3,7 @@ package environment
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/orrery-dev/orrery/internal/driver"
@@ -12,8 +13,16 @@ import (
 
 // Remove deletes the environment and audits: each leak is a line for a person. The lock is
 // held until then, so that the audit sees nothing of an 'up' that waits; then it is let go.
+//
+// From a cluster that somebody else made only what the environment applied is taken. While that
+// fails, its state is kept, so that it can be tried again.
 func (e *Environment) Remove(ctx context.Context) (leaks []string, err error) {
 	defer func() { err = errors.Join(err, e.Close()) }()
+	if !e.Kind.Nodes {
+		if err := e.withdraw(ctx); err != nil {
+			return nil, fmt.Errorf("%w\nwhat is kept of the environment stays in %s: 'orrery down%s' goes on", err, e.StateDir, e.Flag())
+		}
+	}
 	errs := []error{e.unmergeKubeconfigs(), e.Driver.Delete(ctx), e.discard()}
 	leaks, auditErr := e.Driver.Audit(ctx)
 	if sign.Remembered(e.Keys.Dir) {

@@ -23,7 +23,7 @@ type Rendered struct {
 // Render is what is applied of a component. Images that are on this machine or in the mirror
 // are named by digest, others as far as they are known.
 func (p *Platform) Render(ctx context.Context, c catalog.Component) (Rendered, error) {
-	in := p.renderInput(c)
+	in := p.renderInput(ctx, c)
 	if chart, ok := p.Overlay.Charts[c.Name]; ok {
 		var err error
 		if in.Chart, err = p.Supply.Chart(ctx, chart); err != nil {
@@ -34,20 +34,24 @@ func (p *Platform) Render(ctx context.Context, c catalog.Component) (Rendered, e
 	return Rendered{objs, in.Inputs(p.tree())}, err
 }
 
-func (p *Platform) renderInput(c catalog.Component) kube.RenderInput {
-	return kube.RenderInput{Component: c, Overlay: p.Overlay, Facts: p.facts(), Images: p.references()}
+func (p *Platform) renderInput(ctx context.Context, c catalog.Component) kube.RenderInput {
+	return kube.RenderInput{Component: c, Overlay: p.Overlay, Facts: p.facts(ctx), Images: p.references()}
 }
 
-func (p *Platform) facts() kube.Facts {
+func (p *Platform) facts(ctx context.Context) kube.Facts {
 	zones := map[string]bool{}
-	topology := p.Spec.Topology()
+	topology := p.topology(ctx)
+	servers := 0
 	for _, n := range topology {
 		zones[n.Zone] = true
+		if n.Role == spec.RoleServer {
+			servers++
+		}
 	}
 	return kube.Facts{
 		Environment: p.Spec.Name, ClusterDomain: "cluster.local", ClusterDNS: p.Spec.ClusterDNS().String(),
 		PodCIDR: p.Spec.Network.Pods, ServiceCIDR: p.Spec.Network.Services, Durability: string(p.Spec.Durability),
-		Servers: p.Spec.Servers, Nodes: len(topology), Zones: len(zones),
+		Servers: servers, Nodes: len(topology), Zones: len(zones),
 		Egress:        p.Spec.Network.Egress,
 		AllowedImages: p.allowedImages(), ImageAction: p.imageAction(),
 	}

@@ -189,7 +189,11 @@ func (p *Platform) undeploy(ctx context.Context, s plan.Step, _ reporter) (ui.St
 	if err != nil {
 		return ui.StateFailed, err
 	}
-	return stateOf(client.Remove(ctx, s.Subject))
+	kept, err := client.RemoveOwned(ctx, s.Subject)
+	for _, what := range kept {
+		p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: s.ID, Phase: plan.PhaseDeploy, Message: "left in the cluster: " + what})
+	}
+	return stateOf(err)
 }
 
 // verify runs the checks of one component ("cluster" for those of the cluster itself).

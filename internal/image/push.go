@@ -22,10 +22,21 @@ import (
 // parallel, leaving out those that it has. When NAME:VERSION is that image already,
 // nothing is sent. Of an index that was pulled, it gets the index and this platform's image.
 func Push(ctx context.Context, to mirror.Mirror, built Built) error {
+	return push(ctx, to.Address, built, []name.Option{name.Insecure, name.StrictValidation}, remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4))
+}
+
+// Push is [Push] to a registry of the person's, HOST[:PORT][/PATH], over TLS unless it is on
+// this machine, with the credentials that pulls have.
+func (r *Registries) Push(ctx context.Context, registry string, built Built) error {
+	return push(ctx, registry, built, []name.Option{name.StrictValidation}, remote.WithContext(ctx), remote.WithJobs(4),
+		remote.WithAuthFromKeychain(r.opts.Keychain), remote.WithTransport(r.transport))
+}
+
+func push(ctx context.Context, registry string, built Built, names []name.Option, options ...remote.Option) error {
 	fail := func(err error) error {
-		return fmt.Errorf("push %s:%s to %s: %w", built.Name, built.Version, to, err)
+		return fmt.Errorf("push %s:%s to %s: %w", built.Name, built.Version, registry, err)
 	}
-	tag, err := tagOf(to, built)
+	tag, err := tagOf(registry, built, names...)
 	if err != nil {
 		return fail(err)
 	}
@@ -33,7 +44,6 @@ func Push(ctx context.Context, to mirror.Mirror, built Built) error {
 	if err != nil {
 		return fail(err)
 	}
-	options := []remote.Option{remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4)}
 	there, err := held(tag, options...)
 	if err != nil {
 		return fail(err)
@@ -73,7 +83,7 @@ func Push(ctx context.Context, to mirror.Mirror, built Built) error {
 // Pushed says whether the mirror holds just this image under NAME:VERSION. A
 // registry that does not answer holds nothing.
 func Pushed(ctx context.Context, to mirror.Mirror, built Built) bool {
-	tag, err := tagOf(to, built)
+	tag, err := tagOf(to.Address, built, name.Insecure, name.StrictValidation)
 	if err != nil {
 		return false
 	}
@@ -81,8 +91,8 @@ func Pushed(ctx context.Context, to mirror.Mirror, built Built) bool {
 	return err == nil && there.String() == built.Digest
 }
 
-func tagOf(in mirror.Mirror, built Built) (name.Tag, error) {
-	return name.NewTag(in.Address+"/"+built.Name+":"+built.Version, name.Insecure, name.StrictValidation)
+func tagOf(registry string, built Built, options ...name.Option) (name.Tag, error) {
+	return name.NewTag(registry+"/"+built.Name+":"+built.Version, options...)
 }
 
 // held is the digest that a registry has under tag; empty when it has none.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -116,4 +117,44 @@ func TestPushErrors(t *testing.T) {
 	if err := Push(t.Context(), inMirror(address), again); err != nil {
 		t.Error(err)
 	}
+}
+
+// A registry of the person's has a path, and may want a name and a password.
+func TestPushToRegistryOfThePerson(t *testing.T) {
+	real := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		real.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	address := strings.TrimPrefix(server.URL, "http://") + "/acme/platform"
+	b, _ := newBuilder(t, t.TempDir())
+	built, err := b.Image(t.Context(), helloImage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for password, want := range map[string]bool{"secret": true, "wrong": false} {
+		r, err := NewRegistries(RegistryOptions{CacheDir: t.TempDir(), Keychain: keychain{authn.AuthConfig{Username: "me", Password: password}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(r.Close)
+		if err := r.Push(t.Context(), address, built); (err == nil) != want {
+			t.Errorf("push with password %s: %v", password, err)
+		}
+		ref := address + "/hello@" + built.Digest
+		if err := r.Probe(t.Context(), []string{ref})[ref]; (err == nil) != want {
+			t.Errorf("probe with password %s: %v", password, err)
+		}
+	}
+}
+
+type keychain struct{ authn.AuthConfig }
+
+func (k keychain) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return authn.FromConfig(k.AuthConfig), nil
 }

@@ -38,6 +38,7 @@ var rules = []struct{ packages, not, why string }{
 	{"image", "internal/kube internal/engine internal/driver", "it knows no environment"},
 	{"bundle", "internal/kube internal/engine internal/driver os/exec", "it packs, and runs no program"},
 	{"driver driver/native", "internal/catalog internal/kube internal/check/smoke k8s.io/client-go", "a driver knows no component"},
+	{"driver/existing", "internal/catalog internal/check/smoke internal/environment internal/supply k8s.io/client-go/dynamic", "a driver knows no component; the API is all that this one has to look at, so that it may use internal/kube"},
 	{"driver/fake", "internal/catalog internal/check/smoke internal/driver/native internal/app k8s.io/client-go", "a driver knows no component"},
 	{"engine", "internal/catalog internal/kube internal/driver/native", "actions are handed to it"},
 	{"kube", "internal/driver internal/engine internal/build internal/image", "a kubeconfig is all that it is given"},

@@ -68,13 +68,22 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 		}
 	}
 	union.Objects = slices.Concat(wanted, left)
+	union.Found = s.found
 	final := Inventory{Hash: hash, Inputs: inputs, Objects: wanted, Marks: map[string]string{}, Deferred: s.deferred}
+	for _, r := range s.found {
+		if final.has(r) {
+			final.Found = append(final.Found, r)
+		}
+	}
 	if !s.recorded || !sameSet(s.own, final) {
 		if err := c.record(ctx, component, union); err != nil {
 			return result, err
 		}
 	}
 	if err := c.applyRanks(ctx, s, &result, final.Marks); err != nil {
+		return result, err
+	}
+	if left, err = c.releaseAll(ctx, left, s.found); err != nil {
 		return result, err
 	}
 	if result.Pruned, err = c.prune(ctx, component, left); err != nil {
@@ -87,7 +96,7 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 }
 
 func sameSet(a, b Inventory) bool {
-	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Deferred, b.Deferred) {
+	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Found, b.Found) || !slices.Equal(a.Deferred, b.Deferred) {
 		return false
 	}
 	return !slices.ContainsFunc(b.Objects, func(r Ref) bool { return !a.has(r) })

@@ -35,6 +35,7 @@ type Client struct {
 	dynamic dynamic.Interface
 	mapper  mapper
 	settle  time.Duration // see isSettling
+	owner   Ownership
 }
 
 // Option changes how [Connect] sets up a client.
@@ -43,6 +44,18 @@ type Option func(*Client)
 // WithLog sends what client-go and the API server have to say (warnings of the server
 // too) to log. Default: nowhere.
 func WithLog(log *slog.Logger) Option { return func(c *Client) { c.log = log } }
+
+// WithOwnership has the client share the cluster with others.
+func WithOwnership(o Ownership) Option { return func(c *Client) { c.owner = o } }
+
+// ConnectWith is [Connect] with what a kubeconfig file would say.
+func ConnectWith(kubeconfig []byte, opts ...Option) (*Client, error) {
+	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	return newClient(config, opts...)
+}
 
 // Connect reads the kubeconfig file and prepares a client for its current context. It
 // does not call the server. An empty path means what kubectl would use.
@@ -80,6 +93,9 @@ func newClient(config *rest.Config, opts ...Option) (*Client, error) {
 	c.mapper.get = c.RawGet
 	return c, nil
 }
+
+// Server is the URL of the API.
+func (c *Client) Server() string { return c.config.Host }
 
 // Close gives idle connections back. The client stays usable.
 func (c *Client) Close() {

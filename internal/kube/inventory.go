@@ -37,6 +37,9 @@ type Inventory struct {
 	// Deferred optional objects ("Kind namespace/name"): their kind did not exist when
 	// the set was applied. Applying again when it does makes them.
 	Deferred []string `json:"deferred,omitempty"`
+	// Found are those of Objects that were there before, and were adopted. They outlive the
+	// component.
+	Found []Ref `json:"found,omitempty"`
 }
 
 type storedInventory struct {
@@ -44,13 +47,15 @@ type storedInventory struct {
 	Inventory
 }
 
-func (i Inventory) has(r Ref) bool {
-	return slices.ContainsFunc(i.Objects, func(o Ref) bool { return o.id() == r.id() })
+func (i Inventory) has(r Ref) bool { return holds(i.Objects, r) }
+
+func holds(refs []Ref, r Ref) bool {
+	return slices.ContainsFunc(refs, func(o Ref) bool { return o.id() == r.id() })
 }
 
 // Inventories reads what every component owns, by component.
 func (c *Client) Inventories(ctx context.Context) (map[string]Inventory, error) {
-	maps, err := c.list(ctx, "v1", "ConfigMap", inventoryNamespace, metav1.ListOptions{LabelSelector: inventoryLabel})
+	maps, err := c.list(ctx, "v1", "ConfigMap", inventoryNamespace, metav1.ListOptions{LabelSelector: inventoryLabel + "," + c.owner.selector()})
 	if err != nil {
 		return nil, fmt.Errorf("read the inventories: %w", err)
 	}
@@ -84,8 +89,8 @@ func (c *Client) record(ctx context.Context, component string, inv Inventory) er
 	m := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "ConfigMap",
 		"metadata": map[string]any{
-			"name": inventoryPrefix + component, "namespace": inventoryNamespace,
-			"labels": map[string]any{inventoryLabel: component, LabelManagedBy: FieldManager},
+			"name": c.owner.inventory(component), "namespace": inventoryNamespace,
+			"labels": c.owner.labels(map[string]any{inventoryLabel: component, LabelManagedBy: FieldManager}),
 		},
 		"data": map[string]any{inventoryKey: string(text)},
 	}}

@@ -26,6 +26,7 @@ type liveState struct {
 	own      Inventory                         // of the component
 	recorded bool                              // whether there was one
 	others   map[string]Inventory              // of the other components
+	found    []Ref                             // objects that were there before the component
 }
 
 // liveState looks at the cluster, changes nothing, and refuses sets that would take objects
@@ -47,7 +48,10 @@ func (c *Client) liveState(ctx context.Context, component string, objs []*unstru
 	if err := c.look(ctx, component, s); err != nil {
 		return nil, err
 	}
-	return s, s.conflicts(component)
+	if err := s.conflicts(component); err != nil {
+		return s, err
+	}
+	return s, c.adopt(component, s)
 }
 
 // place finds out which kinds the server knows and corrects namespaces.
@@ -114,6 +118,9 @@ func (c *Client) place(ctx context.Context, component string, objs []*unstructur
 			labels = map[string]string{}
 		}
 		labels[LabelManagedBy], labels[LabelComponent] = FieldManager, component
+		if c.owner.Environment != "" {
+			labels[LabelEnvironment] = c.owner.Environment
+		}
 		o.SetLabels(labels)
 		s.objs = append(s.objs, o)
 	}

@@ -24,37 +24,68 @@ var protected = []string{"default", "kube-node-lease", "kube-public", "kube-syst
 func (c *Client) Remove(ctx context.Context, component string) error {
 	ctx, cancel := bounded(ctx, removeTimeout)
 	defer cancel()
-	if err := c.remove(ctx, component); err != nil {
+	if _, err := c.remove(ctx, component); err != nil {
 		return fmt.Errorf("remove component %s: %w", component, err)
 	}
 	return nil
 }
 
-func (c *Client) remove(ctx context.Context, component string) error {
+// RemoveOwned is [Client.Remove] in a cluster that is shared ([WithOwnership]). kept are the
+// objects that stay, each with the reason.
+func (c *Client) RemoveOwned(ctx context.Context, component string) (kept []string, err error) {
+	ctx, cancel := bounded(ctx, removeTimeout)
+	defer cancel()
+	if kept, err = c.remove(ctx, component); err != nil {
+		return kept, fmt.Errorf("remove component %s: %w", component, err)
+	}
+	return kept, nil
+}
+
+func (c *Client) remove(ctx context.Context, component string) (kept []string, err error) {
 	var all map[string]Inventory
-	err := c.retry(ctx, "read the inventories", func(ctx context.Context) (err error) {
+	err = c.retry(ctx, "read the inventories", func(ctx context.Context) (err error) {
 		all, err = c.Inventories(ctx)
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := c.deleteAll(ctx, component, all[component].Objects, metav1.DeletePropagationForeground); err != nil {
-		return err
+	doomed := all[component].Objects
+	var namespaces []Ref
+	if c.owner.Environment != "" {
+		if doomed, namespaces, kept, err = c.sort(ctx, all[component]); err != nil {
+			return kept, err
+		}
 	}
-	secrets, err := c.List(ctx, "v1", "Secret", "", LabelComponent+"="+component+","+labelGenerated+"=true")
+	if _, err := c.deleteAll(ctx, component, doomed, metav1.DeletePropagationForeground); err != nil {
+		return kept, err
+	}
+	secrets, err := c.List(ctx, "v1", "Secret", "", LabelComponent+"="+component+","+labelGenerated+"=true,"+c.owner.selector())
 	if err != nil {
-		return err
+		return kept, err
 	}
 	var refs []Ref
 	for _, s := range secrets {
 		refs = append(refs, refOf(&s))
 	}
 	if _, err := c.deleteAll(ctx, component, refs, metav1.DeletePropagationBackground); err != nil {
-		return err
+		return kept, err
 	}
-	return c.retry(ctx, "delete the inventory", func(ctx context.Context) error {
-		return c.Delete(ctx, "v1", "ConfigMap", inventoryNamespace, inventoryPrefix+component, -1)
+	for _, ns := range namespaces {
+		why, err := c.inUse(ctx, ns.Name)
+		if err != nil {
+			return kept, err
+		}
+		if why != "" {
+			kept = append(kept, ns.String()+": "+why)
+			continue
+		}
+		if _, err := c.deleteAll(ctx, component, []Ref{ns}, metav1.DeletePropagationForeground); err != nil {
+			return kept, err
+		}
+	}
+	return kept, c.retry(ctx, "delete the inventory", func(ctx context.Context) error {
+		return c.Delete(ctx, "v1", "ConfigMap", inventoryNamespace, c.owner.inventory(component), -1)
 	})
 }
 
@@ -112,6 +143,10 @@ func (c *Client) deleteOne(ctx context.Context, component string, ref Ref, propa
 		}
 		if owner := live.GetLabels()[LabelComponent]; owner != "" && owner != component {
 			c.log.WarnContext(ctx, "left alone: it belongs to another component", "object", ref.String(), "component", owner)
+			live = nil
+			return nil
+		}
+		if c.foreign(live) != "" { // made anew by somebody else since we looked
 			live = nil
 			return nil
 		}

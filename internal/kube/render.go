@@ -32,6 +32,8 @@ const (
 	// LabelManagedBy and LabelComponent are on every rendered object.
 	LabelManagedBy = "app.kubernetes.io/managed-by" // "orrery"
 	LabelComponent = "orrery.dev/component"
+	// LabelEnvironment is on what is applied to a cluster that is shared ([WithOwnership]).
+	LabelEnvironment = "orrery.dev/environment"
 	// AnnotationOptional, "true", defers an object while its kind does not exist.
 	AnnotationOptional = "orrery.dev/optional"
 	// AnnotationReady names a condition that must be True before an object counts as ready:

@@ -57,7 +57,7 @@ func (c *Client) LackingSecrets(ctx context.Context, component catalog.Component
 		var after *unstructured.Unstructured
 		switch {
 		case apierrors.IsNotFound(err):
-			change.Action, before, after, err = ActionCreate, nil, newSecret(component, s), nil
+			change.Action, before, after, err = ActionCreate, nil, c.newSecret(component, s), nil
 		case err == nil:
 			after = before.DeepCopy()
 			var changed bool
@@ -91,12 +91,12 @@ func generated(component catalog.Component) []catalog.Secret {
 	return secrets
 }
 
-func newSecret(component catalog.Component, s catalog.Secret) *unstructured.Unstructured {
+func (c *Client) newSecret(component catalog.Component, s catalog.Secret) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
 		"metadata": map[string]any{
 			"name": s.Name, "namespace": s.Namespace,
-			"labels": map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"},
+			"labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"}),
 		},
 	}}
 }
@@ -121,9 +121,13 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 	missing := apierrors.IsNotFound(err)
 	switch {
 	case missing:
-		secret = newSecret(component, s)
+		secret = c.newSecret(component, s)
 	case err != nil:
 		return false, err
+	default:
+		if by := c.foreign(secret); by != "" && (!c.owner.Adopt || c.otherEnvironment(secret)) {
+			return false, errTaken(refOf(secret), by)
+		}
 	}
 	changed, err := c.fillSecret(ctx, component, s, secret)
 	if err != nil || !changed && !missing {
@@ -146,7 +150,7 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 		// The component that owns the namespace, or this one, adopts it later.
 		ns := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Namespace",
-			"metadata": map[string]any{"name": s.Namespace, "labels": map[string]any{LabelManagedBy: FieldManager}},
+			"metadata": map[string]any{"name": s.Namespace, "labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager})},
 		}}
 		if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
 			return false, err

@@ -26,7 +26,7 @@ func image(name string, binaries ...catalog.Binary) catalog.Image {
 // seed is the default topology with the components of the first release.
 func seed() Input {
 	return Input{
-		Spec: spec.Default(),
+		Spec: spec.Default(), Mirror: true, Nodes: true,
 		Distribution: catalog.Distribution{
 			Binaries: []catalog.Binary{
 				bin("kubernetes", 983, 3400), bin("containerd", 99, 1200), bin("containerd-shim-runc-v2", 30, 800), bin("runc", 25, 600), bin("registry", 139, 1200),
@@ -310,5 +310,28 @@ func TestUpRemovesWhatIsNotSelected(t *testing.T) {
 	}
 	if _, ok := p.Step("remove/nats"); ok {
 		t.Error("removes a component that is wanted")
+	}
+}
+
+// Somebody else's cluster has a registry of the person's: nothing is built or pushed, and what
+// needs an image that is not there is left out.
+func TestUpOnSomebodyElsesCluster(t *testing.T) {
+	in := seed()
+	in.Mirror, in.Nodes, in.Distribution = false, false, catalog.Distribution{}
+	in.Missing = map[string]Cause{"nats": {Kind: CauseUnreachable, Image: "nats", Root: "not there; 'orrery images push nats'"}}
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Steps {
+		if s.Kind == KindBuild || s.Kind == KindPrepare || s.Kind == KindImage && s.Pending() {
+			t.Errorf("the plan has %s", s.ID)
+		}
+	}
+	if s, ok := p.Step("cluster"); !ok || s.Title != "The cluster answers" || !s.Pending() {
+		t.Errorf("cluster: %+v", s)
+	}
+	if cause := p.Skipped()["nats"]; cause.Image != "nats" || !strings.Contains(cause.Root, "orrery images push") {
+		t.Errorf("skipped: %v", p.Skipped())
 	}
 }

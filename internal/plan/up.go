@@ -35,6 +35,8 @@ type Input struct {
 	// Mirror: images are pushed to a registry of the environment's own, by steps of the plan.
 	// Without one they are in a registry already, or [Input.Missing].
 	Mirror bool
+	// Nodes: the environment makes its nodes. Without it, somebody else's cluster has to answer.
+	Nodes bool
 	// Phase of the environment as observed: absent, partial, stopped or running, and
 	// running only with the distribution and the spec that are wanted.
 	Phase string
@@ -87,12 +89,19 @@ func (b *builder) distribution() {
 			prepare = append(prepare, id)
 		}
 	}
-	b.add(Step{ID: "prepare", Kind: KindPrepare, Phase: PhaseCluster, Title: "Registry mirror", Needs: prepare, Done: b.running})
+	needs := builds
+	if b.in.Mirror {
+		b.add(Step{ID: "prepare", Kind: KindPrepare, Phase: PhaseCluster, Title: "Registry mirror", Needs: prepare, Done: b.running})
+		needs = append([]string{"prepare"}, builds...)
+	}
 	title := fmt.Sprintf("Control plane, %s", plural(b.in.Spec.Servers, "server"))
 	if n := b.in.Spec.AgentCount(); n > 0 {
 		title += fmt.Sprintf(" and %s", plural(n, "agent"))
 	}
-	b.add(Step{ID: "cluster", Kind: KindCluster, Phase: PhaseCluster, Title: title, Needs: append([]string{"prepare"}, builds...), Done: b.running})
+	if !b.in.Nodes {
+		title = "The cluster answers"
+	}
+	b.add(Step{ID: "cluster", Kind: KindCluster, Phase: PhaseCluster, Title: title, Needs: needs, Done: b.running})
 	b.add(Step{ID: "nodes", Kind: KindNodes, Phase: PhaseCluster, Title: "Nodes Ready", Needs: []string{"cluster"}, Done: b.running && b.in.NodesReady})
 	if d.Sandbox.Name != "" {
 		b.image(d.Sandbox)
@@ -159,6 +168,11 @@ func (b *builder) build(bin catalog.Binary) string {
 func (b *builder) image(i catalog.Image) string {
 	id := "image/" + i.Name
 	if b.same(id, i) {
+		return id
+	}
+	if !b.in.Mirror { // it is in the registry, or what needs it is left out
+		missing := b.in.Missing[i.Name]
+		b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Done: missing.IsZero(), Skip: missing})
 		return id
 	}
 	needs := []string{"prepare"}

@@ -97,7 +97,8 @@ func Run(ctx context.Context, c *Cmd) error {
 	tail := &tailWriter{size: size, next: c.Stderr}
 	x := exec.CommandContext(ctx, c.Path, c.Args...)
 	x.Dir, x.Env, x.Stdin, x.Stdout, x.Stderr = c.Dir, c.Env, c.Stdin, c.Stdout, tail
-	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	endsWithUs(x.SysProcAttr)
 	if c.User != 0 || c.Group != 0 {
 		x.SysProcAttr.Credential = &syscall.Credential{Uid: c.User, Gid: c.Group}
 	}
@@ -123,7 +124,7 @@ func Run(ctx context.Context, c *Cmd) error {
 		return fmt.Errorf("start %s: %w", filepath.Base(c.Path), err)
 	}
 	if c.Started != nil {
-		if id, err := Of(x.Process.Pid); err == nil {
+		if id, err := childOf(x.Process.Pid); err == nil {
 			c.Started(id)
 		}
 	}
@@ -133,7 +134,7 @@ func Run(ctx context.Context, c *Cmd) error {
 	if s := x.ProcessState; s != nil {
 		c.Usage.CPU = s.UserTime() + s.SystemTime()
 		if r, ok := s.SysUsage().(*syscall.Rusage); ok {
-			c.Usage.MaxRSS = r.Maxrss * 1024
+			c.Usage.MaxRSS = r.Maxrss * rssUnit
 		}
 	}
 	if err == nil {

@@ -41,17 +41,21 @@ func Load(path string) (Environment, error) {
 	if err != nil {
 		return Environment{}, fmt.Errorf("reading the environment: %w", err)
 	}
-	e.Images.resolve(dir)
+	e.resolve(dir)
 	return e, nil
 }
 
 // resolve makes the names of files absolute; they are relative to dir.
-func (i *Images) resolve(dir string) {
+func (e *Environment) resolve(dir string) {
+	i := &e.Images
 	abs := func(file string) string {
 		if file == "" || filepath.IsAbs(file) {
 			return file
 		}
 		return filepath.Join(dir, file)
+	}
+	if e.Existing != nil {
+		e.Existing.Kubeconfig = abs(e.Existing.Kubeconfig)
 	}
 	i.CABundle = abs(i.CABundle)
 	for n, file := range i.TrustedKeys {
@@ -137,7 +141,29 @@ func (d *decoder) environment(data []byte) (Environment, bool) {
 	e := Named(name)
 	e.APIVersion, e.Kind = "", ""
 	d.decode(root, reflect.ValueOf(&e).Elem(), "")
+	d.existing(&e)
 	return e, true
+}
+
+// foreign are the fields about nodes and addresses, which a cluster that somebody else made
+// has already.
+var foreign = []string{"servers", "agents", "zones", "node", "network.nodes", "network.egress", "ports"}
+
+// existing refuses fields beside driver: existing that would have no effect, and fills in what
+// is the default there.
+func (d *decoder) existing(e *Environment) {
+	if e.Driver != DriverExisting {
+		return
+	}
+	for _, path := range foreign {
+		if line, set := d.lines[path]; set {
+			d.errs = append(d.errs, &FieldError{Line: line, Path: path, Message: "with driver: existing the cluster has its own; leave it out"})
+		}
+	}
+	if _, set := d.lines["overlay"]; !set {
+		e.Overlay = "prod"
+	}
+	e.Ports = Ports{}
 }
 
 // validate adds what is wrong with the values, except where reading them already failed.

@@ -22,8 +22,14 @@ type Environment struct {
 	// Name of the environment: lower case letters, digits and "-", at most 20
 	// characters, beginning with a letter. Default "local".
 	Name string `json:"name,omitempty" jsonschema:"maxLength=20,pattern=^[a-z]([a-z0-9-]*[a-z0-9])?$"`
-	// Driver that makes the Kubernetes API: one that this orrery has. Default "native".
+	// Driver that makes the Kubernetes API: "native" makes a cluster on this machine,
+	// "existing" takes one that somebody else made. Default "native".
 	Driver string `json:"driver,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]*$"`
+	// Existing is the cluster of driver: existing. That cluster has its nodes, network and
+	// addresses already: servers, agents, zones, node, network.nodes, network.egress and
+	// ports are refused beside it. images.registry is needed, since the cluster pulls from
+	// there.
+	Existing *Existing `json:"existing,omitempty"`
 	// Servers run the control plane and workloads. 1, 3, 5 or 7; default 3. An even
 	// number is refused: it survives no more failures than the odd one below it.
 	Servers int `json:"servers,omitempty" jsonschema:"enum=1,enum=3,enum=5,enum=7"`
@@ -40,12 +46,29 @@ type Environment struct {
 	Durability Durability `json:"durability,omitempty" jsonschema:"enum=full,enum=fast"`
 	// Ports on 127.0.0.1 of the host.
 	Ports Ports `json:"ports,omitempty"`
-	// Overlay of the catalogue that is deployed: a folder of infra/k8s/overlays. Default "local".
-	Overlay string `json:"overlay,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]*$"`
+	// Overlay of the catalogue that is deployed: a folder of infra/k8s/overlays. Default
+	// "local", and "prod" with driver: existing.
+	Overlay string `json:"overlay,omitempty" jsonschema:"maxLength=63,pattern=^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"`
 	// Components to deploy; default: all of the overlay. Their needs are added.
 	Components []string `json:"components,omitempty"`
 	// Images says where images may come from.
 	Images Images `json:"images,omitempty"`
+}
+
+// DriverExisting takes a cluster that somebody else made. It is the one driver with a block
+// of its own here.
+const DriverExisting = "existing"
+
+// Existing names a cluster that somebody else made.
+type Existing struct {
+	// Kubeconfig is the file that the cluster is reached with, relative to orrery.yaml. It is
+	// never written to.
+	Kubeconfig string `json:"kubeconfig"`
+	// Context in that file; the current one is never assumed.
+	Context string `json:"context"`
+	// Provides lists components that the cluster has by itself, such as coredns or
+	// metrics-server: they are not deployed, and what needs them takes them as there.
+	Provides []string `json:"provides,omitempty" jsonschema:"uniqueItems=true"`
 }
 
 // NodeSize is the size that each node reports.
@@ -60,6 +83,8 @@ const (
 	PluginAuto   = "auto"
 	PluginCilium = "cilium"
 	PluginPTP    = "ptp"
+	// PluginCluster: the cluster has its own. Only with driver: existing, where auto is this.
+	PluginCluster = "cluster"
 )
 
 // Network holds the ranges (IPv4 CIDR) and the plugin. Ranges exist only inside the
@@ -68,8 +93,9 @@ type Network struct {
 	// Plugin that connects pods: "cilium" (BPF, with network policies and without
 	// kube-proxy), "ptp" (routes, and kube-proxy in nftables mode; no policies), or "auto",
 	// which is cilium where the machine can, otherwise ptp, decided once when the
-	// environment is made. Default "auto".
-	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp"`
+	// environment is made. With driver: existing, auto is "cluster": it has a network, and
+	// none is deployed; "cilium" deploys the catalogue's. Default "auto".
+	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp,enum=cluster"`
 	// Nodes is the fabric; a /24 or larger. Default 10.89.0.0/24.
 	Nodes string `json:"nodes,omitempty"`
 	// Pods is split into a /24 per node. Default 10.244.0.0/16.

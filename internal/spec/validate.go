@@ -74,26 +74,43 @@ func (c *collector) oneOf(path, got string, want ...string) {
 	c.add(path, "want %s, got %q%s", list(want), got, near(got, want))
 }
 
-// named is for what only others know whether it exists.
-func (c *collector) named(path, got, such string) {
-	if !nameLabel.MatchString(got) {
-		c.add(path, "want lower case letters, digits and \"-\", beginning with a letter, such as %q; got %q", such, got)
-	}
-}
-
 func (e *Environment) validate(c *collector) {
 	e.validateHeader(c)
 	if len(e.Name) > maxNameLength || !nameLabel.MatchString(e.Name) {
 		c.add("name", "want at most %d lower case letters, digits and \"-\", beginning with a letter and not ending in \"-\", such as %q; got %q", maxNameLength, DefaultName, e.Name)
 	}
-	c.named("driver", e.Driver, "native")
+	// Which drivers and overlays there are, this orrery and the catalogue know.
+	form(c, "driver", e.Driver, "a driver such as native or existing")
+	e.validateExisting(c)
 	e.validateNodes(c)
 	e.validateNetwork(c)
 	c.oneOf("durability", string(e.Durability), string(DurabilityFull), string(DurabilityFast))
 	e.validatePorts(c)
-	c.named("overlay", e.Overlay, "local")
+	form(c, "overlay", e.Overlay, "a folder of infra/k8s/overlays such as local")
 	unique(c, "components", e.Components, "a component such as nats")
 	e.validateImages(c)
+}
+
+func (e *Environment) validateExisting(c *collector) {
+	x := e.Existing
+	switch {
+	case e.Driver != DriverExisting && x != nil:
+		c.add("existing", "is for driver: existing, and the driver is %q; leave one of them out", e.Driver)
+	case e.Driver != DriverExisting:
+	case x == nil:
+		c.add("existing", "want the cluster that driver: existing deploys to: kubeconfig (a file) and context (a name in it)")
+	default:
+		if x.Kubeconfig == "" {
+			c.add("existing.kubeconfig", "want the file that the cluster is reached with, relative to orrery.yaml; got nothing")
+		}
+		if x.Context == "" {
+			c.add("existing.context", "want a context of existing.kubeconfig, got nothing; the current one is never assumed")
+		}
+		unique(c, "existing.provides", x.Provides, "a component such as coredns")
+		if e.Images.Registry == "" {
+			c.add("images.registry", "want the registry that the cluster pulls from, such as registry.example.org/platform; 'orrery images push' fills it")
+		}
+	}
 }
 
 func (e *Environment) validateHeader(c *collector) {
@@ -145,7 +162,11 @@ func (e *Environment) validateNodes(c *collector) {
 
 func (e *Environment) validateNetwork(c *collector) {
 	n := &e.Network
-	c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCilium, PluginPTP)
+	if e.Driver == DriverExisting {
+		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCluster, PluginCilium)
+	} else {
+		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCilium, PluginPTP)
+	}
 	total := max(e.Servers, 0) + max(e.AgentCount(), 0)
 	ranges := []struct {
 		field, cidr, example string
@@ -279,11 +300,16 @@ func podBits(n int) int {
 	return bits
 }
 
+// form checks a name that only others know to be right.
+func form(c *collector, path, v, want string) {
+	if len(v) > 63 || !label.MatchString(v) {
+		c.add(path, "want %s: lower case letters, digits and \"-\", at most 63; got %q", want, v)
+	}
+}
+
 func unique(c *collector, path string, values []string, want string) {
 	for i, v := range values {
-		if len(v) > 63 || !label.MatchString(v) {
-			c.add(fmt.Sprintf("%s[%d]", path, i), "want %s: lower case letters, digits and \"-\", at most 63; got %q", want, v)
-		}
+		form(c, fmt.Sprintf("%s[%d]", path, i), v, want)
 	}
 	duplicates(c, path, values)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -168,4 +169,64 @@ func (s *Supply) registryFirst() bool {
 // Fetched reports whether an image came from a registry, and was not made here.
 func (s *Supply) Fetched(built image.Built) bool {
 	return s.registries != nil && s.registries.Holds(built)
+}
+
+// Unpublished are the images that images.registry does not have under the digest that they are
+// named by, with the cause. digests maps names of images to them.
+func (s *Supply) Unpublished(ctx context.Context, digests map[string]string, limit time.Duration) map[string]plan.Cause {
+	missing := map[string]plan.Cause{}
+	lacks := func(name string, err error) {
+		missing[name] = Unreachable(name, err)
+		cause := missing[name]
+		cause.Root = err.Error() + "; 'orrery images push " + name + "' pushes it from where it was built"
+		missing[name] = cause
+	}
+	registries, err := s.publisher()
+	refs := map[string]string{}
+	for name, digest := range digests {
+		if err != nil {
+			lacks(name, fmt.Errorf("%w: %w", image.ErrNotReachable, err))
+			continue
+		}
+		refs[s.options.Images.Registry+"/"+name+"@"+digest] = name
+	}
+	if len(refs) == 0 {
+		return missing
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for ref, err := range registries.Probe(ctx, slices.Sorted(maps.Keys(refs))) {
+		if err != nil {
+			lacks(refs[ref], err)
+		}
+	}
+	return missing
+}
+
+// publisher talks to images.registry, also where images are not to be pulled from registries.
+func (s *Supply) publisher() (*image.Registries, error) {
+	if s.registries != nil {
+		return s.registries, nil
+	}
+	return image.NewRegistries(image.RegistryOptions{CacheDir: s.options.CacheDir, CABundle: s.options.Images.CABundle})
+}
+
+// Publish pushes an image that is on this machine to images.registry, with what is attached to
+// it, and returns the reference by digest. Credentials are those of docker and podman.
+func (s *Supply) Publish(ctx context.Context, img catalog.Image) (reference string, err error) {
+	if s.options.Images.Registry == "" {
+		return "", failure.Usagef("images.registry of orrery.yaml names no registry to push to")
+	}
+	built, ok, err := s.CachedImage(ctx, img)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", fmt.Errorf("image %s is not on this machine: 'orrery images build %s' builds it, 'orrery bundle import' brings it, and 'orrery up' of an environment with a mirror pulls it", img.Name, img.Name)
+	}
+	registries, err := s.publisher()
+	if err != nil {
+		return "", err
+	}
+	return s.options.Images.Registry + "/" + built.Name + "@" + built.Digest, registries.Push(ctx, s.options.Images.Registry, built)
 }

@@ -309,8 +309,8 @@ func TestContents(t *testing.T) {
 					t.Errorf("without %s: %q", file, c.Files)
 				}
 			}
-			if len(c.Programs) != 1 || len(c.Papers) != 2 || len(c.Images) != 3 || len(c.Attached) != 6 || strings.Join(c.Components, " ") != "namespaces planets shop" {
-				t.Errorf("%d programs, %d papers, %d images, %d attached, %q", len(c.Programs), len(c.Papers), len(c.Images), len(c.Attached), c.Components)
+			if len(c.Programs) != 1 || len(c.ProgramDocuments) != 2 || len(c.Images) != 3 || len(c.Attached) != 6 || strings.Join(c.Components, " ") != "namespaces planets shop" {
+				t.Errorf("%d programs, %d papers, %d images, %d attached, %q", len(c.Programs), len(c.ProgramDocuments), len(c.Images), len(c.Attached), c.Components)
 			}
 			key, err := ThisMachine(t.TempDir()).Key(t.Context(), "", spec.Images{})
 			if err != nil {

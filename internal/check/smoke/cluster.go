@@ -38,7 +38,7 @@ func nodes(ctx context.Context, env Env) check.Result {
 		return check.Wait("list nodes: %v", err)
 	}
 	var missing, notReady []string
-	expected := env.Spec.Topology()
+	expected := env.topology()
 	for _, n := range expected {
 		o, ok := found[n.Name]
 		delete(found, n.Name)
@@ -95,7 +95,7 @@ func topology(ctx context.Context, env Env) check.Result {
 	}
 	var wrong []string
 	zones, racks := map[string]bool{}, map[string]bool{}
-	for _, n := range env.Spec.Topology() {
+	for _, n := range env.topology() {
 		o, ok := found[n.Name]
 		if !ok {
 			return check.Wait("node %s is not registered", n.Name)
@@ -134,7 +134,7 @@ func nodesByName(ctx context.Context, env Env) (map[string]*unstructured.Unstruc
 }
 
 func servers(env Env) (servers []spec.Node) {
-	for _, n := range env.Spec.Topology() {
+	for _, n := range env.topology() {
 		if n.Role == spec.RoleServer {
 			servers = append(servers, n)
 		}

@@ -81,7 +81,7 @@ func natsSpread(ctx context.Context, env Env) check.Result {
 		used[zoneOf[text(&pods[i], "spec", "nodeName")]] = true
 	}
 	available := map[string]bool{}
-	for _, n := range env.Spec.Topology() {
+	for _, n := range env.topology() {
 		available[n.Zone] = true
 	}
 	if want := min(replicas, len(available)); len(used) < want && len(available) >= 3 {

@@ -130,7 +130,7 @@ func (g *guarded) startPods(ctx context.Context) error {
 	}
 	for _, part := range g.clients() {
 		client := pod{part: part, command: []string{"sleep"}}
-		if part == "friend" && len(g.env.Spec.Topology()) > 1 {
+		if part == "friend" && len(g.env.topology()) > 1 {
 			client.apart = "target"
 		}
 		if names[part], err = g.pod(ctx, client); err != nil {

@@ -208,7 +208,7 @@ func metrics(ctx context.Context, env Env) check.Result {
 	for _, n := range nodeUsage.Items {
 		measured[n.Metadata.Name] = n.Usage
 	}
-	for _, n := range env.Spec.Topology() {
+	for _, n := range env.topology() {
 		u, ok := measured[n.Name]
 		if !ok {
 			return check.Wait("no metrics of node %s yet", n.Name)

@@ -35,6 +35,8 @@ type Env struct {
 	Client API
 	// Spec that the cluster was made from: it says what is expected.
 	Spec spec.Environment
+	// Nodes that there are, where they are not those of the spec.
+	Nodes []spec.Node
 	// Images maps image names to full references. "probe" is needed by every check that starts a pod.
 	Images map[string]string
 	// Observe looks at the nodes as the driver sees them. Nil when there is no driver to ask.
@@ -53,6 +55,18 @@ type Env struct {
 	// ClusterDomain of DNS names. Default "cluster.local".
 	ClusterDomain string
 }
+
+// topology is the nodes that are expected.
+func (e Env) topology() []spec.Node {
+	if e.Nodes != nil {
+		return e.Nodes
+	}
+	return e.Spec.Topology()
+}
+
+// SharedChecks are those of ClusterChecks that make sense of a cluster which somebody else made
+// and runs.
+var SharedChecks = []string{"nodes", "network-policy"}
 
 // ClusterChecks are the names of the checks that belong to no component and always run.
 var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "datapath", "network-policy"}

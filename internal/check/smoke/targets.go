@@ -40,7 +40,7 @@ func (p pool) nameOf(t observe.Target) string {
 // expectedTargets follows every monitor in the cluster to what it selects. Keys are the
 // names that the operator gives to scrape jobs.
 func expectedTargets(ctx context.Context, env Env) (map[string]pool, error) {
-	w := world{expected: map[string]pool{}, spec: env.Spec}
+	w := world{expected: map[string]pool{}, nodes: env.topology()}
 	for kind, into := range map[string]*[]unstructured.Unstructured{"Service": &w.services, "Pod": &w.pods} {
 		var err error
 		if *into, err = env.Client.List(ctx, "v1", kind, "", ""); err != nil {
@@ -75,7 +75,7 @@ func expectedTargets(ctx context.Context, env Env) (map[string]pool, error) {
 
 // world is what monitors select from, and what is expected of those that were seen.
 type world struct {
-	spec                   spec.Environment
+	nodes                  []spec.Node
 	services, slices, pods []unstructured.Unstructured
 	expected               map[string]pool
 }
@@ -197,7 +197,7 @@ func (w *world) scrapeConfig(o unstructured.Unstructured) error {
 	p := pool{targets: map[string]bool{}, byNode: true}
 	switch which := o.GetAnnotations()[targetsAnnotation]; which {
 	case "nodes", "servers":
-		for _, n := range w.spec.Topology() {
+		for _, n := range w.nodes {
 			if which == "nodes" || n.Role == spec.RoleServer {
 				p.targets[n.Name] = true
 			}

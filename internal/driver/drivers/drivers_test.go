@@ -38,6 +38,9 @@ func TestEveryDriver(t *testing.T) {
 			}
 			e := spec.Named("unit")
 			e.Driver, e.Ports = name, spec.Ports{API: 12345, Registry: 12346}
+			if name == "existing" { // which has a block of its own
+				e.Existing = &spec.Existing{Kubeconfig: "/etc/kubeconfig", Context: "unit"}
+			}
 			if e.Network.Plugin == spec.PluginAuto && kind.DecideNetwork != nil {
 				e.Network.Plugin = spec.PluginPTP
 			}
