@@ -86,7 +86,7 @@ func TestSmallSupply(t *testing.T) {
 	s := newSmall(t)
 	bundle, key := s.platform.Bundle, s.platform.Key
 	s.want(exitRefused, "bundle import "+bundle, "which nobody here trusts")
-	s.want(exitOK, "bundle inspect "+bundle, "components  namespaces, planets, shop", "not trusted here")
+	s.want(exitOK, "bundle inspect "+bundle, "program  registry", "not trusted here")
 	s.want(exitOK, "bundle diff "+bundle, "are to be fetched")
 	s.want(exitOK, "bundle import "+bundle+" --key "+key, "imported sha256:")
 	s.want(exitOK, "bundle import "+bundle, "is imported already")
@@ -112,7 +112,7 @@ func TestSmallSupply(t *testing.T) {
 
 	// Out of a bundle, documents are those that came in it, and nothing is signed anew.
 	s.up()
-	s.want(exitOK, "images inspect shop", "shop:v0.1.0", "platform", "modules")
+	s.want(exitOK, "images inspect shop", "shop:v0.1.0", "platform", "layer 0")
 	s.want(exitOK, "images sbom shop", "CycloneDX")
 	s.want(exitOK, "programs list", "registry")
 	s.want(exitUsage, "images sign", "is made from a bundle, whose documents came with it")

@@ -444,6 +444,9 @@ func TestSteps(t *testing.T) {
 	s.mustUp(Selection{Prune: true})
 	p := s.open(Selection{Prune: true})
 	defer p.Close()
+	if err := p.LearnImages(t.Context()); err != nil { // as a plan does
+		t.Fatal(err)
+	}
 	report := func(string, float64, float64) {}
 	for kind, want := range map[plan.Kind]string{
 		plan.KindBuild: `no binary "x" in the catalogue`, plan.KindImage: `no image "x" in the catalogue`, plan.KindDeploy: `no component "x" is selected`,
