@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,9 +25,13 @@ const (
 // process, however that ends. Closing the file releases it.
 func Try(path string, how int) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		// Whoever can open a file can lock it, for reading too: nobody else may.
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
+		}
+		if st, err := f.Stat(); err == nil && st.Mode().Perm()&0o077 != 0 { // made by an older orrery
+			_ = f.Chmod(0o600)
 		}
 		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 			f.Close()
@@ -54,12 +60,42 @@ func sameFile(f *os.File, path string) (bool, error) {
 	return os.SameFile(mine, now), nil
 }
 
+// How long [Wait] waits: for a stranger, who has no business with the lock, and for our own,
+// who may be compiling.
+var (
+	strangerPatience = 10 * time.Second
+	patience         = 2 * time.Hour
+)
+
+// HeldError says who holds a lock that was waited for in vain. It is an [ErrLocked].
+type HeldError struct {
+	Path    string
+	Holders []Holder // as far as they can be seen
+}
+
+func (e *HeldError) Error() string {
+	if len(e.Holders) == 0 {
+		return fmt.Sprintf("%s is locked by a process that cannot be seen here, and has been for too long", e.Path)
+	}
+	var who []string
+	for _, h := range e.Holders {
+		who = append(who, h.String())
+	}
+	return fmt.Sprintf("%s is locked by %s, and has been for too long: end it, and run the command again", e.Path, strings.Join(who, ", "))
+}
+
+// Is reports that it is an [ErrLocked].
+func (e *HeldError) Is(target error) bool { return target == ErrLocked }
+
 // Wait is [Try] that waits, and says so once through waiting, which may be nil. It returns
-// the cause of ctx when that ends first.
+// the cause of ctx when that ends first, and a [*HeldError] when a process of another user
+// holds the lock, or anybody for longer than anything takes.
 func Wait(ctx context.Context, path string, how int, waiting func()) (*os.File, error) {
 	// flock cannot be cancelled, so it is tried again and again.
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	began := time.Now()
+	look := began.Add(strangerPatience)
 	for {
 		f, err := Try(path, how)
 		if !errors.Is(err, ErrLocked) {
@@ -68,6 +104,13 @@ func Wait(ctx context.Context, path string, how int, waiting func()) (*os.File, 
 		if waiting != nil {
 			waiting()
 			waiting = nil
+		}
+		if now := time.Now(); now.After(look) {
+			look = now.Add(strangerPatience)
+			holders := Holders(path)
+			if now.Sub(began) > patience || slices.ContainsFunc(holders, Holder.stranger) {
+				return nil, &HeldError{path, holders}
+			}
 		}
 		select {
 		case <-tick.C:
