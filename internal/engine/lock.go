@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/orrery-dev/orrery/internal/filelock"
 	"github.com/orrery-dev/orrery/internal/statedir"
 )
 
@@ -42,7 +40,7 @@ func lockPath(stateRoot, name string) string {
 	return filepath.Join(stateRoot, "."+name+".lock")
 }
 
-// attempts to get at a lock file that others remove meanwhile; each has a reason that passes.
+// attempts to get at a lock file whose folder others remove meanwhile.
 const attempts = 100
 
 // Lock makes sure that one verb at a time changes the environment name, whose folder is
@@ -56,30 +54,21 @@ const attempts = 100
 func Lock(stateRoot, name, verb string) (release func(), err error) {
 	path := lockPath(stateRoot, name)
 	for range attempts {
-		if err := os.MkdirAll(stateRoot, 0o700); err != nil {
+		err := os.MkdirAll(stateRoot, 0o700)
+		if errors.Is(err, fs.ErrExist) { // it was there, and went away before it could be looked at
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("making the folder of all environments: %w", err)
 		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-		if errors.Is(err, fs.ErrNotExist) { // the folder went away again, with its last environment
+		f, err := filelock.Try(path, filelock.Exclusive)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the folder went away again, with its last environment
 			continue
-		}
-		if err != nil {
+		case errors.Is(err, filelock.ErrLocked):
+			return nil, &LockedError{Path: path, Holder: holder(path)}
+		case err != nil:
 			return nil, fmt.Errorf("opening the lock: %w", err)
-		}
-		err = flock(f)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			defer f.Close()
-			return nil, &LockedError{Path: path, Holder: holder(f)}
-		}
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		// Between open and flock its holder may have removed it: then this is a lock on a file
-		// that nobody else can find.
-		if !sameFile(f, path) {
-			f.Close()
-			continue
 		}
 		if err := sign(f, verb); err != nil {
 			f.Close()
@@ -87,7 +76,7 @@ func Lock(stateRoot, name, verb string) (release func(), err error) {
 		}
 		return sync.OnceFunc(func() { unlock(f, stateRoot, name) }), nil
 	}
-	return nil, fmt.Errorf("locking %s: it is removed again and again", path)
+	return nil, fmt.Errorf("locking %s: its folder is removed again and again", path)
 }
 
 // unlock lets go, and leaves no trace of an environment that is not there.
@@ -103,24 +92,6 @@ func unlock(f *os.File, stateRoot, name string) {
 	}
 }
 
-func flock(f *os.File) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
-func sameFile(f *os.File, path string) bool {
-	a, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Stat(path)
-	return err == nil && os.SameFile(a, b)
-}
-
 func sign(f *os.File, verb string) error {
 	data, err := json.Marshal(Holder{PID: os.Getpid(), Verb: verb, Since: time.Now().Truncate(time.Second)})
 	if err != nil {
@@ -134,11 +105,13 @@ func sign(f *os.File, verb string) error {
 }
 
 // holder reads who signed; the signature of one that just took the lock may be missing.
-func holder(f *os.File) Holder {
-	buf := make([]byte, 4096)
-	n, _ := f.ReadAt(buf, 0)
+func holder(path string) Holder {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Holder{}
+	}
 	var h Holder
-	if json.Unmarshal(bytes.TrimSpace(buf[:n]), &h) != nil {
+	if json.Unmarshal(data, &h) != nil {
 		return Holder{}
 	}
 	return h

@@ -33,7 +33,7 @@ func Try(path string, how int) (*os.File, error) {
 		if st, err := f.Stat(); err == nil && st.Mode().Perm()&0o077 != 0 { // made by an older orrery
 			_ = f.Chmod(0o600)
 		}
-		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		if err := flock(f, how|unix.LOCK_NB); err != nil {
 			f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				return nil, ErrLocked
@@ -45,6 +45,16 @@ func Try(path string, how int) (*os.File, error) {
 			return f, nil
 		}
 		f.Close()
+	}
+}
+
+// flock is tried again when a signal breaks into it.
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
 }
 
