@@ -203,6 +203,34 @@ func itemsOf(cacheDir, arg string) ([]bundle.Item, error) {
 	return b.Items(), nil
 }
 
+// bundleFlags name the bundle that everything comes from.
+type bundleFlags struct{ file, key string }
+
+func (b *bundleFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&b.file, "bundle", "", "take catalogue, programs and images from this file of 'orrery bundle create': nothing is compiled")
+	c.Flags().StringVar(&b.key, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
+}
+
+// namedBundle is the bundle that flags name.
+func (o *options) namedBundle(r environment.Request, from bundleFlags) (supply.Import, error) {
+	if from.file == "" {
+		return supply.Import{}, failure.Usagef("--key is about a bundle: name it with --bundle FILE")
+	}
+	if o.catalog != "" {
+		return supply.Import{}, failure.Usagef("--bundle and --catalog: the catalogue is the bundle's; give one of them")
+	}
+	return o.bundleImport(r, from.file, from.key)
+}
+
+// previewBundle has a bundle looked at and not imported, until release is called.
+func (o *options) previewBundle(r environment.Request, from bundleFlags) (l *supply.Location, release func(), err error) {
+	what, err := o.namedBundle(r, from)
+	if err != nil {
+		return nil, nil, err
+	}
+	return what.Preview()
+}
+
 // bundleImport is a bundle that a person named, by the policy of orrery.yaml.
 func (o *options) bundleImport(r environment.Request, file, key string) (supply.Import, error) {
 	want, err := r.Spec()

@@ -1,28 +1,39 @@
 package app
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/environment"
+	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func newDoctor(o *options) *cobra.Command {
-	return &cobra.Command{
+	var from bundleFlags
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look at this machine: what is missing, what will be installed, what is tight",
 		Long: `Run the same preflight as 'orrery up' and change nothing. Failures (exit status 3)
-would make up refuse; warnings would not; packages are what up would install.`,
+would make up refuse; warnings would not; packages are what up would install.
+
+Judged is what 'orrery up' with the same flags would make. An environment that --env names
+and that exists is judged by what it was made with, unless -f names a file. Outside of a
+repository the catalogue is that of --bundle, or of the one bundle that was imported.`,
+		Example: `  orrery doctor
+  orrery doctor --bundle orrery-linux-amd64.orrery --key orrery-linux-amd64.orrery.pub`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
-			e, err := environment.Open(ctx, o.request(ui.Discard))
+			e, release, err := o.judged(ctx, from)
 			if err != nil {
 				return err
 			}
+			defer release()
 			p, err := e.Platform(environment.Selection{})
 			if err != nil {
 				return err
@@ -67,4 +78,34 @@ would make up refuse; warnings would not; packages are what up would install.`,
 			return err
 		},
 	}
+	from.add(c)
+	return c
+}
+
+// judged is the environment that doctor looks at; release lets go of what it is read from.
+func (o *options) judged(ctx context.Context, from bundleFlags) (e *environment.Environment, release func(), err error) {
+	r := o.request(ui.Discard)
+	release = func() {}
+	if from.file != "" || from.key != "" {
+		if r.Bundle, release, err = o.previewBundle(r, from); err != nil {
+			return nil, nil, err
+		}
+	} else if _, err := r.Location().Root(); err != nil && r.Catalog == "" {
+		if all := bundle.List(r.CacheDir); len(all) == 1 {
+			r.Bundle = supply.InBundle(r.CacheDir, all[0].Digest())
+		}
+	}
+	if r.Name != "" && r.File == "" {
+		if e, err = environment.Attach(r); err == nil && e.Exists {
+			return e, release, nil
+		}
+	}
+	if err == nil {
+		e, err = environment.Open(ctx, r)
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return e, release, nil
 }

@@ -235,6 +235,49 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// doctor answers before the first up, from a bundle that is named, or imported and the only one;
+// of what exists it says what that was made with.
+func TestDoctor(t *testing.T) {
+	s := newSmall(t)
+	s.want(exitUsage, "doctor", "no catalogue found")
+	s.want(exitUsage, "doctor --key "+s.platform.Key, "name it with --bundle FILE")
+	s.want(exitOK, "doctor --bundle "+s.platform.Bundle+" --key "+s.platform.Key, "Everything is compiled already")
+	if _, err := os.Stat(s.cache); !os.IsNotExist(err) {
+		t.Errorf("doctor made the cache: %v", err)
+	}
+	s.want(exitOK, "bundle import "+s.platform.Bundle+" --key "+s.platform.Key)
+	s.want(exitOK, "doctor", "Everything is compiled already")
+	s.up()
+	// The file of this folder is for a driver that there is not; the environment is not made with it.
+	if err := os.WriteFile("orrery.yaml", bundletest.Environment("other", "nothing"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.want(exitUsage, "doctor", "nothing")
+	s.want(exitOK, "doctor --env small", "Everything is compiled already")
+	s.want(exitUsage, "doctor --env small -f orrery.yaml", "nothing")
+}
+
+// A file that the admin's key is printed to is its owner's.
+func TestKubeconfigFile(t *testing.T) {
+	s := newSmall(t)
+	s.up()
+	f, err := os.OpenFile("kc", os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Chmod(0o644); err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	if code := Run([]string{"kubeconfig"}, strings.NewReader(""), f, &stderr); code != exitOK || stderr.Len() > 0 {
+		t.Fatalf("exit status %d, %s", code, stderr.String())
+	}
+	if info, err := f.Stat(); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
+		t.Errorf("%v, mode %v, %d bytes", err, info.Mode(), info.Size())
+	}
+}
+
 // Completion looks, and makes nothing.
 func TestCompletionMakesNothing(t *testing.T) {
 	s := newSmall(t)

@@ -19,7 +19,10 @@ func newKubeconfig(o *options) *cobra.Command {
 		Short: "Print the admin kubeconfig, or merge it into yours",
 		Long: `Print the environment's admin kubeconfig. With --merge, add it to the first file of
 $KUBECONFIG (or ~/.kube/config) as context orrery-ENV and make it the current one;
-'orrery down' takes it out again.`,
+'orrery down' takes it out again.
+
+What is printed is a key to everything in the cluster: a file that the output goes to is made
+readable by its owner only.`,
 		Example: `  orrery kubeconfig > kc && kubectl --kubeconfig kc get nodes
   orrery kubeconfig --merge`,
 		Args: cobra.NoArgs,
@@ -39,12 +42,29 @@ $KUBECONFIG (or ~/.kube/config) as context orrery-ENV and make it the current on
 			if err != nil {
 				return fmt.Errorf("read the admin kubeconfig: %w", err)
 			}
+			o.closeOut()
 			_, err = o.out.Write(b)
 			return err
 		},
 	}
 	c.Flags().BoolVar(&merge, "merge", false, "add it to your own kubeconfig")
 	return c
+}
+
+// closeOut takes the file that the output goes to, if it is one, away from everybody but its
+// owner: shells make it with the umask, which lets others read it.
+func (o *options) closeOut() {
+	f, ok := o.out.(*os.File)
+	if !ok {
+		return
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o077 == 0 {
+		return
+	}
+	if err := f.Chmod(info.Mode().Perm() &^ 0o077); err != nil {
+		fmt.Fprintf(o.err, "warning: others can read the file that this key to everything goes to, and this cannot be changed: %v\n", err)
+	}
 }
 
 func (o *options) mergeKubeconfig(ctx context.Context) error {

@@ -15,7 +15,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/environment"
-	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -30,7 +29,7 @@ type upOptions struct {
 	*options
 	noInstall, retain, dryRun, skipVerify bool
 	clusterOnly                           bool // deploy nothing
-	bundleFile, bundleKey                 string
+	from                                  bundleFlags
 	require                               []string
 	timeout                               time.Duration
 	adopt                                 bool
@@ -62,8 +61,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.BoolVar(&u.noInstall, "no-install", false, "do not install operating system packages; list what is missing and stop")
 	f.BoolVar(&u.retain, "retain", false, "keep what was made when making a new environment fails")
 	f.BoolVar(&u.dryRun, "dry-run", false, "print the plan and stop")
-	f.StringVar(&u.bundleFile, "bundle", "", "take catalogue, programs and images from this file of 'orrery bundle create': nothing is compiled")
-	f.StringVar(&u.bundleKey, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
+	u.from.add(c)
 	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
 	timeoutFlag(c, &u.timeout)
 	f.BoolVar(&u.adopt, "adopt", false, adoptUsage)
@@ -81,10 +79,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	if u.dryRun {
 		request.Verb = ""
 	}
-	if u.bundleKey != "" && u.bundleFile == "" {
-		return failure.Usagef("--key is about a bundle: name it with --bundle FILE")
-	}
-	if u.bundleFile != "" {
+	if u.from.file != "" || u.from.key != "" {
 		location, release, err := u.useBundle(ctx, request)
 		if err != nil {
 			return err
@@ -180,15 +175,12 @@ func (u *upOptions) printPlan(planned environment.Planned) error {
 // environment's state names the bundle, only what is released at last keeps it from being
 // pruned.
 func (u *upOptions) useBundle(ctx context.Context, r environment.Request) (*supply.Location, func(), error) {
-	if u.catalog != "" {
-		return nil, nil, failure.Usagef("--bundle and --catalog: the catalogue is the bundle's; give one of them")
+	if u.dryRun {
+		return u.previewBundle(r, u.from)
 	}
-	what, err := u.bundleImport(r, u.bundleFile, u.bundleKey)
+	what, err := u.namedBundle(r, u.from)
 	if err != nil {
 		return nil, nil, err
-	}
-	if u.dryRun {
-		return what.Preview()
 	}
 	for {
 		imported, err := what.Run(ctx, func(do func() error) error { return stepOf(r.Sink, "bundle/import", do) })
