@@ -167,6 +167,14 @@ func (b *Builder) ensure(ctx context.Context, bin catalog.Binary) (string, error
 	if why := b.CannotCross(bin); why != "" {
 		return "", fmt.Errorf("build %s for %s: %s", bin.Name, b.opts.Platform, why)
 	}
+	if !bin.Archive() {
+		if _, err := b.toolchain(ctx, src); err != nil {
+			return "", fmt.Errorf("binary %s: %w", bin.Name, err)
+		}
+		if key, err = b.key(ctx, bin, src); err != nil { // with the Go that there is now
+			return "", err
+		}
+	}
 	return key, b.builds.Do(ctx, key, func() error { return b.make(ctx, key, bin, src) })
 }
 

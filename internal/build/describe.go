@@ -33,7 +33,11 @@ func (b *Builder) Describe(ctx context.Context, bin catalog.Binary) (lock.Binary
 	if bin.Archive() {
 		return b.describeArchive(bin, src, key)
 	}
-	d := lock.Binary{Module: src.ref, Package: bin.Package, Go: b.go_.version, Links: bin.Links}
+	goVersion, err := b.goVersion(ctx, src)
+	if err != nil {
+		return lock.Binary{}, fmt.Errorf("binary %s: %w", bin.Name, err)
+	}
+	d := lock.Binary{Module: src.ref, Package: bin.Package, Go: goVersion, Links: bin.Links}
 	d.Flags = describeFlags((&goRun{bin: bin}).flags())
 	cgo := "CGO_ENABLED=0"
 	if bin.CGO {

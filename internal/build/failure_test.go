@@ -173,6 +173,38 @@ func TestGoErrors(t *testing.T) {
 			t.Errorf("error %v, want a GoError for 1.24", err)
 		}
 	})
+	t.Run("what is cached needs none", func(t *testing.T) {
+		cache := t.TempDir()
+		b, _ := newBuilder(t, cache)
+		want, err := b.Binary(t.Context(), bin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		described, err := b.Describe(t.Context(), bin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tools, err := b.Toolchain(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		without, _ := newBuilder(t, cache)
+		t.Setenv("PATH", t.TempDir())
+		if got, err := without.Binary(t.Context(), bin); err != nil || got != want {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+		if got, err := without.Describe(t.Context(), bin); err != nil || !reflect.DeepEqual(got, described) {
+			t.Errorf("described as %+v, %v; want %+v", got, err, described)
+		}
+		if got, err := without.Toolchain(t.Context()); err != nil || got != tools {
+			t.Errorf("Go %+v, %v; want %+v", got, err, tools)
+		}
+		other := bin
+		other.Name = "other"
+		if _, err := without.Binary(t.Context(), other); !noGo(err) {
+			t.Errorf("what is not cached: %v, want that there is no Go", err)
+		}
+	})
 }
 
 func TestMissingHeader(t *testing.T) {

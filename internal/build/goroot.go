@@ -25,7 +25,8 @@ type Toolchain struct {
 }
 
 // Toolchain hashes the installed Go, once. That reads about 100 MB, so the result is kept in
-// the cache as long as its commands have the size and time that they had.
+// the cache as long as its commands have the size and time that they had. Where no Go is
+// installed, it is the last one.
 func (b *Builder) Toolchain(ctx context.Context) (Toolchain, error) {
 	b.hashing.Lock()
 	defer b.hashing.Unlock()
@@ -46,6 +47,9 @@ func (b *Builder) hashToolchain(ctx context.Context) (Toolchain, error) {
 	if tc == nil {
 		var err error
 		if tc, err = findToolchain(ctx, ""); err != nil {
+			if last := b.readToolchain(); noGo(err) && last.Sum != "" {
+				return last.Toolchain, nil
+			}
 			return Toolchain{}, err
 		}
 	}
@@ -54,13 +58,8 @@ func (b *Builder) hashToolchain(ctx context.Context) (Toolchain, error) {
 	if err != nil {
 		return fail(err)
 	}
-	var kept struct {
-		Toolchain
-		Stamp []string `json:"stamp"`
-	}
-	file := filepath.Join(b.opts.CacheDir, "toolchain.json")
-	if data, err := os.ReadFile(file); err == nil && json.Unmarshal(data, &kept) == nil &&
-		kept.Version == tc.version && kept.Sum != "" && slices.Equal(kept.Stamp, stamp) {
+	kept := b.readToolchain()
+	if kept.Version == tc.version && kept.Sum != "" && slices.Equal(kept.Stamp, stamp) {
 		return kept.Toolchain, nil
 	}
 	kept.Version, kept.Stamp = tc.version, stamp
@@ -72,8 +71,25 @@ func (b *Builder) hashToolchain(ctx context.Context) (Toolchain, error) {
 		return fail(err)
 	}
 	// It only saves time the next time.
-	_ = atomicfile.Replace(file, func(tmp string) error { return os.WriteFile(tmp, data, 0o644) })
+	_ = atomicfile.Replace(b.toolchainFile(), func(tmp string) error { return os.WriteFile(tmp, data, 0o644) })
 	return kept.Toolchain, nil
+}
+
+// keptToolchain is the Go that compiled last, and how it is known again.
+type keptToolchain struct {
+	Toolchain
+	Stamp []string `json:"stamp"`
+}
+
+func (b *Builder) toolchainFile() string { return filepath.Join(b.opts.CacheDir, "toolchain.json") }
+
+// readToolchain is zero when nothing was kept, or nothing that can be read.
+func (b *Builder) readToolchain() keptToolchain {
+	var kept keptToolchain
+	if data, err := os.ReadFile(b.toolchainFile()); err != nil || json.Unmarshal(data, &kept) != nil {
+		return keptToolchain{}
+	}
+	return kept
 }
 
 // stampOf tells whether a toolchain was exchanged, without reading all of it.

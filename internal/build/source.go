@@ -133,13 +133,13 @@ func (b *Builder) key(ctx context.Context, bin catalog.Binary, s source) (string
 	if bin.Archive() {
 		return b.archiveKey(bin, s)
 	}
-	tc, err := b.toolchain(ctx, s)
+	goVersion, err := b.goVersion(ctx, s)
 	if err != nil {
 		return "", fmt.Errorf("binary %s: %w", bin.Name, err)
 	}
 	h := newHasher()
 	h.add("format", keyFormat)
-	h.add("go", tc.version)
+	h.add("go", goVersion)
 	h.add("target", append([]string{"linux"}, targetArch(b.arch())...)...)
 	h.add("name", bin.Name)
 	h.add("package", bin.Package)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/version"
 	"maps"
@@ -46,6 +47,26 @@ func (b *Builder) toolchain(ctx context.Context, s source) (*toolchain, error) {
 		return nil, &GoError{Want: want, Have: b.go_.version}
 	}
 	return b.go_, nil
+}
+
+// goVersion is of the Go that compiles s. Where there is none, it is of the last one here: what
+// that made can be used without it.
+func (b *Builder) goVersion(ctx context.Context, s source) (string, error) {
+	tc, err := b.toolchain(ctx, s)
+	if err == nil {
+		return tc.version, nil
+	}
+	last := b.readToolchain()
+	if !noGo(err) || last.Sum == "" || version.Compare("go"+s.goVersion(), last.Version) > 0 {
+		return "", err
+	}
+	return last.Version, nil
+}
+
+// noGo reports that err is that there is no Go at all.
+func noGo(err error) bool {
+	missing, ok := errors.AsType[*GoError](err)
+	return ok && missing.Have == ""
 }
 
 func findToolchain(ctx context.Context, want string) (*toolchain, error) {
