@@ -83,10 +83,10 @@ func printStatus(w io.Writer, st environment.Status) error {
 	}
 	rows := [][]string{}
 	for _, n := range st.Nodes {
-		rows = append(rows, []string{n.Name, string(n.Role), n.Zone, n.Address, n.State})
+		rows = append(rows, []string{n.Name, string(n.Role), n.Zone, n.Address, n.State, n.Reason})
 	}
 	fmt.Fprintln(w)
-	if err := ui.Table(w, []string{"NODE", "ROLE", "ZONE", "ADDRESS", "STATE"}, rows); err != nil {
+	if err := ui.Table(w, []string{"NODE", "ROLE", "ZONE", "ADDRESS", "STATE", "REASON"}, rows); err != nil {
 		return err
 	}
 	if len(st.Components) > 0 {

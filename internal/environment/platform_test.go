@@ -486,3 +486,22 @@ func TestSteps(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+// A node may be Ready and take no pods: status says why.
+func TestStatusSaysWhatIsAgainstANode(t *testing.T) {
+	s := newSmall(t)
+	s.mustUp(Selection{})
+	s.change("v1", "Node", "", "server1", func(o map[string]any) {
+		status := o["status"].(map[string]any)
+		status["conditions"] = append(status["conditions"].([]any), map[string]any{"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"})
+	})
+	p := s.open(Selection{})
+	defer p.Close()
+	st, err := p.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := st.Nodes[0]; n.State != "ready" || n.Reason != "DiskPressure: kubelet has disk pressure" {
+		t.Errorf("%+v", n)
+	}
+}

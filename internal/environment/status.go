@@ -36,6 +36,8 @@ type NodeStatus struct {
 	Ready   bool        `json:"ready"`
 	Address string      `json:"address"`
 	State   string      `json:"state"` // ready | not ready | down | stopped
+	// Reason is what the cluster says against the node, which may be ready: a full disk, a taint.
+	Reason string `json:"reason,omitempty"`
 }
 
 // ComponentState is how a component is.
@@ -102,6 +104,10 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 		st.Components = seen.components(ctx, e.declaredNamespaces(), e.Skipped)
 	}
 	ready := ReadyNodes(seen.nodes)
+	troubles := map[string]string{}
+	for _, n := range seen.nodes {
+		troubles[n.GetName()] = kube.NodeTrouble(&n)
+	}
 	for _, n := range obs.Nodes {
 		state := "not ready"
 		switch {
@@ -112,7 +118,7 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 		case ready[n.Name]:
 			state = "ready"
 		}
-		st.Nodes = append(st.Nodes, NodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state})
+		st.Nodes = append(st.Nodes, NodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state, troubles[n.Name]})
 	}
 	return st
 }

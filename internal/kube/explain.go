@@ -58,6 +58,9 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 	pods := c.podsOf(ctx, ref, live)
 	for _, pod := range pods {
 		if reason, hopeless := podReason(pod); reason != "" {
+			if pod.Spec.NodeName == "" {
+				reason += c.nodesAgainst(ctx)
+			}
 			return fmt.Sprintf("pod %s: %s", pod.Name, reason), hopeless
 		}
 	}

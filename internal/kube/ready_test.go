@@ -109,6 +109,14 @@ lastTimestamp: "2030-01-01T00:00:00Z"
 		setStatus(t, c, refOf(pod), tt.status)
 		probe(tt.state, tt.says)
 	}
+	full := objects(t, ns, "apiVersion: v1\nkind: Node\nmetadata: {name: full-%s}\n")[0]
+	full.SetNamespace("")
+	if err := c.Create(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	setStatus(t, c, refOf(full), `{conditions: [{type: Ready, status: "True"}, {type: DiskPressure, status: "True", message: kubelet has disk pressure}]}`)
+	setStatus(t, c, refOf(pod), `{phase: Pending, conditions: [{type: PodScheduled, status: "False", reason: Unschedulable, message: "0/1 nodes are available: 1 node(s) had untolerated taint(s)."}]}`)
+	probe(check.Running, "untolerated taint(s). (", full.GetName()+" DiskPressure: kubelet has disk pressure")
 	deployment := Ref{"apps/v1", "Deployment", ns, "web"}
 	setStatus(t, c, refOf(pod), `{phase: Running, conditions: [{type: Ready, status: "True"}]}`)
 	setStatus(t, c, deployment, `{observedGeneration: %g, replicas: 2, updatedReplicas: 2, conditions: [{type: Progressing, status: "False", reason: ProgressDeadlineExceeded, message: late}]}`)

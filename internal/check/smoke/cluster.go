@@ -25,8 +25,8 @@ const (
 	apiPort = 6443
 )
 
-// nodes: exactly the nodes of the spec are registered, every one is Ready, and the driver
-// sees it run. Kubernetes takes most of a minute to notice that a node is gone.
+// nodes: exactly the nodes of the spec are registered, every one is Ready and short of nothing,
+// and the driver sees it run. Kubernetes takes most of a minute to notice that a node is gone.
 func nodes(ctx context.Context, env Env) check.Result {
 	if stopped, dead := absentNodes(ctx, env); stopped != nil {
 		return check.Fail(fmt.Errorf("stopped by a person: %s; `orrery node start %s` brings it back", strings.Join(stopped, ", "), stopped[0]))
@@ -37,7 +37,7 @@ func nodes(ctx context.Context, env Env) check.Result {
 	if err != nil {
 		return check.Wait("list nodes: %v", err)
 	}
-	var missing, notReady []string
+	var missing, notReady, short []string
 	expected := env.topology()
 	for _, n := range expected {
 		o, ok := found[n.Name]
@@ -48,6 +48,8 @@ func nodes(ctx context.Context, env Env) check.Result {
 		}
 		if c := kube.StatusCondition(o, "Ready"); !c.True() {
 			notReady = append(notReady, strings.TrimSpace(n.Name+" "+c.Message))
+		} else if found := kube.NodePressures(o); found != nil {
+			short = append(short, n.Name+" "+strings.Join(found, ", "))
 		}
 	}
 	var problems []string
@@ -56,6 +58,9 @@ func nodes(ctx context.Context, env Env) check.Result {
 	}
 	if notReady != nil {
 		problems = append(problems, "not Ready: "+strings.Join(notReady, "; "))
+	}
+	if short != nil {
+		problems = append(problems, "Ready, but short of something: "+strings.Join(short, "; "))
 	}
 	if len(found) > 0 {
 		problems = append(problems, "not in the spec: "+strings.Join(slices.Sorted(maps.Keys(found)), ", "))

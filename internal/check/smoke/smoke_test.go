@@ -87,6 +87,10 @@ func TestChecks(t *testing.T) {
 			f.put(map[string]any{"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"name": "stranger"}})
 		}, check.Running, "not in the spec: stranger"},
 		{"nodes", "not Ready", notReady, check.Running, "not Ready: agent1 runtime is down"},
+		{"nodes", "a full disk", func(f *fakeAPI, _ *Env) {
+			f.objects["Node//agent1"].Object["status"].(map[string]any)["conditions"] = []any{
+				map[string]any{"type": "Ready", "status": "True"}, map[string]any{"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}}
+		}, check.Running, "short of something: agent1 DiskPressure: kubelet has disk pressure"},
 		{"nodes", "stopped by a person", observed(driver.Node{Name: "agent1", Stopped: true}), check.Failed, "orrery node start agent1"},
 		{"nodes", "died just now", observed(driver.Node{Name: "agent1"}), check.Running, "not running: agent1"},
 		{"nodes", "driver sees it run", observed(driver.Node{Name: "agent1", Running: true}), check.Succeeded, "5 of 5"},
