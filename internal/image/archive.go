@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -30,21 +31,27 @@ import (
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
-// Archive is somebody's image in a file or folder.
+// Archive is what a file or folder of somebody's has of images for this machine: one at least.
 type Archive struct {
+	Images []Archived
+
+	clean func()
+}
+
+// Archived is one image of an archive.
+type Archived struct {
 	// Name and Tag as the archive has them, without a registry; empty when it has none.
 	Name, Tag string
 
-	img   v1.Image
-	clean func()
+	img v1.Image
 }
 
 // Close removes what was unpacked.
 func (a *Archive) Close() { a.clean() }
 
-// OpenArchive opens an image: an OCI layout, as a folder or a tarball, or what `docker
+// OpenArchive opens images: an OCI layout, as a folder or a tarball, or what `docker
 // save` writes; tarballs may be compressed with gzip or zstd. Of an image for several
-// platforms it takes the one for this machine. An archive with more than limit bytes in it,
+// platforms it takes the one for this machine, and leaves attestations out. An archive with more than limit bytes in it,
 // as far as it is not compressed once more, is a [*TooLargeError]; a small file can hold a
 // lot. 0 is no limit. The caller closes it.
 func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error) {
@@ -88,20 +95,35 @@ func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error
 	return a, nil
 }
 
-// Push uploads the image as NAME:TAG to a mirror and returns the reference to use in manifests.
-func (a *Archive) Push(ctx context.Context, to mirror.Mirror, repository, tag string) (string, error) {
+// Loaded is an image that was put into a mirror.
+type Loaded struct {
+	Reference string `json:"reference"` // for manifests, with the digest
+	// Moved is the digest that the tag named before, when that was another.
+	Moved string `json:"moved,omitempty"`
+}
+
+// Push uploads the image as NAME:TAG to a mirror.
+func (a Archived) Push(ctx context.Context, to mirror.Mirror, repository, tag string) (Loaded, error) {
+	fail := func(err error) (Loaded, error) {
+		return Loaded{}, fmt.Errorf("push %s:%s to %s: %w", repository, tag, to, err)
+	}
 	ref, err := name.NewTag(to.Address+"/"+repository+":"+tag, name.Insecure, name.StrictValidation)
 	if err != nil {
-		return "", err
+		return Loaded{}, err
 	}
 	digest, err := a.img.Digest()
 	if err != nil {
-		return "", err
+		return fail(err)
+	}
+	pushed := Loaded{Reference: mirror.Host + "/" + repository + ":" + tag + "@" + digest.String()}
+	// That there is none, or that the mirror does not answer, the upload finds out.
+	if had, err := remote.Head(ref, remote.WithContext(ctx), remote.WithAuth(to)); err == nil && had.Digest != digest {
+		pushed.Moved = had.Digest.String()
 	}
 	if err := remote.Write(ref, a.img, remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4)); err != nil {
-		return "", fmt.Errorf("push %s:%s to %s: %w", repository, tag, to, err)
+		return fail(err)
 	}
-	return mirror.Host + "/" + repository + ":" + tag + "@" + digest.String(), nil
+	return pushed, nil
 }
 
 type kind int
@@ -188,7 +210,7 @@ func openMaybeCompressed(file string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	b := bufio.NewReaderSize(f, 1<<16)
-	magic, _ := b.Peek(4)
+	magic, _ := b.Peek(6)
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(b)
@@ -197,7 +219,10 @@ func openMaybeCompressed(file string) (io.ReadCloser, error) {
 			return nil, err
 		}
 		return readCloser{z, f.Close}, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
+		f.Close()
+		return nil, errors.New("it is compressed with xz, which is not read here: unpack it first with xz -d")
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			f.Close()
@@ -230,7 +255,7 @@ func unpackLayout(ctx context.Context, file, dir string, limit int64) error {
 	})
 }
 
-// openLayoutArchive opens the one image for this machine in a layout.
+// openLayoutArchive opens the images for this machine in a layout: one for each entry of its index.
 func openLayoutArchive(dir string, limit int64) (*Archive, error) {
 	l := layout{dir: dir}
 	index, err := oci.Layout(dir).Index()
@@ -240,78 +265,123 @@ func openLayoutArchive(dir string, limit int64) (*Archive, error) {
 	case err != nil:
 		return nil, errNotAnImage
 	}
-	found, named, err := l.choose(index.Manifests, "", 0)
+	top, err := ggcrlayout.Path(dir).ImageIndex()
 	if err != nil {
 		return nil, err
 	}
-	img, err := ggcrlayout.Path(dir).Image(found)
+	fitting, offered, err := fitting(top, index.Manifests)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(img, limit); err != nil {
-		return nil, err
+	if len(fitting) == 0 {
+		return nil, noImage(offered)
 	}
-	if err := checkDigests(l, found, img); err != nil {
-		return nil, err
+	a := &Archive{clean: func() {}}
+	for _, d := range fitting {
+		digest, img, named, err := l.resolve(top, d, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkSize(img, limit); err != nil {
+			return nil, err
+		}
+		if err := checkDigests(l, digest, img); err != nil {
+			return nil, err
+		}
+		one := Archived{img: img}
+		one.Name, one.Tag = splitName(named)
+		a.Images = append(a.Images, one)
 	}
-	if err := checkPlatform(img); err != nil {
-		return nil, err
-	}
-	a := &Archive{img: img, clean: func() {}}
-	a.Name, a.Tag = splitName(named)
 	return a, nil
 }
 
-// choose finds the image for this machine, also below nested indexes.
-func (l layout) choose(manifests []v1.Descriptor, named string, depth int) (v1.Hash, string, error) {
-	type candidate struct {
-		v1.Hash
-		name string
-	}
-	var all []candidate
-	var offered []string
-	for _, d := range manifests {
-		name := named
-		for _, key := range []string{"io.containerd.image.name", oci.RefName} {
-			if n := d.Annotations[key]; n != "" {
-				name = n
-				break
-			}
-		}
-		if !oci.Suits(d, build.Platform()) {
-			offered = append(offered, d.Platform.OS+"/"+d.Platform.Architecture)
-			continue
-		}
+// attests marks what Docker's builder puts beside an image: it says something about it, and is none.
+// Source: https://docs.docker.com/build/metadata/attestations/attestation-storage/
+const attests = "vnd.docker.reference.type"
+
+// fitting are the entries of an index that are images for this machine, or indexes that may have
+// one; offered are the platforms of the others. Who does not say what it is for is asked.
+func fitting(index v1.ImageIndex, entries []v1.Descriptor) (fitting []v1.Descriptor, offered []string, err error) {
+	for _, d := range entries {
+		platform := d.Platform
 		switch {
-		case d.MediaType.IsIndex():
-			if depth >= oci.MaxDepth {
-				return v1.Hash{}, "", errors.New("indexes are nested too deeply")
-			}
-			nested, _, err := oci.Layout(l.dir).Manifest(d.Digest, oci.MaxLayers)
-			if errors.Is(err, fs.ErrNotExist) {
-				err = fmt.Errorf("the index names %s, which is not in the archive", d.Digest)
-			}
+		case d.Annotations[attests] != "" || !d.MediaType.IsIndex() && !d.MediaType.IsImage():
+			continue
+		case platform == nil && d.MediaType.IsIndex():
+			fitting = append(fitting, d)
+			continue
+		case platform == nil:
+			img, err := index.Image(d.Digest)
 			if err != nil {
-				return v1.Hash{}, "", err
+				return nil, nil, unreadable(d, err)
 			}
-			h, n, err := l.choose(nested.Manifests, name, depth+1)
+			c, err := img.ConfigFile()
 			if err != nil {
-				return v1.Hash{}, "", err
+				return nil, nil, unreadable(d, err)
 			}
-			all = append(all, candidate{h, n})
-		default:
-			all = append(all, candidate{d.Digest, name})
+			if platform = c.Platform(); c.OS == "" { // a signature, a chart
+				continue
+			}
+		}
+		if platform.OS+"/"+platform.Architecture == build.Platform() {
+			fitting = append(fitting, d)
+		} else {
+			offered = append(offered, platform.OS+"/"+platform.Architecture)
 		}
 	}
-	switch {
-	case len(all) == 1:
-		return all[0].Hash, all[0].name, nil
-	case len(all) == 0 && len(offered) > 0:
-		return v1.Hash{}, "", fmt.Errorf("it has no image for linux/%s, only for %s", runtime.GOARCH, strings.Join(offered, ", "))
-	case len(all) == 0:
-		return v1.Hash{}, "", errors.New("it holds no image")
+	return fitting, offered, nil
+}
+
+func unreadable(d v1.Descriptor, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("its index names %s, of which not all is in the archive", d.Digest)
 	}
-	return v1.Hash{}, "", fmt.Errorf("it holds %d images; load a file with one", len(all))
+	return fmt.Errorf("%s: %w", d.Digest, err)
+}
+
+func noImage(offered []string) error {
+	if len(offered) > 0 {
+		return fmt.Errorf("it has no image for %s, only for %s", build.Platform(), strings.Join(offered, ", "))
+	}
+	return errors.New("it holds no image")
+}
+
+// resolve is the image of an entry of an index, also below nested ones, and what it is called there.
+func (l layout) resolve(in v1.ImageIndex, d v1.Descriptor, depth int) (digest v1.Hash, img v1.Image, named string, err error) {
+	fail := func(err error) (v1.Hash, v1.Image, string, error) { return v1.Hash{}, nil, "", err }
+	named = cmp.Or(d.Annotations["io.containerd.image.name"], d.Annotations[oci.RefName])
+	if !d.MediaType.IsIndex() {
+		if img, err = in.Image(d.Digest); err == nil {
+			_, err = img.Manifest()
+		}
+		if err != nil {
+			return fail(unreadable(d, err))
+		}
+		return d.Digest, img, named, nil
+	}
+	if depth >= oci.MaxDepth {
+		return fail(errors.New("indexes are nested too deeply"))
+	}
+	// Read with our limits; then once more by the library, which knows images only in their index.
+	nested, _, err := oci.Layout(l.dir).Manifest(d.Digest, oci.MaxLayers)
+	if err != nil {
+		return fail(unreadable(d, err))
+	}
+	below, err := in.ImageIndex(d.Digest)
+	if err != nil {
+		return fail(unreadable(d, err))
+	}
+	fitting, offered, err := fitting(below, nested.Manifests)
+	switch {
+	case err != nil:
+		return fail(err)
+	case len(fitting) == 0:
+		return fail(noImage(offered))
+	case len(fitting) > 1:
+		return fail(fmt.Errorf("its index %s has %d images for %s: which one is meant cannot be told", d.Digest, len(fitting), build.Platform()))
+	}
+	digest, img, inner, err := l.resolve(below, fitting[0], depth+1)
+	return digest, img, cmp.Or(inner, named), err
 }
 
 // checkSize adds up what the manifest says, before anything is hashed.
@@ -361,19 +431,37 @@ func openDockerArchive(file string) (*Archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
 	}
-	if len(m) != 1 {
-		return nil, fmt.Errorf("it holds %d images; save one", len(m))
+	a := &Archive{clean: func() {}}
+	add := func(tag *name.Tag, one Archived) (err error) {
+		if one.img, err = tarball.Image(opener, tag); err != nil {
+			return err
+		}
+		a.Images = append(a.Images, one)
+		return checkPlatform(one.img)
 	}
-	img, err := tarball.Image(opener, nil)
-	if err != nil {
-		return nil, err
+	for _, d := range m {
+		if len(d.RepoTags) == 0 {
+			if len(m) > 1 {
+				return nil, fmt.Errorf("it holds %d images, and not all have a name: save one, or name them", len(m))
+			}
+			if err := add(nil, Archived{}); err != nil {
+				return nil, err
+			}
+		}
+		for _, named := range d.RepoTags {
+			tag, err := name.NewTag(named, name.WeakValidation)
+			if err != nil {
+				return nil, err
+			}
+			var one Archived
+			one.Name, one.Tag = splitName(named)
+			if err := add(&tag, one); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if err := checkPlatform(img); err != nil {
-		return nil, err
-	}
-	a := &Archive{img: img, clean: func() {}}
-	if len(m[0].RepoTags) > 0 {
-		a.Name, a.Tag = splitName(m[0].RepoTags[0])
+	if len(a.Images) == 0 {
+		return nil, noImage(nil)
 	}
 	return a, nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/orrery-dev/orrery/internal/build"
 	"github.com/orrery-dev/orrery/internal/build/buildtest"
 	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
@@ -97,15 +99,134 @@ func TestLoadArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer a.Close()
-			if a.Name != "team/tool" || a.Tag != "v3" {
-				t.Errorf("it is called %s:%s", a.Name, a.Tag)
+			if len(a.Images) != 1 {
+				t.Fatalf("%d images", len(a.Images))
 			}
-			ref, err := a.Push(t.Context(), inMirror(host), a.Name, a.Tag)
+			one := a.Images[0]
+			if one.Name != "team/tool" || one.Tag != "v3" {
+				t.Errorf("it is called %s:%s", one.Name, one.Tag)
+			}
+			loaded, err := one.Push(t.Context(), inMirror(host), one.Name, one.Tag)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.HasPrefix(ref, mirror.Host+"/team/tool:v3@sha256:") {
-				t.Errorf("reference %s", ref)
+			if !strings.HasPrefix(loaded.Reference, mirror.Host+"/team/tool:v3@sha256:") || loaded.Moved != "" {
+				t.Errorf("loaded %+v", loaded)
+			}
+		})
+	}
+}
+
+// A tag that named something else until now is told.
+func TestLoadMovesTag(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	to := inMirror(strings.TrimPrefix(server.URL, "http://"))
+	first := Archived{img: randomImage(t, "linux", runtime.GOARCH)}
+	for i, one := range []Archived{first, first, {img: randomImage(t, "linux", runtime.GOARCH)}} {
+		loaded, err := one.Push(t.Context(), to, "lab", "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if i == 2 {
+			digest, err := first.img.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = digest.String()
+		}
+		if loaded.Moved != want {
+			t.Errorf("push %d: moved from %q, want %q", i, loaded.Moved, want)
+		}
+	}
+}
+
+// layoutOf writes an index with these entries.
+func layoutOf(t testing.TB, add ...mutate.IndexAddendum) string {
+	t.Helper()
+	dir := t.TempDir()
+	if _, err := ggcrlayout.Write(dir, mutate.AppendManifests(empty.Index, add...)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func entry(what mutate.Appendable, platform string, annotations ...string) mutate.IndexAddendum {
+	a := mutate.IndexAddendum{Add: what, Descriptor: v1.Descriptor{Annotations: map[string]string{}}}
+	if os, arch, ok := strings.Cut(platform, "/"); ok {
+		a.Platform = &v1.Platform{OS: os, Architecture: arch}
+	}
+	for i := 0; i < len(annotations); i += 2 {
+		a.Annotations[annotations[i]] = annotations[i+1]
+	}
+	return a
+}
+
+// What other tools write: several images, several platforms, entries that are no image.
+func TestLoadIndexes(t *testing.T) {
+	here, there := build.Platform(), "linux/s390x"
+	ours, second, foreign := randomImage(t, "linux", runtime.GOARCH), randomImage(t, "linux", runtime.GOARCH), randomImage(t, "linux", "s390x")
+	nested := func(add ...mutate.IndexAddendum) v1.ImageIndex { return mutate.AppendManifests(empty.Index, add...) }
+	sparse := layoutOf(t, entry(ours, here, oci.RefName, "lab/one:1"))
+	digest, err := ours.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(sparse, "blobs", "sha256", digest.Hex)); err != nil {
+		t.Fatal(err)
+	}
+	docker := filepath.Join(t.TempDir(), "docker.tar")
+	one, err := name.NewTag("lab/one:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := name.NewTag("lab/two:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.MultiRefWriteToFile(docker, map[name.Reference]v1.Image{one: ours, two: second}); err != nil {
+		t.Fatal(err)
+	}
+	packed := filepath.Join(t.TempDir(), "packed.tar.xz")
+	if err := os.WriteFile(packed, []byte("\xfd7zXZ\x00rest"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		file string
+		want string // names, or a part of the error
+		bad  bool
+	}{
+		"two images":            {file: layoutOf(t, entry(ours, here, oci.RefName, "lab/one:1"), entry(second, "", oci.RefName, "lab/two:2")), want: "lab/one:1 lab/two:2"},
+		"two of docker save":    {file: docker, want: "lab/one:1 lab/two:1"},
+		"other platforms":       {file: layoutOf(t, entry(foreign, there, oci.RefName, "lab/one:1"), entry(ours, here, oci.RefName, "lab/one:1")), want: "lab/one:1"},
+		"nobody says platforms": {file: layoutOf(t, entry(nested(entry(foreign, ""), entry(ours, "")), "", oci.RefName, "lab/one:1")), want: "lab/one:1"},
+		"an attestation": {file: layoutOf(t, entry(nested(entry(ours, here), entry(second, "unknown/unknown", attests, "attestation-manifest"),
+			entry(second, "", attests, "attestation-manifest")), "", oci.RefName, "lab/one:1")), want: "lab/one:1"},
+		"two for this machine":  {file: layoutOf(t, entry(nested(entry(ours, here), entry(second, here)), "")), want: "has 2 images for " + here, bad: true},
+		"none for this machine": {file: layoutOf(t, entry(nested(entry(foreign, "")), "")), want: "only for " + there, bad: true},
+		"not in the file":       {file: sparse, want: digest.String() + ", of which not all is in the archive", bad: true},
+		"xz":                    {file: packed, want: "xz -d", bad: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, err := OpenArchive(t.Context(), c.file, 1<<20)
+			if c.bad {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v does not say %q", err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			var names []string
+			for _, one := range a.Images {
+				names = append(names, one.Name+":"+one.Tag)
+			}
+			slices.Sort(names)
+			if got := strings.Join(names, " "); got != c.want {
+				t.Errorf("images %q, want %q", got, c.want)
 			}
 		})
 	}
