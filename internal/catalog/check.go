@@ -87,6 +87,9 @@ func checkComponent(c Component, folder string) []string {
 	if w := c.When.Network; w != "" && !slices.Contains(networks, w) {
 		p.add("when.network", "is %q; must be one of %s", w, list(networks))
 	}
+	if w := c.When.Cluster; w != "" && w != OwnCluster {
+		p.add("when.cluster", "is %q; must be %s, or left out", w, OwnCluster)
+	}
 	switch {
 	case c.Render.Kustomize == "" && c.Render.Chart == "":
 		p.add("render", "names neither; give one of kustomize and chart")

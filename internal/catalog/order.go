@@ -27,16 +27,19 @@ func (c *Catalog) For(network string) *Catalog {
 	return &out
 }
 
-// Without is the catalogue as a cluster has it that provides the named components by itself:
-// without them, also among what is needed.
-func (c *Catalog) Without(provided []string) (*Catalog, error) {
-	if len(provided) == 0 {
-		return c, nil
-	}
+// Existing is the catalogue as a cluster of somebody else has it, which provides the named
+// components by itself: without them and without those for clusters of our own, also among what
+// is needed.
+func (c *Catalog) Existing(provided []string) (*Catalog, error) {
 	out := *c
 	out.Components, out.Overlays, out.elsewhere = map[string]Component{}, map[string]Overlay{}, maps.Clone(c.elsewhere)
 	if out.elsewhere == nil {
 		out.elsewhere = map[string]string{}
+	}
+	for name, component := range c.Components {
+		if component.When.Cluster == OwnCluster {
+			out.elsewhere[name] = fmt.Sprintf("component %q is for clusters that orrery makes, and somebody else made this one", name)
+		}
 	}
 	for _, name := range provided {
 		if _, ok := c.Components[name]; !ok && c.elsewhere[name] == "" {
@@ -65,7 +68,7 @@ func (c *Catalog) leaveOut(from *Catalog) {
 	}
 }
 
-// Here are the names without those of components for another network.
+// Here are the names without those of components for another network or cluster.
 func (c *Catalog) Here(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return c.elsewhere[n] != "" })
 }

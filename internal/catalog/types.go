@@ -221,7 +221,12 @@ func (j SmokeJob) Time() time.Duration {
 type When struct {
 	// Network is the network.plugin that it must have.
 	Network string `json:"network,omitempty"`
+	// Cluster is [OwnCluster], or empty for all clusters.
+	Cluster string `json:"cluster,omitempty"`
 }
+
+// OwnCluster is a cluster that the environment made, and somebody else did not.
+const OwnCluster = "own"
 
 // Render says how manifests are made. Exactly one of Kustomize and Chart is set.
 type Render struct {

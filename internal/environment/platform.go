@@ -73,7 +73,7 @@ func (e *Environment) Platform(want Selection) (*Platform, error) {
 	}
 	cat = cat.For(e.Spec.Network.Plugin)
 	if x := e.Spec.Existing; x != nil {
-		if cat, err = cat.Without(x.Provides); err != nil {
+		if cat, err = cat.Existing(x.Provides); err != nil {
 			return nil, failure.Usage{Err: err}
 		}
 	}
