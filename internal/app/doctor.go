@@ -95,17 +95,16 @@ func (o *options) judged(ctx context.Context, from bundleFlags) (e *environment.
 			r.Bundle = supply.InBundle(r.CacheDir, all[0].Digest())
 		}
 	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
 	if r.Name != "" && r.File == "" {
-		if e, err = environment.Attach(r); err == nil && e.Exists {
-			return e, release, nil
+		if e, err = environment.Attach(r); err != nil || e.Exists {
+			return e, release, err
 		}
 	}
-	if err == nil {
-		e, err = environment.Open(ctx, r)
-	}
-	if err != nil {
-		release()
-		return nil, nil, err
-	}
-	return e, release, nil
+	e, err = environment.Open(ctx, r)
+	return e, release, err
 }

@@ -50,12 +50,6 @@ func loadImages(ctx context.Context, o *options, file, as, limit string) error {
 	said := file
 	if file == "-" {
 		said = "standard input"
-		spooled, err := spool(o.in, most.Value())
-		if err != nil {
-			return err
-		}
-		defer os.Remove(spooled)
-		file = spooled
 	} else if _, err := os.Stat(file); err != nil {
 		return failure.Usage{Err: err}
 	}
@@ -66,6 +60,12 @@ func loadImages(ctx context.Context, o *options, file, as, limit string) error {
 	to, err := e.Mirror()
 	if err != nil {
 		return err
+	}
+	if file == "-" {
+		if file, err = spool(ctx, o.in, most.Value()); err != nil {
+			return err
+		}
+		defer os.Remove(file)
 	}
 	a, err := image.OpenArchive(ctx, file, most.Value())
 	if large, ok := errors.AsType[*image.TooLargeError](err); ok {
@@ -141,21 +141,37 @@ func placeOf(to mirror.Mirror, archive, as string, one image.Archived) (place, e
 	return place{tag.RepositoryStr(), tag.TagStr()}, nil
 }
 
-// spool writes r to a file, which the caller removes: an archive is read more than once.
-func spool(r io.Reader, most int64) (string, error) {
+// spool writes r to a file, which the caller removes: an archive is read more than once. A read
+// that waits for a person is given up when ctx ends.
+func spool(ctx context.Context, r io.Reader, most int64) (file string, err error) {
 	f, err := os.CreateTemp("", "orrery-load-")
 	if err != nil {
 		return "", err
 	}
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			file, err = "", errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
 	if most > 0 {
 		r = io.LimitReader(r, most+1)
 	}
-	n, err := io.Copy(f, r)
-	if err = errors.Join(err, f.Close()); err == nil && most > 0 && n > most {
-		err = failure.Usagef("standard input: %w: allow more with --max-size", &image.TooLargeError{Size: n, Limit: most})
+	type copied struct {
+		n   int64
+		err error
 	}
-	if err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
+	done := make(chan copied, 1)
+	go func() {
+		n, err := io.Copy(f, r)
+		done <- copied{n, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	case c := <-done:
+		if c.err == nil && most > 0 && c.n > most {
+			c.err = failure.Usagef("standard input: %w: allow more with --max-size", &image.TooLargeError{Size: c.n, Limit: most})
+		}
+		return f.Name(), c.err
 	}
-	return f.Name(), nil
 }

@@ -2,6 +2,9 @@ package app
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -78,5 +81,20 @@ func TestImagesLoad(t *testing.T) {
 	stderr.Reset()
 	if code := Run([]string{"images", "load", "-", "--max-size", "100"}, bytes.NewReader(data), &stdout, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "more with --max-size") {
 		t.Errorf("too much from standard input: %d, %s", code, stderr.String())
+	}
+}
+
+// Ctrl-C ends a load that waits for somebody to type.
+func TestSpoolGivesUp(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("interrupted"))
+	if _, err := spool(ctx, r, 0); err == nil || !strings.Contains(err.Error(), "interrupted") {
+		t.Errorf("error %v", err)
+	}
+	if left, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
 	}
 }

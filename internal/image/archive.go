@@ -51,9 +51,9 @@ func (a *Archive) Close() { a.clean() }
 
 // OpenArchive opens images: an OCI layout, as a folder or a tarball, or what `docker
 // save` writes; tarballs may be compressed with gzip or zstd. Of an image for several
-// platforms it takes the one for this machine, and leaves attestations out. An archive with more than limit bytes in it,
-// as far as it is not compressed once more, is a [*TooLargeError]; a small file can hold a
-// lot. 0 is no limit. The caller closes it.
+// platforms it takes the one for this machine, and leaves attestations out. An archive
+// with more than limit bytes in it, as far as it is not compressed once more, is a
+// [*TooLargeError]; a small file can hold a lot. 0 is no limit. The caller closes it.
 func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error) {
 	fail := func(err error) (*Archive, error) { return nil, fmt.Errorf("open image %s: %w", file, err) }
 	info, err := os.Stat(file)
@@ -286,6 +286,9 @@ func openLayoutArchive(dir string, limit int64) (*Archive, error) {
 			return nil, err
 		}
 		if err := checkDigests(l, digest, img); err != nil {
+			return nil, err
+		}
+		if err := checkPlatform(img); err != nil { // whatever the index says
 			return nil, err
 		}
 		one := Archived{img: img}

@@ -205,6 +205,7 @@ func TestLoadIndexes(t *testing.T) {
 			entry(second, "", attests, "attestation-manifest")), "", oci.RefName, "lab/one:1")), want: "lab/one:1"},
 		"two for this machine":  {file: layoutOf(t, entry(nested(entry(ours, here), entry(second, here)), "")), want: "has 2 images for " + here, bad: true},
 		"none for this machine": {file: layoutOf(t, entry(nested(entry(foreign, "")), "")), want: "only for " + there, bad: true},
+		"a false platform":      {file: layoutOf(t, entry(foreign, here)), want: "it is for " + there, bad: true},
 		"not in the file":       {file: sparse, want: digest.String() + ", of which not all is in the archive", bad: true},
 		"xz":                    {file: packed, want: "xz -d", bad: true},
 	} {
