@@ -8,9 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,7 +29,7 @@ import (
 // TestMain lets the test binary be another process that observes.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("FAKE_TEST_OBSERVE"); dir != "" {
-		d, err := fake.New(fake.Options{Spec: environment(), StateDir: dir, Journal: &memoryJournal{}})
+		d, err := fake.New(fake.Options{Spec: environment(), StateDir: dir, Journal: &drivertest.Journal{}})
 		if err == nil {
 			var o driver.Observation
 			if o, err = d.Observe(context.Background()); err == nil {
@@ -47,37 +45,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-type memoryJournal struct {
-	mu   sync.Mutex
-	live []driver.Effect
-}
-
-func (j *memoryJournal) Begin(e driver.Effect) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !slices.ContainsFunc(j.live, func(o driver.Effect) bool { return o.Kind == e.Kind && o.ID == e.ID }) {
-		j.live = append(j.live, e)
-	}
-	return nil
-}
-
-func (j *memoryJournal) Undone(e driver.Effect) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.live = slices.DeleteFunc(j.live, func(o driver.Effect) bool { return o.Kind == e.Kind && o.ID == e.ID })
-	return nil
-}
-
 func environment() spec.Environment {
 	e := spec.Named("fake-test")
 	e.Network.Plugin = spec.PluginPTP
 	return e
 }
 
-func made(t *testing.T) (*fake.Cluster, *fake.Driver, *memoryJournal) {
+func made(t *testing.T) (*fake.Cluster, *fake.Driver, *drivertest.Journal) {
 	t.Helper()
 	h := fake.NewHost(t)
-	j := &memoryJournal{}
+	j := &drivertest.Journal{}
 	d, err := fake.New(fake.Options{Spec: environment(), StateDir: filepath.Join(t.TempDir(), "env"), Journal: j, Host: h.URL()})
 	if err != nil {
 		t.Fatal(err)
@@ -104,8 +81,8 @@ func TestConformance(t *testing.T) {
 			return err
 		},
 	})
-	if len(journal.live) > 0 {
-		t.Errorf("journal still has %+v", journal.live)
+	if len(journal.Live()) > 0 {
+		t.Errorf("journal still has %+v", journal.Live())
 	}
 }
 
@@ -149,12 +126,12 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(journal.live) > 0 {
-		t.Errorf("what failed made %v", journal.live)
+	if len(journal.Live()) > 0 {
+		t.Errorf("what failed made %v", journal.Live())
 	}
 	c.Fail("Ensure", fake.Fault{Times: 1, Error: "late", Late: true})
-	if err := d.Ensure(t.Context()); err == nil || len(journal.live) != 3 {
-		t.Errorf("%v, journal %v", err, journal.live)
+	if err := d.Ensure(t.Context()); err == nil || len(journal.Live()) != 3 {
+		t.Errorf("%v, journal %v", err, journal.Live())
 	}
 	up(t, d)
 	c.Fail("Audit", fake.Fault{Leaks: []string{"a mount"}})

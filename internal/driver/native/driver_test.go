@@ -12,10 +12,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/orrery-dev/orrery/internal/check"
@@ -35,33 +33,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// memoryJournal checks that effects are journalled once and undone.
-type memoryJournal struct {
-	mu   sync.Mutex
-	live []driver.Effect
-}
-
-func (j *memoryJournal) Begin(e driver.Effect) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !slices.ContainsFunc(j.live, func(o driver.Effect) bool { return o.Kind == e.Kind && o.ID == e.ID }) {
-		j.live = append(j.live, e)
-	}
-	return nil
-}
-
-func (j *memoryJournal) Undone(e driver.Effect) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.live = slices.DeleteFunc(j.live, func(o driver.Effect) bool { return o.Kind == e.Kind && o.ID == e.ID })
-	return nil
-}
-
-func (j *memoryJournal) Live() []driver.Effect {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return slices.Clone(j.live)
-}
+type memoryJournal = drivertest.Journal
 
 // testDistribution skips unless the test can and may make real nodes.
 func testDistribution(t *testing.T) string {
