@@ -92,6 +92,7 @@ func (u *upOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer e.Close()
+	clock.flag = e.Flag()
 	if e.NetworkReason != "" && !e.Exists {
 		clock.Emit(ui.Event{Type: ui.TypeWarning, Message: "network: " + e.NetworkReason})
 	}
@@ -267,11 +268,13 @@ Next:
 	return err
 }
 
-// phaseClock notes when the milestones of the summary were reached.
+// phaseClock notes when the milestones of the summary were reached, and says what a person can do
+// from then on.
 type phaseClock struct {
 	ui.Sink
 	renderer ui.Renderer
 	start    time.Time
+	flag     string // of commands for the person
 
 	mu                     sync.Mutex
 	build, nodes, platform time.Duration
@@ -294,6 +297,9 @@ func (c *phaseClock) Emit(e ui.Event) {
 			c.platform = since
 		}
 		c.mu.Unlock()
+	}
+	if e.Type == ui.TypeMilestone && e.Step == plan.MilestoneNodes && e.State == ui.StateDone {
+		e.Message = fmt.Sprintf("the cluster is up, 'orrery kubectl%s' works: %s", c.flag, e.Message)
 	}
 	c.Sink.Emit(e)
 }

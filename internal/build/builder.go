@@ -220,7 +220,7 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 		}
 	}()
 	b.progress(bin.Name, ui.Event{Message: fmt.Sprintf("%s %s: waiting for its turn", bin.Name, bin.Version)})
-	leave, err := lane.enter(ctx, bin.CPUSeconds)
+	leave, err := lane.enter(ctx, bin.Stage, bin.CPUSeconds)
 	if err != nil {
 		return err
 	}

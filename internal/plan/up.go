@@ -67,6 +67,8 @@ func Up(in Input) (Plan, error) {
 	}
 	p.leaveOut()
 	p.markUnneeded(in)
+	p.Milestones = milestones(in)
+	p.setStages()
 	return p, p.Validate()
 }
 

@@ -1,0 +1,31 @@
+// Package profile names how much of the platform an environment has. A profile has all that a
+// smaller one has; a component says in its own file which is the smallest that has it.
+//
+// It imports nothing of ours: spec, catalog and plan share it.
+package profile
+
+import "slices"
+
+const (
+	Core     = "core"     // nodes, network, DNS, storage, messaging
+	Platform = "platform" // and what runs a service in production: certificates, observability, pulse
+	Full     = "full"     // everything of the overlay
+	// Default is what an environment has, and a component belongs to, that names none.
+	Default = Platform
+)
+
+var all = []string{Core, Platform, Full}
+
+// All are the profiles, the smallest first.
+func All() []string { return slices.Clone(all) }
+
+// Rank is the place of a profile in [All]; "" is [Default], and -1 no profile.
+func Rank(name string) int {
+	if name == "" {
+		name = Default
+	}
+	return slices.Index(all, name)
+}
+
+// Has reports whether the profile has what belongs to another one.
+func Has(profile, other string) bool { return Rank(other) <= Rank(profile) }
