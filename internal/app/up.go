@@ -16,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -31,6 +32,7 @@ type upOptions struct {
 	clusterOnly                           bool // deploy nothing
 	from                                  bundleFlags
 	require                               []string
+	profile                               string
 	timeout                               time.Duration
 	adopt                                 bool
 }
@@ -41,17 +43,24 @@ func newUp(o *options) *cobra.Command {
 		Use:   "up",
 		Short: "Build, start, deploy and verify the environment",
 		Long: `Bring the environment to what orrery.yaml says (without a file: 3 servers, 2 agents,
-all components) and prove that it works.
+the components of profile platform) and prove that it works.
 
 What is there already is kept: a second run changes nothing. Compilation, node start
 and deployment overlap; the first run compiles Kubernetes from source, later ones take
-it from ` + "`/var/cache/orrery`" + `.
+it from ` + "`/var/cache/orrery`" + `. What is waited for is built first: the nodes, then the core (DNS,
+storage, NATS), then the rest. A first run says when each is expected, and when it is there.
+
+--profile says how much of the platform there is: core (nodes, network, DNS, storage, NATS),
+platform (core, and certificates, observability, pulse) or full (everything). An environment
+keeps its profile until another one is asked for; then only what differs is deployed, or leaves
+the cluster. What was deployed by name beside the profile stays.
 
 If making a new environment fails, what was made is removed again (--retain keeps it)
 after an archive of logs and events was written to the current folder. A platform that
 stands but fails verification is kept, so that it can be looked at.`,
 		Example: `  orrery up
   orrery up --dry-run           # the plan, nothing is changed
+  orrery up --profile core      # without observability: less to compile and to run
   orrery up --bundle orrery-linux-amd64.orrery --key orrery-linux-amd64.orrery.pub
   orrery up --env ci -o json    # events, one per line, then a summary`,
 		Args: cobra.NoArgs,
@@ -63,6 +72,10 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.BoolVar(&u.dryRun, "dry-run", false, "print the plan and stop")
 	u.from.add(c)
 	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
+	f.StringVar(&u.profile, "profile", "", "how much of the platform: core, platform or full (default: what the environment has, or platform)")
+	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{
+		profile.Core + "\tnodes, network, DNS, storage, NATS", profile.Platform + "\tcore, and certificates, observability, pulse", profile.Full + "\teverything",
+	}, cobra.ShellCompDirectiveNoFileComp))
 	timeoutFlag(c, &u.timeout)
 	f.BoolVar(&u.adopt, "adopt", false, adoptUsage)
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
@@ -76,6 +89,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	request := u.change(environment.VerbUp, clock)
 	request.Timeout = u.timeout
 	request.Adopt = u.adopt
+	request.Profile = u.profile
 	if u.dryRun {
 		request.Verb = ""
 	}
@@ -105,12 +119,13 @@ func (u *upOptions) run(ctx context.Context) error {
 		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	if u.dryRun {
-		return u.printPlan(planned)
+		return u.printPlan(p, planned)
 	}
 	if err := p.Refuse(planned.Plan); err != nil {
 		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	p.WarnSkipped(planned.Plan)
+	p.TellProfile(planned)
 	if planned.UpToDate() {
 		if err := errors.Join(p.RefuseDrift(ctx), p.KeepSkipped(planned.Plan)); err != nil {
 			return err
@@ -164,11 +179,15 @@ func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, ca
 	return errors.Join(cause, err)
 }
 
-func (u *upOptions) printPlan(planned environment.Planned) error {
+func (u *upOptions) printPlan(p *environment.Platform, planned environment.Planned) error {
 	if u.json() {
 		return printJSON(u.out, planned.Plan)
 	}
-	_, err := io.WriteString(u.out, planned.String())
+	text := planned.String()
+	if line := p.LeavesOut(); line != "" {
+		text += line + "\n"
+	}
+	_, err := io.WriteString(u.out, text)
 	return err
 }
 

@@ -4,7 +4,10 @@
 // It imports nothing of ours: spec, catalog and plan share it.
 package profile
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 const (
 	Core     = "core"     // nodes, network, DNS, storage, messaging
@@ -19,13 +22,11 @@ var all = []string{Core, Platform, Full}
 // All are the profiles, the smallest first.
 func All() []string { return slices.Clone(all) }
 
-// Rank is the place of a profile in [All]; "" is [Default], and -1 no profile.
-func Rank(name string) int {
-	if name == "" {
-		name = Default
-	}
-	return slices.Index(all, name)
-}
+// Name is that of a profile; "" is [Default].
+func Name(name string) string { return cmp.Or(name, Default) }
+
+// Rank is the place of a profile in [All], also of "", and -1 of what is none.
+func Rank(name string) int { return slices.Index(all, Name(name)) }
 
 // Has reports whether the profile has what belongs to another one.
 func Has(profile, other string) bool { return Rank(other) <= Rank(profile) }
