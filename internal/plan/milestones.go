@@ -65,3 +65,25 @@ func (p *Plan) setStages() {
 		}
 	}
 }
+
+// oneAfterAnother has the programs of a module wait for the first of them: side by side they would
+// compile what they share twice, and their costs were measured with that compiled.
+func (p *Plan) oneAfterAnother(modules map[string]string) {
+	first := map[string]Step{}
+	for _, s := range p.Steps {
+		dir := modules[s.ID]
+		if dir == "" || !s.Pending() {
+			continue
+		}
+		before, ok := first[dir]
+		if !ok || s.Stage < before.Stage || s.Stage == before.Stage && s.CPUSeconds > before.CPUSeconds {
+			first[dir] = s
+		}
+	}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		if f, ok := first[modules[s.ID]]; ok && s.Pending() && f.ID != s.ID {
+			s.After = append(s.After, f.ID)
+		}
+	}
+}

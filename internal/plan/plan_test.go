@@ -337,6 +337,34 @@ func TestUpOnSomebodyElsesCluster(t *testing.T) {
 	}
 }
 
+// Programs of one module wait for the one that is needed first, or else the largest; what is built
+// already is not waited for, nor built for the others.
+func TestProgramsOfAModule(t *testing.T) {
+	of := func(dir string, b catalog.Binary) catalog.Binary {
+		b.Dir = dir
+		return b
+	}
+	in := seed()
+	in.Components[0].Profile = profile.Core
+	in.Distribution.Binaries = append(in.Distribution.Binaries, of("/cilium", bin("operator", 40, 100)), of("/cilium", bin("agent", 700, 100)), of("/apps", bin("clang", 1, 100)))
+	in.Components[3].Images = append(in.Components[3].Images, image("shop", of("/apps", bin("shop", 30, 100))))
+	check := func(want map[string]string) {
+		t.Helper()
+		p, err := Up(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, after := range want {
+			if s, _ := p.Step(id); strings.Join(s.After, " ") != after {
+				t.Errorf("%s waits for %v, want %q", id, s.After, after)
+			}
+		}
+	}
+	check(map[string]string{"build/operator": "build/agent", "build/agent": "", "build/shop": "build/clang", "build/clang": "", "build/runc": ""})
+	in.Cached = map[string]bool{"agent": true}
+	check(map[string]string{"build/operator": "", "build/agent": ""})
+}
+
 // A step belongs to the first milestone that waits for it, be it for something else.
 func TestStages(t *testing.T) {
 	in := seed()

@@ -11,7 +11,7 @@ import (
 
 const (
 	Core     = "core"     // nodes, network, DNS, storage, messaging
-	Platform = "platform" // and what runs a service in production: certificates, observability, pulse
+	Platform = "platform" // and what a service in production has around it: observability, pulse
 	Full     = "full"     // everything of the overlay
 	// Default is what an environment has, and a component belongs to, that names none.
 	Default = Platform
