@@ -237,10 +237,10 @@ func (u *upOptions) summarize(p *environment.Platform, clock *phaseClock, st env
 	if u.output == "json" {
 		return printJSON(u.out, sum)
 	}
-	return printSummary(u.out, p, sum)
+	return printSummary(u.out, p, sum, clock.compiled)
 }
 
-func printSummary(w io.Writer, p *environment.Platform, sum summary) error {
+func printSummary(w io.Writer, p *environment.Platform, sum summary, compiled bool) error {
 	b := &strings.Builder{}
 	st := sum.Status
 	if !sum.Changed {
@@ -283,6 +283,9 @@ Next:
 %[3]s  orrery verify%[1]s                     write and read real data everywhere
   orrery down%[1]s                       remove every trace
 `, p.Flag(), st.Kubeconfig, rehearse)
+	if compiled {
+		fmt.Fprintln(b, "  go clean -modcache                empty the module cache of Go: gigabytes of sources, fetched again when needed")
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -297,6 +300,7 @@ type phaseClock struct {
 
 	mu                     sync.Mutex
 	build, nodes, platform time.Duration
+	compiled               bool
 }
 
 // Close ends the view.
@@ -310,6 +314,7 @@ func (c *phaseClock) Emit(e ui.Event) {
 		switch {
 		case e.Phase == plan.PhaseBuild:
 			c.build = since
+			c.compiled = c.compiled || e.State == ui.StateDone && strings.HasPrefix(e.Step, plan.KindBuild.ID(""))
 		case e.Step == string(plan.KindNodes):
 			c.nodes = since
 		case e.Phase == plan.PhaseDeploy:

@@ -29,3 +29,17 @@ func TestNodesReadyIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// What was compiled from is offered to be dropped when something was compiled.
+func TestCompiledIsNoted(t *testing.T) {
+	clock := &phaseClock{Sink: ui.Discard}
+	clock.Emit(ui.Event{Type: ui.TypeStep, Step: "build/runc", Phase: plan.PhaseBuild, State: ui.StateCached})
+	clock.Emit(ui.Event{Type: ui.TypeStep, Step: "image/runc", Phase: plan.PhaseBuild, State: ui.StateDone})
+	if clock.compiled {
+		t.Error("nothing was compiled")
+	}
+	clock.Emit(ui.Event{Type: ui.TypeStep, Step: "build/runc", Phase: plan.PhaseBuild, State: ui.StateDone})
+	if !clock.compiled {
+		t.Error("a program was compiled")
+	}
+}
