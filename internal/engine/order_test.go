@@ -65,7 +65,7 @@ type process struct{ weight, most, share float64 } // by the kernel, and in core
 const (
 	largeBuild = 150  // CPU-seconds
 	linkPart   = 0.08 // of a build, on one core
-	nicer      = 4    // each stage
+	nicer      = 2    // each stage
 	tick       = 500 * time.Millisecond
 )
 
