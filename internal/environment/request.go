@@ -29,6 +29,8 @@ type Request struct {
 	Name string
 	// Profile in place of what the file says; "" leaves it.
 	Profile string
+	// Registry in place of images.registry of the file; "" leaves it.
+	Registry string
 	// Catalog is a folder in or below the repository; "" is the working folder, or where the
 	// environment was made from.
 	Catalog string
@@ -69,6 +71,9 @@ func (r Request) Spec() (spec.Environment, error) {
 			return e, failure.Usagef("--profile %s: %s lists components one by one; take that list out, or leave --profile away", r.Profile, r.file())
 		}
 		e.Profile = r.Profile
+	}
+	if r.Registry != "" {
+		e.Images.Registry = r.Registry
 	}
 	if err := e.Validate(); err != nil {
 		return e, failure.Usage{Err: err}

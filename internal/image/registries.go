@@ -240,6 +240,10 @@ func (r *Registries) request(ctx context.Context, method string, repo name.Repos
 // is there. Whatever has not answered when ctx ends is not reachable. The map has an entry
 // for each reference.
 func (r *Registries) Probe(ctx context.Context, references []string) map[string]error {
+	return r.probeAll(ctx, references, r.probe)
+}
+
+func (r *Registries) probeAll(ctx context.Context, references []string, probe func(context.Context, string) error) map[string]error {
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	found := map[string]error{}
@@ -249,7 +253,7 @@ func (r *Registries) Probe(ctx context.Context, references []string) map[string]
 			var err error
 			select {
 			case slots <- struct{}{}:
-				err = r.probe(ctx, ref)
+				err = probe(ctx, ref)
 				<-slots
 			case <-ctx.Done():
 				err = notReachable(ref, ctx.Err())

@@ -167,6 +167,10 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 	return drift, notes
 }
 
+// SameInputs reports whether both are made from the same, but for C tools, which come from the
+// machine: then what the one became is what the other stands for.
+func (b Binary) SameInputs(other Binary) bool { return len(binaryDifferences(b, other)) == 0 }
+
 // binaryDifferences compares inputs, in the order in which one explains the next.
 func binaryDifferences(l, h Binary) []Difference {
 	var d differences

@@ -106,7 +106,7 @@ func (s *Supply) ProgramDocuments(ctx context.Context, bin catalog.Binary) (docs
 		return docs, "", err
 	}
 	if s.Locked != nil && entry.SHA256 != "" {
-		docs.SBOM, err = s.keptSBOM("sha256:"+entry.SHA256, s.Locked.Binaries[bin.Name].SBOM)
+		docs.SBOM, err = s.fetchedSBOM(ctx, "sha256:"+entry.SHA256, s.Locked.Binaries[bin.Name].SBOM)
 	}
 	if err != nil || docs.SBOM == nil {
 		if docs.SBOM, err = s.ProgramSBOM(ctx, bin); err != nil {
