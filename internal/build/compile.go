@@ -24,7 +24,7 @@ import (
 // stageNice: what nobody waits for yet takes the time that is left over.
 const (
 	buildNice = 10
-	stageNice = 2
+	stageNice = 4
 	mostNice  = 19
 )
 

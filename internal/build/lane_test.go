@@ -172,7 +172,7 @@ func TestReportIsThrottled(t *testing.T) {
 
 // What nobody waits for yet has less of the cores.
 func TestLaterStagesAreNicer(t *testing.T) {
-	for stage, want := range map[int]int{1: 12, 2: 14, 3: 16, 9: 19} {
+	for stage, want := range map[int]int{1: 14, 2: 18, 3: 19, 9: 19} {
 		child := exec.Command("sleep", "60")
 		child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := child.Start(); err != nil {

@@ -65,7 +65,7 @@ type process struct{ weight, most, share float64 } // by the kernel, and in core
 const (
 	largeBuild = 150  // CPU-seconds
 	linkPart   = 0.08 // of a build, on one core
-	nicer      = 2    // each stage
+	nicer      = 4    // each stage
 	tick       = 500 * time.Millisecond
 )
 
@@ -176,7 +176,7 @@ func TestWhatIsWaitedForIsBuiltFirst(t *testing.T) {
 	before, long := cold(t, flat, 0)
 	after, total := cold(t, p, 0)
 	say := func(what string, ends map[string]float64, total float64) {
-		t.Logf("%s: nodes Ready %.2f, NATS verified %.2f of %.0f s", what, ends["nodes"]/total, ends["verify/nats"]/total, total)
+		t.Logf("%s: nodes Ready %.3f, NATS verified %.3f of %.0f s", what, ends["nodes"]/total, ends["verify/nats"]/total, total)
 	}
 	say("by cost", before, long)
 	say("by stage", after, total)
