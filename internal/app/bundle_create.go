@@ -15,6 +15,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -60,6 +61,15 @@ Without --key, this machine's own key signs, which is made at first use.`,
 	return c
 }
 
+// tellKey tells what became of a key when it was opened.
+func tellKey(sink ui.Sink, key *sign.Key) {
+	for typ, text := range map[ui.Type]string{ui.TypeNotice: key.Notice, ui.TypeWarning: key.Warning} {
+		if text != "" {
+			sink.Emit(ui.Event{Type: typ, Phase: "build", Message: text})
+		}
+	}
+}
+
 // createReport is what `bundle create -o json` prints; its form is a contract.
 type createReport struct {
 	bundleReport
@@ -87,11 +97,7 @@ func (b *bundleCreate) run(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	for typ, text := range map[ui.Type]string{ui.TypeNotice: key.Notice, ui.TypeWarning: key.Warning} {
-		if text != "" {
-			sink.Emit(ui.Event{Type: typ, Phase: "build", Message: text})
-		}
-	}
+	tellKey(sink, key)
 	start := time.Now()
 	if err := stepOf(sink, "bundle/create", func() error {
 		return bundle.Create(ctx, file, contents, bundle.CreateOptions{Sign: key.SignBlob, PublicKey: key.Public().PEM(), Sink: sink})
