@@ -56,7 +56,8 @@ Without --key, this machine's own key signs, which is made at first use.`,
 			return b.run(c.Context(), file)
 		},
 	}
-	c.Flags().StringSliceVar(&b.components, "components", nil, "components to take, with what they need (default: those of orrery.yaml, or all of the overlay)")
+	c.Flags().StringSliceVar(&b.components, "components", nil, "components to take, with what they need (default:"+
+		" those of orrery.yaml, or all of the overlay)")
 	c.Flags().StringVar(&b.key, "key", "", "private key (cosign.key) to sign with; its password is in ORRERY_KEY_PASSWORD")
 	return c
 }

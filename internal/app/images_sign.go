@@ -53,7 +53,8 @@ func signImages(ctx context.Context, o *options, names []string) error {
 		return failure.Usage{Err: err}
 	}
 	if !p.Supply.Builds() {
-		return failure.Usagef("environment %q is made from a bundle, whose documents came with it: 'orrery up%s' signs what is not signed", e.Spec.Name, e.Flag())
+		return failure.Usagef("environment %q is made from a bundle, whose documents came with it:"+
+			" 'orrery up%s' signs what is not signed", e.Spec.Name, e.Flag())
 	}
 	built := p.Parts.Built()
 	if len(names) == 0 {

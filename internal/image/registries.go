@@ -295,7 +295,8 @@ func reason(err error) string {
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		switch code := answer.StatusCode; code {
 		case http.StatusUnauthorized, http.StatusForbidden:
-			return fmt.Sprintf("the registry answers %d %s: log in with docker login or podman login, or ask for permission to pull", code, http.StatusText(code))
+			return fmt.Sprintf("the registry answers %d %s: log in with docker login or podman login,"+
+				" or ask for permission to pull", code, http.StatusText(code))
 		case http.StatusNotFound:
 			return "the registry does not have it (404)"
 		default:

@@ -149,7 +149,8 @@ func (v *verification) advice(err error) string {
 	case errors.Is(err, ErrBuilder):
 		return "if that builder is right, name it in images.builders of orrery.yaml; if not, do not run the " + v.what()
 	case v.program && (errors.Is(err, ErrTampered) || errors.Is(err, ErrSwapped) || errors.Is(err, ErrUnsigned)):
-		return "the nodes' programs or what was said of them changed since they were put there: find out who did it. 'orrery down' and 'orrery up' make them anew"
+		return "the nodes' programs or what was said of them changed since they were put there:" +
+			" find out who did it. 'orrery down' and 'orrery up' make them anew"
 	case !v.program && !v.mirror:
 		return v.adviceElsewhere(err)
 	case errors.Is(err, ErrTampered), errors.Is(err, ErrSwapped):

@@ -120,7 +120,8 @@ func (s *Supply) Find(ctx context.Context, images []catalog.Image, limit time.Du
 		case only && ok && s.registries == nil:
 			lacking[img.Name] = Unreachable(img.Name, errNotAllowed(p.Reference))
 		case only && !ok:
-			lacking[img.Name] = Unreachable(img.Name, fmt.Errorf("image %s %w: images.sources of orrery.yaml does not name source, and images.registry is not set", img.Name, image.ErrNotReachable))
+			lacking[img.Name] = Unreachable(img.Name, fmt.Errorf("image %s %w: images.sources of orrery.yaml does"+
+				" not name source, and images.registry is not set", img.Name, image.ErrNotReachable))
 		case only, ok && s.registries != nil && s.registryFirst():
 			ask[p.Reference] = append(ask[p.Reference], img)
 		}
