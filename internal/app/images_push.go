@@ -40,8 +40,8 @@ here. Each is signed, and its bill of materials and provenance are attached, sig
 cosign finds them ('orrery images verify' too). One that was pulled has the signatures of who
 built it, which go with it. What the registry has already is not sent again.
 
-Without --key, this machine's own key signs, which is made at first use. Other machines need
-its public half in images.trustedKeys to verify.
+Without --key, this machine's own key signs, which is made at first use. Other machines, and with
+--key this one, need the public half in images.trustedKeys to verify.
 
 Credentials are those of docker login and podman login; images.caBundle is trusted. A registry
 on this machine may speak plain HTTP. One that does not list what refers to an image (OCI's

@@ -24,9 +24,13 @@ func newImagesVerify(o *options) *cobra.Command {
 		Use:   "verify [IMAGE...]",
 		Short: "Check signature, provenance, bill of materials and bytes of every image where nodes pull it",
 		Long: `Read every image of the running environment, or those named, back from where its nodes pull
-them, the environment's mirror or images.registry (driver: existing), and check: every byte against its digest, the signature against the trusted keys, the
-provenance (builder, source, modules) and the bill of materials against the image and
-the lock, and the digest against the lock. Exit status 1 when a check failed.`,
+it, the environment's mirror or (driver: existing) images.registry, and check: every byte
+against its digest, the signature against the trusted keys, the provenance (builder, source,
+modules) and the bill of materials against the image and the lock, and the digest against the
+lock. Exit status 1 when a check failed.
+
+Trusted are the environment's own key, or (driver: existing) the one that 'orrery images push'
+signs with on this machine, and those of images.trustedKeys.`,
 		Example: `  orrery images verify
   orrery images verify nats-server -o json`,
 		ValidArgsFunction: o.completeImages,

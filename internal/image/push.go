@@ -42,7 +42,7 @@ func (p Published) Push(ctx context.Context, built Built) error {
 }
 
 // Repository is the URL of what it has under an image's name, and a client that may read that
-// and, with write, push to it. No such right is an error that says so.
+// and, with write, push to it. An error wraps [ErrNotReachable], also where there is no such right.
 func (p Published) Repository(ctx context.Context, image string, write bool) (url string, client *http.Client, err error) {
 	repo, err := name.NewRepository(p.Address+"/"+image, name.StrictValidation)
 	if err != nil {
@@ -53,7 +53,7 @@ func (p Published) Repository(ctx context.Context, image string, write bool) (ur
 		scope = transport.PushScope
 	}
 	if client, err = p.client(ctx, repo, scope); err != nil {
-		return "", nil, fmt.Errorf("registry %s: %s", p.Address, reason(err))
+		return "", nil, notReachable(repo.Name(), err)
 	}
 	return urlOf(repo), client, nil
 }

@@ -89,6 +89,7 @@ func TestPublished(t *testing.T) {
 		"referrers API":             {api: true},
 		"no such API":               {},
 		"no such method":            {instead: answer{http.StatusMethodNotAllowed, ""}},
+		"forbidden, like the rest":  {instead: answer{http.StatusForbidden, ""}},
 		"no such request":           {instead: answer{http.StatusBadRequest, "{}"}},
 		"a page for people instead": {instead: answer{http.StatusOK, "<html>"}},
 	} {

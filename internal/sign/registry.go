@@ -165,12 +165,12 @@ func (r repository) referrers(ctx context.Context, digest string) (list []v1.Des
 	return list, byTag, err
 }
 
-// lacksAPI: registries answer a request that they do not know as they like, and what stands
-// before one may answer with a page for people.
+// lacksAPI: registries refuse a request that they do not know as they like, and what stands
+// before one may answer with a page for people. Who may not read at all is told so of the tag.
 func lacksAPI(data []byte, err error) error {
 	answer, ok := errors.AsType[*statusError](err)
 	switch {
-	case ok && slices.Contains([]int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable}, answer.code):
+	case ok && answer.code/100 == 4 && answer.code != http.StatusTooManyRequests:
 		return fmt.Errorf("%w: %w", oci.ErrNotFound, err)
 	case err == nil && !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")):
 		return oci.ErrNotFound

@@ -226,7 +226,8 @@ func (s *Supply) Published() (image.Published, error) {
 // it, and signs it there with its documents, unless somebody else built it and stands for it:
 // then signed is false, and key is not asked for. reference is by digest. Credentials are those
 // of docker and podman.
-func (s *Supply) Publish(ctx context.Context, img catalog.Image, key func() (*sign.Key, error)) (reference string, signed bool, err error) {
+func (s *Supply) Publish(ctx context.Context, img catalog.Image, key func() (*sign.Key, error)) (
+	reference string, signed bool, err error) {
 	to, err := s.Published()
 	if err != nil {
 		return "", false, err
@@ -249,7 +250,8 @@ func (s *Supply) Publish(ctx context.Context, img catalog.Image, key func() (*si
 // Sign signs an image that a registry has, and attaches its documents. signed is false of one
 // of the catalogue's own that was pulled: who built it stands for it. Of one that only a
 // registry has, the signature says that its digest is the catalogue's, and no more.
-func (s *Supply) Sign(ctx context.Context, in sign.Registry, img catalog.Image, built image.Built, key func() (*sign.Key, error)) (signed bool, err error) {
+func (s *Supply) Sign(ctx context.Context, in sign.Registry, img catalog.Image, built image.Built, key func() (*sign.Key, error)) (
+	signed bool, err error) {
 	var docs sign.Documents
 	switch {
 	case img.Registry == "" && s.Fetched(built):
