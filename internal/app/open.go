@@ -24,10 +24,13 @@ type openable struct {
 
 // openables by name. The console is not among them: it is served by this program.
 var openables = map[string]openable{
-	"grafana":      {observe.Namespace, "grafana", 3000, "http", "/", "user admin, password: orrery kubectl%s get secret -n observability grafana-admin -o go-template='{{.data.password|base64decode}}'"},
-	"prometheus":   {observe.Namespace, "prometheus", 9090, "http", "/", "the API; this build of Prometheus has no pages, see 'orrery console%s'"},
+	"grafana": {observe.Namespace, "grafana", 3000, "http", "/", "user admin, password:" +
+		" orrery kubectl%s get secret -n observability grafana-admin -o go-template='{{.data.password|base64decode}}'"},
+	"prometheus": {observe.Namespace, "prometheus", 9090, "http", "/", "the API; this build of Prometheus has no" +
+		" pages, see 'orrery console%s'"},
 	"alertmanager": {observe.Namespace, "alertmanager", 9093, "http", "/", ""},
-	"nats":         {"messaging", "nats", 4222, "nats", "", "the user's seed: orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.seed\"|base64decode}}'"},
+	"nats": {"messaging", "nats", 4222, "nats", "", "the user's seed:" +
+		" orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.seed\"|base64decode}}'"},
 }
 
 // opened is what `open -o json` prints; its form is a contract.

@@ -194,7 +194,8 @@ func (c *Console) routes() {
 }
 
 // policy of content: nothing but what this server has, no inline style or script.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';" +
+	" form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // ServeHTTP lets in who knows the token, under the name that was listened on: a page of
 // another origin that makes its own name point here (DNS rebinding) asks for another host.
