@@ -88,7 +88,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	c.Ready(ready)
 	done()
 	if o.json() {
-		err = printJSON(o.out, opened{"console", c.URL()})
+		err = printJSON(o.out, opened{Name: consoleName, URL: c.URL()})
 	} else {
 		_, err = fmt.Fprintf(o.out, "%s\n", c.URL())
 		fmt.Fprintln(o.err, "until Ctrl-C")
