@@ -39,7 +39,7 @@ everything and run the checks. It ends with Ctrl-C.`,
 			return runConsole(c.Context(), o, opts)
 		},
 	}
-	c.Flags().IntVar(&opts.port, "port", 0, "port of 127.0.0.1 to listen on (default: a free one)")
+	c.Flags().IntVar(&opts.port, "port", 0, "port of 127.0.0.1 and ::1 to listen on (default: a free one)")
 	c.Flags().BoolVar(&opts.links, "links", false, "make Grafana, Prometheus, Alertmanager and NATS reachable on 127.0.0.1 too, without a token, and link to them")
 	return c
 }

@@ -14,7 +14,7 @@ func TestPendingServicesAreOurs(t *testing.T) {
 		"metadata": map[string]any{"namespace": "apps", "name": "hello"}, "spec": map[string]any{"type": "LoadBalancer"},
 	}}}}
 	for own, want := range map[bool]int{true: 1, false: 0} {
-		e := &Environment{Kind: driver.Kind{Nodes: own}}
+		e := &Environment{Kind: driver.Kind{Capabilities: driver.Capabilities{Nodes: own}}}
 		if st := e.statusOf(t.Context(), driver.Observation{}, seen); len(st.Services) != want {
 			t.Errorf("own %t: %+v", own, st.Services)
 		}

@@ -71,7 +71,8 @@ func (c *Client) servicePorts(ctx context.Context, namespace, service string) (f
 // scheme of what a port speaks: by what the Service says (the names are IANA's and Kubernetes'
 // own), else by the habit of naming ports PROTOCOL-WHATEVER, else by the number.
 func scheme(speaks, name string, number int64) string {
-	if speaks == "" {
+	stated := speaks != ""
+	if !stated {
 		speaks, _, _ = strings.Cut(name, "-")
 	}
 	switch strings.ToLower(speaks) {
@@ -79,13 +80,16 @@ func scheme(speaks, name string, number int64) string {
 		return "http"
 	case "https", "kubernetes.io/wss":
 		return "https"
-	case "", strconv.FormatInt(number, 10): // kubectl create service calls a port 80-8080
-		switch number {
-		case 80, 8080:
-			return "http"
-		case 443, 8443:
-			return "https"
-		}
+	case "grpc", "tcp", "tls":
+		return ""
+	}
+	switch {
+	case stated:
+		return ""
+	case number == 80 || number == 8080:
+		return "http"
+	case number == 443 || number == 8443:
+		return "https"
 	}
 	return ""
 }

@@ -317,7 +317,7 @@ spec: {type: ExternalName, externalName: example.org}`)
 	}{
 		{"http", "", 1, "http"}, {"HTTPS", "http", 80, "https"}, {"kubernetes.io/ws", "", 1, "http"}, {"kubernetes.io/wss", "", 1, "https"},
 		{"kubernetes.io/h2c", "http", 80, ""}, {"", "https-api", 1, "https"}, {"", "web", 1, "http"}, {"", "grpc", 80, ""},
-		{"", "", 80, "http"}, {"", "", 8443, "https"}, {"", "", 4222, ""}, {"", "80-8080", 80, "http"}, {"", "81-80", 80, ""},
+		{"", "", 80, "http"}, {"", "", 8443, "https"}, {"", "", 4222, ""}, {"", "80-8080", 80, "http"}, {"", "main", 8080, "http"}, {"postgresql", "http", 80, ""},
 	} {
 		if got := scheme(tt.speaks, tt.name, tt.number); got != tt.want {
 			t.Errorf("%q %q %d: %q, want %q", tt.speaks, tt.name, tt.number, got, tt.want)

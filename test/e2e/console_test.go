@@ -35,9 +35,11 @@ func observed(t *testing.T, e *environment) {
 		if r := e.try(t, "query", "up{"); r.code != 2 || !strings.Contains(r.stderr, "query refused") {
 			t.Errorf("a query with a mistake: %s", r)
 		}
-		body := throughOpen(t, e, "prometheus", "/api/v1/query?query=up")
-		if !strings.Contains(body, `"status":"success"`) {
-			t.Errorf("through orrery open: %s", last(body, 500))
+		for _, name := range []string{"prometheus", "observability/prometheus:web"} {
+			body := throughOpen(t, e, name, "/api/v1/query?query=up")
+			if !strings.Contains(body, `"status":"success"`) {
+				t.Errorf("through orrery open %s: %s", name, last(body, 500))
+			}
 		}
 	} else if r := e.try(t, "query", "up"); r.code != 1 || !strings.Contains(r.stderr, "Prometheus is not there") {
 		t.Errorf("without Prometheus: %s", r)
