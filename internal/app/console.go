@@ -64,7 +64,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	}
 	listeners, err := console.Listen(opts.port)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another with --port", err)
 	}
 	for _, l := range listeners {
 		defer l.Close()

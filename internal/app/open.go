@@ -109,7 +109,7 @@ func runOpen(ctx context.Context, o *options, name string, port int) error {
 	}
 	l, err := listenLocal(port)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another with --port", err)
 	}
 	at := opened{name, l.Addr().String(), what.url(l.Addr())}
 	if o.json() {
@@ -176,7 +176,7 @@ func (w openable) url(addr net.Addr) string {
 func listenLocal(port int) (net.Listener, error) {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
-		return nil, fmt.Errorf("listen on 127.0.0.1: %w; choose another with --port", err)
+		return nil, fmt.Errorf("listen on 127.0.0.1: %w", err)
 	}
 	return l, nil
 }

@@ -431,9 +431,9 @@ func TestBrowser(t *testing.T) {
 		b.t = t
 		sent := make(chan string, 10)
 		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/" { // and not an icon
-				sent <- r.Host + " " + r.Header.Get("Cookie")
-			}
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(w, `<link rel="icon" href="data:,">`) // or it asks for one, whenever it likes
+			sent <- r.Host + " " + r.Header.Get("Cookie")
 		}))
 		defer other.Close()
 		_, port, _ := net.SplitHostPort(other.Listener.Addr().String())

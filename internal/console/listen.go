@@ -28,7 +28,7 @@ func Listen(port int) ([]net.Listener, error) {
 		}
 		four.Close()
 		if port != 0 || try == 20 {
-			return nil, fmt.Errorf("listen on %s, where browsers look for the console too: %w; choose another with --port", at, err)
+			return nil, fmt.Errorf("listen on %s, where browsers look for the console too: %w", at, err)
 		}
 	}
 }

@@ -26,8 +26,9 @@ import (
 // calling it twice is fine. It ends with ctx too, or when the pod goes away: then
 // connections are refused.
 func (c *Client) PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error) {
-	// Errors of single connections go nowhere: the caller sees its own connection fail.
-	return c.portForward(ctx, namespace, pod, port, func(error) {})
+	return c.portForward(ctx, namespace, pod, port, func(err error) { // the caller sees its own connection fail
+		c.log.Debug("port-forward", "namespace", namespace, "pod", pod, "port", port, "error", err)
+	})
 }
 
 // portForward tells trouble what the pod's side says against single connections.

@@ -15,9 +15,9 @@ import (
 
 // Tunnel accepts connections on l and brings each to a port of a ready pod of a Service, until
 // ctx ends; then it closes l and waits for what it started. It stays with a pod for as long as
-// that is ready; then new connections go to another one, and those that there are may end. What
-// keeps connections from their pod is told to trouble, the first time before anybody connects; of
-// such a connection the other side sees that it is closed.
+// that is ready; then new connections go to another one, and those that are open are left to end
+// by themselves. What keeps connections from their pod is told to trouble, also before the first
+// connects; whoever made such a connection sees it closed.
 func (c *Client) Tunnel(ctx context.Context, l net.Listener, namespace, service string, port int, trouble func(error)) error {
 	t := &tunnel{
 		trouble: trouble, fresh: time.Second,
