@@ -121,7 +121,7 @@ func TestOpen(t *testing.T) {
 		t.Error("the port of another")
 	}
 	// What the node says against it comes as the connection ends.
-	if code, errs := stop(); code != exitOK || !strings.Contains(errs, "port 5432 of pod default/hello: connection refused") {
+	if code, errs := stop(); code != exitOK || !strings.Contains(errs, "port 5432 of pod default/hello: does anything listen there? connection refused") {
 		t.Errorf("%d, %s", code, errs)
 	}
 

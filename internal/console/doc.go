@@ -1,4 +1,4 @@
-// Package console is the page that `orrery console` serves on 127.0.0.1: where everything
+// Package console is the page that `orrery console` serves on loopback, under a name of its own: where everything
 // runs and how it is, the dashboards, logs, traces and checks, live.
 //
 // Everything is rendered here, on the server; a page works without the script, which only

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +27,8 @@ func (c *Client) Tunnel(ctx context.Context, l net.Listener, namespace, service 
 		},
 		open: func(ctx context.Context, b backend) (string, func(), error) {
 			return c.portForward(ctx, namespace, b.pod, b.port, func(err error) {
-				trouble(fmt.Errorf("port %d of pod %s/%s: %s", b.port, namespace, b.pod, oneLine(err.Error())))
+				said := strings.Join(strings.Fields(err.Error()), " ") // all of it: the reason stands at the end
+				trouble(fmt.Errorf("port %d of pod %s/%s: does anything listen there? %s", b.port, namespace, b.pod, said))
 			})
 		},
 	}

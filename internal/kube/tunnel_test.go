@@ -250,7 +250,7 @@ endpoints: [{conditions: {ready: %t}, targetRef: {kind: Pod, name: new}}]`, oldR
 	if got := say(t, tunnel(81), ""); got != "" {
 		t.Errorf("%q", got)
 	}
-	if err := <-told; !strings.Contains(err.Error(), "port 9000 of pod default/new: ") || !strings.Contains(err.Error(), "connection refused") {
+	if err := <-told; !strings.Contains(err.Error(), "port 9000 of pod default/new: does anything listen there? ") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("told %v", err)
 	}
 	endpoints(false, false)
