@@ -72,9 +72,12 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.BoolVar(&u.dryRun, "dry-run", false, "print the plan and stop")
 	u.from.add(c)
 	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
-	f.StringVar(&u.profile, "profile", "", "how much of the platform: core, platform or full (default: what the environment has, or platform)")
+	f.StringVar(&u.profile, "profile", "", "how much of the platform: core, platform or full"+
+		" (default: what the environment has, or platform)")
 	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{
-		profile.Core + "\tnodes, network, DNS, storage, NATS", profile.Platform + "\tcore, and observability, pulse", profile.Full + "\teverything",
+		profile.Core + "\tnodes, network, DNS, storage, NATS",
+		profile.Platform + "\tcore, and observability, pulse",
+		profile.Full + "\teverything",
 	}, cobra.ShellCompDirectiveNoFileComp))
 	timeoutFlag(c, &u.timeout)
 	f.BoolVar(&u.adopt, "adopt", false, adoptUsage)
@@ -284,7 +287,8 @@ Next:
   orrery down%[1]s                       remove every trace
 `, p.Flag(), st.Kubeconfig, rehearse)
 	if compiled {
-		fmt.Fprintln(b, "  go clean -modcache                empty the module cache of Go: gigabytes of sources, fetched again when needed")
+		fmt.Fprintln(b, "  go clean -modcache                empty the module cache of Go:"+
+			" gigabytes of sources, fetched again when needed")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

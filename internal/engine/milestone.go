@@ -23,7 +23,8 @@ func (x *run) expect() {
 		}
 		x.ahead = append(x.ahead, m)
 		left := math.Round(x.forecast.left(stage))
-		x.milestone(m, ui.Event{State: ui.StateRunning, ETA: left, Message: fmt.Sprintf("%s: expected in %s", m.Title, ui.About(left))})
+		message := fmt.Sprintf("%s: expected in %s", m.Title, ui.About(left))
+		x.milestone(m, ui.Event{State: ui.StateRunning, ETA: left, Message: message})
 	}
 }
 
@@ -62,7 +63,8 @@ func (x *run) next() string {
 
 func (x *run) milestone(m plan.Milestone, e ui.Event) {
 	done, total := x.builds()
-	e.Time, e.Type, e.Step, e.Done, e.Total, e.Unit = time.Now(), ui.TypeMilestone, m.Name, float64(done), float64(total), "builds"
+	e.Time, e.Type, e.Step = time.Now(), ui.TypeMilestone, m.Name
+	e.Done, e.Total, e.Unit = float64(done), float64(total), "builds"
 	x.sink().Emit(e)
 }
 

@@ -144,7 +144,9 @@ func (e *Environment) selected(cat *catalog.Catalog, overlay string, want Select
 		all = cat.Here(bundled)
 		names = all
 		if e.Spec.Profile != "" {
-			names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !slices.Contains(within.Overlays[overlay].Components, n) })
+			names = slices.DeleteFunc(slices.Clone(all), func(n string) bool {
+				return !slices.Contains(within.Overlays[overlay].Components, n)
+			})
 		}
 	}
 	if components, err = within.Select(overlay, names); err != nil {

@@ -17,7 +17,10 @@ func (p *Platform) beside(installed map[string]kube.Inventory) []string {
 	before := *p.Environment
 	before.Spec = p.before
 	had, _, err := before.selected(p.Catalog, before.Spec.Overlay, Selection{})
-	beyond := slices.DeleteFunc(slices.Clone(p.Beyond), func(name string) bool { _, here := installed[name]; return !here })
+	beyond := slices.DeleteFunc(slices.Clone(p.Beyond), func(name string) bool {
+		_, here := installed[name]
+		return !here
+	})
 	names := slices.DeleteFunc(slices.Clone(beyond), func(name string) bool {
 		// When it cannot be told what was wanted before, nothing is taken away.
 		return err == nil && slices.ContainsFunc(had, named(name))
@@ -26,7 +29,9 @@ func (p *Platform) beside(installed map[string]kube.Inventory) []string {
 		return nil
 	}
 	needed, err := p.Catalog.Select(p.Overlay.Name, names)
-	return slices.DeleteFunc(beyond, func(name string) bool { return err == nil && !slices.ContainsFunc(needed, named(name)) })
+	return slices.DeleteFunc(beyond, func(name string) bool {
+		return err == nil && !slices.ContainsFunc(needed, named(name))
+	})
 }
 
 // LeavesOut says in a line what the profile leaves out and how to have it; "" when it has all.
@@ -46,13 +51,16 @@ func (p *Platform) LeavesOut() string {
 
 // TellProfile tells what the profile leaves out, and what becomes of that where it is deployed.
 func (p *Platform) TellProfile(planned Planned) {
+	emit := func(typ ui.Type, message string) {
+		p.sink.Emit(ui.Event{Type: typ, Phase: plan.PhaseDeploy, Message: message})
+	}
 	tell := func(typ ui.Type, format string, names []string) {
 		if len(names) > 0 {
-			p.sink.Emit(ui.Event{Type: typ, Phase: plan.PhaseDeploy, Message: fmt.Sprintf(format, profile.Name(p.Spec.Profile), strings.Join(names, ", "))})
+			emit(typ, fmt.Sprintf(format, profile.Name(p.Spec.Profile), strings.Join(names, ", ")))
 		}
 	}
 	if line := p.LeavesOut(); line != "" {
-		p.sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseDeploy, Message: line})
+		emit(ui.TypeNotice, line)
 	}
 	tell(ui.TypeNotice, "beside profile %s, deployed by name, and left as they are: %s", planned.Beside)
 	var leaving []string

@@ -66,9 +66,11 @@ func (r Request) Spec() (spec.Environment, error) {
 	if r.Profile != "" {
 		switch {
 		case profile.Rank(r.Profile) < 0:
-			return e, failure.Usagef("--profile %s: want one of %s", r.Profile, strings.Join(profile.All(), ", "))
+			return e, failure.Usagef("--profile %s: want one of %s",
+				r.Profile, strings.Join(profile.All(), ", "))
 		case len(e.Components) > 0:
-			return e, failure.Usagef("--profile %s: %s lists components one by one; take that list out, or leave --profile away", r.Profile, r.file())
+			return e, failure.Usagef("--profile %s: %s lists components one by one;"+
+				" take that list out, or leave --profile away", r.Profile, r.file())
 		}
 		e.Profile = r.Profile
 	}

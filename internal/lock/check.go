@@ -84,7 +84,8 @@ func (d Drift) remedy() string {
 	if len(d.Differences) == 1 && d.Differences[0].Field == "sbom" {
 		return "the program is as locked and what is said of it is not: if licences or their list changed, orrery lock"
 	}
-	return "the inputs are as locked and the bytes are not: remove the cache and build again; if it stays, this machine's Go or disk is not to be trusted"
+	return "the inputs are as locked and the bytes are not: remove the cache and build again; if it stays," +
+		" this machine's Go or disk is not to be trusted"
 }
 
 // Check compares what is there with what is locked. have may lack digests of what is not

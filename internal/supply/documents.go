@@ -275,7 +275,9 @@ func (s *Supply) Inspect(ctx context.Context, img catalog.Image) (image.Inspecti
 		return image.Inspection{}, err
 	}
 	if !ok {
-		return image.Inspection{}, fmt.Errorf("image %s is not on this machine: 'orrery up' has it pulled where %s can be reached, and 'orrery bundle import' brings one that a bundle has", img.Name, cmp.Or(img.Registry, "a registry"))
+		return image.Inspection{}, fmt.Errorf("image %s is not on this machine:"+
+			" 'orrery up' has it pulled where %s can be reached,"+
+			" and 'orrery bundle import' brings one that a bundle has", img.Name, cmp.Or(img.Registry, "a registry"))
 	}
 	return image.ReadImage(ctx, built)
 }

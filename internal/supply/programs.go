@@ -190,7 +190,8 @@ func (s *Supply) archiveLicences(a sbom.Archive) (map[string]string, error) {
 		}
 	}
 	if len(bad) > 0 {
-		return nil, failure.Refused{Err: fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the licence and the reason, or leave it out", licencePolicy, errors.Join(bad...))}
+		return nil, failure.Refused{Err: fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the"+
+			" licence and the reason, or leave it out", licencePolicy, errors.Join(bad...))}
 	}
 	return found, nil
 }

@@ -115,7 +115,8 @@ func (s *Supply) NeedsSource(verb string) error {
 	if s.builder != nil {
 		return nil
 	}
-	return failure.Usagef("'orrery %s' reads source, and this environment is made from a bundle: run it in the repository, or with --catalog DIR", verb)
+	return failure.Usagef("'orrery %s' reads source, and this environment is made from a bundle:"+
+		" run it in the repository, or with --catalog DIR", verb)
 }
 
 // Cached reports whether Binary would return at once.
