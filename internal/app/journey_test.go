@@ -87,7 +87,7 @@ func TestJourney(t *testing.T) {
 		t.Errorf("a plan made the state folder: %v", err)
 	}
 	out := s.up()
-	for _, part := range []string{"Verified: ", "0 failed", "shop", "export KUBECONFIG=" + filepath.Join(s.state, "small", "kubeconfig")} {
+	for _, part := range []string{"Verified: ", "0 failed", "shop", "orrery kubeconfig --env small --merge"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("up: no %q in\n%s", part, out)
 		}

@@ -91,6 +91,19 @@ func Pushed(ctx context.Context, to mirror.Mirror, built Built) bool {
 	return err == nil && there.String() == built.Digest
 }
 
+// Tagged is the digest that a tag of the mirror names; empty when there is no such tag.
+func Tagged(ctx context.Context, in mirror.Mirror, repository, tag string) (digest string, err error) {
+	ref, err := name.NewTag(in.Address+"/"+repository+":"+tag, name.Insecure, name.StrictValidation)
+	if err != nil {
+		return "", fmt.Errorf("image %s:%s: %w", repository, tag, err)
+	}
+	there, err := held(ref, remote.WithContext(ctx), remote.WithAuth(in))
+	if err != nil || there == (v1.Hash{}) {
+		return "", err
+	}
+	return there.String(), nil
+}
+
 func tagOf(registry string, built Built, options ...name.Option) (name.Tag, error) {
 	return name.NewTag(registry+"/"+built.Name+":"+built.Version, options...)
 }
