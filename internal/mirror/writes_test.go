@@ -3,10 +3,17 @@ package mirror
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
 )
 
 // A hold begins when no push is in the middle, has others wait, and gives up with the reason.
@@ -81,4 +88,52 @@ func TestWhatIsPartOfAPush(t *testing.T) {
 			t.Errorf("%v: %t", request, !want)
 		}
 	}
+}
+
+// Through the gate pushes wait during a hold, and reads do not.
+func TestGateHoldsPushes(t *testing.T) {
+	inner := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer inner.Close()
+	var w Writes
+	server := httptest.NewServer(Gate{
+		Hosts: []string{"127.0.0.1"}, Log: slog.New(slog.DiscardHandler), Writes: &w,
+		Password: func() (string, error) { return "secret", nil },
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", inner.Listener.Addr().String())
+		},
+	}.Handler())
+	defer server.Close()
+	ask := func(ctx context.Context, method, path string) (int, error) {
+		r, err := http.NewRequestWithContext(ctx, method, server.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetBasicAuth(User, "secret")
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			return 0, err
+		}
+		return resp.StatusCode, resp.Body.Close()
+	}
+	release, err := w.Hold(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, err := ask(t.Context(), "GET", "/v2/a/manifests/1"); code != http.StatusNotFound {
+		t.Errorf("a read during a hold: %d, %v", code, err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if code, err := ask(short, "POST", "/v2/a/blobs/uploads/"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a push during a hold: %d, %v", code, err)
+	}
+	release()
+	if code, err := ask(t.Context(), "POST", "/v2/a/blobs/uploads/"); code != http.StatusAccepted {
+		t.Errorf("a push after it: %d, %v", code, err)
+	}
+	if release, err = w.Hold(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	release()
 }
