@@ -23,8 +23,8 @@ func newKubeconfig(o *options) *cobra.Command {
 to the first file of $KUBECONFIG (or ~/.kube/config) as context orrery-ENV, in place of the
 key that is there, and make it the current one; 'orrery down' takes it out again.
 
-The key ends after --ttl, a week if you do not say; 'orrery status' tells a day before that one
-in your own kubeconfig does. To end all that were given out at once, and for good:
+The key ends after --ttl, a week if you do not say; 'orrery status' tells in good time when the
+one in your own kubeconfig does. To end all that were given out at once, and for good:
 
   orrery kubectl delete clusterrolebinding orrery:people
 

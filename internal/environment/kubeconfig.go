@@ -86,25 +86,23 @@ func (e *Environment) MergeKubeconfig(ctx context.Context, file string, life tim
 	return ends, kubeconfig.Merge(own, file, e.ContextName())
 }
 
-// warnOfEnd is how long before its end a person is told of their key.
-const warnOfEnd = 24 * time.Hour
-
-// endingKey has a line when the key in the caller's kubeconfig ends soon, or has ended.
+// endingKey has a line when the key in the caller's kubeconfig has ended, or has a seventh of its
+// life left: of a week, a day.
 func (e *Environment) endingKey(now time.Time) []string {
 	file, err := kubeconfig.Default()
 	if err != nil {
 		return nil
 	}
-	ends, err := kubeconfig.Ends(file, e.ContextName())
-	if _, ours := e.Driver.(driver.Issuer); err != nil || !ours || ends.IsZero() || ends.Sub(now) > warnOfEnd {
+	key, err := kubeconfig.Certificate(file, e.ContextName())
+	if _, ours := e.Driver.(driver.Issuer); err != nil || key == nil || !ours || key.NotAfter.Sub(now) > key.NotAfter.Sub(key.NotBefore)/7 {
 		return nil
 	}
 	verb := "ends"
-	if now.After(ends) {
+	if now.After(key.NotAfter) {
 		verb = "ended"
 	}
 	return []string{fmt.Sprintf("the key of context %s in %s %s at %s; for a new one: orrery kubeconfig%s --merge",
-		e.ContextName(), file, verb, ends.Local().Format("2006-01-02 15:04 MST"), e.Flag())}
+		e.ContextName(), file, verb, key.NotAfter.Local().Format("2006-01-02 15:04 MST"), e.Flag())}
 }
 
 // unmergeKubeconfigs takes the environment out of kubeconfigs it was merged into. What cannot

@@ -24,12 +24,12 @@ func TestAKeyThatEndsIsTold(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config")
 	t.Setenv("KUBECONFIG", file)
 	now := time.Now()
-	for left, want := range map[time.Duration]string{48 * time.Hour: "", 23 * time.Hour: " ends at ", -time.Hour: " ended at "} {
+	for left, want := range map[time.Duration]string{25 * time.Hour: "", 23 * time.Hour: " ends at ", -time.Hour: " ended at "} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.Add(-100 * time.Hour), NotAfter: now.Add(left)}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.Add(left - DefaultLife), NotAfter: now.Add(left)}
 		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 		if err != nil {
 			t.Fatal(err)

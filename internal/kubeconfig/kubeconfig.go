@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -42,27 +41,26 @@ func Current(path string) (string, error) {
 	return f.value("current-context"), nil
 }
 
-// Ends is when the certificate of a user of a file ends; zero when it has none, or there is no such
-// user or file.
-func Ends(path, user string) (time.Time, error) {
+// Certificate is that of a user of a file; nil when they have none, or there is no such user or file.
+func Certificate(path, user string) (*x509.Certificate, error) {
 	f, err := open(path)
 	if err != nil {
-		return time.Time{}, err
+		return nil, err
 	}
 	entry, _ := f.entry("users", user)
 	data, err := base64.StdEncoding.DecodeString(scalar(field(field(entry, "user"), "client-certificate-data")))
 	if err != nil {
-		return time.Time{}, fmt.Errorf("kubeconfig %s: the certificate of user %s: %w", path, user, err)
+		return nil, fmt.Errorf("kubeconfig %s: the certificate of user %s: %w", path, user, err)
 	}
 	block, _ := pem.Decode(data)
 	if block == nil {
-		return time.Time{}, nil
+		return nil, nil //nolint:nilnil // there is none
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("kubeconfig %s: the certificate of user %s: %w", path, user, err)
+		return nil, fmt.Errorf("kubeconfig %s: the certificate of user %s: %w", path, user, err)
 	}
-	return cert.NotAfter, nil
+	return cert, nil
 }
 
 // Merge copies the current context of kubeconfig own into the file path, under one name for context, cluster

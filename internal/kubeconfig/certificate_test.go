@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-func TestEnds(t *testing.T) {
+func TestCertificate(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -34,17 +34,20 @@ func TestEnds(t *testing.T) {
 - {name: no-certificate, user: {client-certificate-data: %s}}
 `, encode(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
 		encode(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}))), 0o600)
-	for user, want := range map[string]time.Time{"key": at, "token": {}, "nobody": {}} {
-		if ends, err := Ends(path, user); err != nil || !ends.Equal(want) {
-			t.Errorf("%s ends at %v, %v; want %v", user, ends, err, want)
+	if c, err := Certificate(path, "key"); err != nil || !c.NotAfter.Equal(at) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, user := range []string{"token", "nobody"} {
+		if c, err := Certificate(path, user); err != nil || c != nil {
+			t.Errorf("%s has %+v, %v", user, c, err)
 		}
 	}
 	for _, user := range []string{"no-base64", "no-certificate"} {
-		if ends, err := Ends(path, user); err == nil {
-			t.Errorf("%s ends at %v", user, ends)
+		if c, err := Certificate(path, user); err == nil {
+			t.Errorf("%s has %+v", user, c)
 		}
 	}
-	if ends, err := Ends(path+".gone", "key"); err != nil || !ends.IsZero() {
-		t.Errorf("a file that is not there: %v, %v", ends, err)
+	if c, err := Certificate(path+".gone", "key"); err != nil || c != nil {
+		t.Errorf("a file that is not there: %+v, %v", c, err)
 	}
 }
