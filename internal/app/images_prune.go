@@ -47,7 +47,8 @@ broken off stay for an hour. Images of your own cannot be made again here: --dry
 			for _, name := range slices.Concat(p.Binaries, p.Images, p.Bundles) {
 				fmt.Fprintln(o.out, verb, name)
 			}
-			_, err = fmt.Fprintf(o.out, "%s %d binaries, %d images and %d bundles, %s\n", verb, len(p.Binaries), len(p.Images), len(p.Bundles), megabytes(p.Bytes))
+			_, err = fmt.Fprintf(o.out, "%s %d binaries, %d images and %d bundles, %s\n",
+				verb, len(p.Binaries), len(p.Images), len(p.Bundles), megabytes(p.Bytes))
 			return err
 		},
 	}

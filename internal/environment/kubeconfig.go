@@ -94,7 +94,10 @@ func (e *Environment) endingKey(now time.Time) []string {
 		return nil
 	}
 	key, err := kubeconfig.Certificate(file, e.ContextName())
-	if _, ours := e.Driver.(driver.Issuer); err != nil || key == nil || !ours || key.NotAfter.Sub(now) > key.NotAfter.Sub(key.NotBefore)/7 {
+	if _, ours := e.Driver.(driver.Issuer); err != nil || key == nil || !ours {
+		return nil
+	}
+	if left, life := key.NotAfter.Sub(now), key.NotAfter.Sub(key.NotBefore); left > life/7 {
 		return nil
 	}
 	verb := "ends"

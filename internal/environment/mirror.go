@@ -119,8 +119,9 @@ func (e *Environment) movedTags(ctx context.Context, client *kube.Client) []stri
 				names[ref], _ = image.Tagged(ctx, m, ref.repository, ref.tag)
 			}
 			if now := names[ref]; now != "" && now != runs.digest {
-				lines[fmt.Sprintf("%s runs %s:%s as it was, %s. The tag has moved since; for all its pods to run the same: %s/%s:%s@%s",
-					workloadOf(pod), ref.repository, ref.tag, runs.digest, mirror.Host, ref.repository, ref.tag, now)] = true
+				lines[fmt.Sprintf("%s runs %s:%s as it was, %s. The tag has moved since; "+
+					"for all its pods to run the same: %s/%[2]s:%[3]s@%[6]s",
+					workloadOf(pod), ref.repository, ref.tag, runs.digest, mirror.Host, now)] = true
 			}
 		}
 	}

@@ -119,7 +119,8 @@ func TestStatusNamesWhoRunsAMovedTag(t *testing.T) {
 	}
 	second := push()
 	pod("new", "registry.orrery.internal/team/app:1", "team/app@"+second)
-	want := fmt.Sprintf("Deployment apps/hello runs team/app:1 as it was, %s. The tag has moved since; for all its pods to run the same: registry.orrery.internal/team/app:1@%s", first, second)
+	want := fmt.Sprintf("Deployment apps/hello runs team/app:1 as it was, %s. The tag has moved since; "+
+		"for all its pods to run the same: registry.orrery.internal/team/app:1@%s", first, second)
 	if w := warnings(); len(w) != 1 || w[0] != want {
 		t.Errorf("after: %q, want %q", w, want)
 	}

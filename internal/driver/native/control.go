@@ -72,7 +72,7 @@ func (s *supervisor) listen() (*http.Server, error) {
 }
 
 // maxMessage bounds what is asked and answered, in bytes.
-const maxMessage = 4 << 20
+const maxMessage = 32 << 20
 
 // pruneRequest has the digests that are in use. Without them nothing may be pruned.
 type pruneRequest struct {
@@ -225,8 +225,8 @@ func (c *client) prune(ctx context.Context, ask pruneRequest) (gone store.Pruned
 	return gone, c.do(ctx, http.MethodPost, "/v1/mirror/prune", ask, &gone)
 }
 
-// do sends body, unless nil, and decodes the answer into into, unless nil. It waits for as long as the supervisor works on the answer: a stop may take its time, one that
-// is suspended never answers.
+// do sends body, unless nil, and decodes the answer into into, unless nil. It waits for as long as
+// the supervisor works on the answer: a stop may take its time, one that is suspended never answers.
 func (c *client) do(ctx context.Context, method, path string, body, into any) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -89,7 +89,8 @@ func (a *api) boundGroup(ctx context.Context) (string, error) {
 			return s.Name, nil
 		}
 	}
-	return "", fmt.Errorf("ClusterRoleBinding %s gives its rights to no group %s…: delete it, and it is made anew", peopleBinding, peopleGroup)
+	return "", fmt.Errorf("ClusterRoleBinding %s gives its rights to no group %s…: delete it, and it is made anew",
+		peopleBinding, peopleGroup)
 }
 
 func isStatus(err error, code int) bool {

@@ -89,7 +89,8 @@ func (i *issuer) leaf(ca *authority, base string, l leaf) error {
 // template of a certificate that outlives neither life nor ca.
 func (i *issuer) template(ca *authority, l leaf, life time.Duration) *x509.Certificate {
 	t := &x509.Certificate{
-		Subject: pkix.Name{CommonName: l.cn, Organization: l.orgs}, NotBefore: i.now().Add(-backdate), NotAfter: i.now().Add(life),
+		Subject:   pkix.Name{CommonName: l.cn, Organization: l.orgs},
+		NotBefore: i.now().Add(-backdate), NotAfter: i.now().Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 	}
 	if l.client {

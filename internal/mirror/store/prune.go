@@ -57,8 +57,8 @@ func (s *Store) Prune(ctx context.Context, inUse []string, dryRun bool) (Pruned,
 		here, gone := map[string]bool{}, map[string]bool{}
 		for hex, rev := range r.revisions {
 			if rev.keep && rev.err != nil {
-				return p, fmt.Errorf("nothing is removed: what %s@sha256:%s needs cannot be told: %w; push it again, or delete it, and prune then",
-					r.name, hex, rev.err)
+				return p, fmt.Errorf("nothing is removed: what %s@sha256:%s needs cannot be told: %w; "+
+					"push it again, or delete it, and prune then", r.name, hex, rev.err)
 			}
 			set := gone
 			if rev.keep {
