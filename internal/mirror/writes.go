@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
@@ -22,10 +21,9 @@ type Writes struct {
 	held     bool
 }
 
-// pushes: it changes the registry, or asks what need not be sent because it is there.
-func pushes(r *http.Request) bool {
-	return !reads(r) || r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/blobs/")
-}
+// pushes: it changes the registry, or asks what need not be sent because it is there: blobs, and the
+// manifests that an index names, whose absence the registry would not see.
+func pushes(r *http.Request) bool { return !reads(r) || r.Method == http.MethodHead }
 
 // begin waits for a hold to end.
 func (w *Writes) begin(ctx context.Context) error {

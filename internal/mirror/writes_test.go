@@ -78,7 +78,8 @@ func TestWhatIsPartOfAPush(t *testing.T) {
 	const digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	for request, want := range map[[2]string]bool{
 		{"POST", "/v2/a/blobs/uploads/"}: true, {"PUT", "/v2/a/manifests/1"}: true, {"HEAD", "/v2/a/blobs/" + digest}: true,
-		{"GET", "/v2/a/blobs/" + digest}: false, {"HEAD", "/v2/a/manifests/1"}: false, {"GET", "/v2/"}: false,
+		{"GET", "/v2/a/blobs/" + digest}: false, {"HEAD", "/v2/a/manifests/" + digest}: true,
+		{"GET", "/v2/a/manifests/1"}: false, {"GET", "/v2/"}: false,
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), request[0], "http://127.0.0.1"+request[1], nil)
 		if err != nil {
