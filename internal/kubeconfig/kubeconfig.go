@@ -63,8 +63,8 @@ func Certificate(path, user string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// Merge copies the current context of kubeconfig own into the file path, under one name for context, cluster
-// and user, and makes it the current one. A file that is not there is made.
+// Merge copies the current context of kubeconfig own into the file path, under one name for
+// context, cluster and user, and makes it the current one. A file that is not there is made.
 func Merge(own []byte, path, name string) error {
 	root, err := parse(own)
 	if err != nil {
