@@ -253,6 +253,9 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary, compiled bo
 				fmt.Fprintf(b, "Skipped: %s: %s\n", c.Name, c.Reason)
 			}
 		}
+		for _, line := range st.Warnings {
+			fmt.Fprintf(b, "warning: %s\n", line)
+		}
 		fmt.Fprintf(b, "Prove it again: orrery verify%s\n", p.Flag())
 		_, err := io.WriteString(w, b.String())
 		return err
@@ -282,10 +285,10 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary, compiled bo
 	fmt.Fprintf(b, `
 Next:
   orrery kubectl%[1]s get pods -A        talk to the cluster
-  export KUBECONFIG=%[2]s
-%[3]s  orrery verify%[1]s                     write and read real data everywhere
+  orrery kubeconfig%[1]s --merge         … with your own kubectl
+%[2]s  orrery verify%[1]s                     write and read real data everywhere
   orrery down%[1]s                       remove every trace
-`, p.Flag(), st.Kubeconfig, rehearse)
+`, p.Flag(), rehearse)
 	if compiled {
 		fmt.Fprintln(b, "  go clean -modcache                empty the module cache of Go:"+
 			" gigabytes of sources, fetched again when needed")

@@ -343,16 +343,6 @@ func (e *Environment) ownership() kube.Ownership {
 	return kube.Ownership{Environment: e.Spec.Name, Adopt: e.request.Adopt, DeleteData: e.request.DeleteData}
 }
 
-// Mirror is the registry of the environment's own, that images are pushed to and read back from.
-func (e *Environment) Mirror() (mirror.Mirror, error) {
-	d, ok := e.Driver.(driver.Mirrored)
-	if !ok {
-		return mirror.Mirror{}, fmt.Errorf("environments of the %s driver have no registry of their own:"+
-			" 'orrery images push' puts images into images.registry, and signs them", e.Kind.Name)
-	}
-	return d.Mirror(), nil
-}
-
 // NodeNames of the topology, servers first.
 func (e *Environment) NodeNames() []string {
 	var names []string
