@@ -34,7 +34,7 @@ type Options struct {
 }
 
 // Driver makes environments of nothing. It implements [driver.Driver],
-// [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
+// [driver.NodeController], [driver.EtcdKeeper], [driver.LogSource] and [driver.FlowSource].
 type Driver struct {
 	Options
 }
@@ -42,6 +42,7 @@ type Driver struct {
 var (
 	_ driver.Driver         = (*Driver)(nil)
 	_ driver.NodeController = (*Driver)(nil)
+	_ driver.EtcdKeeper     = (*Driver)(nil)
 	_ driver.LogSource      = (*Driver)(nil)
 	_ driver.FlowSource     = (*Driver)(nil)
 	_ driver.Distributor    = (*Driver)(nil)

@@ -56,6 +56,7 @@ func (s *supervisor) listen() (*http.Server, error) {
 		left, err := s.nodeVerb(r.Context(), r.PathValue("name"), r.PathValue("verb"), graceOf(r))
 		reply(w, stopAnswer{left}, err)
 	})
+	mux.HandleFunc("POST "+etcdTunnel+"{name}/{path...}", s.tunnelEtcd)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()
 	return server, nil
