@@ -146,7 +146,8 @@ needed, since nothing brings back what is newer than FILE.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if !yes {
-				return failure.Usagef("nothing was done: what was made or changed in the cluster since %s was taken would be lost; 'orrery etcd snapshot FILE' keeps it, --yes goes on", args[0])
+				return failure.Usagef("nothing was done: what was made or changed in the cluster since %s was taken would be lost; "+
+					"'orrery etcd snapshot FILE' keeps it, --yes goes on", args[0])
 			}
 			sink := o.renderer()
 			defer sink.Close()

@@ -21,7 +21,7 @@ func TestEtcd(t *testing.T) {
 		t.Errorf("%+v, %v", members, err)
 	}
 	s.want(exitOK, "etcd defrag", "server1: 1.0 MiB, was 4.0 MiB")
-	s.want(exitOK, "etcd defrag -o json", `"before": 4194304`)
+	s.want(exitOK, "etcd defrag -o json", `"before":4194304`)
 	s.want(exitUsage, "etcd replace server9", `has no node "server9"`)
 	s.want(exitOK, "etcd replace server1")
 
@@ -31,7 +31,7 @@ func TestEtcd(t *testing.T) {
 		t.Errorf("the snapshot: %v, %v", st, err)
 	}
 	s.want(exitUsage, "etcd snapshot s.db", "is there already", "--force")
-	s.want(exitOK, "etcd snapshot --force s.db -o json", `"node": "server1"`)
+	s.want(exitOK, "etcd snapshot --force s.db -o json", `"node":"server1"`)
 
 	s.want(exitUsage, "etcd restore s.db", "nothing was done", "--yes")
 	if err := os.WriteFile("bad.db", []byte("x"), 0o600); err != nil {

@@ -77,7 +77,8 @@ func CheckEtcdSnapshot(file string) error {
 	}
 	length := st.Size() - sha256.Size
 	if length <= 0 || length%etcdPage != 0 {
-		return fmt.Errorf("%s is no snapshot of etcd, or has no hash at its end: want one that 'orrery etcd snapshot' or 'etcdctl snapshot save' wrote whole", file)
+		return fmt.Errorf("%s is no snapshot of etcd, or has no hash at its end: "+
+			"want one that 'orrery etcd snapshot' or 'etcdctl snapshot save' wrote whole", file)
 	}
 	h := sha256.New()
 	if _, err := io.CopyN(h, f, length); err != nil {

@@ -121,6 +121,7 @@ func (e *Environment) wayBack(kept []string) string {
 	if len(kept) == 0 {
 		return "no member had data before"
 	}
-	return fmt.Sprintf("what its members had before is kept in %s. To go on from there: 'orrery stop%s', on each server remove nodes/NAME/var/lib/etcd below %s and move nodes/NAME/%s into its place, 'orrery start%s'",
+	return fmt.Sprintf("what its members had before is kept in %s. To go on from there: 'orrery stop%s', "+
+		"for each server remove nodes/NAME/var/lib/etcd below %s and move nodes/NAME/%s into its place, 'orrery start%s'",
 		strings.Join(kept, " "), e.Flag(), e.StateDir, filepath.Base(kept[0]), e.Flag())
 }

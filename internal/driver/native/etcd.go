@@ -53,14 +53,19 @@ func (s *supervisor) tunnelEtcd(w http.ResponseWriter, r *http.Request) {
 	}).ServeHTTP(w, r)
 }
 
-// post asks the member on a server over the supervisor. The caller closes the answer.
+// postEtcd asks the member on a server over the supervisor. The caller closes the answer.
 func (c *client) postEtcd(ctx context.Context, on node, path string, body any) (io.ReadCloser, error) {
 	answer, err := postJSON(ctx, c.http, "http://supervisor"+etcdTunnel+on.Name+path, body)
+	if status, ok := errors.AsType[*statusError](err); ok && status.code == http.StatusNotFound {
+		return nil, errOldSupervisor
+	}
 	if err != nil {
 		return nil, fmt.Errorf("etcd on %s: %w", on.Name, err)
 	}
 	return answer, nil
 }
+
+var errOldSupervisor = errors.New("the supervisor is of an orrery that could not look after etcd: 'orrery stop' and 'orrery start' renew it")
 
 func (c *client) askEtcd(ctx context.Context, on node, path string, body, into any) error {
 	answer, err := c.postEtcd(ctx, on, path, body)
@@ -127,10 +132,11 @@ func (ask memberAPI) alarms(ctx context.Context, c cluster) ([]alarm, error) {
 	return nil, fmt.Errorf("no member of etcd says which alarms there are: %w", errors.Join(errs...))
 }
 
-// look asks every member how it is.
+// look asks every member how it is. An alarm of one keeps all from writing.
 func (ask memberAPI) look(ctx context.Context, c cluster) []driver.EtcdMember {
 	alarms, alarmErr := ask.alarms(ctx, c)
 	var members []driver.EtcdMember
+	var raised []string
 	for _, n := range c.servers() {
 		m := driver.EtcdMember{Node: n.Name}
 		s, err := ask.status(ctx, n)
@@ -148,6 +154,7 @@ func (ask memberAPI) look(ctx context.Context, c cluster) []driver.EtcdMember {
 		for _, a := range alarms {
 			if a.Member == s.Header.Member {
 				m.Alarms = append(m.Alarms, a.Name)
+				raised = append(raised, a.Name+" of "+n.Name)
 			}
 		}
 		switch {
@@ -155,13 +162,16 @@ func (ask memberAPI) look(ctx context.Context, c cluster) []driver.EtcdMember {
 			m.Problem = "it knows no leader: more than half of the members have to answer"
 		case alarmErr != nil:
 			m.Problem = alarmErr.Error()
-		case len(m.Alarms) > 0:
-			m.Problem = "alarm " + strings.Join(m.Alarms, ", ")
-		case len(s.Errors) > 0:
+		case len(alarms) == 0 && len(s.Errors) > 0: // they repeat alarms
 			m.Problem = strings.Join(s.Errors, "; ")
 		}
-		m.Healthy = m.Problem == ""
 		members = append(members, m)
+	}
+	for i, m := range members {
+		if m.Problem == "" && len(raised) > 0 {
+			members[i].Problem = "alarm " + strings.Join(raised, ", ")
+		}
+		members[i].Healthy = members[i].Problem == ""
 	}
 	return members
 }
@@ -249,24 +259,33 @@ func (d *Driver) DefragmentEtcd(ctx context.Context, tell func(driver.EtcdDefrag
 const defragTime = 10 * time.Minute
 
 func (ask memberAPI) defragment(ctx context.Context, c cluster, tell func(driver.EtcdDefragmented)) error {
-	members := ask.look(ctx, c)
-	full := false
-	for _, m := range members {
-		if m.ID == "" || !m.Healthy && len(m.Alarms) == 0 {
-			return fmt.Errorf("nothing was done: a member that is at work answers nothing, and %s cannot stand in for it: %s", m.Node, m.Problem)
+	var followers, leader []node
+	for _, n := range c.servers() {
+		s, err := ask.status(ctx, n)
+		if err == nil && s.Leader == 0 {
+			err = errors.New("it knows no leader")
 		}
-		full = full || slices.Contains(m.Alarms, alarmNoSpace)
+		if err != nil {
+			return fmt.Errorf("nothing was done: a member at work answers nothing, and %s cannot stand in for it: %w",
+				n.Name, err)
+		}
+		if s.Leader == s.Header.Member {
+			leader = append(leader, n)
+		} else {
+			followers = append(followers, n)
+		}
 	}
+	alarms, err := ask.alarms(ctx, c)
+	if err != nil {
+		return fmt.Errorf("nothing was done: %w", err)
+	}
+	full := slices.ContainsFunc(alarms, func(a alarm) bool { return a.Name == alarmNoSpace })
 	if full {
 		if err := ask.compact(ctx, c.servers()[0]); err != nil {
 			return err
 		}
 	}
-	slices.SortStableFunc(members, func(a, b driver.EtcdMember) int {
-		return cmp.Compare(map[bool]int{true: 1}[a.Leader], map[bool]int{true: 1}[b.Leader])
-	})
-	for _, m := range members {
-		n, _ := c.node(m.Node)
+	for _, n := range append(followers, leader...) {
 		did, err := ask.defragmentOne(ctx, n)
 		if err != nil {
 			return fmt.Errorf("defragment etcd on %s: %w", n.Name, err)
@@ -289,14 +308,26 @@ func (ask memberAPI) compact(ctx context.Context, on node) error {
 	defer cancel()
 	body := map[string]any{"revision": strconv.FormatInt(s.Header.Revision, 10), "physical": true}
 	var ignored any
-	if err := ask(ctx, on, "/v3/kv/compaction", body, &ignored); err != nil && !strings.Contains(err.Error(), alreadyCompacted) {
+	err = ask(ctx, on, "/v3/kv/compaction", body, &ignored)
+	if err != nil && codeOf(err) != codeOutOfRange { // compacted already
 		return fmt.Errorf("compact the history of etcd: %w", err)
 	}
 	return nil
 }
 
-// alreadyCompacted is the one refusal that is as good as a success; etcd has no code of its own for it.
-const alreadyCompacted = "required revision has been compacted"
+// codeOutOfRange is gRPC's for a revision that is no more.
+const codeOutOfRange = 11
+
+// codeOf is gRPC's code of a refusal that came through the gateway; 0 when there is none.
+func codeOf(err error) int {
+	var refusal struct {
+		Code int `json:"code"`
+	}
+	if status, ok := errors.AsType[*statusError](err); ok {
+		_ = json.Unmarshal([]byte(status.text), &refusal)
+	}
+	return refusal.Code
+}
 
 // defragmentOne returns when the member follows a leader again.
 func (ask memberAPI) defragmentOne(ctx context.Context, n node) (driver.EtcdDefragmented, error) {
@@ -330,7 +361,8 @@ func (ask memberAPI) disarm(ctx context.Context, c cluster) error {
 			continue
 		}
 		if m.Size > m.Quota-m.Quota/10 {
-			return fmt.Errorf("etcd on %s keeps its alarm NOSPACE: it holds %s, and may hold %s; delete objects (deleting works; the runbook EtcdDatabaseNearlyFull says how to find them), then run 'orrery etcd defrag' again",
+			return fmt.Errorf("etcd on %s keeps its alarm NOSPACE: it holds %s, and may hold %s; delete objects, which works "+
+				"(the runbook EtcdDatabaseNearlyFull says how to find them), then run 'orrery etcd defrag' again",
 				m.Node, size(uint64(m.Size)), size(uint64(m.Quota)))
 		}
 		id, err := strconv.ParseUint(m.ID, 16, 64)

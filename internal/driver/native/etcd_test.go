@@ -66,14 +66,22 @@ func (f *fakeFiles) ask(_ context.Context, on node, path string, body, into any)
 func TestEtcdMembers(t *testing.T) {
 	c := testCluster(t)
 	f := filesOf(c)
+	for _, m := range memberAPI(f.ask).look(t.Context(), c) {
+		if !m.Healthy {
+			t.Errorf("%+v", m)
+		}
+	}
 	f.ids["server2"], f.down = 0xabc, []string{"server3"}
 	f.alarms = []alarm{{0xabc, "NOSPACE"}}
 	m := memberAPI(f.ask).look(t.Context(), c)
-	if len(m) != 3 || !m[0].Healthy || !m[0].Leader || m[0].Size != 100 || m[0].InUse != 40 || m[0].Index != 9 {
+	if len(m) != 3 || !m[0].Leader || m[0].Size != 100 || m[0].InUse != 40 || m[0].Index != 9 {
 		t.Errorf("%+v", m)
 	}
 	if m[1].ID != "abc" || m[1].Leader || m[1].Healthy || !slices.Equal(m[1].Alarms, []string{"NOSPACE"}) {
 		t.Errorf("one with an alarm: %+v", m[1])
+	}
+	if m[0].Problem != "alarm NOSPACE of server2" {
+		t.Errorf("one of others' alarm: %+v", m[0])
 	}
 	if m[2].Healthy || m[2].ID != "" || !strings.Contains(m[2].Problem, "refused") {
 		t.Errorf("one that does not answer: %+v", m[2])

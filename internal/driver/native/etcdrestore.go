@@ -75,8 +75,11 @@ func (d *Driver) stageMember(ctx context.Context, n node, snapshot, token string
 	}
 	err := proc.Run(ctx, &proc.Cmd{
 		Path: d.paths.join("dist", restoreProgram),
-		Args: []string{"--snapshot=" + snapshot, "--data-dir=" + staged, "--name=" + n.Name, "--initial-advertise-peer-urls=" + peerURL(n),
-			"--initial-cluster=" + initialCluster(d.cluster), "--initial-cluster-token=" + token},
+		Args: []string{
+			"--snapshot=" + snapshot, "--data-dir=" + staged, "--name=" + n.Name,
+			"--initial-advertise-peer-urls=" + peerURL(n),
+			"--initial-cluster=" + initialCluster(d.cluster), "--initial-cluster-token=" + token,
+		},
 	})
 	if err != nil {
 		return err
@@ -176,7 +179,8 @@ func (p paths) ownSnapshot(snapshot string) error {
 	}
 	defer func() { _ = unix.Munmap(data) }()
 	if found, ours := readableSecrets(data, [32]byte(raw)); found && !ours {
-		return fmt.Errorf("%s is of another environment: its Secrets are encrypted with another key than %s; restore it where it was taken, or bring back that environment's pki folder with it",
+		return fmt.Errorf("%s is of another environment: its Secrets are encrypted with another key than %s; "+
+			"restore it where it was taken, or bring back that environment's pki folder with it",
 			snapshot, p.pki("encryption.key"))
 	}
 	return nil
@@ -194,7 +198,10 @@ func readableSecrets(data []byte, key [32]byte) (found, ours bool) {
 		at += i
 		for digits := 1; digits <= 4 && digits < at; digits++ {
 			length, n := binary.Uvarint(data[at-digits : at])
-			if n != digits || data[at-digits-1] != field || length > uint64(len(data)-at) || length < uint64(len(secretMark)+24) {
+			if n != digits || data[at-digits-1] != field {
+				continue
+			}
+			if length > uint64(len(data)-at) || length < uint64(len(secretMark)+24) {
 				continue
 			}
 			found = true

@@ -90,7 +90,7 @@ func postJSON(ctx context.Context, client *http.Client, url string, body any) (i
 	}
 	defer r.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(r.Body, mostAnswer))
-	return nil, fmt.Errorf("%s: %s", r.Status, bytes.TrimSpace(text))
+	return nil, &statusError{r.StatusCode, string(bytes.TrimSpace(text))}
 }
 
 func decodeAnswer(answer io.ReadCloser, into any) error {

@@ -193,7 +193,7 @@ func TestNoSpaceOfEtcd(t *testing.T) {
 		t.Fatalf("it is not full: %v", full)
 	}
 	members, err := d.EtcdMembers(t.Context())
-	if err != nil || len(members) != 3 || members[0].Quota != 16<<20 || members[0].Size < 15<<20 {
+	if err != nil || len(members) != 3 || members[0].Quota != 16<<20 || members[0].Size < 10<<20 {
 		t.Fatalf("%+v, %v", members, err)
 	}
 	alarms := 0
