@@ -58,6 +58,9 @@ func TestEtcdRestoreThatDoesNotStart(t *testing.T) {
 		t.Error(err)
 	}
 	s.cluster.Fail("RestoreEtcd", fake.Fault{Times: 1, Error: "no space"})
+	s.want(exitFailed, "etcd restore s.db --yes", "no space")
+	s.want(exitOK, "start")
+	s.cluster.Fail("RestoreEtcd", fake.Fault{Times: 1, Error: "no space", Late: true})
 	s.want(exitFailed, "etcd restore s.db --yes", "no space", "'orrery start --env small' starts it")
 	s.want(exitOK, "start")
 }

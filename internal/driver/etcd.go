@@ -53,9 +53,10 @@ type EtcdKeeper interface {
 	// ReplaceEtcdMember takes the data of a server's member away and lets it join the others as a
 	// new one. These must have a quorum without it. The node is started again.
 	ReplaceEtcdMember(ctx context.Context, node string) error
-	// RestoreEtcd gives every server of a stopped environment the data of a snapshot: the next
-	// start is that of a new cluster. What they had is in the folders that it returns until
-	// ForgetEtcd. Interrupted, it did nothing, or is finished by the next start.
+	// RestoreEtcd stops the environment, unless it is, and gives every server the data of a
+	// snapshot: the next start is that of a new cluster. What they had is in the folders that it
+	// returns until ForgetEtcd. A snapshot that cannot be restored stops nothing. Interrupted, it
+	// changed nothing, or is finished by the next start.
 	RestoreEtcd(ctx context.Context, snapshot string) (kept []string, err error)
 	// ForgetEtcd removes what RestoreEtcd kept.
 	ForgetEtcd(ctx context.Context) error

@@ -75,7 +75,7 @@ func (e *Environment) SnapshotEtcd(ctx context.Context, file string, force bool)
 	return s, disk.Sync(filepath.Dir(s.File))
 }
 
-// RestoreEtcd stops the environment, gives its servers the data of a snapshot and starts it. What
+// RestoreEtcd stops the environment, gives its servers the data of a snapshot and starts it again. What
 // they had is kept until all nodes are Ready; the error says where it is, if they do not become so.
 // step is called before each part of the work.
 func (e *Environment) RestoreEtcd(ctx context.Context, file string, step func(name string)) error {
@@ -86,17 +86,16 @@ func (e *Environment) RestoreEtcd(ctx context.Context, file string, step func(na
 	if file, err = filepath.Abs(file); err != nil {
 		return err
 	}
-	if err := driver.CheckEtcdSnapshot(file); err != nil { // before anything ends
+	if err := driver.CheckEtcdSnapshot(file); err != nil {
 		return failure.Usage{Err: err}
-	}
-	step("stop")
-	if err := e.Driver.Stop(ctx); err != nil {
-		return fmt.Errorf("nothing was restored: %w", err)
 	}
 	step("restore")
 	kept, err := keeper.RestoreEtcd(ctx, file)
 	if err != nil {
-		return fmt.Errorf("%w\n  the environment is stopped: 'orrery start%s' starts it", err, e.Flag())
+		if o, oerr := e.Driver.Observe(context.WithoutCancel(ctx)); oerr == nil && o.Phase == driver.PhaseStopped {
+			err = fmt.Errorf("%w\n  the environment is stopped: 'orrery start%s' starts it", err, e.Flag())
+		}
+		return err
 	}
 	step("start")
 	if err := e.Start(ctx); err != nil {

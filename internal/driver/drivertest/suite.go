@@ -401,12 +401,17 @@ func (r *run) etcd(t *testing.T, d driver.Driver) {
 		_, err = k.SnapshotEtcd(t.Context(), f)
 		return errors.Join(err, f.Close(), driver.CheckEtcdSnapshot(file))
 	})
-	if _, err := k.RestoreEtcd(t.Context(), file); err == nil {
-		t.Error("restored under a running environment")
+	damaged := filepath.Join(t.TempDir(), "damaged.db")
+	if err := os.WriteFile(damaged, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	must(t, "stop", func() error { return d.Stop(t.Context()) })
+	if _, err := k.RestoreEtcd(t.Context(), damaged); err == nil {
+		t.Error("restored what is no snapshot")
+	}
+	wantPhase(t, d, driver.PhaseRunning)
 	var kept []string
 	must(t, "restore", func() (err error) { kept, err = k.RestoreEtcd(t.Context(), file); return err })
+	wantPhase(t, d, driver.PhaseStopped)
 	for _, dir := range kept {
 		if _, err := os.Stat(dir); err != nil {
 			t.Errorf("what was there before is not kept: %v", err)

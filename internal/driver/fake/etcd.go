@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -80,14 +79,10 @@ func (d *Driver) ReplaceEtcdMember(ctx context.Context, name string) error {
 // RestoreEtcd implements [driver.EtcdKeeper]. The API stays as it is.
 func (d *Driver) RestoreEtcd(ctx context.Context, snapshot string) (kept []string, err error) {
 	err = d.do(ctx, "RestoreEtcd", func() error {
-		m, made, err := d.remembered()
-		if err != nil {
+		if err := driver.CheckEtcdSnapshot(snapshot); err != nil {
 			return err
 		}
-		if !made || !m.Stopped {
-			return errors.New("the environment is not stopped")
-		}
-		if err := driver.CheckEtcdSnapshot(snapshot); err != nil {
+		if err := d.Stop(ctx); err != nil {
 			return err
 		}
 		kept = []string{d.path(keptEtcd)}

@@ -32,13 +32,8 @@ const restoreProgram = "bin/etcd-restore"
 
 // RestoreEtcd implements [driver.EtcdKeeper].
 func (d *Driver) RestoreEtcd(ctx context.Context, snapshot string) ([]string, error) {
-	if id, err := supervisorIdentity(d.paths); err == nil {
-		return nil, fmt.Errorf("the environment runs (supervisor %d): 'orrery stop' first", id.PID)
-	} else if !errors.Is(err, errNoSupervisor) {
-		return nil, err
-	}
-	if err := d.paths.exchange(d.cluster); err != nil { // of a restore that was interrupted
-		return nil, err
+	if err := os.Remove(d.paths.restoring()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err // what an interrupted restore wanted counts no more
 	}
 	if err := driver.CheckEtcdSnapshot(snapshot); err != nil {
 		return nil, err
@@ -57,6 +52,9 @@ func (d *Driver) RestoreEtcd(ctx context.Context, snapshot string) ([]string, er
 		if err := d.stageMember(ctx, n, snapshot, token); err != nil {
 			return nil, fmt.Errorf("make the data of %s from %s: %w", n.Name, snapshot, err)
 		}
+	}
+	if err := d.Stop(ctx); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
 	}
 	if _, err := writeFile(d.paths.restoring(), []byte(snapshot+"\n")); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package native
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -148,15 +149,30 @@ func TestRestoreFollowsNoLinkOfANode(t *testing.T) {
 	}
 }
 
-func TestRestoreNeedsAStoppedEnvironment(t *testing.T) {
+// What cannot be restored stops nothing: a supervisor that were asked to would be this test.
+func TestRestoreLooksBeforeItStops(t *testing.T) {
 	p := paths(t.TempDir())
 	lock, _, err := takeLock(p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
+	if err := os.MkdirAll(p.join("pki"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "s.db")
 	d := &Driver{paths: p, cluster: testCluster(t)}
-	if _, err := d.RestoreEtcd(t.Context(), "x"); err == nil || !strings.Contains(err.Error(), "'orrery stop' first") {
-		t.Errorf("%v", err)
+	page := make([]byte, 4096)
+	sum := sha256.Sum256(page)
+	for _, c := range []struct {
+		content []byte
+		want    string
+	}{{page, "no snapshot of etcd"}, {append(page, sum[:]...), "'orrery up' brings"}} {
+		if err := os.WriteFile(file, c.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.RestoreEtcd(t.Context(), file); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+		}
 	}
 }
