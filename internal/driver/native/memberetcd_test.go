@@ -253,8 +253,11 @@ func TestRestoreOfEtcd(t *testing.T) {
 	for _, n := range r.c.servers() {
 		r.end(n)
 	}
-	program := r.p.join("dist", restoreProgram)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(program), 0o700), os.Symlink(filepath.Join(testDistribution(t), "kubernetes"), program)); err != nil {
+	program, from := r.p.join("dist", restoreProgram), filepath.Join(testDistribution(t), filepath.Base(restoreProgram))
+	if !exists(from) {
+		from = filepath.Join(testDistribution(t), "kubernetes")
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(program), 0o700), os.Symlink(from, program)); err != nil {
 		t.Fatal(err)
 	}
 	if kept, err := d.RestoreEtcd(t.Context(), file); err != nil || len(kept) != 3 {
