@@ -8,8 +8,7 @@
 //
 // One binary instead of seven halves the disk a node needs and is linked once, which is
 // the most expensive step of a cold build. The programs themselves are upstream's own
-// commands, unchanged, but for etcd-restore, which is a command for what upstream has as a
-// package; two packages beside this one make them start with less CPU time.
+// commands, unchanged; two packages beside this one make them start with less CPU time.
 package main
 
 import (
@@ -47,7 +46,6 @@ import (
 // that is where all of them look, and returns the exit code.
 var programs = map[string]func() int{
 	"etcd":                    runEtcd,
-	"etcd-restore":            runRestore,
 	"kube-apiserver":          daemon(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": daemon(controllermanager.NewControllerManagerCommand),
 	"kube-proxy":              daemon(proxy.NewProxyCommand),

@@ -96,7 +96,7 @@ func link(t *testing.T, from, stateDir string) {
 			}
 		}
 	}
-	for _, name := range []string{"kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd", "etcd-restore"} {
+	for _, name := range []string{"kubelet", "kube-proxy", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd"} {
 		if p := filepath.Join(to, name); !exists(p) {
 			if err := os.Symlink("kubernetes", p); err != nil {
 				t.Fatal(err)

@@ -65,6 +65,23 @@ func TestForeignSnapshotIsRefused(t *testing.T) {
 	}
 }
 
+// What writes a member's data is of the version that reads it.
+func TestRestoreIsOfTheEtcdThatNodesRun(t *testing.T) {
+	version := func(folder, module string) string {
+		b, err := os.ReadFile(filepath.Join("../../../infra/native", folder, "go.mod"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(string(b), "\tgo.etcd.io/etcd/"+module+" ")
+		v, _, _ := strings.Cut(after, "\n")
+		return strings.TrimSuffix(v, " // indirect")
+	}
+	nodes := version("kubernetes", "server/v3")
+	if got := version("etcd-restore", "etcdutl/v3"); got != nodes || nodes == "" {
+		t.Errorf("etcd-restore is of %s, nodes run %s", got, nodes)
+	}
+}
+
 // Wherever a restore is interrupted, the next start has all members from before, or all restored.
 func TestInterruptedRestore(t *testing.T) {
 	c := testCluster(t)

@@ -1,3 +1,5 @@
+// Command etcd-restore makes the data of one member of etcd from a snapshot, as 'etcdutl snapshot
+// restore' does: with the same package of etcd's, and without the ten modules that draw tables.
 package main
 
 import (
@@ -16,9 +18,9 @@ import (
 // who remembers one from before takes a later one for it. Kubernetes writes for months until then.
 const revisionBump = 1_000_000_000
 
-// runRestore makes the data of one member from a snapshot, as 'etcdutl snapshot restore' does.
-// That command is not linked: it would bring ten modules that draw tables.
-func runRestore() int {
+func main() { os.Exit(run()) }
+
+func run() int {
 	c, err := restoreConfig(os.Args[1:], os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
