@@ -124,7 +124,8 @@ func (o *options) printBundle(r bundleReport) error {
 	if r.Trusted {
 		trusted = "trusted"
 	}
-	fmt.Fprintf(o.out, "%s\n  digest      %s\n  platform    %s\n  components  %s (overlay %s)\n  size        %s, unpacked %s\n  signed by   %s (%s)\n  lock        sha256:%s\n\n",
+	fmt.Fprintf(o.out, "%s\n  digest      %s\n  platform    %s\n  components  %s (overlay %s)\n  size        %s,"+
+		" unpacked %s\n  signed by   %s (%s)\n  lock        sha256:%s\n\n",
 		r.File, r.Digest, r.Platform, strings.Join(r.Components, " "), r.Overlay, megabytes(r.Size), megabytes(r.Unpacked), r.Key, trusted, r.LockSHA256)
 	rows := [][]string{}
 	for _, p := range r.Programs {
@@ -207,7 +208,8 @@ func itemsOf(cacheDir, arg string) ([]bundle.Item, error) {
 type bundleFlags struct{ file, key string }
 
 func (b *bundleFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&b.file, "bundle", "", "take catalogue, programs and images from this file of 'orrery bundle create': nothing is compiled")
+	c.Flags().StringVar(&b.file, "bundle", "", "take catalogue, programs and images from this file of"+
+		" 'orrery bundle create': nothing is compiled")
 	c.Flags().StringVar(&b.key, "key", "", "public key (PEM) that the bundle must be signed by, trusted this once")
 }
 

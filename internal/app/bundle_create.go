@@ -15,6 +15,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/bundle"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -55,9 +56,19 @@ Without --key, this machine's own key signs, which is made at first use.`,
 			return b.run(c.Context(), file)
 		},
 	}
-	c.Flags().StringSliceVar(&b.components, "components", nil, "components to take, with what they need (default: those of orrery.yaml, or all of the overlay)")
+	c.Flags().StringSliceVar(&b.components, "components", nil, "components to take, with what they need (default:"+
+		" those of orrery.yaml, or all of the overlay)")
 	c.Flags().StringVar(&b.key, "key", "", "private key (cosign.key) to sign with; its password is in ORRERY_KEY_PASSWORD")
 	return c
+}
+
+// tellKey tells what became of a key when it was opened.
+func tellKey(sink ui.Sink, key *sign.Key) {
+	for typ, text := range map[ui.Type]string{ui.TypeNotice: key.Notice, ui.TypeWarning: key.Warning} {
+		if text != "" {
+			sink.Emit(ui.Event{Type: typ, Phase: "build", Message: text})
+		}
+	}
 }
 
 // createReport is what `bundle create -o json` prints; its form is a contract.
@@ -87,11 +98,7 @@ func (b *bundleCreate) run(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	for typ, text := range map[ui.Type]string{ui.TypeNotice: key.Notice, ui.TypeWarning: key.Warning} {
-		if text != "" {
-			sink.Emit(ui.Event{Type: typ, Phase: "build", Message: text})
-		}
-	}
+	tellKey(sink, key)
 	start := time.Now()
 	if err := stepOf(sink, "bundle/create", func() error {
 		return bundle.Create(ctx, file, contents, bundle.CreateOptions{Sign: key.SignBlob, PublicKey: key.Public().PEM(), Sink: sink})

@@ -5,11 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/console"
@@ -24,12 +25,13 @@ func newConsole(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "console",
 		Short: "A page in the browser: topology, service map, dashboards, logs, traces, checks",
-		Long: `Serve a page on 127.0.0.1 that shows the environment as it is: where every pod runs, the
+		Long: `Serve a page on this machine that shows the environment as it is: where every pod runs, the
 components, who speaks to whom, dashboards, logs, traces and checks. It is live, needs no
 network beyond this machine, and goes on when the cluster goes away and comes back.
 
-The address that is printed carries a token; whoever has it can see everything and run the
-checks. It ends with Ctrl-C.`,
+The address that is printed has a name of its own below localhost, so that what the browser
+keeps goes to no other port of this machine, and carries a token; whoever has it can see
+everything and run the checks. It ends with Ctrl-C.`,
 		Example: `  orrery console
   orrery console --port 8080 --links`,
 		Args: cobra.NoArgs,
@@ -37,7 +39,7 @@ checks. It ends with Ctrl-C.`,
 			return runConsole(c.Context(), o, opts)
 		},
 	}
-	c.Flags().IntVar(&opts.port, "port", 0, "port of 127.0.0.1 to listen on (default: a free one)")
+	c.Flags().IntVar(&opts.port, "port", 0, "port of 127.0.0.1 and ::1 to listen on (default: a free one)")
 	c.Flags().BoolVar(&opts.links, "links", false, "make Grafana, Prometheus, Alertmanager and NATS reachable on 127.0.0.1 too, without a token, and link to them")
 	return c
 }
@@ -60,11 +62,13 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 		// Without a catalogue there is still a topology, and logs and traces.
 		fmt.Fprintf(o.err, "orrery: no dashboards and no checks: %v\n", missing)
 	}
-	l, err := listenLocal(opts.port)
+	listeners, err := console.Listen(opts.port)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another with --port", err)
 	}
-	defer l.Close()
+	for _, l := range listeners {
+		defer l.Close()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	view := newViewer(ctx, e, o.logger(), opts.links)
@@ -72,7 +76,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	defer cancel() // before view.close
 	c, err := console.New(ctx, console.Options{
 		Environment: e.Spec.Name, Look: view.look, API: view, Dashboards: boards, Verify: checks.run, Earlier: checks.earlier, Flows: flowsForConsole(e),
-		Token: rand.Text(), Address: l.Addr().String(), Log: o.logger(),
+		Token: rand.Text(), Address: listeners[0].Addr().String(), Log: o.logger(),
 	})
 	if err != nil {
 		return err
@@ -84,7 +88,7 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	c.Ready(ready)
 	done()
 	if o.json() {
-		err = printJSON(o.out, opened{"console", c.URL()})
+		err = printJSON(o.out, opened{Name: consoleName, URL: c.URL()})
 	} else {
 		_, err = fmt.Fprintf(o.out, "%s\n", c.URL())
 		fmt.Fprintln(o.err, "until Ctrl-C")
@@ -92,23 +96,28 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: c, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	return serve(ctx, &http.Server{Handler: c, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}, listeners)
+}
+
+// serve ends with ctx, or when a listener does.
+func serve(ctx context.Context, server *http.Server, listeners []net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error { return server.Serve(l) })
+	}
+	g.Go(func() error {
 		<-ctx.Done()
 		bounded, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer stop()
 		if server.Shutdown(bounded) != nil {
 			_ = server.Close()
 		}
-	})
-	err = server.Serve(l)
-	cancel()
-	wg.Wait()
-	if errors.Is(err, http.ErrServerClosed) {
 		return nil
+	})
+	if err := g.Wait(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("console: %w", err)
 	}
-	return fmt.Errorf("console: %w", err)
+	return nil
 }
 
 // consoleChecks are the checks as the console has them; nothing without a catalogue.

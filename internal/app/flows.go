@@ -52,12 +52,14 @@ It asks the nodes' agents for their flows (Hubble) and needs network.plugin cili
 	fs.StringVar(&f.query.Pod, "pod", "", "one end is this pod: NAMESPACE/NAME, or the beginning of it")
 	fs.StringVar(&f.query.From, "from", "", "the source is this pod")
 	fs.StringVar(&f.query.To, "to", "", "the destination is this pod")
-	fs.StringVarP(&f.query.Namespace, "namespace", "n", "", "one end is in this namespace; with --pod, --from and --to also the namespace of a bare name")
+	fs.StringVarP(&f.query.Namespace, "namespace", "n", "", "one end is in this namespace; with --pod,"+
+		" --from and --to also the namespace of a bare name")
 	fs.StringSliceVar(&f.verdicts, "verdict", nil, "what became of it: forwarded, dropped, redirected, audit, error, traced, translated")
 	fs.StringSliceVar(&f.query.Protocols, "protocol", nil, "tcp, udp, sctp, icmp, icmpv4, icmpv6 or dns")
 	fs.IntVar(&f.query.Port, "port", 0, "port of one end")
 	fs.StringVar(&f.query.Node, "node", "", "seen by this node")
-	fs.BoolVar(&f.query.All, "all", false, "also the verdicts of policies, which repeat packets, and drops of protocols that nobody speaks here, such as IPv6")
+	fs.BoolVar(&f.query.All, "all", false, "also the verdicts of policies, which repeat packets,"+
+		" and drops of protocols that nobody speaks here, such as IPv6")
 	fs.Var(&f.since, "since", "nothing older, such as 90s, 15m or 2h")
 	fs.IntVar(&f.query.Last, "last", 100, "how many at most: the newest (0: all that the nodes have kept)")
 	fs.BoolVarP(&f.follow, "follow", "F", false, "go on until Ctrl-C")

@@ -46,7 +46,7 @@ type imageRow struct {
 	// digest that stands in the catalogue.
 	Locked string `json:"locked"`
 	SBOM   string `json:"sbom,omitempty"` // digest
-	// Signed is yes, no, or empty when no environment's mirror has it.
+	// Signed is yes, no, or empty when no environment's nodes can pull it.
 	Signed string `json:"signed,omitempty"`
 	// UsedOn are the nodes with pods of it; null when no cluster answers.
 	UsedOn []string `json:"usedOn"`
@@ -156,6 +156,10 @@ func (o *options) imagesInUse(ctx context.Context) map[string][]string {
 	if err != nil {
 		return nil
 	}
+	host := mirror.Host
+	if !e.Kind.Mirror {
+		host = e.Spec.Images.Registry
+	}
 	used := map[string][]string{}
 	for _, pod := range pods {
 		node, _, _ := unstructured.NestedString(pod.Object, "spec", "nodeName")
@@ -169,7 +173,7 @@ func (o *options) imagesInUse(ctx context.Context) map[string][]string {
 			for _, c := range containers {
 				m, _ := c.(map[string]any)
 				ref, _ := m["image"].(string)
-				rest, ok := strings.CutPrefix(ref, mirror.Host+"/")
+				rest, ok := strings.CutPrefix(ref, host+"/")
 				if !ok {
 					continue
 				}

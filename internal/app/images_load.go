@@ -136,7 +136,8 @@ func placeOf(to mirror.Mirror, archive, as string, one image.Archived) (place, e
 		return place{}, failure.Usagef("--name %s: want NAME:TAG, in small letters: %w", as, err)
 	}
 	if host := tag.RegistryStr(); host != mirror.Host && host != to.Address {
-		return place{}, failure.Usagef("--name %s: %s is another registry, and images are loaded into the mirror: --name %s:%s", as, host, tag.RepositoryStr(), tag.TagStr())
+		return place{}, failure.Usagef("--name %s: %s is another registry, and images are loaded into the mirror:"+
+			" --name %s:%s", as, host, tag.RepositoryStr(), tag.TagStr())
 	}
 	return place{tag.RepositoryStr(), tag.TagStr()}, nil
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -22,32 +24,47 @@ const pushParallel = 2
 type pushedImage struct {
 	Image     string `json:"image"`
 	Reference string `json:"reference,omitempty"` // by digest
-	Error     string `json:"error,omitempty"`
+	// Signer is the fingerprint of the key that signed it now; none when who built it did.
+	Signer string `json:"signer,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 func newImagesPush(o *options) *cobra.Command {
-	return &cobra.Command{
+	var key string
+	c := &cobra.Command{
 		Use:   "push [IMAGE...]",
-		Short: "Push images that are on this machine to the registry of orrery.yaml",
+		Short: "Push images that are on this machine to the registry of orrery.yaml, and sign them",
 		Long: `Push images of the catalogue that are on this machine (built, imported from a bundle, pulled)
 to images.registry, which clusters of driver: existing pull from; without names, all that are
-here. What is attached to an image that was pulled or imported, signatures and documents, goes
-with it. What was built here has nothing attached: what holds for it is its digest, which is
-the lock's. What the registry has already is not sent again.
+here. Each is signed, and its bill of materials and provenance are attached, signed too, where
+cosign finds them ('orrery images verify' too). One that was pulled has the signatures of who
+built it, which go with it. What the registry has already is not sent again.
+
+Without --key, this machine's own key signs, which is made at first use. Other machines, and with
+--key this one, need the public half in images.trustedKeys to verify.
 
 Credentials are those of docker login and podman login; images.caBundle is trusted. A registry
-on this machine may speak plain HTTP.`,
+on this machine may speak plain HTTP. One that does not list what refers to an image (OCI's
+referrers API) gets the list under a tag.`,
 		Example: `  orrery images build && orrery images push
-  orrery images push nats -f clusters/prod.yaml`,
+  orrery images push nats -f clusters/prod.yaml
+  orrery images push --key release/cosign.key`,
 		ValidArgsFunction: o.completeImages,
-		RunE:              func(c *cobra.Command, args []string) error { return pushImages(c.Context(), o, args) },
+		RunE:              func(c *cobra.Command, args []string) error { return pushImages(c.Context(), o, key, args) },
 	}
+	c.Flags().StringVar(&key, "key", "", "private key (cosign.key) to sign with; its password is in ORRERY_KEY_PASSWORD")
+	return c
 }
 
-func pushImages(ctx context.Context, o *options, names []string) error {
+func pushImages(ctx context.Context, o *options, keyFile string, names []string) error {
 	sink := o.renderer()
 	defer sink.Close()
-	s, err := o.request(sink).Supply()
+	request := o.request(sink)
+	want, err := request.Spec()
+	if err != nil {
+		return err
+	}
+	s, err := request.Supply()
 	if err != nil {
 		return err
 	}
@@ -73,14 +90,28 @@ func pushImages(ctx context.Context, o *options, names []string) error {
 			}
 		}
 	}
+	key := sync.OnceValues(func() (*sign.Key, error) {
+		k, err := request.Machine().Key(ctx, keyFile, want.Images)
+		if err == nil {
+			tellKey(sink, k)
+		}
+		return k, err
+	})
 	rows, errs := make([]pushedImage, len(images)), make([]error, len(images))
 	var g errgroup.Group
 	g.SetLimit(pushParallel)
 	for i, img := range images {
 		g.Go(func() error {
 			rows[i].Image = img.Name
-			if rows[i].Reference, errs[i] = s.Publish(ctx, img); errs[i] != nil {
-				rows[i].Error = errs[i].Error()
+			reference, signed, err := s.Publish(ctx, img, key)
+			if err != nil {
+				rows[i].Error, errs[i] = err.Error(), err
+				return nil
+			}
+			rows[i].Reference = reference
+			if signed {
+				k, _ := key() // which signed
+				rows[i].Signer = k.Public().Fingerprint()
 			}
 			return nil
 		})

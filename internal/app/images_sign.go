@@ -49,8 +49,12 @@ func signImages(ctx context.Context, o *options, names []string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := e.Mirror(); err != nil {
+		return failure.Usage{Err: err}
+	}
 	if !p.Supply.Builds() {
-		return failure.Usagef("environment %q is made from a bundle, whose documents came with it: 'orrery up%s' signs what is not signed", e.Spec.Name, e.Flag())
+		return failure.Usagef("environment %q is made from a bundle, whose documents came with it:"+
+			" 'orrery up%s' signs what is not signed", e.Spec.Name, e.Flag())
 	}
 	built := p.Parts.Built()
 	if len(names) == 0 {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,11 +22,15 @@ import (
 func newImagesVerify(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify [IMAGE...]",
-		Short: "Check signature, provenance, bill of materials and bytes of every image in the mirror",
-		Long: `Read every image of the running environment, or those named, back from its mirror, and
-check: every byte against its digest, the signature against the trusted keys, the
-provenance (builder, source, modules) and the bill of materials against the image and
-the lock, and the digest against the lock. Exit status 1 when a check failed.`,
+		Short: "Check signature, provenance, bill of materials and bytes of every image where nodes pull it",
+		Long: `Read every image of the running environment, or those named, back from where its nodes pull
+it, the environment's mirror or (driver: existing) images.registry, and check: every byte
+against its digest, the signature against the trusted keys, the provenance (builder, source,
+modules) and the bill of materials against the image and the lock, and the digest against the
+lock. Exit status 1 when a check failed.
+
+Trusted are the environment's own key, or (driver: existing) the one that 'orrery images push'
+signs with on this machine, and those of images.trustedKeys.`,
 		Example: `  orrery images verify
   orrery images verify nats-server -o json`,
 		ValidArgsFunction: o.completeImages,
@@ -37,9 +42,9 @@ the lock, and the digest against the lock. Exit status 1 when a check failed.`,
 type imageVerification struct {
 	Environment string            `json:"environment"`
 	Policy      spec.Verification `json:"policy"` // enforce | warn: what up does about it
-	// TrustedKeys are fingerprints, the environment's own first.
+	// TrustedKeys are fingerprints, the environment's own (driver: existing: this machine's) first.
 	TrustedKeys []string `json:"trustedKeys"`
-	// Note says that the environment's own key is lost, when it is.
+	// Note says that that key is lost, when it is.
 	Note     string        `json:"note,omitempty"`
 	OK       bool          `json:"ok"`
 	Images   []sign.Report `json:"images,omitempty"`
@@ -50,7 +55,12 @@ type imageVerification struct {
 func verification(e *environment.Environment, policy sign.Policy) imageVerification {
 	v := imageVerification{Environment: e.Spec.Name, Policy: e.Spec.Images.Verify, TrustedKeys: []string{}, OK: true}
 	if e.Keys.Lost() {
-		v.Note = "the environment's own key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery up" + e.Flag() + "' makes another and signs everything again"
+		whose, verb := "the environment's own", "up"
+		if !e.Kind.Mirror {
+			whose, verb = "this machine's", "images push"
+		}
+		v.Note = whose + " key cannot be opened any more, as after a restart of the machine, and is not trusted: 'orrery " +
+			verb + e.Flag() + "' makes another and signs everything again"
 	}
 	for _, k := range policy.Keys {
 		v.TrustedKeys = append(v.TrustedKeys, k.Fingerprint())
@@ -149,6 +159,9 @@ func printVerification(out io.Writer, v imageVerification, what string, reports 
 	return err
 }
 
+// signedTime is how long a list of images waits for a registry that is not the environment's own.
+const signedTime = 3 * time.Second
+
 // signedImages says of every image of the running environment whether its signature
 // counts; nil when none answers.
 func (o *options) signedImages(ctx context.Context) map[string]string {
@@ -164,13 +177,18 @@ func (o *options) signedImages(ctx context.Context) map[string]string {
 	if err != nil {
 		return nil
 	}
+	if !e.Kind.Mirror { // it may be far away
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, signedTime)
+		defer cancel()
+	}
 	reports, _, err := p.VerifyImages(ctx, slices.Sorted(maps.Keys(p.Parts.Images)), sign.Policy{Keys: keys, Foreign: true})
 	if err != nil {
 		return nil
 	}
 	signed := map[string]string{}
 	for _, r := range reports {
-		if len(r.Checks) < 2 || r.Checks[0].State == sign.Failed { // the mirror does not have it
+		if len(r.Checks) < 2 || r.Checks[0].State == sign.Failed { // the registry does not have it
 			continue
 		}
 		signed[r.Image] = "no"

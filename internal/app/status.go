@@ -99,6 +99,16 @@ func printStatus(w io.Writer, st environment.Status) error {
 			return err
 		}
 	}
+	if len(st.Services) > 0 {
+		rows = nil
+		for _, s := range st.Services {
+			rows = append(rows, []string{s.Namespace + "/" + s.Name, s.State, s.Reason})
+		}
+		fmt.Fprintln(w)
+		if err := ui.Table(w, []string{"SERVICE", "STATE", "REASON"}, rows); err != nil {
+			return err
+		}
+	}
 	if len(st.Endpoints) > 0 {
 		rows = nil
 		for _, k := range slices.Sorted(maps.Keys(st.Endpoints)) {

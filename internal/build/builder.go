@@ -33,6 +33,9 @@ type Options struct {
 	// Platform is what binaries are made for: "linux/arm64". Default [Platform],
 	// this machine's. Others are compiled across, which C is not.
 	Platform string
+	// Fetch is asked for a binary before it is made: it writes the file to path and reports true,
+	// or reports false where it has none. It vouches for the bytes. Nil: everything is made here.
+	Fetch func(ctx context.Context, bin catalog.Binary, path string) (bool, error)
 	// Env is added to what compilers run in, as NAME=VALUE. It must not decide bytes:
 	// it is no part of any key.
 	Env []string
@@ -167,6 +170,15 @@ func (b *Builder) ensure(ctx context.Context, bin catalog.Binary) (string, error
 	if why := b.CannotCross(bin); why != "" {
 		return "", fmt.Errorf("build %s for %s: %s", bin.Name, b.opts.Platform, why)
 	}
+	if b.opts.Fetch != nil {
+		err := b.builds.Do(ctx, "fetch "+key, func() error { return b.fetch(ctx, key, bin, src) })
+		if err != nil {
+			return "", err
+		}
+		if _, err := b.store.lookup(key); err == nil {
+			return key, nil
+		}
+	}
 	if !bin.Archive() {
 		if _, err := b.toolchain(ctx, src); err != nil {
 			return "", fmt.Errorf("binary %s: %w", bin.Name, err)
@@ -178,8 +190,9 @@ func (b *Builder) ensure(ctx context.Context, bin catalog.Binary) (string, error
 	return key, b.builds.Do(ctx, key, func() error { return b.make(ctx, key, bin, src) })
 }
 
-// make compiles bin into the store under the key's lock.
-func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src source) error {
+// under calls f with an empty folder to make the entry of key in, while nobody else makes it; not
+// at all when somebody has. A damaged entry is dropped first.
+func (b *Builder) under(ctx context.Context, key string, bin catalog.Binary, f func(work string) error) error {
 	unlock, err := b.store.lock(ctx, key, func() {
 		b.progress(bin.Name, ui.Event{Message: "another process is building " + bin.Name})
 	})
@@ -201,7 +214,30 @@ func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src 
 		return fmt.Errorf("build %s: %w", bin.Name, err)
 	}
 	defer b.store.abandon(work)
+	return f(work)
+}
 
+// fetch has what somebody else made, if it can be had.
+func (b *Builder) fetch(ctx context.Context, key string, bin catalog.Binary, src source) error {
+	return b.under(ctx, key, bin, func(work string) error {
+		got, err := b.opts.Fetch(ctx, bin, filepath.Join(work, "out", bin.Name))
+		if err != nil || !got {
+			return err
+		}
+		m := manifest{Format: cacheFormat, Key: key, Name: bin.Name, Version: bin.Version, Source: src.ref, Package: bin.Package}
+		if err := b.store.commit(work, m); err != nil {
+			return fmt.Errorf("store %s: %w", bin.Name, err)
+		}
+		return nil
+	})
+}
+
+// make compiles bin into the store under the key's lock.
+func (b *Builder) make(ctx context.Context, key string, bin catalog.Binary, src source) error {
+	return b.under(ctx, key, bin, func(work string) error { return b.makeIn(ctx, work, key, bin, src) })
+}
+
+func (b *Builder) makeIn(ctx context.Context, work, key string, bin catalog.Binary, src source) error {
 	if bin.Archive() {
 		return b.makeArchive(ctx, key, bin, src, work)
 	}

@@ -33,7 +33,8 @@ type ModuleError struct {
 
 func (e *ModuleError) Error() string {
 	return fmt.Sprintf("module %s cannot be downloaded from GOPROXY=%s: %s\n"+
-		"set GOPROXY to your mirror (go env -w GOPROXY=https://…), fill the module cache where it can be reached (go mod download), or import a bundle",
+		"set GOPROXY to your mirror (go env -w GOPROXY=https://…), fill the module cache where it can be reached"+
+		" (go mod download), or import a bundle",
 		e.Module, e.Proxy, e.Reason)
 }
 

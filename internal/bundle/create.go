@@ -346,7 +346,8 @@ func (w *writer) copyBlob(ctx context.Context, b blob, at region) ([]uint32, err
 		return nil, err
 	}
 	if d.size != b.size || d.hex() != b.digest {
-		return nil, fmt.Errorf("blob sha256:%s: what %s holds is something else: the cache is damaged; remove the file and build the image again", b.digest, b.path)
+		return nil, fmt.Errorf("blob sha256:%s: what %s holds is something else: the cache is damaged;"+
+			" remove the file and build the image again", b.digest, b.path)
 	}
 	return d.finish(), nil
 }

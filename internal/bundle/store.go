@@ -149,7 +149,8 @@ func (s *Store) ProgramDocuments(program string) (programDocuments map[string][]
 
 func (s *Store) missing(what string) error {
 	if len(s.bundles) == 1 {
-		return fmt.Errorf("%s: bundle %s does not have it, or has it no more: import the bundle again, or one that has it", what, s.bundles[0].Digest())
+		return fmt.Errorf("%s: bundle %s does not have it, or has it no more: import the bundle again,"+
+			" or one that has it", what, s.bundles[0].Digest())
 	}
 	return fmt.Errorf("%s: none of %d imported bundles has it: %w", what, len(s.bundles), os.ErrNotExist)
 }

@@ -49,7 +49,8 @@ func (im *importer) entry(ctx context.Context, e entry) error {
 		return im.locate(e, "its SHA-256 is "+in.hex())
 	}
 	if err != nil {
-		return fmt.Errorf("blob sha256:%s of %s is as the index says, and its content is not: %w; whoever made the bundle made it wrong", e.digest, e.owner, err)
+		return fmt.Errorf("blob sha256:%s of %s is as the index says, and its content is not: %w;"+
+			" whoever made the bundle made it wrong", e.digest, e.owner, err)
 	}
 	return nil
 }

@@ -91,7 +91,8 @@ func FindRoot(dir string) (string, error) {
 			return d, nil
 		}
 		if d == filepath.Dir(d) {
-			return "", fmt.Errorf("no catalogue found: neither %s nor a folder above it holds %s; run inside the repository or pass --catalog DIR", start, BaseDir)
+			return "", fmt.Errorf("no catalogue found: neither %s nor a folder above it holds %s;"+
+				" run inside the repository or pass --catalog DIR", start, BaseDir)
 		}
 	}
 }

@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -422,6 +425,27 @@ func TestBrowser(t *testing.T) {
 		b.call("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9}, nil)
 		b.until(`document.activeElement.className === "skip"`)
 		b.quiet(s.URL)
+	})
+
+	t.Run("another port", func(t *testing.T) {
+		b.t = t
+		sent := make(chan string, 10)
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(w, `<link rel="icon" href="data:,">`) // or it asks for one, whenever it likes
+			sent <- r.Host + " " + r.Header.Get("Cookie")
+		}))
+		defer other.Close()
+		_, port, _ := net.SplitHostPort(other.Listener.Addr().String())
+		for _, host := range []string{"127.0.0.1:" + port, "localhost:" + port} {
+			b.open("http://" + host + "/")
+			if got := <-sent; got != host+" " {
+				t.Errorf("the browser sends %q", got)
+			}
+		}
+		b.mu.Lock()
+		b.trouble, b.asked = nil, nil
+		b.mu.Unlock()
 	})
 
 	t.Run("live", func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package console is the page that `orrery console` serves on 127.0.0.1: where everything
-// runs and how it is, the dashboards, logs, traces and checks, live.
+// Package console is the page that `orrery console` serves on loopback, under a name of its own:
+// where everything runs and how it is, the dashboards, logs, traces and checks, live.
 //
 // Everything is rendered here, on the server; a page works without the script, which only
 // keeps it fresh (server-sent events that replace fragments), shows values under the

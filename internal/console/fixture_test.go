@@ -66,6 +66,7 @@ func (w *world) serve(t testing.TB) (*Console, *httptest.Server) {
 	}
 	server.Config.Handler = c
 	server.Start()
+	server.URL = base(c)
 	t.Cleanup(func() {
 		cancel()
 		server.CloseClientConnections()
@@ -77,6 +78,9 @@ func (w *world) serve(t testing.TB) (*Console, *httptest.Server) {
 	c.Ready(ready)
 	return c, server
 }
+
+// base is the console's address without the token.
+func base(c *Console) string { return "http://" + c.host }
 
 func healthy() Snapshot {
 	pods := func(n int, names ...string) (out []Pod) {

@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"embed"
@@ -43,7 +44,7 @@ type Options struct {
 	Earlier func() []Check
 	// Token that the first request must carry; at least 16 characters.
 	Token string
-	// Address that is listened on, 127.0.0.1:PORT: requests for other hosts are refused.
+	// Address that is listened on, 127.0.0.1:PORT; see [Listen].
 	Address string
 	// Interval between looks. Default 2 s.
 	Interval time.Duration
@@ -64,8 +65,8 @@ type Console struct {
 	sources   sources
 	verifier  *verifier
 	flows     *flowWatcher
-	cookie    string // its name: browsers do not tell ports apart
-	session   string // its value
+	host      string // NAME.localhost:PORT, with a random name: requests for other hosts are refused
+	session   string // value of the cookie
 	version   string // of the assets
 	base      context.Context
 	wg        sync.WaitGroup
@@ -90,7 +91,7 @@ func New(ctx context.Context, o Options) (*Console, error) {
 	c := &Console{
 		Options: o, mux: http.NewServeMux(), base: ctx,
 		sources: sources{observe.NewPrometheus(o.API), observe.NewLoki(o.API), observe.NewTempo(o.API)},
-		watcher: newWatcher(o.Look, o.Interval), cookie: "orrery-" + port, session: hex.EncodeToString(sum[:]),
+		watcher: newWatcher(o.Look, o.Interval), host: randomName() + ".localhost:" + port, session: hex.EncodeToString(sum[:]),
 	}
 	c.drawer = newDrawer(ctx, func(ctx context.Context, a ask) (template.HTML, error) {
 		s := c.watcher.view().snapshot
@@ -129,7 +130,17 @@ func (c *Console) Ready(ctx context.Context) {
 }
 
 // URL that opens the console in a browser.
-func (c *Console) URL() string { return "http://" + c.Address + "/?token=" + url.QueryEscape(c.Token) }
+func (c *Console) URL() string { return "http://" + c.host + "/?token=" + url.QueryEscape(c.Token) }
+
+// cookieName and themeCookie are kept by browsers for the console's own name.
+const (
+	cookieName  = "orrery"
+	themeCookie = "orrery-theme"
+)
+
+// randomName is a label of a host name that nobody guesses (80 bits). A browser sends a cookie of
+// 127.0.0.1 to all ports of it, whoever serves there; one of this name only to whoever knows it.
+func randomName() string { return strings.ToLower(rand.Text()[:16]) }
 
 func assetVersion() string {
 	h := sha256.New()
@@ -194,10 +205,11 @@ func (c *Console) routes() {
 }
 
 // policy of content: nothing but what this server has, no inline style or script.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';" +
+	" form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// ServeHTTP lets in who knows the token, under the name that was listened on: a page of
-// another origin that makes its own name point here (DNS rebinding) asks for another host.
+// ServeHTTP lets in who knows the token, under the console's own name: a page of another
+// origin that makes its own name point here (DNS rebinding) asks for another host.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", policy)
@@ -206,8 +218,8 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
-	if !c.knownHost(r.Host) {
-		c.refuse(w, r, http.StatusMisdirectedRequest, "This console answers under http://"+c.Address+" only.")
+	if r.Host != c.host {
+		c.refuse(w, r, http.StatusMisdirectedRequest, "This console answers only under the address that orrery console printed.")
 		return
 	}
 	if given := r.URL.Query().Get("token"); given != "" && r.Method == http.MethodGet {
@@ -215,8 +227,8 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.refuse(w, r, http.StatusForbidden, "This token is not the one that orrery console printed last.")
 			return
 		}
-		//nolint:gosec // G124: plain HTTP on 127.0.0.1, where a Secure cookie is not kept
-		http.SetCookie(w, &http.Cookie{Name: c.cookie, Value: c.session, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
+		//nolint:gosec // G124: plain HTTP on loopback, where not every browser keeps a Secure cookie
+		http.SetCookie(w, &http.Cookie{Name: cookieName, Value: c.session, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 		to := *r.URL
 		q := to.Query()
 		q.Del("token")
@@ -227,7 +239,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, to.String(), http.StatusSeeOther) //nolint:gosec // G710: a path of this host
 		return
 	}
-	cookie, err := r.Cookie(c.cookie)
+	cookie, err := r.Cookie(cookieName)
 	if err != nil || subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(c.session)) != 1 {
 		c.refuse(w, r, http.StatusForbidden, "Open the address that orrery console printed: it carries the token.")
 		return
@@ -239,14 +251,9 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mux.ServeHTTP(w, r)
 }
 
-func (c *Console) knownHost(host string) bool {
-	_, port, _ := strings.Cut(c.Address, ":")
-	return host == c.Address || host == "localhost:"+port
-}
-
 func (c *Console) ownOrigin(r *http.Request) bool {
 	origin, err := url.Parse(r.Header.Get("Origin"))
-	return err == nil && origin.Scheme == "http" && c.knownHost(origin.Host)
+	return err == nil && origin.Scheme == "http" && origin.Host == c.host
 }
 
 func (c *Console) refuse(w http.ResponseWriter, r *http.Request, code int, text string) {
@@ -265,7 +272,7 @@ func (c *Console) setTheme(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	//nolint:gosec // G124: as above
-	http.SetCookie(w, &http.Cookie{Name: c.cookie + "-theme", Value: theme, Path: "/", MaxAge: 365 * 86400, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{Name: themeCookie, Value: theme, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -37,7 +38,11 @@ func visitor(t testing.TB, s *httptest.Server) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Jar: jar, Transport: &http.Transport{}}
+	// A name below localhost is this machine, as browsers have it.
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, s.Listener.Addr().String())
+	}
+	client := &http.Client{Jar: jar, Transport: &http.Transport{DialContext: dial}}
 	t.Cleanup(client.CloseIdleConnections)
 	r, err := client.Get(s.URL + "/?token=" + token)
 	if err != nil {
@@ -64,14 +69,40 @@ func read(t testing.TB, client *http.Client, url string) (string, *http.Response
 	return string(body), r
 }
 
+// cookies are what a browser sends to an address.
+func cookies(t testing.TB, client *http.Client, address string) []*http.Cookie {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client.Jar.Cookies(u)
+}
+
+// What the browser keeps goes to this console alone, and not to whom another user of this machine
+// has listen on another port: browsers do not tell ports apart.
+func TestCookiesStayHere(t *testing.T) {
+	w := newWorld(t)
+	_, s := w.serve(t)
+	c, _ := w.serve(t)
+	client := visitor(t, s)
+	for _, other := range []string{"http://127.0.0.1:1/", "http://localhost:1/", "http://evil.localhost:1/", base(c), "http://[::1]:1/"} {
+		if sent := cookies(t, client, other); len(sent) > 0 {
+			t.Errorf("%s is sent %v", other, sent)
+		}
+	}
+	if len(cookies(t, client, s.URL)) == 0 {
+		t.Error("the console is sent none: this test proves nothing")
+	}
+}
+
 // Nobody gets in without the token, under another name, or from another page.
 func TestDoor(t *testing.T) {
 	w := newWorld(t)
 	_, s := w.serve(t)
 	own := strings.TrimPrefix(s.URL, "http://")
-	inside := visitor(t, s)
-	u, _ := url.Parse(s.URL)
-	cookie := inside.Jar.Cookies(u)[0]
+	_, port, _ := net.SplitHostPort(own)
+	cookie := cookies(t, visitor(t, s), s.URL)[0]
 	if cookie.Value == token {
 		t.Error("the cookie is the token")
 	}
@@ -85,11 +116,16 @@ func TestDoor(t *testing.T) {
 		{"assets too", "GET", "/assets/console.css", own, "", false, 403},
 		{"events too", "GET", "/events?page=/", own, "", false, 403},
 		{"inside", "GET", "/", own, "", true, 200},
-		{"localhost", "GET", "/", strings.Replace(own, "127.0.0.1", "localhost", 1), "", true, 200},
+		{"localhost", "GET", "/", "localhost:" + port, "", true, 421},
+		{"the address", "GET", "/", "127.0.0.1:" + port, "", true, 421},
+		{"the address with the token", "GET", "/?token=" + token, "127.0.0.1:" + port, "", false, 421},
+		{"another name below localhost", "GET", "/?token=" + token, "evil.localhost:" + port, "", false, 421},
 		{"another name", "GET", "/", "evil.example:80", "", true, 421},
 		{"another name with the token", "GET", "/?token=" + token, "evil.example", "", false, 421},
-		{"no port", "GET", "/", "127.0.0.1", "", true, 421},
+		{"no port", "GET", "/", strings.TrimSuffix(own, ":"+port), "", true, 421},
 		{"post from another page", "POST", "/verify", own, "http://evil.example", true, 403},
+		{"post from another port", "POST", "/verify", own, "http://" + strings.TrimSuffix(own, port) + "1", true, 403},
+		{"post from the address", "POST", "/verify", own, "http://127.0.0.1:" + port, true, 403},
 		{"post without an origin", "POST", "/verify", own, "", true, 403},
 		{"post from here", "POST", "/verify", own, s.URL, true, 303},
 		{"a redirect stays here", "GET", "//evil.example/?token=" + token, own, "", false, 303},
@@ -114,6 +150,9 @@ func TestDoor(t *testing.T) {
 			s.Config.Handler.ServeHTTP(rec, r)
 			if rec.Code != c.code && !(c.code == 303 && rec.Code == 307) {
 				t.Errorf("%d, want %d: %s", rec.Code, c.code, rec.Body)
+			}
+			if c.code == http.StatusMisdirectedRequest && strings.Contains(rec.Body.String(), own) {
+				t.Errorf("the name is told to who does not know it: %s", rec.Body)
 			}
 			if to := rec.Header().Get("Location"); strings.HasPrefix(to, "//") || strings.Contains(to, "evil") || strings.Contains(to, token) {
 				t.Errorf("sends to %s", to)

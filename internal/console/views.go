@@ -45,7 +45,7 @@ func (v *view) Fragment(id string) template.HTML {
 // frame adds what all pages have.
 func (c *Console) frame(v *view, r *http.Request) {
 	v.Environment, v.Version = c.Environment, c.version
-	if cookie, err := r.Cookie(c.cookie + "-theme"); err == nil && (cookie.Value == "dark" || cookie.Value == "light") {
+	if cookie, err := r.Cookie(themeCookie); err == nil && (cookie.Value == "dark" || cookie.Value == "light") {
 		v.Theme = cookie.Value
 	}
 	v.Here = r.URL.Path

@@ -37,7 +37,10 @@ type CorruptError struct {
 }
 
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("%s:%d: not a journal entry: %v; the other entries were kept, and the damaged file is now %s.corrupt; run the command again to go on, or `orrery down` to remove everything: its audit looks at reality and finds what the lost line named", e.Path, e.Line, e.Err, e.Path)
+	return fmt.Sprintf("%s:%d: not a journal entry: %v; the other entries were kept,"+
+		" and the damaged file is now %s.corrupt; run the command again to go on,"+
+		" or `orrery down` to remove everything: its audit looks at reality and finds what the lost line named",
+		e.Path, e.Line, e.Err, e.Path)
 }
 
 func (e *CorruptError) Unwrap() error { return e.Err }

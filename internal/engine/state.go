@@ -63,7 +63,8 @@ func LoadState(stateDir string) (State, error) {
 		return State{}, corrupt(path, err)
 	}
 	if v.Version > stateVersion {
-		return State{}, fmt.Errorf("%s has version %d, this orrery reads up to %d: %w; use that one, also for `orrery down`", path, v.Version, stateVersion, ErrNewer)
+		return State{}, fmt.Errorf("%s has version %d, this orrery reads up to %d: %w; use that one,"+
+			" also for `orrery down`", path, v.Version, stateVersion, ErrNewer)
 	}
 	if v.Version < 1 {
 		return State{}, corrupt(path, errors.New("it has no version"))
@@ -109,7 +110,8 @@ func withCauses(data []byte, version int) ([]byte, error) {
 }
 
 func corrupt(path string, err error) error {
-	return fmt.Errorf("%s is damaged: %w; `orrery down` removes the environment (its journal and the audit do not need this file), then `orrery up` makes it anew", path, err)
+	return fmt.Errorf("%s is damaged: %w; `orrery down` removes the environment"+
+		" (its journal and the audit do not need this file), then `orrery up` makes it anew", path, err)
 }
 
 // Save writes <stateDir>/environment.json: the old content or the new one is there

@@ -20,6 +20,7 @@ import (
 type clusterState struct {
 	client      *kube.Client // that looked; nil when none could
 	nodes       []unstructured.Unstructured
+	services    []unstructured.Unstructured
 	inventories map[string]kube.Inventory
 	observed    map[string]kube.Observed
 }
@@ -30,6 +31,11 @@ func lookAt(ctx context.Context, c *kube.Client) clusterState {
 	wg.Go(func() {
 		if nodes, err := c.List(ctx, "v1", "Node", "", ""); err == nil {
 			seen.nodes = nodes
+		}
+	})
+	wg.Go(func() {
+		if services, err := c.List(ctx, "v1", "Service", "", ""); err == nil {
+			seen.services = services
 		}
 	})
 	wg.Go(func() {

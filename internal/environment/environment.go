@@ -220,7 +220,10 @@ func (e *Environment) makeDriver() error {
 		return fmt.Errorf("find the path of this program: %w", err)
 	}
 	e.Kind = kind
-	e.Keys = supply.Keys{Dir: filepath.Join(e.StateDir, "signing"), Images: e.Spec.Images}
+	e.Keys = supply.Keys{Dir: e.ownKeys(), Images: e.Spec.Images}
+	if !kind.Mirror { // what it runs, this machine or another pushed and signed
+		e.Keys.Dir = string(e.request.Machine())
+	}
 	e.Driver, err = kind.New(driver.Options{
 		Spec: e.Spec, StateDir: e.StateDir, CacheDir: e.request.CacheDir, Executable: exe,
 		Sandbox: e.lockedSandbox(), Journal: e.journal, Sink: e.request.Sink, Log: e.request.Log, Compiler: e.compiler(),
@@ -228,6 +231,9 @@ func (e *Environment) makeDriver() error {
 	})
 	return err
 }
+
+// ownKeys is the folder of the environment's own key pair.
+func (e *Environment) ownKeys() string { return filepath.Join(e.StateDir, "signing") }
 
 // VerbUp is the verb that brings what the lock names into the mirror.
 const VerbUp = "up"
@@ -337,7 +343,8 @@ func (e *Environment) ownership() kube.Ownership {
 func (e *Environment) Mirror() (mirror.Mirror, error) {
 	d, ok := e.Driver.(driver.Mirrored)
 	if !ok {
-		return mirror.Mirror{}, fmt.Errorf("environments of the %s driver have no registry of their own", e.Kind.Name)
+		return mirror.Mirror{}, fmt.Errorf("environments of the %s driver have no registry of their own:"+
+			" 'orrery images push' puts images into images.registry, and signs them", e.Kind.Name)
 	}
 	return d.Mirror(), nil
 }

@@ -25,8 +25,8 @@ func (e *Environment) Remove(ctx context.Context) (leaks []string, err error) {
 	}
 	errs := []error{e.unmergeKubeconfigs(), e.Driver.Delete(ctx), e.discard()}
 	leaks, auditErr := e.Driver.Audit(ctx)
-	if sign.Remembered(e.Keys.Dir) {
-		leaks = append(leaks, "entry of the kernel's keyring for "+e.Keys.Dir)
+	if sign.Remembered(e.ownKeys()) {
+		leaks = append(leaks, "entry of the kernel's keyring for "+e.ownKeys())
 	}
 	return leaks, errors.Join(append(errs, auditErr)...)
 }
@@ -59,5 +59,5 @@ func (e *Environment) DiscardUnmade(ctx context.Context) error {
 func (e *Environment) discard() error {
 	err := e.journal.Close()
 	e.journal = readOnlyJournal{}
-	return errors.Join(err, sign.Forget(e.Keys.Dir), statedir.Remove(e.StateDir))
+	return errors.Join(err, sign.Forget(e.ownKeys()), statedir.Remove(e.StateDir))
 }

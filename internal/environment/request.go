@@ -26,6 +26,8 @@ type Request struct {
 	File string
 	// Name of the environment; "" is what the file says.
 	Name string
+	// Registry in place of images.registry of the file; "" leaves it.
+	Registry string
 	// Catalog is a folder in or below the repository; "" is the working folder, or where the
 	// environment was made from.
 	Catalog string
@@ -57,6 +59,9 @@ func (r Request) Spec() (spec.Environment, error) {
 	}
 	if r.Name != "" {
 		e.Rename(r.Name)
+	}
+	if r.Registry != "" {
+		e.Images.Registry = r.Registry
 	}
 	if err := e.Validate(); err != nil {
 		return e, failure.Usage{Err: err}

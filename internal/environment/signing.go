@@ -53,7 +53,7 @@ func (p *Platform) SigningKey(ctx context.Context) (*sign.Key, error) {
 // admit signs an image that was built here, and verifies what the mirror then has. No
 // image is deployed that does not get past here.
 func (p *Platform) admit(ctx context.Context, to mirror.Mirror, img catalog.Image, built image.Built) error {
-	err := p.signImage(ctx, to, img, built)
+	_, err := p.Supply.Sign(ctx, to, img, built, func() (*sign.Key, error) { return p.SigningKey(ctx) })
 	if err == nil || errors.Is(err, sign.ErrSwapped) { // of which verification tells more
 		var policy sign.Policy
 		if policy, err = p.Keys.Policy(p.Supply.Locked); err == nil {
@@ -68,26 +68,6 @@ func (p *Platform) admit(ctx context.Context, to mirror.Mirror, img catalog.Imag
 		return nil
 	}
 	return err
-}
-
-func (p *Platform) signImage(ctx context.Context, to mirror.Mirror, img catalog.Image, built image.Built) error {
-	if img.Registry == "" && p.Supply.Fetched(built) { // who built it stands for it
-		return nil
-	}
-	var docs sign.Documents
-	var err error
-	if img.Registry == "" {
-		if docs, err = p.Supply.Documents(ctx, img, built); err != nil {
-			return err
-		}
-	} else if built.Digest != img.RegistryDigest() { // that it is the catalogue's is all we stand for
-		return fmt.Errorf("image %s is %s, the catalogue has %s", img.Name, built.Digest, img.RegistryDigest())
-	}
-	key, err := p.SigningKey(ctx)
-	if err != nil {
-		return err
-	}
-	return sign.Attach(ctx, to, built.Name, built.Digest, key, docs)
 }
 
 // Resign makes the documents of an image that was built here anew, signs them, and replaces
@@ -116,10 +96,19 @@ func (p *Platform) Resign(ctx context.Context, img catalog.Image, made func()) (
 	return built.Digest, sign.Renew(ctx, mirror, img.Name, built.Digest, key, docs)
 }
 
-// VerifyImages reads images of the mirror back and holds them to a policy. errs has what
-// failed.
+// registry is what images are pushed to and pulled from: the environment's own, or
+// images.registry.
+func (p *Platform) registry() (sign.Registry, error) {
+	if p.Kind.Mirror {
+		return p.Mirror()
+	}
+	return p.Supply.Published()
+}
+
+// VerifyImages reads images back from where nodes pull them, and holds them to a policy. errs
+// has what failed.
 func (p *Platform) VerifyImages(ctx context.Context, names []string, policy sign.Policy) (reports []sign.Report, errs []error, err error) {
-	mirror, err := p.Mirror()
+	registry, err := p.registry()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,7 +122,7 @@ func (p *Platform) VerifyImages(ctx context.Context, names []string, policy sign
 				reports[i] = sign.Report{Image: name, Checks: []sign.Result{{Check: sign.CheckContent, State: sign.Failed, Detail: errs[i].Error()}}}
 				return nil
 			}
-			reports[i], errs[i] = sign.Verify(ctx, mirror, name, digest, supply.PolicyFor(policy, p.Parts.Images[name]))
+			reports[i], errs[i] = sign.Verify(ctx, registry, name, digest, supply.PolicyFor(policy, p.Parts.Images[name]))
 			return nil
 		})
 	}

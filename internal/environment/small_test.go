@@ -13,12 +13,14 @@ import (
 	"github.com/orrery-dev/orrery/internal/bundle/bundletest"
 	"github.com/orrery-dev/orrery/internal/check/smoke/smoketest"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/driver/existing"
 	"github.com/orrery-dev/orrery/internal/driver/fake"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func TestMain(m *testing.M) {
 	driver.Register(fake.Kind())
+	driver.Register(existing.Kind())
 	os.Exit(m.Run())
 }
 

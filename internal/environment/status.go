@@ -2,8 +2,11 @@ package environment
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
@@ -24,6 +27,8 @@ type Status struct {
 	Nodes         []NodeStatus      `json:"nodes"`
 	Components    []ComponentStatus `json:"components"`
 	Endpoints     map[string]string `json:"endpoints"`
+	// Services that do not do what they say, in a cluster of our own.
+	Services []ServiceStatus `json:"services,omitempty"`
 	// Kubeconfig is the path of the admin kubeconfig, when there is one.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
 }
@@ -59,6 +64,14 @@ type ComponentStatus struct {
 	Reason    string         `json:"reason"`
 	// Cause of what is skipped.
 	Cause plan.Cause `json:"cause,omitzero"`
+}
+
+// ServiceStatus is a Service of type LoadBalancer without an address.
+type ServiceStatus struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	State     string `json:"state"` // pending
+	Reason    string `json:"reason"`
 }
 
 // statusTimeout bounds what status waits for a cluster that does not answer.
@@ -103,6 +116,9 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 	if seen.client != nil {
 		st.Components = seen.components(ctx, e.declaredNamespaces(), e.Skipped)
 	}
+	if e.Kind.Nodes { // somebody else's cluster may have a load balancer that is slow
+		st.Services = pending(seen.services, e.Flag())
+	}
 	ready := ReadyNodes(seen.nodes)
 	troubles := map[string]string{}
 	for _, n := range seen.nodes {
@@ -121,6 +137,21 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 		st.Nodes = append(st.Nodes, NodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state, troubles[n.Name]})
 	}
 	return st
+}
+
+// pending are the Services that wait for a load balancer which nobody named. flag is that of the
+// environment.
+func pending(services []unstructured.Unstructured, flag string) (waiting []ServiceStatus) {
+	for _, s := range services {
+		kind, _, _ := unstructured.NestedString(s.Object, "spec", "type")
+		class, _, _ := unstructured.NestedString(s.Object, "spec", "loadBalancerClass")
+		addresses, _, _ := unstructured.NestedSlice(s.Object, "status", "loadBalancer", "ingress")
+		if kind == "LoadBalancer" && class == "" && len(addresses) == 0 {
+			waiting = append(waiting, ServiceStatus{s.GetNamespace(), s.GetName(), "pending", fmt.Sprintf(
+				"no load balancer in this cluster; from the host: orrery open %s/%s%s", s.GetNamespace(), s.GetName(), flag)})
+		}
+	}
+	return waiting
 }
 
 // ComponentStatuses are those of a running cluster, with what the last up left out of it.

@@ -48,7 +48,8 @@ func (q Query) Check() error {
 	for _, p := range []struct{ field, pod string }{{"pod", q.Pod}, {"from", q.From}, {"to", q.To}} {
 		namespace, name, ok := strings.Cut(p.pod, "/")
 		if p.pod != "" && (!ok || namespace == "" || strings.ContainsAny(p.pod, " ,*") || strings.Contains(name, "/")) {
-			errs = append(errs, fmt.Errorf("%s is %q: want NAMESPACE/POD, such as messaging/nats-0, or the beginning of a pod's name", p.field, p.pod))
+			errs = append(errs, fmt.Errorf("%s is %q: want NAMESPACE/POD, such as messaging/nats-0,"+
+				" or the beginning of a pod's name", p.field, p.pod))
 		}
 	}
 	if strings.ContainsAny(q.Namespace, " ,/*") {

@@ -705,6 +705,9 @@ func TestNoPasswordInTheClear(t *testing.T) {
 		if err := r.Probe(t.Context(), []string{ref})[ref]; !errors.Is(err, ErrNotReachable) {
 			t.Errorf("%s: %v", host, err)
 		}
+		if err := (Published{r, host}).Push(t.Context(), Built{Name: "app", Version: "v1", Digest: ref[strings.Index(ref, "@")+1:]}); err == nil {
+			t.Errorf("%s: pushed", host)
+		}
 		r.Close()
 	}
 	if n := clear.Load(); n > 0 {

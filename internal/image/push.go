@@ -25,11 +25,37 @@ func Push(ctx context.Context, to mirror.Mirror, built Built) error {
 	return push(ctx, to.Address, built, []name.Option{name.Insecure, name.StrictValidation}, remote.WithContext(ctx), remote.WithAuth(to), remote.WithJobs(4))
 }
 
-// Push is [Push] to a registry of the person's, HOST[:PORT][/PATH], over TLS unless it is on
-// this machine, with the credentials that pulls have.
-func (r *Registries) Push(ctx context.Context, registry string, built Built) error {
-	return push(ctx, registry, built, []name.Option{name.StrictValidation}, remote.WithContext(ctx), remote.WithJobs(4),
-		remote.WithAuthFromKeychain(r.opts.Keychain), remote.WithTransport(r.transport))
+// Published is a registry of the person's that images are pushed to and read back from.
+type Published struct {
+	*Registries
+	// Address is HOST[:PORT][/PATH]. Over TLS unless it is on this machine, with the credentials
+	// that pulls have.
+	Address string
+}
+
+func (p Published) String() string { return p.Address }
+
+// Push is [Push] to it.
+func (p Published) Push(ctx context.Context, built Built) error {
+	return push(ctx, p.Address, built, []name.Option{name.StrictValidation}, remote.WithContext(ctx), remote.WithJobs(4),
+		remote.WithAuthFromKeychain(p.opts.Keychain), remote.WithTransport(tlsOnly{p.transport}))
+}
+
+// Repository is the URL of what it has under an image's name, and a client that may read that
+// and, with write, push to it. An error wraps [ErrNotReachable], also where there is no such right.
+func (p Published) Repository(ctx context.Context, image string, write bool) (url string, client *http.Client, err error) {
+	repo, err := name.NewRepository(p.Address+"/"+image, name.StrictValidation)
+	if err != nil {
+		return "", nil, err
+	}
+	scope := transport.PullScope
+	if write {
+		scope = transport.PushScope
+	}
+	if client, err = p.client(ctx, repo, scope); err != nil {
+		return "", nil, notReachable(repo.Name(), err)
+	}
+	return urlOf(repo), client, nil
 }
 
 func push(ctx context.Context, registry string, built Built, names []name.Option, options ...remote.Option) error {

@@ -143,7 +143,7 @@ func TestPushToRegistryOfThePerson(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(r.Close)
-		if err := r.Push(t.Context(), address, built); (err == nil) != want {
+		if err := (Published{r, address}).Push(t.Context(), built); (err == nil) != want {
 			t.Errorf("push with password %s: %v", password, err)
 		}
 		ref := address + "/hello@" + built.Digest

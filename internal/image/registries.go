@@ -54,7 +54,7 @@ type Registries struct {
 	arch      string
 
 	mu     sync.Mutex
-	logins map[string]*login // by repository
+	logins map[string]*login // by repository and scope
 }
 
 // Errors of [Registries] wrap one of these.
@@ -164,13 +164,15 @@ type login struct {
 	err    error
 }
 
-// client is authorised to pull from a repository.
-func (r *Registries) client(ctx context.Context, repo name.Repository) (*http.Client, error) {
+// client is authorised for a repository: to pull from it (transport.PullScope), or to push to
+// it too.
+func (r *Registries) client(ctx context.Context, repo name.Repository, scope string) (*http.Client, error) {
+	key := scope + " " + repo.Name()
 	r.mu.Lock()
-	l, ok := r.logins[repo.Name()]
+	l, ok := r.logins[key]
 	if !ok {
 		l = &login{}
-		r.logins[repo.Name()] = l
+		r.logins[key] = l
 	}
 	r.mu.Unlock()
 	l.once.Do(func() {
@@ -179,13 +181,13 @@ func (r *Registries) client(ctx context.Context, repo name.Repository) (*http.Cl
 			l.err = fmt.Errorf("credentials for %s: %w", repo.RegistryStr(), err)
 			return
 		}
-		t, err := transport.NewWithContext(ctx, repo.Registry, auth, tlsOnly{r.transport}, []string{repo.Scope(transport.PullScope)})
+		t, err := transport.NewWithContext(ctx, repo.Registry, auth, tlsOnly{r.transport}, []string{repo.Scope(scope)})
 		l.client, l.err = &http.Client{Transport: t}, err
 	})
 	if l.err != nil {
 		r.mu.Lock()
-		if r.logins[repo.Name()] == l {
-			delete(r.logins, repo.Name())
+		if r.logins[key] == l {
+			delete(r.logins, key)
 		}
 		r.mu.Unlock()
 	}
@@ -213,12 +215,11 @@ func loopback(host string) bool {
 
 // request sends one request below /v2/REPOSITORY/. The caller closes the body.
 func (r *Registries) request(ctx context.Context, method string, repo name.Repository, path string, accept ...string) (*http.Response, error) {
-	client, err := r.client(ctx, repo)
+	client, err := r.client(ctx, repo, transport.PullScope)
 	if err != nil {
 		return nil, err
 	}
-	target := fmt.Sprintf("%s://%s/v2/%s/%s", repo.Scheme(), repo.RegistryStr(), repo.RepositoryStr(), path)
-	req, err := http.NewRequestWithContext(ctx, method, target, nil)
+	req, err := http.NewRequestWithContext(ctx, method, urlOf(repo)+"/"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -236,10 +237,19 @@ func (r *Registries) request(ctx context.Context, method string, repo name.Repos
 	return resp, nil
 }
 
+// urlOf is where the API has a repository.
+func urlOf(repo name.Repository) string {
+	return fmt.Sprintf("%s://%s/v2/%s", repo.Scheme(), repo.RegistryStr(), repo.RepositoryStr())
+}
+
 // Probe asks for references by digest, all at once, without pulling anything: nil where it
 // is there. Whatever has not answered when ctx ends is not reachable. The map has an entry
 // for each reference.
 func (r *Registries) Probe(ctx context.Context, references []string) map[string]error {
+	return r.probeAll(ctx, references, r.probe)
+}
+
+func (r *Registries) probeAll(ctx context.Context, references []string, probe func(context.Context, string) error) map[string]error {
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	found := map[string]error{}
@@ -249,7 +259,7 @@ func (r *Registries) Probe(ctx context.Context, references []string) map[string]
 			var err error
 			select {
 			case slots <- struct{}{}:
-				err = r.probe(ctx, ref)
+				err = probe(ctx, ref)
 				<-slots
 			case <-ctx.Done():
 				err = notReachable(ref, ctx.Err())
@@ -289,7 +299,8 @@ func reason(err error) string {
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		switch code := answer.StatusCode; code {
 		case http.StatusUnauthorized, http.StatusForbidden:
-			return fmt.Sprintf("the registry answers %d %s: log in with docker login or podman login, or ask for permission to pull", code, http.StatusText(code))
+			return fmt.Sprintf("the registry answers %d %s: log in with docker login or podman login,"+
+				" or ask for permission to pull", code, http.StatusText(code))
 		case http.StatusNotFound:
 			return "the registry does not have it (404)"
 		default:

@@ -90,7 +90,8 @@ func renderChart(in RenderInput, ch *helmchart.Chart, from string) ([]*unstructu
 			continue
 		}
 		if files[name] != again[name] {
-			return nil, fmt.Errorf("chart file %s renders differently each time; generate secrets with `secrets` in component.yaml, and use no random or time functions", name)
+			return nil, fmt.Errorf("chart file %s renders differently each time;"+
+				" generate secrets with `secrets` in component.yaml, and use no random or time functions", name)
 		}
 		found, err := parse([]byte(files[name]))
 		if err != nil {

@@ -68,10 +68,13 @@ func (c *Client) Inventories(ctx context.Context) (map[string]Inventory, error) 
 		}
 		var s storedInventory
 		if err := json.Unmarshal([]byte(text), &s); err != nil {
-			return nil, fmt.Errorf("inventory of %s (ConfigMap %s/%s) cannot be read: %w; delete it and deploy the component again: objects that left the catalogue meanwhile then stay", component, inventoryNamespace, m.GetName(), err)
+			return nil, fmt.Errorf("inventory of %s (ConfigMap %s/%s) cannot be read: %w;"+
+				" delete it and deploy the component again: objects that left the catalogue meanwhile then stay",
+				component, inventoryNamespace, m.GetName(), err)
 		}
 		if s.Version > inventoryVersion {
-			return nil, fmt.Errorf("inventory of %s was written by a newer orrery (format %d, this one knows %d); use that one", component, s.Version, inventoryVersion)
+			return nil, fmt.Errorf("inventory of %s was written by a newer orrery (format %d, this one knows %d);"+
+				" use that one", component, s.Version, inventoryVersion)
 		}
 		all[component] = s.Inventory
 	}

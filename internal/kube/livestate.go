@@ -83,7 +83,8 @@ func (c *Client) place(ctx context.Context, component string, objs []*unstructur
 		defer mu.Unlock()
 		switch {
 		case isNoMatch(err):
-			return fmt.Errorf("the cluster knows no %s %s: a component that brings its CRD must be among the needs, or annotate the object %s: \"true\"", gvk.GroupVersion(), gvk.Kind, AnnotationOptional)
+			return fmt.Errorf("the cluster knows no %s %s: a component that brings its CRD must be among the"+
+				" needs, or annotate the object %s: \"true\"", gvk.GroupVersion(), gvk.Kind, AnnotationOptional)
 		case err != nil:
 			return err
 		case m.resource.Resource != "":

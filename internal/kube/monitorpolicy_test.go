@@ -71,6 +71,11 @@ func TestMonitorsAreGuarded(t *testing.T) {
 		{"a service", "ServiceMonitor", "trusted-monitors", "{scrapeClass: cluster, selector: {}, endpoints: [{port: http, scheme: https}]}", ""},
 		{"a service in the clear", "ServiceMonitor", "trusted-monitors", "{scrapeClass: cluster, selector: {}, endpoints: [{port: a, scheme: https}, {port: b}]}", "over https only"},
 		{"a service with the token", "ServiceMonitor", "default", "{scrapeClass: cluster, selector: {}, endpoints: [{port: a}]}", "asks with the token of Prometheus"},
+		// As somebody else's cluster has it: nobody labelled it.
+		{"kube-system with the token", "ServiceMonitor", "kube-system", "{scrapeClass: cluster, selector: {}, endpoints: [{port: a, scheme: https}]}", ""},
+		{"kube-system in the clear", "ServiceMonitor", "kube-system", "{scrapeClass: cluster, selector: {}, endpoints: [{port: a}]}", "over https only"},
+		{"what nobody follows there", "ScrapeConfig", "kube-system", "staticConfigs: [{targets: ['10.96.0.1:443']}]", "reaches whatever Prometheus reaches"},
+		{"a namespace of a name like it", "ServiceMonitor", "kube-public", "{scrapeClass: cluster, selector: {}, endpoints: [{port: a, scheme: https}]}", "and kube-public is none"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := c.DryRun(ctx, object(tt.kind, tt.namespace, tt.spec))

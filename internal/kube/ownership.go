@@ -52,7 +52,8 @@ func (o Ownership) labels(m map[string]any) map[string]any {
 var ErrTaken = errors.New("exists already")
 
 func errTaken(r Ref, by string) error {
-	return fmt.Errorf("%s %w, and %s manages it: --adopt takes it over; existing.provides of orrery.yaml leaves the component to the cluster", r, ErrTaken, by)
+	return fmt.Errorf("%s %w, and %s manages it: --adopt takes it over;"+
+		" existing.provides of orrery.yaml leaves the component to the cluster", r, ErrTaken, by)
 }
 
 // foreign says who else manages an object; "" when it is the environment's.

@@ -92,8 +92,13 @@ func Transient(err error) bool {
 	}
 	var netErr net.Error
 	return utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
-		utilnet.IsHTTP2ConnectionLost(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) ||
+		utilnet.IsHTTP2ConnectionLost(err) || brokenAnswer(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) ||
 		(errors.As(err, &netErr) && netErr.Timeout())
+}
+
+// brokenAnswer tells an answer whose connection ended in the middle; client-go has no type for it.
+func brokenAnswer(err error) bool {
+	return strings.Contains(err.Error(), "unexpected error when reading response body. Please retry")
 }
 
 // isSettling tells errors that go away once all API servers have seen a change that one

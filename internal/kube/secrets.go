@@ -242,7 +242,8 @@ func (c *Client) publicKey(ctx context.Context, component catalog.Component, s c
 		found, in = append(found, data[prefix+".pub"]), append(in, o.GetNamespace())
 	}
 	if len(found) != 1 {
-		return nil, fmt.Errorf("%d generated secrets %s have %s.pub (in the namespaces %q); must be exactly one: deploy the component that generates it first", len(found), name, prefix, in)
+		return nil, fmt.Errorf("%d generated secrets %s have %s.pub (in the namespaces %q); must be exactly one:"+
+			" deploy the component that generates it first", len(found), name, prefix, in)
 	}
 	return base64.StdEncoding.DecodeString(found[0])
 }

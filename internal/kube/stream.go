@@ -2,8 +2,10 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 )
 
@@ -23,6 +26,13 @@ import (
 // calling it twice is fine. It ends with ctx too, or when the pod goes away: then
 // connections are refused.
 func (c *Client) PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error) {
+	return c.portForward(ctx, namespace, pod, port, func(err error) { // the caller sees its own connection fail
+		c.log.Debug("port-forward", "namespace", namespace, "pod", pod, "port", port, "error", err)
+	})
+}
+
+// portForward tells trouble what the pod's side says against single connections.
+func (c *Client) portForward(ctx context.Context, namespace, pod string, port int, trouble func(error)) (addr string, stop func(), err error) {
 	fail := func(err error) (string, func(), error) {
 		return "", nil, fmt.Errorf("forward to port %d of pod %s/%s: %w", port, namespace, pod, err)
 	}
@@ -47,8 +57,8 @@ func (c *Client) PortForward(ctx context.Context, namespace, pod string, port in
 	dialer := portforward.NewFallbackDialer(overWebsocket, overSPDY, wantsSPDY)
 
 	ready := make(chan struct{})
-	// Errors of single connections go nowhere: the caller sees its own connection fail.
-	forwarder, err := portforward.NewOnAddressesWithContext(ctx, dialer, []string{"127.0.0.1"}, []string{"0:" + strconv.Itoa(port)}, ready, io.Discard, io.Discard)
+	logged := klog.NewContext(ctx, klog.New(errorSink(trouble)))
+	forwarder, err := portforward.NewOnAddressesWithContext(logged, dialer, []string{"127.0.0.1"}, []string{"0:" + strconv.Itoa(port)}, ready, io.Discard, io.Discard)
 	if err != nil {
 		return fail(err)
 	}
@@ -75,6 +85,22 @@ func (c *Client) PortForward(ctx context.Context, namespace, pod string, port in
 	}
 	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local), stop, nil
 }
+
+// errorSink is told the errors that client-go only logs, but not what happened to the local side
+// of a connection, which knows by itself.
+type errorSink func(error)
+
+func (s errorSink) Error(err error, _ string, _ ...any) {
+	if local := (*net.OpError)(nil); !errors.As(err, &local) {
+		s(err)
+	}
+}
+
+func (errorSink) Init(klog.RuntimeInfo)            {}
+func (errorSink) Enabled(int) bool                 { return false }
+func (errorSink) Info(int, string, ...any)         {}
+func (s errorSink) WithValues(...any) klog.LogSink { return s }
+func (s errorSink) WithName(string) klog.LogSink   { return s }
 
 // inContext binds the requests of dialers that take no context: without it a silent
 // server would hold them for ever.

@@ -69,7 +69,8 @@ func (s *substitution) image(placeholder string) string {
 	ref, declared := s.images[name]
 	switch {
 	case !declared:
-		s.errs = append(s.errs, fmt.Errorf("image %s is not one of this component: declare it under images in component.yaml; declared: %s", name, sortedNames(s.images)))
+		s.errs = append(s.errs, fmt.Errorf("image %s is not one of this component:"+
+			" declare it under images in component.yaml; declared: %s", name, sortedNames(s.images)))
 	case ref == "":
 		s.errs = append(s.errs, fmt.Errorf("image %s is declared but was not built", name))
 	}

@@ -6,57 +6,70 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Tunnel accepts connections on l and brings each to a port of a ready pod of a Service,
-// until ctx ends; then it closes l and waits for what it started. When the pod goes away
-// the next connection goes to another one; while there is none, connections are closed at
-// once and trouble is told why.
+// Tunnel accepts connections on l and brings each to a port of a ready pod of a Service, until
+// ctx ends; then it closes l and waits for what it started. It stays with a pod for as long as
+// that is ready; then new connections go to another one, and those that are open are left to end
+// by themselves. What keeps connections from their pod is told to trouble, also before the first
+// connects; whoever made such a connection sees it closed.
 func (c *Client) Tunnel(ctx context.Context, l net.Listener, namespace, service string, port int, trouble func(error)) error {
-	t := &tunnel{trouble: trouble, open: func(ctx context.Context) (string, func(), error) {
-		pod, target, err := c.backend(ctx, namespace, service, port)
-		if err != nil {
-			return "", nil, err
-		}
-		return c.PortForward(ctx, namespace, pod, target)
-	}}
+	t := &tunnel{
+		trouble: trouble, fresh: time.Second,
+		choose: func(ctx context.Context, now backend) (backend, error) {
+			return c.backend(ctx, namespace, service, port, now)
+		},
+		open: func(ctx context.Context, b backend) (string, func(), error) {
+			return c.portForward(ctx, namespace, b.pod, b.port, func(err error) {
+				said := strings.Join(strings.Fields(err.Error()), " ") // all of it: the reason stands at the end
+				trouble(fmt.Errorf("port %d of pod %s/%s: does anything listen there? %s", b.port, namespace, b.pod, said))
+			})
+		},
+	}
 	return t.serve(ctx, l)
 }
 
-// backend is a ready pod behind a Service, and the number of its port.
-func (c *Client) backend(ctx context.Context, namespace, service string, port int) (pod string, target int, err error) {
-	svc, err := c.Get(ctx, "v1", "Service", namespace, service)
+// backend is a pod, and the number of its port.
+type backend struct {
+	pod  string
+	port int
+}
+
+// backend is a ready one behind a Service: now, if that is.
+func (c *Client) backend(ctx context.Context, namespace, service string, port int, now backend) (backend, error) {
+	ports, err := c.servicePorts(ctx, namespace, service)
 	if err != nil {
-		return "", 0, err
+		return backend{}, err
 	}
-	name, found := "", false
-	ports, _, _ := unstructured.NestedSlice(svc.Object, "spec", "ports")
-	for _, p := range ports {
-		if m, ok := p.(map[string]any); ok && m["port"] == int64(port) {
-			name, _ = m["name"].(string)
-			found = true
-		}
+	i := slices.IndexFunc(ports, func(p ServicePort) bool { return p.Port == port })
+	if i < 0 {
+		return backend{}, fmt.Errorf("service %s/%s has no port %d", namespace, service, port)
 	}
-	if !found {
-		return "", 0, fmt.Errorf("service %s/%s has no port %d", namespace, service, port)
-	}
-	slices, err := c.List(ctx, "discovery.k8s.io/v1", "EndpointSlice", namespace, "kubernetes.io/service-name="+service)
+	found, err := c.List(ctx, "discovery.k8s.io/v1", "EndpointSlice", namespace, "kubernetes.io/service-name="+service)
 	if err != nil {
-		return "", 0, err
+		return backend{}, err
 	}
-	for _, s := range slices {
-		target, ok := slicePort(s, name)
-		if !ok {
-			continue
-		}
-		if pod := readyPod(s); pod != "" {
-			return pod, target, nil
+	var ready []backend
+	for _, s := range found {
+		if target, ok := slicePort(s, ports[i].Name); ok {
+			for _, pod := range readyPods(s) {
+				ready = append(ready, backend{pod, target})
+			}
 		}
 	}
-	return "", 0, fmt.Errorf("service %s/%s has no ready pod", namespace, service)
+	switch {
+	case len(ready) == 0:
+		return backend{}, fmt.Errorf("service %s/%s has no ready pod", namespace, service)
+	case slices.Contains(ready, now):
+		return now, nil
+	}
+	return ready[0], nil
 }
 
 func slicePort(slice unstructured.Unstructured, name string) (int, bool) {
@@ -71,7 +84,7 @@ func slicePort(slice unstructured.Unstructured, name string) (int, bool) {
 	return 0, false
 }
 
-func readyPod(slice unstructured.Unstructured) string {
+func readyPods(slice unstructured.Unstructured) (pods []string) {
 	endpoints, _, _ := unstructured.NestedSlice(slice.Object, "endpoints")
 	for _, e := range endpoints {
 		m, _ := e.(map[string]any)
@@ -79,20 +92,31 @@ func readyPod(slice unstructured.Unstructured) string {
 		kind, _, _ := unstructured.NestedString(m, "targetRef", "kind")
 		name, _, _ := unstructured.NestedString(m, "targetRef", "name")
 		if (ready || !stated) && kind == "Pod" {
-			return name
+			pods = append(pods, name)
 		}
 	}
-	return ""
+	return pods
 }
 
-// tunnel keeps one port-forward, and makes another when it no longer takes connections.
+// tunnel keeps one port-forward for new connections.
 type tunnel struct {
-	open    func(context.Context) (addr string, stop func(), err error)
+	choose  func(ctx context.Context, now backend) (backend, error)
+	open    func(context.Context, backend) (addr string, stop func(), err error)
 	trouble func(error)
+	fresh   time.Duration // for how long what was chosen is good without asking
 
-	mu   sync.Mutex
-	addr string
-	stop func()
+	mu  sync.Mutex
+	now *forward
+}
+
+// forward is one to a pod; it ends with the last of its connections once it was left.
+type forward struct {
+	backend
+	addr   string
+	stop   func()
+	chosen time.Time
+	users  int
+	left   bool
 }
 
 func (t *tunnel) serve(ctx context.Context, l net.Listener) error {
@@ -100,9 +124,17 @@ func (t *tunnel) serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	unhook := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer unhook()
-	defer t.drop("")
+	defer t.leave(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { // so that the first connection is fast, and trouble is known before
+		f, err := t.acquire(ctx)
+		if err == nil {
+			t.release(f)
+		} else if ctx.Err() == nil {
+			t.trouble(err)
+		}
+	})
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -122,10 +154,11 @@ func (t *tunnel) serve(ctx context.Context, l net.Listener) error {
 
 func (t *tunnel) carry(ctx context.Context, near net.Conn) error {
 	defer near.Close()
-	far, err := t.dial(ctx)
+	f, far, err := t.dial(ctx)
 	if err != nil {
 		return err
 	}
+	defer t.release(f)
 	defer far.Close()
 	unhook := context.AfterFunc(ctx, func() { _ = near.Close(); _ = far.Close() })
 	defer unhook()
@@ -143,42 +176,73 @@ func (t *tunnel) carry(ctx context.Context, near net.Conn) error {
 	return nil
 }
 
-func (t *tunnel) dial(ctx context.Context) (net.Conn, error) {
+func (t *tunnel) dial(ctx context.Context) (*forward, net.Conn, error) {
 	for try := 0; ; try++ {
-		addr, err := t.forward(ctx)
+		f, err := t.acquire(ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.addr)
 		if err == nil {
-			return conn, nil
+			return f, conn, nil
 		}
-		t.drop(addr)
+		t.leave(f)
+		t.release(f)
 		if try > 0 || ctx.Err() != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// acquire is the forward for one more connection; release gives it back.
+func (t *tunnel) acquire(ctx context.Context) (*forward, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var now backend
+	if t.now != nil {
+		now = t.now.backend
+	}
+	if t.now == nil || time.Since(t.now.chosen) >= t.fresh {
+		chosen, err := t.choose(ctx, now)
+		if err != nil {
 			return nil, err
 		}
-	}
-}
-
-func (t *tunnel) forward(ctx context.Context) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.addr == "" {
-		addr, stop, err := t.open(ctx)
-		if err != nil {
-			return "", err
+		if t.now == nil || chosen != now {
+			addr, stop, err := t.open(ctx, chosen)
+			if err != nil {
+				return nil, err
+			}
+			t.end()
+			t.now = &forward{backend: chosen, addr: addr, stop: stop}
 		}
-		t.addr, t.stop = addr, stop
+		t.now.chosen = time.Now()
 	}
-	return t.addr, nil
+	t.now.users++
+	return t.now, nil
 }
 
-// drop gives up the forward at addr, or whatever there is.
-func (t *tunnel) drop(addr string) {
+func (t *tunnel) release(f *forward) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.stop != nil && (addr == "" || addr == t.addr) {
-		t.stop()
-		t.addr, t.stop = "", nil
+	if f.users--; f.left && f.users == 0 {
+		f.stop()
+	}
+}
+
+// leave has new connections go elsewhere than to f, or to whatever there is.
+func (t *tunnel) leave(f *forward) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f == nil || f == t.now {
+		t.end()
+	}
+}
+
+func (t *tunnel) end() {
+	if f := t.now; f != nil {
+		t.now, f.left = nil, true
+		if f.users == 0 {
+			f.stop()
+		}
 	}
 }

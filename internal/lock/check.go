@@ -84,7 +84,8 @@ func (d Drift) remedy() string {
 	if len(d.Differences) == 1 && d.Differences[0].Field == "sbom" {
 		return "the program is as locked and what is said of it is not: if licences or their list changed, orrery lock"
 	}
-	return "the inputs are as locked and the bytes are not: remove the cache and build again; if it stays, this machine's Go or disk is not to be trusted"
+	return "the inputs are as locked and the bytes are not: remove the cache and build again; if it stays," +
+		" this machine's Go or disk is not to be trusted"
 }
 
 // Check compares what is there with what is locked. have may lack digests of what is not
@@ -166,6 +167,10 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 	}
 	return drift, notes
 }
+
+// SameInputs reports whether both are made from the same, but for C tools, which come from the
+// machine: then what the one became is what the other stands for.
+func (b Binary) SameInputs(other Binary) bool { return len(binaryDifferences(b, other)) == 0 }
 
 // binaryDifferences compares inputs, in the order in which one explains the next.
 func binaryDifferences(l, h Binary) []Difference {

@@ -48,7 +48,8 @@ func Parse(data []byte, file string) (Lock, error) {
 		return bad(err)
 	}
 	if head.APIVersion != APIVersion {
-		err := fmt.Errorf("%s: apiVersion: is %q; this program reads %s: use the program that belongs to this repository", file, head.APIVersion, APIVersion)
+		err := fmt.Errorf("%s: apiVersion: is %q; this program reads %s:"+
+			" use the program that belongs to this repository", file, head.APIVersion, APIVersion)
 		if head.APIVersion != "" {
 			err = fmt.Errorf("%w (%w)", err, ErrVersion)
 		}
@@ -142,7 +143,8 @@ func (l Lock) validate() error {
 			_, image := p.Images[name]
 			switch {
 			case kind != "binary" && kind != "image" || !nameForm.MatchString(name) || p.Omitted[entry] == "":
-				errs = append(errs, fmt.Errorf("%s.omitted: is %q: %q; must be binary NAME or image NAME, with the reason", at, entry, p.Omitted[entry]))
+				errs = append(errs, fmt.Errorf("%s.omitted: is %q: %q; must be binary NAME or image NAME,"+
+					" with the reason", at, entry, p.Omitted[entry]))
 			case kind == "binary" && binary, kind == "image" && image:
 				errs = append(errs, fmt.Errorf("%s.omitted: %q is not omitted: there is an entry for it", at, entry))
 			}

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -50,6 +51,34 @@ func (m Mirror) Authorize(r *http.Request) error {
 		r.SetBasicAuth(User, password)
 	}
 	return err
+}
+
+// Repository is the URL of what the registry has under a name, and a client of it. It reads
+// without the password, and writes with it; no request goes elsewhere, and no proxy is asked.
+func (m Mirror) Repository(_ context.Context, name string, _ bool) (url string, client *http.Client, err error) {
+	return "http://" + m.Address + "/v2/" + name, &http.Client{
+		Transport:     authorized{m},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// direct is shared, so that connections are.
+var direct = &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true}
+
+// authorized writes with the password of a mirror.
+type authorized struct{ Mirror }
+
+// RoundTrip implements [http.RoundTripper]. The registry says where an upload goes on: the
+// password goes nowhere else.
+func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.URL.Host != a.Address {
+		return direct.RoundTrip(r)
+	}
+	r = r.Clone(r.Context())
+	if err := a.Authorize(r); err != nil {
+		return nil, err
+	}
+	return direct.RoundTrip(r)
 }
 
 // password is empty when there is none.

@@ -75,7 +75,8 @@ func (s service) explain(ctx context.Context, body []byte, err error) error {
 	}
 	switch {
 	case fromAPIServer && code == 404:
-		return fmt.Errorf("%s is %w: there is no service %s in namespace %s (is its component deployed? see 'orrery status')", s.name, ErrAbsent, s.host, s.namespace)
+		return fmt.Errorf("%s is %w: there is no service %s in namespace %s"+
+			" (is its component deployed? see 'orrery status')", s.name, ErrAbsent, s.host, s.namespace)
 	case fromAPIServer && (code == 503 || code == 502 || code == 504):
 		return fmt.Errorf("%s is %w: service %s/%s has no pod that answers: %s", s.name, ErrAbsent, s.namespace, s.host, status.Message)
 	case code == 0, fromAPIServer:

@@ -268,6 +268,35 @@ func TestLostImage(t *testing.T) {
 	}
 }
 
+// A cluster without components runs the pods of others, and none without a sandbox.
+func TestSandboxWithoutComponents(t *testing.T) {
+	for name, c := range map[string]struct {
+		phase string
+		there bool
+		want  bool
+	}{
+		"to be made":                  {"absent", false, true},
+		"stopped":                     {"stopped", false, true},
+		"running":                     {"running", true, false},
+		"running, the mirror lost it": {"running", false, true},
+	} {
+		in := seed()
+		in.Components, in.Phase, in.NodesReady = nil, c.phase, c.phase == "running"
+		if c.phase == "running" {
+			in.Pushed = map[string]bool{"pause": c.there}
+		}
+		p, err := Up(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"image/pause", "build/pause"} {
+			if s, ok := p.Step(id); !ok || s.Pending() != c.want {
+				t.Errorf("%s: %+v; pending is to be %v", name, s, c.want)
+			}
+		}
+	}
+}
+
 // One image or binary that several components use is one step.
 func TestSharedImage(t *testing.T) {
 	in := seed()

@@ -277,9 +277,11 @@ func (p *Plan) leaveOut() {
 
 // markUnneeded marks builds and images Done that nothing pending waits for: what runs already
 // needs no cache, which is safe to delete. Not so images that are to be signed, and those that
-// the mirror lost: a pod of what is deployed could not start anew.
+// the mirror lost: a pod of what is deployed could not start anew. The sandbox of pods is for
+// those too that nobody here deploys.
 func (p *Plan) markUnneeded(in Input) {
-	wanted, used := map[string]bool{}, map[string]bool{}
+	sandbox := KindImage.ID(in.Distribution.Sandbox.Name)
+	wanted, used := map[string]bool{sandbox: in.Phase != "running"}, map[string]bool{sandbox: true}
 	for i := len(p.Steps) - 1; i >= 0; i-- {
 		s := &p.Steps[i]
 		switch {

@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 )
 
@@ -22,21 +21,25 @@ type Documents struct {
 	Provenance []byte // an in-toto statement with SLSA provenance v1
 }
 
-// Attach signs the image NAME@DIGEST in the mirror and attaches its documents, signed too,
+// Attach signs the image NAME@DIGEST in a registry and attaches its documents, signed too,
 // as OCI referrers that cosign finds. What is there already, says the same and is by the
 // same key stays as it is. What the environment's former keys signed is taken away; what
 // others signed is not touched.
-func Attach(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents) error {
+func Attach(ctx context.Context, to Registry, name, digest string, key *Key, docs Documents) error {
 	return attach(ctx, to, name, digest, key, docs, false)
 }
 
 // Renew is Attach that signs what the same key signed before, too, and replaces it.
-func Renew(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents) error {
+func Renew(ctx context.Context, to Registry, name, digest string, key *Key, docs Documents) error {
 	return attach(ctx, to, name, digest, key, docs, true)
 }
 
-func attach(ctx context.Context, to mirror.Mirror, name, digest string, key *Key, docs Documents, anew bool) error {
-	if err := openRepository(to, name).attach(ctx, digest, key, docs, anew); err != nil {
+func attach(ctx context.Context, to Registry, name, digest string, key *Key, docs Documents, anew bool) error {
+	r, err := openRepository(ctx, to, name, true)
+	if err == nil {
+		err = r.attach(ctx, digest, key, docs, anew)
+	}
+	if err != nil {
 		return fmt.Errorf("sign %s@%s in %s: %w", name, digest, to, err)
 	}
 	return nil

@@ -1,7 +1,7 @@
 // Package sign says who stands for an image, and checks it. It makes the key pair of an
-// environment, attaches signature, bill of materials and provenance to images in the
-// mirror registry in the form that cosign reads (sigstore bundles of DSSE envelopes, as
-// OCI referrers), and verifies what it reads back from there. docs/reference/signatures.md
+// environment, attaches signature, bill of materials and provenance to images in a
+// registry (a mirror, or one of a person's) in the form that cosign reads (sigstore bundles of
+// DSSE envelopes, as OCI referrers), and verifies what it reads back from there. docs/reference/signatures.md
 // has the formats.
 //
 // It must not link sigstore's own libraries, which bring the SDKs of every cloud: the

@@ -49,14 +49,17 @@ func EnsureKey(ctx context.Context, dir string, p Passwords) (*Key, error) {
 	s, err := readPrivate(file)
 	switch {
 	case err == nil && p.Lost(dir):
-		notice = "the password of the signing key is no longer in the kernel's keyring, as after a restart of the machine: a new key is made, and all images are signed again"
+		notice = "the password of the signing key is no longer in the kernel's keyring," +
+			" as after a restart of the machine: a new key is made, and all images are signed again"
 	case err == nil:
 		return existing(ctx, dir, s, p)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case there(filepath.Join(dir, PublicFile)):
 		return nil, fmt.Errorf("signing key %s: %w", file, mistake(ErrKeyMissing,
-			"it is gone, and %s beside it says that there was one: what it signed counts no more, nor what others check with its public half\n  restore it from a backup; or remove %[1]s too to have a new one made, and 'orrery up' signs the images again", PublicFile))
+			"it is gone, and %s beside it says that there was one: what it signed counts no more,"+
+				" nor what others check with its public half\n  restore it from a backup;"+
+				" or remove %[1]s too to have a new one made, and 'orrery up' signs the images again", PublicFile))
 	}
 	k, err := makeKey(ctx, dir, p)
 	if err != nil {
@@ -99,7 +102,8 @@ func CheckKey(dir string) error {
 // readPrivate reads the private key's file, and refuses one that others may read.
 func readPrivate(file string) (*sealed, error) {
 	fail := func(err error) (*sealed, error) {
-		return nil, fmt.Errorf("signing key %s: %w\n  to have a new one made, remove it and %s beside it; the next 'orrery up' signs the images again", file, err, PublicFile)
+		return nil, fmt.Errorf("signing key %s: %w\n  to have a new one made, remove it and %s beside it;"+
+			" the next 'orrery up' signs the images again", file, err, PublicFile)
 	}
 	info, err := os.Lstat(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -112,7 +116,8 @@ func readPrivate(file string) (*sealed, error) {
 		return fail(mistake(ErrKeyCorrupt, "it is no regular file"))
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fail(mistake(ErrKeyExposed, "its mode is %04o, so that others may have read it: 'chmod 600' if you are sure that nobody did", mode))
+		return fail(mistake(ErrKeyExposed, "its mode is %04o, so that others may have read it:"+
+			" 'chmod 600' if you are sure that nobody did", mode))
 	}
 	data, err := readKeyFile(file)
 	if err != nil {
@@ -160,7 +165,8 @@ func unseal(ctx context.Context, dir string, s *sealed, p Passwords) (*ecdsa.Pri
 	}
 	der, err := s.open(password)
 	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w: %w\n  give the password that it was made with (%s); or remove it and %s beside it to have a new key made, and 'orrery up' signs the images again",
+		return nil, fmt.Errorf("signing key %s: %w: %w\n  give the password that it was made with (%s);"+
+			" or remove it and %s beside it to have a new key made, and 'orrery up' signs the images again",
 			file, ErrPassword, err, p.source(), PublicFile)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(der)

@@ -90,7 +90,8 @@ func (p Passwords) fresh(ctx context.Context, dir string) (password []byte, warn
 	if err := atomicfile.Write(file, append(password, '\n'), 0o600); err != nil {
 		return nil, "", err
 	}
-	return password, fmt.Sprintf("the kernel's keyring cannot be used here (%v): the password of the signing key stands in %s, readable only by its owner; "+
+	return password, fmt.Sprintf("the kernel's keyring cannot be used here (%v):"+
+		" the password of the signing key stands in %s, readable only by its owner; "+
 		"ORRERY_KEY_PASSWORD or images.password keep it elsewhere", ringErr, file), nil
 }
 

@@ -25,16 +25,32 @@ var manifestTypes = strings.Join(oci.ManifestTypes, ", ")
 // maxBundles that refer to one image are read.
 const maxBundles = oci.MaxReferrers
 
-// repository is one image name in a registry that speaks plain HTTP on this machine: the
-// mirror. All that is read by digest is hashed. A library would ask the registry who it is
-// before each request; the check of a whole platform has 300 ms.
-type repository struct {
-	mirror mirror.Mirror
-	base   string // http://HOST:PORT/v2/NAME
+// Registry has the images that are signed and verified: an environment's [mirror.Mirror], or
+// one that a person names.
+type Registry interface {
+	// String is how people call it.
+	String() string
+	// Repository is the URL of what it has under a name, and a client that may read that and,
+	// with write, change it.
+	Repository(ctx context.Context, name string, write bool) (url string, client *http.Client, err error)
 }
 
-func openRepository(m mirror.Mirror, name string) repository {
-	return repository{mirror: m, base: "http://" + m.Address + "/v2/" + name}
+// repository is one image name in a registry. All that is read by digest is hashed. A library
+// would ask the registry who it is before each request; the check of a whole platform has 300 ms.
+type repository struct {
+	base   string // SCHEME://HOST/v2/NAME
+	client *http.Client
+	where  string // as an error calls the registry
+	mirror bool   // of an environment's own
+}
+
+func openRepository(ctx context.Context, in Registry, name string, write bool) (repository, error) {
+	base, client, err := in.Repository(ctx, name, write)
+	r := repository{base: base, client: client, where: in.String()}
+	if _, r.mirror = in.(mirror.Mirror); r.mirror {
+		r.where = "the mirror"
+	}
+	return r, err
 }
 
 // statusError is an answer that was not the wanted one.
@@ -52,12 +68,6 @@ func (e *statusError) Is(target error) bool {
 
 func absent(err error) bool { return errors.Is(err, oci.ErrNotFound) }
 
-// client follows no redirection: the mirror has none, and it is on this machine.
-var client = &http.Client{
-	Transport:     &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true}, // no proxy
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-}
-
 func (r repository) do(ctx context.Context, method, url string, body []byte, header map[string]string, want ...int) (*http.Response, error) {
 	if strings.HasPrefix(url, "/") {
 		url = r.base + url
@@ -69,12 +79,7 @@ func (r repository) do(ctx context.Context, method, url string, body []byte, hea
 	for k, v := range header {
 		req.Header.Set(k, v)
 	}
-	if method != http.MethodGet && method != http.MethodHead { // reading needs no password
-		if err := r.mirror.Authorize(req); err != nil {
-			return nil, err
-		}
-	}
-	resp, err := client.Do(req)
+	resp, err := r.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -148,12 +153,29 @@ func (r repository) tagged(ctx context.Context, tag string) (string, error) {
 // referrers lists what refers to a manifest; see [oci.Referrers].
 func (r repository) referrers(ctx context.Context, digest string) (list []v1.Descriptor, byTag bool, err error) {
 	list, byTag, err = oci.Referrers(ctx, digest, func(ctx context.Context, path string) ([]byte, error) {
-		return r.read(ctx, "/"+path, string(types.OCIImageIndex), oci.MaxManifest)
+		data, err := r.read(ctx, "/"+path, string(types.OCIImageIndex), oci.MaxManifest)
+		if !r.mirror && strings.HasPrefix(path, "referrers/") {
+			err = lacksAPI(data, err)
+		}
+		return data, err
 	})
 	if errors.Is(err, oci.ErrInvalid) {
 		return nil, byTag, mistake(ErrTampered, "%w", err)
 	}
 	return list, byTag, err
+}
+
+// lacksAPI: registries refuse a request that they do not know as they like, and what stands
+// before one may answer with a page for people. Who may not read at all is told so of the tag.
+func lacksAPI(data []byte, err error) error {
+	answer, ok := errors.AsType[*statusError](err)
+	switch {
+	case ok && answer.code/100 == 4 && answer.code != http.StatusTooManyRequests:
+		return fmt.Errorf("%w: %w", oci.ErrNotFound, err)
+	case err == nil && !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")):
+		return oci.ErrNotFound
+	}
+	return err
 }
 
 // putBlob uploads a blob, unless it is there.
@@ -191,8 +213,13 @@ func (r repository) putManifest(ctx context.Context, ref string, mediaType types
 	return resp.Body.Close()
 }
 
+// deleteManifest removes a manifest. A registry of a person's may keep what it has: many do, or
+// ask for a right of its own.
 func (r repository) deleteManifest(ctx context.Context, digest string) error {
 	resp, err := r.do(ctx, http.MethodDelete, "/manifests/"+digest, nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNotFound)
+	if answer, ok := errors.AsType[*statusError](err); ok && !r.mirror && answer.code/100 == 4 {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

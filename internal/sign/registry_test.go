@@ -191,12 +191,19 @@ func (p published) policy(keys ...*Key) Policy {
 
 func (p published) mirror() mirror.Mirror { return mirror.Mirror{Address: p.address} }
 
-func (p published) repository() repository { return openRepository(p.mirror(), imageName) }
+func (p published) repository(t *testing.T) repository {
+	t.Helper()
+	r, err := openRepository(t.Context(), p.mirror(), imageName, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
 
 // attachRaw signs any statement and attaches it, beside what is attached.
 func (p published) attachRaw(t *testing.T, k *Key, predicateType string, payload []byte) {
 	t.Helper()
-	r := p.repository()
+	r := p.repository(t)
 	raw, err := r.manifest(t.Context(), p.digest)
 	if err != nil {
 		t.Fatal(err)

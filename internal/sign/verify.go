@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/orrery-dev/orrery/internal/lock"
-	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/oci"
 	"github.com/orrery-dev/orrery/internal/sbom"
 )
@@ -72,13 +71,18 @@ func (r Report) OK() bool {
 	return !slices.ContainsFunc(r.Checks, func(c Result) bool { return c.State == Failed })
 }
 
-// Verify reads the image NAME@DIGEST and what is attached to it back from the mirror, and
+// Verify reads the image NAME@DIGEST and what is attached to it back from a registry, and
 // holds it to the policy. All checks are made. The error joins a [*CheckError] for each
 // that failed.
-func Verify(ctx context.Context, from mirror.Mirror, name, digest string, p Policy) (Report, error) {
+func Verify(ctx context.Context, from Registry, name, digest string, p Policy) (Report, error) {
 	v := &verification{
-		repository: openRepository(from, name), Policy: p, name: name, digest: digest,
+		Policy: p, name: name, digest: digest,
 		report: Report{Image: name, Digest: digest},
+	}
+	var err error
+	if v.repository, err = openRepository(ctx, from, name, false); err != nil {
+		v.say(CheckContent, err, "")
+		return v.report, errors.Join(v.errs...)
 	}
 	var g errgroup.Group
 	g.Go(func() error {
@@ -145,7 +149,10 @@ func (v *verification) advice(err error) string {
 	case errors.Is(err, ErrBuilder):
 		return "if that builder is right, name it in images.builders of orrery.yaml; if not, do not run the " + v.what()
 	case v.program && (errors.Is(err, ErrTampered) || errors.Is(err, ErrSwapped) || errors.Is(err, ErrUnsigned)):
-		return "the nodes' programs or what was said of them changed since they were put there: find out who did it. 'orrery down' and 'orrery up' make them anew"
+		return "the nodes' programs or what was said of them changed since they were put there:" +
+			" find out who did it. 'orrery down' and 'orrery up' make them anew"
+	case !v.program && !v.mirror:
+		return v.adviceElsewhere(err)
 	case errors.Is(err, ErrTampered), errors.Is(err, ErrSwapped):
 		return "somebody changed the mirror behind its back; find out who. 'orrery down' and 'orrery up' make it anew"
 	case errors.Is(err, ErrWrongKey):
@@ -160,11 +167,28 @@ func (v *verification) advice(err error) string {
 	return "is the environment running? 'orrery status' says"
 }
 
+// adviceElsewhere is about an image in a registry that is not the environment's own.
+func (v *verification) adviceElsewhere(err error) string {
+	push := "'orrery images push " + v.name + "'"
+	switch {
+	case errors.Is(err, ErrTampered), errors.Is(err, ErrSwapped):
+		return "somebody changed what " + v.where + " has: find out who; " + push + " puts it there again"
+	case errors.Is(err, ErrWrongKey):
+		return "if that signer is right, as another machine that pushed it, put its public key into images.trustedKeys" +
+			" of orrery.yaml; if not, do not run the image"
+	case errors.Is(err, ErrUnsigned), errors.Is(err, ErrProvenance), errors.Is(err, ErrSBOM), absent(err):
+		return push + " pushes it from where it was built, and signs it"
+	case errors.Is(err, ErrNotLocked):
+		return "'orrery lock --check' says what differs; " + push + " pushes what is locked"
+	}
+	return "can the registry be reached, and may you read it? Credentials are those of docker login and podman login"
+}
+
 // content: what is under the digest has that digest.
 func (v *verification) content(ctx context.Context) {
 	raw, err := v.repository.manifest(ctx, v.digest)
 	if absent(err) {
-		v.say(CheckContent, fmt.Errorf("the mirror does not have it: %w", err), "")
+		v.say(CheckContent, fmt.Errorf("%s does not have it: %w", v.where, err), "")
 		return
 	}
 	if err != nil || !v.Thorough {
@@ -216,7 +240,7 @@ func (v *verification) platform(ctx context.Context, raw []byte) (oci.Manifest, 
 		}
 		return of, nil
 	}
-	return m, errors.New("of an index of several platforms the mirror has no image")
+	return m, fmt.Errorf("of an index of several platforms %s has no image", v.where)
 }
 
 // read gets everything that is attached, and sorts out what a trusted key signed.

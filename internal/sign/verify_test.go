@@ -226,7 +226,7 @@ func (p *published) withProvenance(t *testing.T, k *Key, old, text string) {
 // flipBundles damages every bundle that is attached, on its way out of the registry.
 func (p *published) flipBundles(t *testing.T) func(http.ResponseWriter, *http.Request) bool {
 	t.Helper()
-	r := p.repository()
+	r := p.repository(t)
 	list, _, err := r.referrers(t.Context(), p.digest)
 	if err != nil {
 		t.Fatal(err)
@@ -426,7 +426,7 @@ func junk(artifactType string, n int) []v1.Descriptor {
 // listed is the list of referrers with others before and behind what is there.
 func (p published) listed(t *testing.T, before, behind []v1.Descriptor) []byte {
 	t.Helper()
-	list, _, err := p.repository().referrers(t.Context(), p.digest)
+	list, _, err := p.repository(t).referrers(t.Context(), p.digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -470,7 +470,7 @@ func TestManyReferrers(t *testing.T) {
 			if _, err := Verify(t.Context(), p.mirror(), imageName, p.digest, p.policy(k)); err != nil {
 				t.Error(err)
 			}
-			left, _, err := p.repository().referrers(t.Context(), p.digest)
+			left, _, err := p.repository(t).referrers(t.Context(), p.digest)
 			if err != nil {
 				t.Fatal(err)
 			}

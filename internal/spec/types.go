@@ -140,8 +140,8 @@ type Images struct {
 	// named is not used.
 	Sources []string `json:"sources,omitempty" jsonschema:"minItems=1,uniqueItems=true,enum=bundle,enum=registry,enum=source"`
 	// Registry is HOST[:PORT][/PATH] where first-party images and their signatures are
-	// found as HOST/PATH/NAME@DIGEST. Default none: only images with a registry reference
-	// of their own are pulled.
+	// found as HOST/PATH/NAME@DIGEST, and programs as HOST/PATH/programs:sha256-DIGEST.
+	// Default none: only images with a registry reference of their own are pulled.
 	Registry string `json:"registry,omitempty"`
 	// CABundle is a PEM file with certificate authorities that registries are trusted by,
 	// besides the system's. Relative to orrery.yaml.

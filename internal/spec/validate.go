@@ -77,7 +77,8 @@ func (c *collector) oneOf(path, got string, want ...string) {
 func (e *Environment) validate(c *collector) {
 	e.validateHeader(c)
 	if len(e.Name) > maxNameLength || !nameLabel.MatchString(e.Name) {
-		c.add("name", "want at most %d lower case letters, digits and \"-\", beginning with a letter and not ending in \"-\", such as %q; got %q", maxNameLength, DefaultName, e.Name)
+		c.add("name", "want at most %d lower case letters, digits and \"-\","+
+			" beginning with a letter and not ending in \"-\", such as %q; got %q", maxNameLength, DefaultName, e.Name)
 	}
 	// Which drivers and overlays there are, this orrery and the catalogue know.
 	form(c, "driver", e.Driver, "a driver such as native or existing")
@@ -108,7 +109,8 @@ func (e *Environment) validateExisting(c *collector) {
 		}
 		unique(c, "existing.provides", x.Provides, "a component such as coredns")
 		if e.Images.Registry == "" {
-			c.add("images.registry", "want the registry that the cluster pulls from, such as registry.example.org/platform; 'orrery images push' fills it")
+			c.add("images.registry", "want the registry that the cluster pulls from,"+
+				" such as registry.example.org/platform; 'orrery images push' fills it")
 		}
 	}
 }
@@ -119,7 +121,8 @@ func (e *Environment) validateHeader(c *collector) {
 		case e.APIVersion == "":
 			c.add("apiVersion", "want %s, got nothing; every orrery.yaml begins with it", APIVersion)
 		case strings.HasPrefix(e.APIVersion, "orrery.dev/"):
-			c.add("apiVersion", "this orrery reads %s, the file says %q; use the orrery that the file was written for, or write it as %s", APIVersion, e.APIVersion, APIVersion)
+			c.add("apiVersion", "this orrery reads %s, the file says %q;"+
+				" use the orrery that the file was written for, or write it as %s", APIVersion, e.APIVersion, APIVersion)
 		default:
 			c.add("apiVersion", "want %s, got %q", APIVersion, e.APIVersion)
 		}
@@ -253,7 +256,8 @@ func (e *Environment) validateImages(c *collector) {
 	duplicates(c, "images.trustedKeys", i.TrustedKeys)
 	for n, builder := range i.Builders {
 		if !uriForm.MatchString(builder) {
-			c.add(fmt.Sprintf("images.builders[%d]", n), "want the URI that a provenance names its builder by, such as https://orrery.dev/builder/local, got %q", builder)
+			c.add(fmt.Sprintf("images.builders[%d]", n), "want the URI that a provenance names its builder by,"+
+				" such as https://orrery.dev/builder/local, got %q", builder)
 		}
 	}
 	duplicates(c, "images.builders", i.Builders)
@@ -265,7 +269,8 @@ func (e *Environment) validateImages(c *collector) {
 	duplicates(c, "images.allow", i.Allow)
 	if p := i.Password; p != nil {
 		if p.SOPS == "" {
-			c.add("images.password.sops", "want the file that SOPS encrypted, got nothing; leave images.password out for a password in the kernel's keyring")
+			c.add("images.password.sops", "want the file that SOPS encrypted, got nothing;"+
+				" leave images.password out for a password in the kernel's keyring")
 		}
 		if p.Key == "" {
 			c.add("images.password.key", "want the name of the value in images.password.sops, got nothing")

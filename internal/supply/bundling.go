@@ -83,7 +83,8 @@ func (s *Supply) addPulled(ctx context.Context, parts Parts, c *bundle.Contents)
 			return err
 		}
 		if !ok {
-			s.warn(ui.Event{}, "the bundle goes without image %s, which is not on this machine: 'orrery up' pulls it where %s can be reached", name, pulled[name].Registry)
+			s.warn(ui.Event{}, "the bundle goes without image %s, which is not on this machine:"+
+				" 'orrery up' pulls it where %s can be reached", name, pulled[name].Registry)
 			continue
 		}
 		c.Images = append(c.Images, built)
@@ -124,7 +125,8 @@ func (s *Supply) bundledLock(ctx context.Context, parts Parts) (lock.Platform, e
 		return have, err
 	}
 	if s.Locked == nil {
-		return have, failure.Refusedf("%s has nothing for %s: a bundle is made of what is locked; 'orrery lock' writes it", s.LockFile(), build.Platform())
+		return have, failure.Refusedf("%s has nothing for %s: a bundle is made of what is locked;"+
+			" 'orrery lock' writes it", s.LockFile(), build.Platform())
 	}
 	drift, notes := lock.Check(*s.Locked, have, false)
 	for _, n := range notes {

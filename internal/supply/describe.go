@@ -96,7 +96,8 @@ func (s *Supply) RefuseAllDrift(ctx context.Context, parts Parts) error {
 		return s.refuseMissing(ctx, parts)
 	}
 	if s.Locked == nil {
-		s.warn(ui.Event{Phase: plan.PhaseBuild}, "%s has nothing for %s: what is built is compared with nothing ('orrery lock' writes it)", s.LockFile(), build.Platform())
+		s.warn(ui.Event{Phase: plan.PhaseBuild}, "%s has nothing for %s: what is built is compared with nothing"+
+			" ('orrery lock' writes it)", s.LockFile(), build.Platform())
 	}
 	return s.RefuseDrift(ctx, parts.Binaries, parts.Images)
 }
@@ -121,7 +122,9 @@ func (s *Supply) refuseMissing(ctx context.Context, parts Parts) error {
 		return nil
 	}
 	slices.Sort(missing)
-	return failure.Refusedf("bundle %s does not have, or has no more: %s\n  import it again (orrery bundle import FILE), choose other components in orrery.yaml, or have a bundle made with them (orrery bundle create --components …)",
+	return failure.Refusedf("bundle %s does not have, or has no more: %s\n  import it again"+
+		" (orrery bundle import FILE), choose other components in orrery.yaml, or have a bundle made with them"+
+		" (orrery bundle create --components …)",
 		s.options.Location.Bundle(), strings.Join(missing, ", "))
 }
 
@@ -137,10 +140,12 @@ func (s *Supply) RefuseBuilding(bins []catalog.Binary, keys Keys) error {
 	}
 	slices.Sort(names)
 	if !s.allows(spec.SourceSource) {
-		return failure.Refusedf("%s would have to be compiled, and images.sources of orrery.yaml does not name source: name it, or import a bundle", strings.Join(names, ", "))
+		return failure.Refusedf("%s would have to be compiled, and images.sources of orrery.yaml does not name"+
+			" source: name it, or import a bundle", strings.Join(names, ", "))
 	}
 	if err := keys.refuseBuilder(); err != nil {
-		return failure.Refused{Err: fmt.Errorf("%w; this would have to be: %s\n  take it from a bundle or a registry (images.sources, images.registry), or add that builder", err, strings.Join(names, ", "))}
+		return failure.Refused{Err: fmt.Errorf("%w; this would have to be:"+
+			" %s\n  take it from a bundle or a registry (images.sources, images.registry), or add that builder", err, strings.Join(names, ", "))}
 	}
 	return nil
 }

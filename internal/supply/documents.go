@@ -74,10 +74,15 @@ func (s *Supply) keptSBOM(image, want string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sum := sha256.Sum256(doc); "sha256:"+hex.EncodeToString(sum[:]) != want {
+	if digestOf(doc) != want {
 		return nil, fmt.Errorf("%s is not %s", s.sbomFile(image), want)
 	}
 	return doc, nil
+}
+
+func digestOf(doc []byte) string {
+	sum := sha256.Sum256(doc)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // noteSBOMs fills in the digests of the bills of materials that were made here.
@@ -87,8 +92,7 @@ func (s *Supply) noteSBOMs(have lock.Platform) {
 		if err != nil {
 			return ""
 		}
-		sum := sha256.Sum256(doc)
-		return "sha256:" + hex.EncodeToString(sum[:])
+		return digestOf(doc)
 	}
 	for name, i := range have.Images {
 		if i.Digest != "" {
@@ -201,7 +205,7 @@ func (s *Supply) Documents(ctx context.Context, img catalog.Image, built image.B
 	if s.Locked != nil {
 		locked = s.Locked.Images[img.Name]
 	}
-	bill, err := s.keptSBOM(built.Digest, locked.SBOM)
+	bill, err := s.fetchedSBOM(ctx, built.Digest, locked.SBOM)
 	if err != nil {
 		return s.MakeDocuments(ctx, img)
 	}
@@ -271,7 +275,9 @@ func (s *Supply) Inspect(ctx context.Context, img catalog.Image) (image.Inspecti
 		return image.Inspection{}, err
 	}
 	if !ok {
-		return image.Inspection{}, fmt.Errorf("image %s is not on this machine: 'orrery up' has it pulled where %s can be reached, and 'orrery bundle import' brings one that a bundle has", img.Name, cmp.Or(img.Registry, "a registry"))
+		return image.Inspection{}, fmt.Errorf("image %s is not on this machine:"+
+			" 'orrery up' has it pulled where %s can be reached,"+
+			" and 'orrery bundle import' brings one that a bundle has", img.Name, cmp.Or(img.Registry, "a registry"))
 	}
 	return image.ReadImage(ctx, built)
 }

@@ -90,7 +90,8 @@ func hostClang(ctx context.Context) (string, error) {
 	if tooOld != nil {
 		return "", tooOld
 	}
-	return "", fmt.Errorf("clang not found, which compiles the BPF programs for each node: apt-get install clang (%d.%d or later)", oldestClang[0], oldestClang[1])
+	return "", fmt.Errorf("clang not found, which compiles the BPF programs for each node: apt-get install clang"+
+		" (%d.%d or later)", oldestClang[0], oldestClang[1])
 }
 
 var clangVersion = regexp.MustCompile(`clang version (\d+\.\d+)`)

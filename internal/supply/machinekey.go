@@ -35,7 +35,8 @@ func (m Machine) Key(ctx context.Context, file string, images spec.Images) (*sig
 	dir, passwords := string(m), passwordsOf(images)
 	if file != "" {
 		if filepath.Base(file) != sign.PrivateFile {
-			return nil, failure.Usagef("--key %s: name the private half of a key pair, %s as 'cosign generate-key-pair' makes it", file, sign.PrivateFile)
+			return nil, failure.Usagef("--key %s: name the private half of a key pair,"+
+				" %s as 'cosign generate-key-pair' makes it", file, sign.PrivateFile)
 		}
 		if _, err := os.Stat(file); err != nil {
 			return nil, failure.Usage{Err: err}
@@ -62,7 +63,8 @@ func (m Machine) trustedBundles() ([]string, error) {
 		return nil, fmt.Errorf("trusted bundles: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("%s (mode %v) can be written to by others, who may have named bundles of theirs: remove it, and trust bundles again by their keys", m.trustedFile(), info.Mode())
+		return nil, fmt.Errorf("%s (mode %v) can be written to by others, who may have named bundles of theirs:"+
+			" remove it, and trust bundles again by their keys", m.trustedFile(), info.Mode())
 	}
 	data, err := os.ReadFile(m.trustedFile())
 	if err != nil {

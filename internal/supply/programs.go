@@ -106,7 +106,7 @@ func (s *Supply) ProgramDocuments(ctx context.Context, bin catalog.Binary) (docs
 		return docs, "", err
 	}
 	if s.Locked != nil && entry.SHA256 != "" {
-		docs.SBOM, err = s.keptSBOM("sha256:"+entry.SHA256, s.Locked.Binaries[bin.Name].SBOM)
+		docs.SBOM, err = s.fetchedSBOM(ctx, "sha256:"+entry.SHA256, s.Locked.Binaries[bin.Name].SBOM)
 	}
 	if err != nil || docs.SBOM == nil {
 		if docs.SBOM, err = s.ProgramSBOM(ctx, bin); err != nil {
@@ -190,7 +190,8 @@ func (s *Supply) archiveLicences(a sbom.Archive) (map[string]string, error) {
 		}
 	}
 	if len(bad) > 0 {
-		return nil, failure.Refused{Err: fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the licence and the reason, or leave it out", licencePolicy, errors.Join(bad...))}
+		return nil, failure.Refused{Err: fmt.Errorf("%s does not allow it:\n%w\n  add an exception with the"+
+			" licence and the reason, or leave it out", licencePolicy, errors.Join(bad...))}
 	}
 	return found, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/sign"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -119,7 +120,8 @@ func (s *Supply) Find(ctx context.Context, images []catalog.Image, limit time.Du
 		case only && ok && s.registries == nil:
 			lacking[img.Name] = Unreachable(img.Name, errNotAllowed(p.Reference))
 		case only && !ok:
-			lacking[img.Name] = Unreachable(img.Name, fmt.Errorf("image %s %w: images.sources of orrery.yaml does not name source, and images.registry is not set", img.Name, image.ErrNotReachable))
+			lacking[img.Name] = Unreachable(img.Name, fmt.Errorf("image %s %w: images.sources of orrery.yaml does"+
+				" not name source, and images.registry is not set", img.Name, image.ErrNotReachable))
 		case only, ok && s.registries != nil && s.registryFirst():
 			ask[p.Reference] = append(ask[p.Reference], img)
 		}
@@ -211,22 +213,59 @@ func (s *Supply) publisher() (*image.Registries, error) {
 	return image.NewRegistries(image.RegistryOptions{CacheDir: s.options.CacheDir, CABundle: s.options.Images.CABundle})
 }
 
-// Publish pushes an image that is on this machine to images.registry, with what is attached to
-// it, and returns the reference by digest. Credentials are those of docker and podman.
-func (s *Supply) Publish(ctx context.Context, img catalog.Image) (reference string, err error) {
+// Published is images.registry, which is pushed to and read back from.
+func (s *Supply) Published() (image.Published, error) {
 	if s.options.Images.Registry == "" {
-		return "", failure.Usagef("images.registry of orrery.yaml names no registry to push to")
+		return image.Published{}, failure.Usagef("images.registry of orrery.yaml names no registry")
+	}
+	registries, err := s.publisher()
+	return image.Published{Registries: registries, Address: s.options.Images.Registry}, err
+}
+
+// Publish pushes an image that is on this machine to images.registry, with what is attached to
+// it, and signs it there with its documents, unless somebody else built it and stands for it:
+// then signed is false, and key is not asked for. reference is by digest. Credentials are those
+// of docker and podman.
+func (s *Supply) Publish(ctx context.Context, img catalog.Image, key func() (*sign.Key, error)) (
+	reference string, signed bool, err error) {
+	to, err := s.Published()
+	if err != nil {
+		return "", false, err
 	}
 	built, ok, err := s.CachedImage(ctx, img)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if !ok {
-		return "", fmt.Errorf("image %s is not on this machine: 'orrery images build %s' builds it, 'orrery bundle import' brings it, and 'orrery up' of an environment with a mirror pulls it", img.Name, img.Name)
+		return "", false, fmt.Errorf("image %s is not on this machine: 'orrery images build %[1]s' builds it, 'orrery bundle import'"+
+			" brings it, and 'orrery up' of an environment with a mirror pulls it", img.Name)
 	}
-	registries, err := s.publisher()
+	if err := to.Push(ctx, built); err != nil {
+		return "", false, err
+	}
+	signed, err = s.Sign(ctx, to, img, built, key)
+	return to.Address + "/" + built.Name + "@" + built.Digest, signed, err
+}
+
+// Sign signs an image that a registry has, and attaches its documents. signed is false of one
+// of the catalogue's own that was pulled: who built it stands for it. Of one that only a
+// registry has, the signature says that its digest is the catalogue's, and no more.
+func (s *Supply) Sign(ctx context.Context, in sign.Registry, img catalog.Image, built image.Built, key func() (*sign.Key, error)) (
+	signed bool, err error) {
+	var docs sign.Documents
+	switch {
+	case img.Registry == "" && s.Fetched(built):
+		return false, nil
+	case img.Registry == "":
+		if docs, err = s.Documents(ctx, img, built); err != nil {
+			return false, err
+		}
+	case built.Digest != img.RegistryDigest():
+		return false, fmt.Errorf("image %s is %s, the catalogue has %s", img.Name, built.Digest, img.RegistryDigest())
+	}
+	k, err := key()
 	if err != nil {
-		return "", err
+		return false, err
 	}
-	return s.options.Images.Registry + "/" + built.Name + "@" + built.Digest, registries.Push(ctx, s.options.Images.Registry, built)
+	return true, sign.Attach(ctx, in, built.Name, built.Digest, k, docs)
 }

@@ -48,6 +48,8 @@ type Supply struct {
 	store      *bundle.Store     // of the one bundle that all comes from; nil in a folder
 	registries *image.Registries // nil when images.sources does not name them
 
+	shared *shared // programs that images.registry has
+
 	mu     sync.Mutex
 	pulled map[string]bool // first-party images that a registry was found to have
 }
@@ -56,7 +58,7 @@ type Supply struct {
 // repository, what was imported with the digests of the lock, registries, and the builder.
 // It connects to nothing.
 func Open(o Options) (*Supply, error) {
-	s := &Supply{Catalog: o.Catalog, Locked: o.Lock, options: o, pulled: map[string]bool{}}
+	s := &Supply{Catalog: o.Catalog, Locked: o.Lock, options: o, shared: &shared{}, pulled: map[string]bool{}}
 	if err := s.openRegistries(); err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func Open(o Options) (*Supply, error) {
 		return s, nil
 	}
 	var err error
-	s.builder, err = image.NewBuilder(build.Options{CacheDir: o.CacheDir, RepoRoot: o.Catalog.Root, Sink: o.Sink, Log: o.Log})
+	s.builder, err = image.NewBuilder(build.Options{CacheDir: o.CacheDir, RepoRoot: o.Catalog.Root, Sink: o.Sink, Log: o.Log, Fetch: s.fetch})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +101,7 @@ func (s *Supply) openRegistries() (err error) {
 
 // With is the same supply for another choice of the same catalogue.
 func (s *Supply) With(cat *catalog.Catalog) *Supply {
-	return &Supply{Catalog: cat, Locked: s.Locked, options: s.options, sources: s.sources, builder: s.builder, store: s.store, registries: s.registries, pulled: map[string]bool{}}
+	return &Supply{Catalog: cat, Locked: s.Locked, options: s.options, sources: s.sources, builder: s.builder, store: s.store, registries: s.registries, shared: s.shared, pulled: map[string]bool{}}
 }
 
 // Builds reports whether what is missing can be compiled: not out of a bundle.
@@ -113,7 +115,8 @@ func (s *Supply) NeedsSource(verb string) error {
 	if s.builder != nil {
 		return nil
 	}
-	return failure.Usagef("'orrery %s' reads source, and this environment is made from a bundle: run it in the repository, or with --catalog DIR", verb)
+	return failure.Usagef("'orrery %s' reads source, and this environment is made from a bundle:"+
+		" run it in the repository, or with --catalog DIR", verb)
 }
 
 // Cached reports whether Binary would return at once.

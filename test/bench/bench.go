@@ -25,10 +25,14 @@ type bench struct {
 	progress       io.Writer
 }
 
-// env is one environment under test.
+// env is one environment under test. Without a tree it is of this one.
 type env struct {
 	name, file, cache string
+	tree              *tree
 }
+
+// tree is a revision of the repository and the command line compiled from it.
+type tree struct{ repo, cli string }
 
 // verb is one finished invocation.
 type verb struct {
@@ -46,6 +50,9 @@ func (b *bench) measure(ctx context.Context, r *report) error {
 		}()
 	}
 	main := env{name: b.env}
+	if b.against != "" {
+		return b.pairs(ctx, r)
+	}
 	if b.runs > 0 || b.idle {
 		if err := b.warm(ctx, main); err != nil {
 			return err
@@ -130,14 +137,22 @@ func (b *bench) cluster(ctx context.Context, e env, r *report) error {
 
 // platform times the whole: up, up again, stop, start, down.
 func (b *bench) platform(ctx context.Context, e env, r *report) error {
-	var ready, verified, again, stop, start, down []float64
+	var ready, verified, cpu, again, verify, stop, start, down []float64
 	for i := range b.runs {
 		b.say("platform %d of %d", i+1, b.runs)
 		v, err := b.run(ctx, e, "up", "-o", "json")
 		if err != nil {
 			return err
 		}
+		inside, err := cpuSeconds(e.name)
+		if err != nil {
+			return err
+		}
 		ready, verified = append(ready, v.seconds["platformReady"]), append(verified, v.seconds["total"])
+		cpu = append(cpu, inside+v.cpu)
+		if i == b.runs-1 {
+			r.Used = kinds(nil, processes(e.name), time.Second)
+		}
 		if v, err = b.run(ctx, e, "up", "-o", "json"); err != nil {
 			return err
 		}
@@ -145,8 +160,19 @@ func (b *bench) platform(ctx context.Context, e env, r *report) error {
 			b.say("the second up changed something: its time is not that of one that has nothing to do")
 		}
 		again = append(again, v.wall.Seconds())
+		began := time.Now()
+		check, stderr := b.command(ctx, e, "verify", "-o", "json")
+		if _, err := check.Output(); err != nil {
+			return fmt.Errorf("orrery verify: %w\n%s", err, stderr)
+		}
+		verify = append(verify, time.Since(began).Seconds())
 		if i == b.runs-1 {
 			r.Disk = b.onDisk(e)
+			if b.idle {
+				if err := b.platformIdling(ctx, e, r); err != nil {
+					return err
+				}
+			}
 		}
 		for _, step := range []struct {
 			verb []string
@@ -159,8 +185,10 @@ func (b *bench) platform(ctx context.Context, e env, r *report) error {
 		}
 	}
 	r.add("up, components Ready", "s", 0, "warm cache", ready...)
-	r.add("up, verified", "s", 25, "warm cache", verified...)
-	r.add("up with nothing to do", "s", 1, "whole process", again...)
+	r.add("up, verified", "s", 45, "warm cache", verified...)
+	r.add("up, CPU", "CPU-s", 75, "nodes, pods and command line", cpu...)
+	r.add("up with nothing to do", "s", 0.6, "whole process, right after an up", again...)
+	r.add("verify", "s", 6, "all checks", verify...)
 	r.add("stop, all components", "s", 2, "", stop...)
 	r.add("start to all Ready, all components", "s", 6, "nodes Ready", start...)
 	r.add("down with audit", "s", 3, "all components", down...)
@@ -197,28 +225,11 @@ func (b *bench) idling(ctx context.Context, r *report) error {
 		if _, err := b.run(ctx, e, "cluster", "create", "-o", "json"); err != nil {
 			return err
 		}
-		b.say("%s idles for %s, then %s are measured", e.name, b.settle, b.window)
-		if err := pause(ctx, b.settle); err != nil {
-			return err
-		}
-		first, start := processes(e.name), time.Now()
-		used, err := cpuSeconds(e.name)
+		all, used, err := b.idle1(ctx, e)
 		if err != nil {
 			return err
 		}
-		if err := pause(ctx, b.window); err != nil {
-			return err
-		}
-		now, err := cpuSeconds(e.name)
-		if err != nil {
-			return err
-		}
-		window := time.Since(start)
-		all := kinds(first, processes(e.name), window)
-		cores[e.name] = (now - used) / window.Seconds()
-		for _, k := range all {
-			pss[e.name] += k.PSS
-		}
+		pss[e.name], cores[e.name] = sumPSS(all), used
 		if e.name == b.env {
 			r.Idle = all
 		}
@@ -231,6 +242,48 @@ func (b *bench) idling(ctx context.Context, r *report) error {
 	r.add("one more agent, PSS", "MiB", 150, "3+3 less 3+2", pss[more.name]-pss[b.env])
 	r.add("one more agent, cores", "cores", 0, "3+3 less 3+2", cores[more.name]-cores[b.env])
 	return nil
+}
+
+// platformIdling measures what the whole platform takes when nobody uses it.
+func (b *bench) platformIdling(ctx context.Context, e env, r *report) error {
+	all, cores, err := b.idle1(ctx, e)
+	if err != nil {
+		return err
+	}
+	r.IdlePlatform = all
+	r.add("idle platform, PSS", "MiB", 3.6*1024, fmt.Sprintf("after %s", b.settle), sumPSS(all))
+	r.add("idle platform, cores", "cores", 0.42, fmt.Sprintf("over %s", b.window), cores)
+	return nil
+}
+
+// idle1 lets an environment settle and measures it: its processes by kind, and the cores that it
+// takes by its control group, which counts what ended meanwhile too.
+func (b *bench) idle1(ctx context.Context, e env) (all []kind, cores float64, err error) {
+	b.say("%s idles for %s, then %s are measured", e.name, b.settle, b.window)
+	if err := pause(ctx, b.settle); err != nil {
+		return nil, 0, err
+	}
+	first, start := processes(e.name), time.Now()
+	used, err := cpuSeconds(e.name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := pause(ctx, b.window); err != nil {
+		return nil, 0, err
+	}
+	now, err := cpuSeconds(e.name)
+	if err != nil {
+		return nil, 0, err
+	}
+	window := time.Since(start)
+	return kinds(first, processes(e.name), window), (now - used) / window.Seconds(), nil
+}
+
+func sumPSS(all []kind) (mib float64) {
+	for _, k := range all {
+		mib += k.PSS
+	}
+	return mib
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -314,11 +367,15 @@ func (b *bench) output1(ctx context.Context, e env, args ...string) ([]byte, err
 }
 
 func (b *bench) command(ctx context.Context, e env, args ...string) (*exec.Cmd, *bytes.Buffer) {
-	args = append(args, "--env", e.name, "--catalog", b.repo)
+	t := tree{b.repo, b.cli}
+	if e.tree != nil {
+		t = *e.tree
+	}
+	args = append(args, "--env", e.name, "--catalog", t.repo)
 	if e.file != "" {
 		args = append(args, "--file", e.file)
 	}
-	cmd := exec.CommandContext(ctx, b.cli, args...)
+	cmd := exec.CommandContext(ctx, t.cli, args...)
 	cmd.Dir = b.dir
 	cmd.Env = append(os.Environ(), "ORRERY_STATE_DIR="+filepath.Join(b.dir, "state"))
 	if e.cache != "" {

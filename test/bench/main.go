@@ -18,6 +18,8 @@ import (
 type options struct {
 	cold, idle bool
 	only       string
+	against    string
+	components string
 	env        string
 	runs       int
 	output     string
@@ -38,6 +40,8 @@ func main() {
 	flag.BoolVar(&o.cold, "cold", false, "also build everything with an empty cache")
 	flag.BoolVar(&o.idle, "idle", true, "also measure idle memory and CPU, and what one more agent costs")
 	flag.StringVar(&o.only, "only", "", "one part of the warm figures: cluster, platform, network, images or bundle")
+	flag.StringVar(&o.against, "against", "", "revision that up, up again and down are held against, run in turns; nothing else is measured")
+	flag.StringVar(&o.components, "components", "", "with -against: components to bring up, separated by commas (default: all)")
 	flag.StringVar(&o.env, "env", "bench", "name of the environment")
 	flag.IntVar(&o.runs, "runs", 3, "runs of each timed figure, of which the median is shown; 0 leaves those out")
 	flag.StringVar(&o.output, "o", "text", "text or json")

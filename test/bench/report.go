@@ -34,6 +34,12 @@ type report struct {
 	Figures []figure `json:"figures"`
 	// Idle processes of the cluster of three servers and two agents without components.
 	Idle []kind `json:"idle,omitempty"`
+	// IdlePlatform is the same with all components.
+	IdlePlatform []kind `json:"idlePlatform,omitempty"`
+	// Used is what an up of the whole platform cost: CPU-seconds, not cores.
+	Used []kind `json:"used,omitempty"`
+	// Pairs hold this revision against another one.
+	Pairs []pair `json:"pairs,omitempty"`
 	// Network has the ways between pods.
 	Network []route `json:"network,omitempty"`
 	// Disk is what is allocated, in MiB.
@@ -78,15 +84,25 @@ func (r *report) print(w io.Writer) error {
 		}
 		fmt.Fprintf(tw, "%s\t%s %s\t%s\t%s\t%s\t%s\n", f.Name, number(f.Median), f.Unit, target, ratio, runs, f.Note)
 	}
-	if len(r.Idle) > 0 {
-		fmt.Fprintln(tw, "\nIDLE PROCESSES, 3+2\tCOUNT\tRSS MiB\tPSS MiB\tCORES\t")
+	for _, t := range []struct {
+		title, last string
+		kinds       []kind
+	}{
+		{"IDLE PROCESSES, 3+2", "CORES", r.Idle}, {"IDLE PROCESSES, PLATFORM", "CORES", r.IdlePlatform},
+		{"PROCESSES AFTER UP, PLATFORM", "CPU-S", r.Used},
+	} {
+		if len(t.kinds) == 0 {
+			continue
+		}
+		fmt.Fprintf(tw, "\n%s\tCOUNT\tRSS MiB\tPSS MiB\t%s\t\n", t.title, t.last)
 		total := kind{Name: "total"}
-		for _, k := range r.Idle {
+		for _, k := range t.kinds {
 			total.Count, total.RSS, total.PSS, total.Cores = total.Count+k.Count, total.RSS+k.RSS, total.PSS+k.PSS, total.Cores+k.Cores
 			k.print(tw)
 		}
 		total.print(tw)
 	}
+	printPairs(tw, r.Pairs)
 	if len(r.Disk) > 0 {
 		fmt.Fprintln(tw, "\nON DISK, all components\tMiB")
 		for _, k := range sortedByValue(r.Disk) {

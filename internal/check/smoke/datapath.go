@@ -332,7 +332,8 @@ func (m *mesh) stayLocal(ctx context.Context) error {
 	}
 	p := m.peers[len(m.peers)-1]
 	_, err := m.s.reach(ctx, namespace, p.name, []ask{{
-		url: "http://" + m.address[m.lonely] + "/", what: fmt.Sprintf("internalTrafficPolicy Local of %s, whose only pod is on %s", m.lonely, m.peers[0].node), silent: true,
+		url: "http://" + m.address[m.lonely] + "/", what: fmt.Sprintf("internalTrafficPolicy Local of %s,"+
+			" whose only pod is on %s", m.lonely, m.peers[0].node), silent: true,
 	}})
 	if err != nil {
 		return fmt.Errorf("from %s: %w", p.node, err)

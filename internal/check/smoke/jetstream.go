@@ -231,7 +231,8 @@ func publish(ctx context.Context, js jetstream.JetStream, subject, id string, n 
 			return fmt.Errorf("publish message %d: %w", n, err)
 		}
 		if ack.Sequence != uint64(n) {
-			return check.Final(fmt.Errorf("message %d was acknowledged as number %d of the stream: earlier acknowledged messages are gone or stored twice", n, ack.Sequence))
+			return check.Final(fmt.Errorf("message %d was acknowledged as number %d of the stream:"+
+				" earlier acknowledged messages are gone or stored twice", n, ack.Sequence))
 		}
 		if ack.Duplicate && retries == 0 {
 			return check.Final(fmt.Errorf("message %d was taken for a duplicate, and was sent once", n))
@@ -269,7 +270,8 @@ func (e exercise) consume(ctx context.Context, stream jetstream.Stream) error {
 			return fmt.Errorf("consume message %d: %w", next, err)
 		}
 		if string(m.Data()) != string(payload(next)) || meta.Sequence.Stream != uint64(next) {
-			return fmt.Errorf("consumed message %q with number %d of the stream, want message %d: lost, doubled or out of order", m.Data(), meta.Sequence.Stream, next)
+			return fmt.Errorf("consumed message %q with number %d of the stream, want message %d: lost,"+
+				" doubled or out of order", m.Data(), meta.Sequence.Stream, next)
 		}
 	}
 	return nil

@@ -120,7 +120,8 @@ func findLine(ctx context.Context, loki observe.Loki, w written, word string) (o
 		case err != nil:
 			return err
 		case len(lines) == 0:
-			return fmt.Errorf("the line that pod %s wrote on %s is not in Loki; look at the collector there: 'orrery kubectl -n observability-agents logs -l app.kubernetes.io/name=otel-agent'", w.pod, w.node)
+			return fmt.Errorf("the line that pod %s wrote on %s is not in Loki; look at the collector there:"+
+				" 'orrery kubectl -n observability-agents logs -l app.kubernetes.io/name=otel-agent'", w.pod, w.node)
 		case len(lines) > 1:
 			return check.Final(fmt.Errorf("one line was written and Loki has %d of it", len(lines)))
 		}

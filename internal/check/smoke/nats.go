@@ -85,7 +85,8 @@ func natsSpread(ctx context.Context, env Env) check.Result {
 		available[n.Zone] = true
 	}
 	if want := min(replicas, len(available)); len(used) < want && len(available) >= 3 {
-		return check.Fail(fmt.Errorf("%d NATS servers are in %d zones (%s), want %d: the loss of one zone may lose a majority", replicas, len(used), list(used), want))
+		return check.Fail(fmt.Errorf("%d NATS servers are in %d zones (%s), want %d:"+
+			" the loss of one zone may lose a majority", replicas, len(used), list(used), want))
 	}
 	return check.OK("%d NATS servers in %d zones", replicas, len(used))
 }

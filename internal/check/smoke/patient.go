@@ -81,6 +81,7 @@ func (p patient) PortForward(ctx context.Context, namespace, pod string, port in
 }
 
 // Exec repeats only what did not reach the pod: a command that began may have done its work.
+// Who runs what may be run twice, asks again; see execIn.
 func (p patient) Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout,
 	stderr io.Writer) error {
 	_, err := againIf(ctx, unreached, func() (any, error) {

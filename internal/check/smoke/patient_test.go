@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,6 +91,30 @@ func TestPatientWaitsForPods(t *testing.T) {
 	for _, err := range []error{errors.New("command terminated with exit code 1"), io.ErrUnexpectedEOF} {
 		if got := run(patient{shaky{f, err, map[string]int{"exec": 1}}}); !errors.Is(got, err) {
 			t.Errorf("exec that fails with %v: %v", err, got)
+		}
+	}
+}
+
+// What probe is asked may be asked twice, so a connection that breaks while it answers is no
+// finding; what it answers is.
+func TestProbeIsAskedAgain(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{io.ErrUnexpectedEOF, ""},
+		{errors.New("unexpected error when reading response body. Please retry. Original error: http2: client connection force closed via ClientConn.Close"), ""},
+		{errors.New("command terminated with exit code 1"), "exit code 1"},
+	} {
+		f, env := newFake(t)
+		f.exec = func(string, string) (string, error) { return "10.0.0.1", nil }
+		env.Client = shaky{f, fmt.Errorf("run %q in pod apps/x: %w", "/probe", tt.err), map[string]int{"exec": 1}}
+		got, err := (&sandbox{env: env}).exec(t.Context(), "x", "lookup", "kubernetes")
+		switch {
+		case tt.want == "" && (err != nil || got != "10.0.0.1"):
+			t.Errorf("after %v: %q, %v", tt.err, got, err)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("got %q, %v; want an error with %q", got, err, tt.want)
 		}
 	}
 }

@@ -28,8 +28,9 @@ const (
 	hostNamespace = "kube-system"
 	// cleanupTime bounds the cleanup, which runs also after a cancel.
 	cleanupTime = 15 * time.Second
-	// settle bounds the wait for what lags behind after a start: endpoints, names, members.
-	settle = 40 * time.Second
+	// settle bounds the wait for what lags behind after a start: endpoints, names, members, a
+	// server that reads its log once more. Seconds, or a minute on a machine as below.
+	settle = 90 * time.Second
 	// startTime bounds the start of a pod: a second, or two minutes on a machine with fifty
 	// processes waiting for each of its cores.
 	startTime = 2 * time.Minute
@@ -280,23 +281,26 @@ func (s *sandbox) startedIn(ctx context.Context, namespace, name string) (*unstr
 	return found, err
 }
 
-// exec runs probe with the given arguments in a pod and returns what it printed.
+// exec has probe answer a question in a pod and returns what it printed.
 func (s *sandbox) exec(ctx context.Context, name string, args ...string) (string, error) {
 	return s.execIn(ctx, namespace, name, args...)
 }
 
+// execIn asks once more when the connection broke: whatever probe is asked, it may be asked twice.
 func (s *sandbox) execIn(ctx context.Context, namespace, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
-	defer cancel()
-	var out, errOut bytes.Buffer
-	err := s.env.Client.Exec(ctx, namespace, name, "probe", append([]string{"/probe"}, args...), nil, &out, &errOut)
-	if err != nil {
+	return again(ctx, func() (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
+		defer cancel()
+		var out, errOut bytes.Buffer
+		err := s.env.Client.Exec(ctx, namespace, name, "probe", append([]string{"/probe"}, args...), nil, &out, &errOut)
+		if err == nil {
+			return strings.TrimSpace(out.String()), nil
+		}
 		if detail := strings.TrimSpace(errOut.String() + out.String()); detail != "" {
 			err = fmt.Errorf("%w: %s", err, detail)
 		}
 		return "", err
-	}
-	return strings.TrimSpace(out.String()), nil
+	})
 }
 
 // until is [check.Until] for at most limit.

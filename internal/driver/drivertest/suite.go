@@ -15,6 +15,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -134,6 +135,10 @@ func (r *run) absent(t *testing.T, d driver.Driver) {
 
 func (r *run) deletePrepared(t *testing.T, d driver.Driver) {
 	must(t, "prepare", func() error { return d.Prepare(t.Context()) })
+	if _, ok := d.(driver.Guest); ok {
+		wantPhase(t, d, driver.PhaseAbsent)
+		t.Skip("somebody else made the cluster: nothing is prepared")
+	}
 	wantPhase(t, d, driver.PhasePartial)
 	if r.Supervisor != nil {
 		id, err := r.Supervisor()
@@ -350,6 +355,13 @@ func (r *run) killSupervisor(t *testing.T, d driver.Driver) {
 
 func (r *run) stopStart(t *testing.T, d driver.Driver) {
 	must(t, "write", func() error { return r.Put(t.Context(), r.first.Kubeconfig, "second") })
+	if _, ok := d.(driver.Guest); ok {
+		if err := d.Stop(t.Context()); !failure.IsRefused(err) {
+			t.Errorf("stop of somebody else's cluster: %v; want a refusal", err)
+		}
+		r.wantSame(t, d)
+		return
+	}
 	must(t, "stop", func() error { return d.Stop(t.Context()) })
 	wantPhase(t, d, driver.PhaseStopped)
 	if c, err := net.Dial("tcp", strings.TrimPrefix(r.first.Endpoints["api"], "https://")); err == nil {
@@ -473,4 +485,18 @@ func (r *run) delete(t *testing.T, d driver.Driver) {
 		return err
 	})
 	wantPhase(t, d, driver.PhaseAbsent)
+	g, ok := d.(driver.Guest)
+	if !ok {
+		return
+	}
+	// The cluster goes on, with all that is in it.
+	credentials, err := g.Credentials(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, credentials, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "read", func() error { return r.Get(t.Context(), kubeconfig, "second") })
 }

@@ -9,30 +9,29 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/driver/drivertest"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // notes is a journal that checks that an effect is told before it is there.
 type notes struct {
-	t    *testing.T
-	live []string
+	drivertest.Journal
+	t *testing.T
 }
 
 func (n *notes) Begin(e driver.Effect) error {
-	if _, err := os.Stat(e.ID); err == nil && !slices.Contains(n.live, e.ID) {
+	begun := slices.ContainsFunc(n.Live(), func(l driver.Effect) bool { return l.ID == e.ID })
+	if _, err := os.Stat(e.ID); err == nil && !begun {
 		n.t.Errorf("%s was made before it was told", e.ID)
 	}
-	n.live = append(n.live, e.ID)
-	return nil
-}
-
-func (n *notes) Undone(e driver.Effect) error {
-	n.live = slices.DeleteFunc(n.live, func(id string) bool { return id == e.ID })
-	return nil
+	return n.Journal.Begin(e)
 }
 
 type fixture struct {
@@ -82,22 +81,62 @@ func (f fixture) phase(t *testing.T, want driver.Phase) driver.Observation {
 	return o
 }
 
-func TestLife(t *testing.T) {
+// TestConformance takes a cluster that is there already through what every driver does. Its
+// nodes are of the test's API server.
+func TestConformance(t *testing.T) {
 	f := start(t)
 	before, err := os.ReadFile(f.file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.phase(t, driver.PhaseAbsent)
-	for range 2 { // the second finds it done
-		for _, do := range []func(context.Context) error{f.Prepare, f.Ensure, f.Ready} {
-			if err := do(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+	var written int // by the suite itself
+	object := func(key string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": "default", "name": key},
+		}}
+	}
+	drivertest.Run(t, drivertest.Subject{
+		New: func() (driver.Driver, error) { return New(f.Options) },
+		Put: func(ctx context.Context, kubeconfig, key string) error {
+			written++
+			return with(kubeconfig, func(c *kube.Client) error { return c.Create(ctx, object(key)) })
+		},
+		Get: func(ctx context.Context, kubeconfig, key string) error {
+			return with(kubeconfig, func(c *kube.Client) error {
+				_, err := c.Get(ctx, "v1", "ConfigMap", "default", key)
+				return err
+			})
+		},
+		Running: func(t *testing.T, o driver.Observation) { f.lookAt(t, o) },
+	})
+	if live := f.notes.Live(); len(live) > 0 {
+		t.Errorf("journal still has %+v", live)
+	}
+	if after, err := os.ReadFile(f.file); err != nil || string(after) != string(before) {
+		t.Errorf("the person's kubeconfig changed: %v", err)
+	}
+	for _, r := range f.server.Requests() {
+		if r.Method != "GET" {
+			written--
 		}
 	}
-	o := f.phase(t, driver.PhaseRunning)
-	if len(o.Nodes) != 2 || o.Nodes[0].Name != "s1" || o.Nodes[0].Role != driver.RoleServer || o.Nodes[1].Zone != "a" || !o.Nodes[1].Running {
+	if written != 0 {
+		t.Errorf("the driver changed the cluster %d times", -written)
+	}
+}
+
+func with(kubeconfig string, do func(*kube.Client) error) error {
+	c, err := kube.Connect(kubeconfig)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return do(c)
+}
+
+// lookAt checks what only this driver promises.
+func (f fixture) lookAt(t *testing.T, o driver.Observation) {
+	if len(o.Nodes) != 2 || o.Nodes[0].Name != "s1" || o.Nodes[0].Role != driver.RoleServer || o.Nodes[1].Zone != "a" {
 		t.Errorf("nodes %+v", o.Nodes)
 	}
 	if o.Endpoints[driver.EndpointAPI] != "https://"+f.server.Address() {
@@ -110,31 +149,21 @@ func TestLife(t *testing.T) {
 	if info, err := os.Stat(o.Kubeconfig); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if err := f.Stop(t.Context()); !failure.IsRefused(err) {
-		t.Errorf("stop: %v", err)
+}
+
+// A cluster that does not answer is there only in part, and comes back.
+func TestNoAnswer(t *testing.T) {
+	f := start(t)
+	if err := f.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
 	}
+	f.phase(t, driver.PhaseRunning)
 	f.server.Stop()
 	f.phase(t, driver.PhasePartial)
 	if err := f.server.Listen(""); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		if err := f.Delete(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if leaks, err := f.Audit(t.Context()); err != nil || leaks != nil || len(f.notes.live) > 0 {
-		t.Errorf("left: %v, %v, %v", leaks, f.notes.live, err)
-	}
-	f.phase(t, driver.PhaseAbsent)
-	if after, err := os.ReadFile(f.file); err != nil || string(after) != string(before) {
-		t.Errorf("the person's kubeconfig changed: %v", err)
-	}
-	for _, r := range f.server.Requests() {
-		if r.Method != "GET" {
-			t.Errorf("the driver changed the cluster: %s %s", r.Method, r.Path)
-		}
-	}
+	f.phase(t, driver.PhaseRunning)
 }
 
 func TestWrongContext(t *testing.T) {

@@ -77,7 +77,8 @@ func schedulable(ctx context.Context, c *kube.Client) check.Result {
 		}
 	}
 	if len(zones) == 0 {
-		return check.Skip("%d nodes, and none says in which zone it is (topology.kubernetes.io/zone): nothing can be spread over zones", len(nodes))
+		return check.Skip("%d nodes, and none says in which zone it is (topology.kubernetes.io/zone):"+
+			" nothing can be spread over zones", len(nodes))
 	}
 	return check.OK("%d nodes in %d zones", len(nodes), len(zones))
 }

@@ -1,15 +1,12 @@
 package fake
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +15,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
-	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
@@ -108,62 +104,6 @@ func (d *Driver) Installed(names ...string) error {
 func (d *Driver) Mirror() mirror.Mirror {
 	m, _, _ := d.remembered() // an unreadable one has no mirror
 	return mirror.Mirror{Address: m.Registry}
-}
-
-// client leaves no connection behind.
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-
-// ask sends an order to the host.
-func (d *Driver) ask(ctx context.Context, o order) (report, error) {
-	var r report
-	fail := func(err error) (report, error) { return r, fmt.Errorf("the fake driver's host: %w", err) }
-	body, err := json.Marshal(o)
-	if err != nil {
-		return fail(err)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.Host+"/"+d.Spec.Name, bytes.NewReader(body))
-	if err != nil {
-		return fail(err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fail(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(resp.Body)
-		return fail(fmt.Errorf("%s: %s", resp.Status, text))
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
-		return fail(err)
-	}
-	if r.Error != "" {
-		return fail(errors.New(r.Error))
-	}
-	return r, nil
-}
-
-// do runs a method, unless a test wants it to fail.
-func (d *Driver) do(ctx context.Context, method string, work func() error) error {
-	r, err := d.ask(ctx, order{Method: method})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(r.Fault.Delay):
-	}
-	if r.Fault.Error != "" && !r.Fault.Late {
-		return errors.New(r.Fault.Error)
-	}
-	if err := work(); err != nil {
-		return fmt.Errorf("%s: %w", method, err)
-	}
-	if r.Fault.Error != "" {
-		return errors.New(r.Fault.Error)
-	}
-	return nil
 }
 
 func (d *Driver) path(name string) string { return filepath.Join(d.StateDir, name) }
@@ -271,19 +211,6 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	})
 }
 
-// nodes as the API is to show them.
-func (d *Driver) nodes(m memory) []kubetest.Node {
-	nodes := []kubetest.Node{}
-	for _, n := range d.Spec.Topology() {
-		nodes = append(nodes, kubetest.Node{
-			Name: n.Name, Address: n.Address.String(), PodCIDR: n.PodCIDR.String(),
-			Server: n.Role == spec.RoleServer, Ready: !m.Nodes[n.Name].Stopped,
-			Labels: map[string]string{"topology.kubernetes.io/zone": n.Zone, "rack": n.Rack},
-		})
-	}
-	return nodes
-}
-
 // Ready implements [driver.Driver].
 func (d *Driver) Ready(ctx context.Context) error {
 	return d.do(ctx, "Ready", func() error {
@@ -362,13 +289,6 @@ func (d *Driver) observe(ctx context.Context) (driver.Observation, error) {
 	return o, nil
 }
 
-func services(role string) []string {
-	if role == spec.RoleServer {
-		return []string{"etcd", "kube-apiserver", "containerd", "kubelet"}
-	}
-	return []string{"containerd", "kubelet"}
-}
-
 // Stop implements [driver.Driver].
 func (d *Driver) Stop(ctx context.Context) error {
 	return d.do(ctx, "Stop", func() error {
@@ -418,93 +338,4 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 		leaks = append(leaks, "folder "+d.StateDir)
 	}
 	return leaks, nil
-}
-
-// change is what befalls one node of a running environment.
-func (d *Driver) change(ctx context.Context, method, name string, f func(*nodeState)) error {
-	return d.do(ctx, method, func() error {
-		if !slices.ContainsFunc(d.Spec.Topology(), func(n spec.Node) bool { return n.Name == name }) {
-			return fmt.Errorf("there is no node %q", name)
-		}
-		m, made, err := d.remembered()
-		if err != nil {
-			return err
-		}
-		if !made || m.API == "" {
-			return fmt.Errorf("environment %q does not run", d.Spec.Name)
-		}
-		if m.Nodes == nil {
-			m.Nodes = map[string]nodeState{}
-		}
-		s := m.Nodes[name]
-		f(&s)
-		m.Nodes[name] = s
-		if err := d.remember(m); err != nil {
-			return err
-		}
-		_, err = d.ask(ctx, order{Nodes: d.nodes(m)})
-		return err
-	})
-}
-
-// StopNode implements [driver.NodeController].
-func (d *Driver) StopNode(ctx context.Context, name string) error {
-	return d.change(ctx, "StopNode", name, func(s *nodeState) { s.Stopped = true })
-}
-
-// StartNode implements [driver.NodeController].
-func (d *Driver) StartNode(ctx context.Context, name string) error {
-	return d.change(ctx, "StartNode", name, func(s *nodeState) { s.Stopped = false })
-}
-
-// KillNode implements [driver.NodeController]. The node is back at once.
-func (d *Driver) KillNode(ctx context.Context, name string) error {
-	return d.change(ctx, "KillNode", name, func(s *nodeState) { s.Restarts++ })
-}
-
-func (d *Driver) writeLogs() error {
-	for _, n := range d.Spec.Topology() {
-		dir := filepath.Join(d.path(logsDir), n.Name)
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-		for _, service := range services(n.Role) {
-			if err := os.WriteFile(filepath.Join(dir, service), fmt.Appendf(nil, "%s of %s runs\n", service, n.Name), 0o600); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// Logs implements [driver.LogSource]. Nothing is added to a log, so that following one only
-// waits.
-func (d *Driver) Logs(ctx context.Context, node, service string, follow bool, w io.Writer) error {
-	return d.do(ctx, "Logs", func() error {
-		for _, n := range d.Spec.Topology() {
-			if n.Name != node {
-				continue
-			}
-			if !slices.Contains(services(n.Role), service) {
-				return fmt.Errorf("node %s has no service %q; it has %q", node, service, services(n.Role))
-			}
-			text, err := os.ReadFile(filepath.Join(d.path(logsDir), node, service))
-			if err != nil {
-				return err
-			}
-			if _, err := w.Write(text); err != nil {
-				return err
-			}
-			if follow {
-				<-ctx.Done()
-			}
-			return nil
-		}
-		return fmt.Errorf("there is no node %q", node)
-	})
-}
-
-// Flows implements [driver.FlowSource]: there are none.
-func (d *Driver) Flows(context.Context) (string, []driver.FlowServer, error) {
-	return "", nil, fmt.Errorf("%w by the fake driver", driver.ErrNoFlows)
 }

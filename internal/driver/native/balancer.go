@@ -12,12 +12,19 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	probeHealthy   = 2 * time.Second        // between probes of a backend that answers
 	probeUnhealthy = 100 * time.Millisecond // of one that does not
 	probeTimeout   = 1500 * time.Millisecond
+	// slowAfter is how many answers in a row may be late before others are preferred.
+	slowAfter = 3
+	// silence is how long the kernel at the other end may acknowledge nothing, neither data
+	// nor keep-alives, until a connection counts as broken: see [detectSilence].
+	silence = 10 * time.Second
 	// holdTime is how long a connection waits for a backend while none is ready: long
 	// enough for a start, so that nobody has to come back.
 	holdTime = 15 * time.Second
@@ -38,9 +45,20 @@ type balancer struct {
 
 type backend struct {
 	address string
-	ready   bool
+	health  health
 	wake    chan struct{}
 }
+
+// health of a backend, the better the greater.
+type health int
+
+const (
+	away  health = iota // refuses, is told to be gone, or says itself that it is not ready
+	slow                // does not answer in time: chosen only where there is no better one
+	ready               // answers well
+)
+
+func (h health) String() string { return [...]string{"away", "slow", "ready"}[h] }
 
 // probe has the backend looked at now.
 func (be *backend) probe() {
@@ -84,7 +102,7 @@ func (b *balancer) watch(ctx context.Context, be *backend, roots *x509.CertPool)
 	client := &http.Client{Transport: transport}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	failures := 0
+	late := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,29 +111,39 @@ func (b *balancer) watch(ctx context.Context, be *backend, roots *x509.CertPool)
 		case <-timer.C:
 		}
 		err := probeReady(ctx, client, be.address)
-		if err == nil {
-			failures = 0
-			b.set(be, true, false)
+		var answer *statusError
+		switch {
+		case err == nil:
+			late = 0
+			b.set(be, ready, false)
 			timer.Reset(probeHealthy)
 			continue
-		}
-		if !errors.As(err, new(*statusError)) {
-			transport.CloseIdleConnections() // perhaps to a node that is gone
-		}
-		failures++
-		var answer *statusError
-		var opErr *net.OpError
-		switch {
 		case errors.As(err, &answer):
-			b.set(be, false, false) // it lives, and ends its connections itself when it wants to
-		case errors.As(err, &opErr) && opErr.Op == "dial" && !opErr.Timeout():
-			b.set(be, false, true)
-		case failures >= 3:
-			// One slow answer on a busy machine is no reason to cut every watch.
-			b.set(be, false, true)
+			b.set(be, away, false) // it lives, and ends its connections itself when it wants to
+		case isTimeout(err):
+			// Late is not gone: who cuts the watches of a busy server has all of them begun
+			// anew, which makes it busier. A node that is gone is found out by [detectSilence].
+			transport.CloseIdleConnections()
+			if late++; late >= slowAfter {
+				b.set(be, slow, false)
+			}
+		default:
+			transport.CloseIdleConnections()
+			b.set(be, away, isDial(err))
 		}
 		timer.Reset(probeUnhealthy)
 	}
+}
+
+// isDial tells that the backend could not be connected to.
+func isDial(err error) bool {
+	var opErr *net.OpError
+	return errors.As(err, &opErr) && opErr.Op == "dial"
+}
+
+func isTimeout(err error) bool {
+	var netErr net.Error
+	return errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &netErr) && netErr.Timeout())
 }
 
 func probeReady(ctx context.Context, client *http.Client, address string) error {
@@ -142,15 +170,16 @@ func wellAnswered(r *http.Response) error {
 	return nil
 }
 
-// set notes readiness and, with cut, closes the connections to the backend: its node may
-// be gone without a word, and clients find another only once they know.
-func (b *balancer) set(be *backend, ready, cut bool) {
+// set notes health and, with cut, closes the connections to the backend: its clients find
+// another only once they know.
+func (b *balancer) set(be *backend, h health, cut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if be.ready != ready {
-		be.ready = ready
-		b.log.Info("API server", "address", be.address, "ready", ready)
-		if ready {
+	if be.health != h {
+		better := h > be.health
+		be.health = h
+		b.log.Info("API server", "address", be.address, "health", h)
+		if better {
 			close(b.changed)
 			b.changed = make(chan struct{})
 		}
@@ -166,7 +195,7 @@ func (b *balancer) set(be *backend, ready, cut bool) {
 func (b *balancer) down(address string) {
 	for _, be := range b.backends {
 		if be.address == address {
-			b.set(be, false, true)
+			b.set(be, away, true)
 			be.probe()
 		}
 	}
@@ -176,21 +205,22 @@ func (b *balancer) down(address string) {
 // reaches it. That nobody answered in time says little on a busy machine: what is under
 // way is left alone, and the probes decide.
 func (b *balancer) suspect(be *backend, err error) {
-	var netErr net.Error
-	slow := errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &netErr) && netErr.Timeout())
-	b.set(be, false, !slow)
+	b.set(be, away, !isTimeout(err))
 	be.probe()
 }
 
-// pick returns the next ready backend, waiting for one at most until ctx ends.
+// pick returns the next of the ready backends, or of the slow ones where none is ready,
+// waiting for one at most until ctx ends.
 func (b *balancer) pick(ctx context.Context) (*backend, error) {
 	for {
 		b.mu.Lock()
-		for range b.backends {
-			b.next++
-			if be := b.backends[b.next%len(b.backends)]; be.ready {
-				b.mu.Unlock()
-				return be, nil
+		for _, enough := range []health{ready, slow} {
+			for range b.backends {
+				b.next++
+				if be := b.backends[b.next%len(b.backends)]; be.health >= enough {
+					b.mu.Unlock()
+					return be, nil
+				}
 			}
 		}
 		changed := b.changed
@@ -209,7 +239,7 @@ func (b *balancer) ready() []string {
 	defer b.mu.Unlock()
 	var r []string
 	for _, be := range b.backends {
-		if be.ready {
+		if be.health == ready {
 			r = append(r, be.address)
 		}
 	}
@@ -243,7 +273,31 @@ func (b *balancer) serve(l net.Listener) {
 func (b *balancer) connect(ctx context.Context, be *backend) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	return b.dial(ctx, be.address)
+	c, err := b.dial(ctx, be.address)
+	if err != nil {
+		return nil, err
+	}
+	detectSilence(c, silence)
+	return c, nil
+}
+
+// detectSilence has the kernel break the connection when the other end's kernel has
+// acknowledged nothing for that long: the node has lost its power or its network. A server that
+// is merely slow is told from that, since its kernel answers for it. tcp(7), TCP_USER_TIMEOUT.
+func detectSilence(c net.Conn, after time.Duration) {
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	// An error leaves the kernel's defaults, which take a quarter of an hour.
+	_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: after / 2, Interval: after / 4, Count: 2})
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(after.Milliseconds()))
+	})
 }
 
 func (b *balancer) track(c net.Conn, be *backend) {

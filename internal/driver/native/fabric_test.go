@@ -7,6 +7,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Whoever asks for a stopped node, or one of its pods, is told at once.
@@ -70,5 +73,64 @@ func TestStoppedNodeIsRefused(t *testing.T) {
 	}
 	if len(f.standIns) != 0 {
 		t.Error("somebody still answers for it")
+	}
+}
+
+// A connection to a node that lost its network breaks; one whose other end says nothing, but is
+// there, stays.
+func TestDetectSilence(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes network namespaces")
+	}
+	c := testCluster(t)
+	f, err := newFabric(c)
+	if err != nil {
+		t.Skipf("this kernel cannot: %v", err)
+	}
+	defer f.close()
+	ns, err := newNetNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.close()
+	if err := f.plugInto(c.Nodes[0], ns.file, networks[c.Plugin].routes(c, c.Nodes[0])); err != nil {
+		t.Fatal(err)
+	}
+	l, err := ns.listen(c.Nodes[0].Address.String() + ":6443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := f.ns.dial(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const after = 4 * time.Second // keep-alives count whole seconds
+	detectSilence(conn, after)
+	read := func(atMost time.Duration) error {
+		_ = conn.SetReadDeadline(time.Now().Add(atMost))
+		_, err := conn.Read(make([]byte, 1))
+		return err
+	}
+	if err := read(2 * after); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("while the node is there: %v", err)
+	}
+	if err := ns.do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return h.LinkSetDown(link)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(time.Minute); !errors.Is(err, syscall.ETIMEDOUT) && !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("after the node lost its network: %v", err)
 	}
 }

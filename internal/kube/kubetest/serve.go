@@ -56,8 +56,12 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	if exec, ok := s.asExec(r); ok {
-		s.serveExec(w, r, exec)
+	if namespace, pod, ok := podVerb(r.URL.Path, "exec"); ok {
+		s.serveExec(w, r, Exec{namespace, pod, r.URL.Query().Get("container"), r.URL.Query()["command"]})
+		return
+	}
+	if namespace, pod, ok := podVerb(r.URL.Path, "portforward"); ok {
+		s.serveForward(w, r, namespace, pod)
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -121,15 +125,6 @@ func (s *Server) locked(r *http.Request, body []byte) (code int, answer any, err
 		return http.StatusOK, log, err
 	}
 	return s.answer(q)
-}
-
-// asExec reads /api/v1/namespaces/NAMESPACE/pods/NAME/exec.
-func (s *Server) asExec(r *http.Request) (Exec, bool) {
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	if len(parts) != 7 || parts[0] != "api" || parts[4] != "pods" || parts[6] != "exec" {
-		return Exec{}, false
-	}
-	return Exec{Namespace: parts[3], Pod: parts[5], Container: r.URL.Query().Get("container"), Command: r.URL.Query()["command"]}, true
 }
 
 func (s *Server) groups() metav1.APIGroupList {

@@ -42,6 +42,7 @@ type Server struct {
 	logs     map[string]string
 	nodes    []Node
 	run      func(Exec) (string, error)
+	forward  func(Forward) (string, error)
 	denied   map[right]bool
 	emptying map[key]bool // namespaces and CRDs whose contents are being deleted
 }
