@@ -57,6 +57,10 @@ func TestEtcdRestoreThatDoesNotStart(t *testing.T) {
 	if _, err := os.Stat(kept); err != nil {
 		t.Error(err)
 	}
+	s.want(exitOK, "start") // ready with what was restored: what was before is no way back any more
+	if _, err := os.Stat(kept); !os.IsNotExist(err) {
+		t.Errorf("what was there before is left, and would be taken for the way back from the next one: %v", err)
+	}
 	s.cluster.Fail("RestoreEtcd", fake.Fault{Times: 1, Error: "no space"})
 	s.want(exitFailed, "etcd restore s.db --yes", "no space")
 	s.want(exitOK, "start")

@@ -55,11 +55,9 @@ type EtcdKeeper interface {
 	ReplaceEtcdMember(ctx context.Context, node string) error
 	// RestoreEtcd stops the environment, unless it is, and gives every server the data of a
 	// snapshot: the next start is that of a new cluster. What they had is in the folders that it
-	// returns until ForgetEtcd. A snapshot that cannot be restored stops nothing. Interrupted, it
-	// changed nothing, or is finished by the next start.
+	// returns, until Ready has succeeded. A snapshot that cannot be restored stops nothing.
+	// Interrupted, it changed nothing, or is finished by the next start.
 	RestoreEtcd(ctx context.Context, snapshot string) (kept []string, err error)
-	// ForgetEtcd removes what RestoreEtcd kept.
-	ForgetEtcd(ctx context.Context) error
 }
 
 // A snapshot is etcd's file, a multiple of a page, and then its SHA-256.

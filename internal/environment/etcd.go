@@ -101,7 +101,7 @@ func (e *Environment) RestoreEtcd(ctx context.Context, file string, step func(na
 	if err := e.Start(ctx); err != nil {
 		return fmt.Errorf("%w\n  etcd is restored; %s", err, e.wayBack(kept))
 	}
-	return keeper.ForgetEtcd(ctx)
+	return nil
 }
 
 // Start brings a stopped environment back, until all nodes are Ready.
@@ -120,7 +120,7 @@ func (e *Environment) wayBack(kept []string) string {
 	if len(kept) == 0 {
 		return "no member had data before"
 	}
-	return fmt.Sprintf("what its members had before is kept in %s. To go on from there: 'orrery stop%s', "+
+	return fmt.Sprintf("what its members had before is kept in %s until a start succeeds. To go on from there: 'orrery stop%s', "+
 		"for each server remove nodes/NAME/var/lib/etcd below %s and move nodes/NAME/%s into its place, 'orrery start%s'",
 		strings.Join(kept, " "), e.Flag(), e.StateDir, filepath.Base(kept[0]), e.Flag())
 }

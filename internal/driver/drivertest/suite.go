@@ -433,7 +433,6 @@ func (r *run) etcd(t *testing.T, d driver.Driver) {
 	must(t, "ready", func() error { return d.Ready(t.Context()) })
 	healthy()
 	r.wantSame(t, d)
-	must(t, "forget", func() error { return k.ForgetEtcd(t.Context()) })
 	for _, dir := range kept {
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("%s is left", dir)

@@ -230,7 +230,10 @@ func (d *Driver) Ready(ctx context.Context) error {
 				}
 				return check.Fail(fmt.Errorf("the environment is %s", o.Phase))
 			}}, nil)
-		return r.Err
+		if r.Err != nil {
+			return r.Err
+		}
+		return os.RemoveAll(d.path(keptEtcd))
 	})
 }
 

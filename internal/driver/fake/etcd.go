@@ -13,7 +13,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
-// keptEtcd is there from RestoreEtcd to ForgetEtcd.
+// keptEtcd is there from RestoreEtcd until Ready.
 const keptEtcd = "etcd-before"
 
 // EtcdMembers implements [driver.EtcdKeeper]: one for each server, the first is the leader. One
@@ -89,9 +89,4 @@ func (d *Driver) RestoreEtcd(ctx context.Context, snapshot string) (kept []strin
 		return os.MkdirAll(filepath.Join(d.path(keptEtcd), "member"), 0o700)
 	})
 	return kept, err
-}
-
-// ForgetEtcd implements [driver.EtcdKeeper].
-func (d *Driver) ForgetEtcd(ctx context.Context) error {
-	return d.do(ctx, "ForgetEtcd", func() error { return os.RemoveAll(d.path(keptEtcd)) })
 }

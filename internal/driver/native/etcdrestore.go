@@ -137,9 +137,9 @@ func (p paths) keptEtcd(c cluster) []string {
 	return kept
 }
 
-// ForgetEtcd implements [driver.EtcdKeeper].
-func (d *Driver) ForgetEtcd(context.Context) error {
-	for _, at := range d.paths.keptEtcd(d.cluster) {
+// forgetEtcd removes what members had before a restore, once the cluster is ready with what it has.
+func (p paths) forgetEtcd(c cluster) error {
+	for _, at := range p.keptEtcd(c) {
 		if err := os.RemoveAll(at); err != nil {
 			return fmt.Errorf("remove what etcd had before it was restored: %w", err)
 		}

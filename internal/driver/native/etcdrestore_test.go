@@ -138,8 +138,7 @@ func TestInterruptedRestore(t *testing.T) {
 		if err := p.exchange(c); err != nil || data(p, "var/lib/etcd")[2] != "newer" || data(p, etcdBefore)[2] != "old" {
 			t.Errorf("a second one: %v, %q, kept %q", err, data(p, "var/lib/etcd"), data(p, etcdBefore))
 		}
-		d := &Driver{paths: p, cluster: c}
-		if err := d.ForgetEtcd(t.Context()); err != nil || len(p.keptEtcd(c)) != 0 {
+		if err := p.forgetEtcd(c); err != nil || len(p.keptEtcd(c)) != 0 {
 			t.Errorf("forget: %v", err)
 		}
 	}
