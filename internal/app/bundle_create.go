@@ -57,7 +57,7 @@ Without --key, this machine's own key signs, which is made at first use.`,
 		},
 	}
 	c.Flags().StringSliceVar(&b.components, "components", nil, "components to take, with what they need (default:"+
-		" those of orrery.yaml, or all of the overlay)")
+		" those of orrery.yaml or of its profile, or all of the overlay)")
 	c.Flags().StringVar(&b.key, "key", "", "private key (cosign.key) to sign with; its password is in ORRERY_KEY_PASSWORD")
 	return c
 }
@@ -151,7 +151,11 @@ func (b *bundleCreate) contents(ctx context.Context, r environment.Request, want
 			names = made
 		}
 	}
-	components, err := cat.Select(want.Overlay, names)
+	of := cat
+	if want.Profile != "" {
+		of = cat.Within(want.Profile)
+	}
+	components, err := of.Select(want.Overlay, names)
 	if err != nil {
 		return bundle.Contents{}, failure.Usage{Err: err}
 	}

@@ -87,7 +87,7 @@ func TestJourney(t *testing.T) {
 		t.Errorf("a plan made the state folder: %v", err)
 	}
 	out := s.up()
-	for _, part := range []string{"Verified: ", "0 failed", "shop", "export KUBECONFIG=" + filepath.Join(s.state, "small", "kubeconfig")} {
+	for _, part := range []string{"Verified: ", "0 failed", "shop", "orrery kubeconfig --env small --merge"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("up: no %q in\n%s", part, out)
 		}
@@ -110,7 +110,12 @@ func TestJourney(t *testing.T) {
 	s.want(exitFailed, "deploy shop", "'orrery start --env small' first")
 	s.want(exitOK, "start")
 	s.want(exitOK, "up", "nothing to do")
-	s.want(exitOK, "kubeconfig --merge", "Context orrery-small")
+	s.want(exitOK, "images prune --mirror --dry-run", "would free 0.0 MB")
+	if asked := s.host.Cluster("small").Pruned(); asked == nil || !asked.DryRun || len(asked.InUse) == 0 {
+		t.Errorf("the mirror was asked to free all but %+v", asked)
+	}
+	s.want(exitOK, "images prune --mirror -o json", `"manifests":[]`)
+	s.want(exitOK, "kubeconfig --merge", "Context orrery-small", "ends at")
 	s.want(exitOK, "support --to support.tar.gz", "support.tar.gz")
 	s.want(exitOK, "down", "is gone", "no process")
 	if entries, err := os.ReadDir(s.state); err == nil && len(entries) > 0 && entries[0].Name() != ".signing" {
@@ -270,11 +275,14 @@ func TestKubeconfigFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	if code := Run([]string{"kubeconfig"}, strings.NewReader(""), f, &stderr); code != exitOK || stderr.Len() > 0 {
+	if code := Run([]string{"kubeconfig"}, strings.NewReader(""), f, &stderr); code != exitOK || !strings.HasPrefix(stderr.String(), "This key ends at ") {
 		t.Fatalf("exit status %d, %s", code, stderr.String())
 	}
 	if info, err := f.Stat(); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
 		t.Errorf("%v, mode %v, %d bytes", err, info.Mode(), info.Size())
+	}
+	for _, life := range []string{"-1h", "9000h"} {
+		s.want(exitUsage, "kubeconfig --ttl "+life, "--ttl")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,42 +15,55 @@ import (
 
 func newKubeconfig(o *options) *cobra.Command {
 	var merge bool
+	var life time.Duration
 	c := &cobra.Command{
 		Use:   "kubeconfig",
-		Short: "Print the admin kubeconfig, or merge it into yours",
-		Long: `Print the environment's admin kubeconfig. With --merge, add it to the first file of
-$KUBECONFIG (or ~/.kube/config) as context orrery-ENV and make it the current one;
-'orrery down' takes it out again.
+		Short: "Print a kubeconfig with a key that ends, or merge it into yours",
+		Long: `Make a key to everything in the cluster and print it as a kubeconfig. With --merge, add it
+to the first file of $KUBECONFIG (or ~/.kube/config) as context orrery-ENV, in place of the
+key that is there, and make it the current one; 'orrery down' takes it out again.
 
-What is printed is a key to everything in the cluster: a file that the output goes to is made
-readable by its owner only.`,
-		Example: `  orrery kubeconfig > kc && kubectl --kubeconfig kc get nodes
+The key ends after --ttl, a week if you do not say; 'orrery status' tells in good time when the
+one in your own kubeconfig does. To end all that were given out at once, and for good:
+
+  orrery kubectl delete clusterrolebinding orrery:people
+
+The environment has to run. What is printed is for its owner alone: a file that the output
+goes to is made readable by nobody else. The one key that neither ends nor can be taken away
+is root's, in the environment's folder; 'orrery kubectl' uses it. Of a cluster that somebody
+else made, the kubeconfig is the one that it was given.`,
+		Example: `  orrery kubeconfig --ttl 8h > kc && kubectl --kubeconfig kc get nodes
   orrery kubeconfig --merge`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if merge {
-				return o.mergeKubeconfig(c.Context())
+				return o.mergeKubeconfig(c.Context(), life)
 			}
 			e, err := o.existing()
 			if err != nil {
 				return err
 			}
-			path, err := e.Kubeconfig(c.Context())
+			kubeconfig, ends, err := e.Issue(c.Context(), life)
 			if err != nil {
 				return err
 			}
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return fmt.Errorf("read the admin kubeconfig: %w", err)
-			}
 			o.closeOut()
-			_, err = o.out.Write(b)
-			return err
+			if _, err := o.out.Write(kubeconfig); err != nil {
+				return err
+			}
+			if !ends.IsZero() {
+				fmt.Fprintf(o.err, "This key ends at %s.\n", moment(ends))
+			}
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&merge, "merge", false, "add it to your own kubeconfig")
+	c.Flags().DurationVar(&life, "ttl", 0, "how long the key lasts, such as 8h; at most a year (default: a week)")
 	return c
 }
+
+// moment is a time for a person, in their time zone.
+func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
 
 // closeOut takes the file that the output goes to, if it is one, away from everybody but its
 // owner: shells make it with the umask, which lets others read it.
@@ -67,7 +81,7 @@ func (o *options) closeOut() {
 	}
 }
 
-func (o *options) mergeKubeconfig(ctx context.Context) error {
+func (o *options) mergeKubeconfig(ctx context.Context, life time.Duration) error {
 	e, err := environment.Existing(o.change("kubeconfig", ui.Discard))
 	if err != nil {
 		return err
@@ -77,9 +91,14 @@ func (o *options) mergeKubeconfig(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := e.MergeKubeconfig(ctx, target); err != nil {
+	ends, err := e.MergeKubeconfig(ctx, target, life)
+	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(o.out, "Context %s is now the current one of %s.\n", e.ContextName(), target)
+	until := ""
+	if !ends.IsZero() {
+		until = fmt.Sprintf(" Its key ends at %s.", moment(ends))
+	}
+	_, err = fmt.Fprintf(o.out, "Context %s is now the current one of %s.%s\n", e.ContextName(), target, until)
 	return err
 }

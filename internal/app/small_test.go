@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/orrery-dev/orrery/internal/bundle/bundletest"
 )
 
 // edit changes a file of the repository.
@@ -100,6 +102,11 @@ func TestSmallSupply(t *testing.T) {
 	s.want(exitOK, "lock --check"+at, "are as locked")
 	s.want(exitOK, "bundle create again.orrery"+at, "again.orrery: 3 images, 1 programs")
 	s.want(exitOK, "bundle inspect again.orrery", "(trusted)", "image    shop", "program  registry")
+	core := append(bundletest.Environment("small", "fake"), "profile: core\n"...)
+	if err := os.WriteFile("core.yaml", core, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.want(exitOK, "bundle create core.orrery -f core.yaml"+at, "core.orrery: 2 images, 1 programs") // without the shop
 	s.want(exitUsage, "images inspect nothing"+at, `there is no image "nothing"`)
 
 	// A repository that is not as locked makes no bundle.

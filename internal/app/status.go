@@ -115,7 +115,14 @@ func printStatus(w io.Writer, st environment.Status) error {
 			rows = append(rows, []string{k, st.Endpoints[k]})
 		}
 		fmt.Fprintln(w)
-		return ui.Table(w, []string{"ENDPOINT", "ADDRESS"}, rows)
+		if err := ui.Table(w, []string{"ENDPOINT", "ADDRESS"}, rows); err != nil {
+			return err
+		}
+	}
+	for _, line := range st.Warnings {
+		if _, err := fmt.Fprintf(w, "\nwarning: %s\n", line); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -31,6 +32,7 @@ type upOptions struct {
 	clusterOnly                           bool // deploy nothing
 	from                                  bundleFlags
 	require                               []string
+	profile                               string
 	timeout                               time.Duration
 	adopt                                 bool
 }
@@ -41,17 +43,24 @@ func newUp(o *options) *cobra.Command {
 		Use:   "up",
 		Short: "Build, start, deploy and verify the environment",
 		Long: `Bring the environment to what orrery.yaml says (without a file: 3 servers, 2 agents,
-all components) and prove that it works.
+the components of profile platform) and prove that it works.
 
 What is there already is kept: a second run changes nothing. Compilation, node start
 and deployment overlap; the first run compiles Kubernetes from source, later ones take
-it from ` + "`/var/cache/orrery`" + `.
+it from ` + "`/var/cache/orrery`" + `. What is waited for is built first: the nodes, then the core (DNS,
+storage, NATS), then the rest. A first run says when each is expected, and when it is there.
+
+--profile says how much of the platform there is: core (nodes, network, DNS, storage, NATS),
+platform (core, and observability, pulse) or full (everything). An environment
+keeps its profile until another one is asked for; then only what differs is deployed, or leaves
+the cluster. What was deployed by name beside the profile stays.
 
 If making a new environment fails, what was made is removed again (--retain keeps it)
 after an archive of logs and events was written to the current folder. A platform that
 stands but fails verification is kept, so that it can be looked at.`,
 		Example: `  orrery up
   orrery up --dry-run           # the plan, nothing is changed
+  orrery up --profile core      # without observability: less to compile and to run
   orrery up --bundle orrery-linux-amd64.orrery --key orrery-linux-amd64.orrery.pub
   orrery up --env ci -o json    # events, one per line, then a summary`,
 		Args: cobra.NoArgs,
@@ -63,6 +72,10 @@ stands but fails verification is kept, so that it can be looked at.`,
 	f.BoolVar(&u.dryRun, "dry-run", false, "print the plan and stop")
 	u.from.add(c)
 	f.StringArrayVar(&u.require, "require", nil, "component or image that must not be skipped for want of an image (repeatable)")
+	f.StringVar(&u.profile, "profile", "", "how much of the platform: core, platform or full (default: what the environment has, or platform)")
+	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{
+		profile.Core + "\tnodes, network, DNS, storage, NATS", profile.Platform + "\tcore, and observability, pulse", profile.Full + "\teverything",
+	}, cobra.ShellCompDirectiveNoFileComp))
 	timeoutFlag(c, &u.timeout)
 	f.BoolVar(&u.adopt, "adopt", false, adoptUsage)
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
@@ -76,6 +89,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	request := u.change(environment.VerbUp, clock)
 	request.Timeout = u.timeout
 	request.Adopt = u.adopt
+	request.Profile = u.profile
 	if u.dryRun {
 		request.Verb = ""
 	}
@@ -92,6 +106,7 @@ func (u *upOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer e.Close()
+	clock.flag = e.Flag()
 	if e.NetworkReason != "" && !e.Exists {
 		clock.Emit(ui.Event{Type: ui.TypeWarning, Message: "network: " + e.NetworkReason})
 	}
@@ -104,12 +119,13 @@ func (u *upOptions) run(ctx context.Context) error {
 		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	if u.dryRun {
-		return u.printPlan(planned)
+		return u.printPlan(p, planned)
 	}
 	if err := p.Refuse(planned.Plan); err != nil {
 		return errors.Join(err, e.DiscardUnmade(ctx))
 	}
 	p.WarnSkipped(planned.Plan)
+	p.TellProfile(planned)
 	if planned.UpToDate() {
 		if err := errors.Join(p.RefuseDrift(ctx), p.KeepSkipped(planned.Plan)); err != nil {
 			return err
@@ -163,11 +179,15 @@ func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, ca
 	return errors.Join(cause, err)
 }
 
-func (u *upOptions) printPlan(planned environment.Planned) error {
+func (u *upOptions) printPlan(p *environment.Platform, planned environment.Planned) error {
 	if u.json() {
 		return printJSON(u.out, planned.Plan)
 	}
-	_, err := io.WriteString(u.out, planned.String())
+	text := planned.String()
+	if line := p.LeavesOut(); line != "" {
+		text += line + "\n"
+	}
+	_, err := io.WriteString(u.out, text)
 	return err
 }
 
@@ -217,10 +237,10 @@ func (u *upOptions) summarize(p *environment.Platform, clock *phaseClock, st env
 	if u.output == "json" {
 		return printJSON(u.out, sum)
 	}
-	return printSummary(u.out, p, sum)
+	return printSummary(u.out, p, sum, clock.compiled)
 }
 
-func printSummary(w io.Writer, p *environment.Platform, sum summary) error {
+func printSummary(w io.Writer, p *environment.Platform, sum summary, compiled bool) error {
 	b := &strings.Builder{}
 	st := sum.Status
 	if !sum.Changed {
@@ -229,6 +249,9 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary) error {
 			if c.State == environment.ComponentSkipped {
 				fmt.Fprintf(b, "Skipped: %s: %s\n", c.Name, c.Reason)
 			}
+		}
+		for _, line := range st.Warnings {
+			fmt.Fprintf(b, "warning: %s\n", line)
 		}
 		fmt.Fprintf(b, "Prove it again: orrery verify%s\n", p.Flag())
 		_, err := io.WriteString(w, b.String())
@@ -259,22 +282,28 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary) error {
 	fmt.Fprintf(b, `
 Next:
   orrery kubectl%[1]s get pods -A        talk to the cluster
-  export KUBECONFIG=%[2]s
-%[3]s  orrery verify%[1]s                     write and read real data everywhere
+  orrery kubeconfig%[1]s --merge         … with your own kubectl
+%[2]s  orrery verify%[1]s                     write and read real data everywhere
   orrery down%[1]s                       remove every trace
-`, p.Flag(), st.Kubeconfig, rehearse)
+`, p.Flag(), rehearse)
+	if compiled {
+		fmt.Fprintln(b, "  go clean -modcache                empty the module cache of Go: gigabytes of sources, fetched again when needed")
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// phaseClock notes when the milestones of the summary were reached.
+// phaseClock notes when the milestones of the summary were reached, and says what a person can do
+// from then on.
 type phaseClock struct {
 	ui.Sink
 	renderer ui.Renderer
 	start    time.Time
+	flag     string // of commands for the person
 
 	mu                     sync.Mutex
 	build, nodes, platform time.Duration
+	compiled               bool
 }
 
 // Close ends the view.
@@ -288,12 +317,16 @@ func (c *phaseClock) Emit(e ui.Event) {
 		switch {
 		case e.Phase == plan.PhaseBuild:
 			c.build = since
+			c.compiled = c.compiled || e.State == ui.StateDone && strings.HasPrefix(e.Step, plan.KindBuild.ID(""))
 		case e.Step == string(plan.KindNodes):
 			c.nodes = since
 		case e.Phase == plan.PhaseDeploy:
 			c.platform = since
 		}
 		c.mu.Unlock()
+	}
+	if e.Type == ui.TypeMilestone && e.Step == plan.MilestoneNodes && e.State == ui.StateDone {
+		e.Message = fmt.Sprintf("the cluster is up, 'orrery kubectl%s' works: %s", c.flag, e.Message)
 	}
 	c.Sink.Emit(e)
 }

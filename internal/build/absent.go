@@ -60,7 +60,7 @@ func (b *Builder) standIns(
 	run := func(c *proc.Cmd) error {
 		said.Reset()
 		c.Stderr, c.Tail = &said, maxDiagnostics
-		c.Started = func(id proc.Identity) { lower(id.PID) }
+		c.Started = func(id proc.Identity) { lower(id.PID, bin) }
 		err := proc.Run(ctx, c)
 		usage.CPU += c.Usage.CPU
 		usage.MaxRSS = max(usage.MaxRSS, c.Usage.MaxRSS)

@@ -256,7 +256,7 @@ func (b *Builder) makeIn(ctx context.Context, work, key string, bin catalog.Bina
 		}
 	}()
 	b.progress(bin.Name, ui.Event{Message: fmt.Sprintf("%s %s: waiting for its turn", bin.Name, bin.Version)})
-	leave, err := lane.enter(ctx, bin.CPUSeconds)
+	leave, err := lane.enter(ctx, bin.Stage, bin.CPUSeconds)
 	if err != nil {
 		return err
 	}

@@ -20,16 +20,22 @@ import (
 )
 
 // buildNice lowers builds below the nodes that may already run beside them, so that a
-// cluster comes up at its own pace while images still compile.
-const buildNice = 10
+// cluster comes up at its own pace while images still compile. Each later stage is lower by
+// stageNice: what nobody waits for yet takes the time that is left over.
+const (
+	buildNice = 10
+	stageNice = 4
+	mostNice  = 19
+)
 
-// lower lowers the process group of a compiler, unless we are that low ourselves.
-func lower(group int) {
+// lower lowers the process group of a compiler of bin, unless we are that low ourselves.
+func lower(group int, bin catalog.Binary) {
+	nice := min(buildNice+stageNice*bin.Stage, mostNice)
 	// The system call returns 20 less the value that getpriority(2) names.
-	if p, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && 20-p >= buildNice {
+	if p, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && 20-p >= nice {
 		return
 	}
-	_ = syscall.Setpriority(syscall.PRIO_PGRP, group, buildNice)
+	_ = syscall.Setpriority(syscall.PRIO_PGRP, group, nice)
 }
 
 // compile runs `go build` for bin into work/out. linking is called when only the linker
@@ -194,7 +200,7 @@ func (r *goRun) build(ctx context.Context, out string, packages []string, m *met
 	cmd := &proc.Cmd{
 		Path: r.path, Args: append(args, packages...), Dir: r.dir, Env: r.env, Stderr: writer,
 		Started: func(id proc.Identity) {
-			lower(id.PID)
+			lower(id.PID, r.bin)
 			m.process(id.PID)
 		},
 	}

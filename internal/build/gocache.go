@@ -112,7 +112,7 @@ func (b *Builder) compileStd(ctx context.Context, std string, bin catalog.Binary
 	cmd := &proc.Cmd{
 		Path: b.go_.path, Args: []string{"build", "-p", strconv.Itoa(cores()), "-trimpath", "std"},
 		Dir: "/", Env: b.environment(b.go_, false, std), Stderr: &said, Tail: maxDiagnostics,
-		Started: func(id proc.Identity) { lower(id.PID) },
+		Started: func(id proc.Identity) { lower(id.PID, bin) },
 	}
 	if err := proc.Run(ctx, cmd); err != nil {
 		return err

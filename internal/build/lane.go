@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// lane lets one build through at a time, the most expensive of those that wait: the
-// longest is what everything else ends up waiting for.
+// lane lets one build through at a time: of those that wait the one of the lowest stage, which a
+// person waits for first, and of these the most expensive, which all else ends up waiting for.
 type lane struct {
 	mu      sync.Mutex
 	busy    bool
@@ -16,8 +16,17 @@ type lane struct {
 }
 
 type ticket struct {
+	stage int
 	cost  float64
 	grant chan struct{}
+}
+
+// before reports whether t goes first.
+func (t *ticket) before(other *ticket) bool {
+	if t.stage != other.stage {
+		return t.stage < other.stage
+	}
+	return t.cost > other.cost
 }
 
 // settle is how long an idle lane waits for the rest of a batch of builds that are asked
@@ -25,8 +34,8 @@ type ticket struct {
 const settle = 30 * time.Millisecond
 
 // enter waits for the lane. leave may be called more than once.
-func (l *lane) enter(ctx context.Context, cost float64) (leave func(), err error) {
-	t := &ticket{cost: cost, grant: make(chan struct{})}
+func (l *lane) enter(ctx context.Context, stage int, cost float64) (leave func(), err error) {
+	t := &ticket{stage: stage, cost: cost, grant: make(chan struct{})}
 	l.mu.Lock()
 	l.waiting = append(l.waiting, t)
 	if !l.busy {
@@ -51,7 +60,7 @@ func (l *lane) enter(ctx context.Context, cost float64) (leave func(), err error
 	return nil, context.Cause(ctx)
 }
 
-// next lets the most expensive waiting build through, or leaves the lane idle.
+// next lets the build through that goes first, or leaves the lane idle.
 func (l *lane) next() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -61,7 +70,7 @@ func (l *lane) next() {
 	}
 	best := 0
 	for i, t := range l.waiting {
-		if t.cost > l.waiting[best].cost {
+		if t.before(l.waiting[best]) {
 			best = i
 		}
 	}

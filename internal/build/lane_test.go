@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,13 +15,13 @@ import (
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
-func TestLaneTakesTheMostExpensiveFirst(t *testing.T) {
+func TestLaneTakesTheLowestStageThenTheMostExpensiveFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l lane
 		var order []float64
-		for _, cost := range []float64{5, 900, 100} {
+		for cost, stage := range map[float64]int{5: 0, 900: 2, 100: 1, 200: 1} {
 			go func() {
-				leave, err := l.enter(t.Context(), cost)
+				leave, err := l.enter(t.Context(), stage, cost)
 				if err != nil {
 					t.Error(err)
 					return
@@ -32,7 +34,7 @@ func TestLaneTakesTheMostExpensiveFirst(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if !slices.Equal(order, []float64{900, 100, 5}) {
+		if !slices.Equal(order, []float64{5, 200, 100, 900}) {
 			t.Errorf("order %v", order)
 		}
 	})
@@ -41,18 +43,18 @@ func TestLaneTakesTheMostExpensiveFirst(t *testing.T) {
 func TestLaneCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l lane
-		leave, err := l.enter(t.Context(), 1)
+		leave, err := l.enter(t.Context(), 0, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		cause := errors.New("enough")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
 		defer cancel()
-		if _, err := l.enter(ctx, 2); !errors.Is(err, cause) {
+		if _, err := l.enter(ctx, 0, 2); !errors.Is(err, cause) {
 			t.Errorf("error %v, want the cause", err)
 		}
 		leave()
-		if again, err := l.enter(t.Context(), 1); err != nil {
+		if again, err := l.enter(t.Context(), 0, 1); err != nil {
 			t.Errorf("the lane is stuck: %v", err)
 		} else {
 			again()
@@ -166,4 +168,22 @@ func TestReportIsThrottled(t *testing.T) {
 			t.Errorf("%d events in 10 s, want about 4 a second", n)
 		}
 	})
+}
+
+// What nobody waits for yet has less of the cores.
+func TestLaterStagesAreNicer(t *testing.T) {
+	for stage, want := range map[int]int{1: 14, 2: 18, 3: 19, 9: 19} {
+		child := exec.Command("sleep", "60")
+		child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lower(child.Process.Pid, catalog.Binary{Stage: stage})
+		p, err := syscall.Getpriority(syscall.PRIO_PROCESS, child.Process.Pid)
+		_ = child.Process.Kill()
+		_ = child.Wait()
+		if err != nil || 20-p != want {
+			t.Errorf("stage %d: nice %d, %v; want %d", stage, 20-p, err, want)
+		}
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/profile"
 )
 
 // tree is a small catalogue that is right; tests break one file of it.
@@ -176,6 +178,8 @@ func TestLoadErrors(t *testing.T) {
 		{"chart's module is relative", prodOverlay, "components: [dns, web]", "components: [dns, web]\ncharts: {dns: {module: ptp, folder: example.com/x/chart}}", []string{`charts.dns.module: is "ptp"; give the folder of a go.mod`}},
 		{"chart's folder", prodOverlay, "components: [dns, web]", "components: [dns, web]\ncharts: {dns: {module: //infra/native/ptp, folder: example.com/../x}}", []string{`charts.dns.folder: is "example.com/../x"; give the full path`}},
 		{"another network", web, "needs: [dns]", "needs: [dns]\nwhen: {network: calico}", []string{`when.network: is "calico"; must be one of cilium, ptp`}},
+		{"unknown profile", web, "namespace: apps", "namespace: apps\nprofile: large", []string{`profile: is "large"; must be one of core, platform, full`}},
+		{"need of a larger profile", web, "namespace: apps", "namespace: apps\nprofile: core", []string{"needs[0]: dns is of profile platform, and web of the smaller one core; give one of them the other's"}},
 		{"unknown need", web, "needs: [dns]", "needs: [dms]", []string{`needs[0]: there is no component "dms"; there are: dns, web`}},
 		{"cycle", dns, "namespace: kube-system", "namespace: kube-system\nneeds: [web]", []string{dns + ": needs: a cycle: dns → web → dns"}},
 		{"both renders", web, "{chart: chart}", "{chart: chart, kustomize: k}", []string{"render: names both"}},
@@ -482,4 +486,50 @@ func FuzzOverlay(f *testing.F) {
 		decode(data, &o)
 		checkOverlay(o, "x")
 	})
+}
+
+// A profile has what a smaller one has; the bootstrap of an overlay is of every one.
+func TestWithin(t *testing.T) {
+	c := &Catalog{
+		Components: map[string]Component{
+			"base": {Name: "base"}, "nats": {Name: "nats", Profile: profile.Core}, "loki": {Name: "loki"}, "vault": {Name: "vault", Profile: profile.Full},
+		},
+		Overlays: map[string]Overlay{"local": {Name: "local", Components: []string{"base", "nats", "loki", "vault"}, Bootstrap: []string{"base"}}},
+	}
+	for of, want := range map[string]string{"core": "base nats", "platform": "base loki nats", "": "base loki nats", "full": "base loki nats vault"} {
+		selected, err := c.Within(of).Select("local", nil)
+		var names []string
+		for _, component := range selected {
+			names = append(names, component.Name)
+		}
+		if err != nil || strings.Join(names, " ") != want {
+			t.Errorf("profile %q has %v, %v; want %s", of, names, err, want)
+		}
+	}
+	if selected, err := c.Within("core").Select("local", []string{"vault"}); err != nil || len(selected) != 2 {
+		t.Errorf("a component that was named: %v, %v", selected, err)
+	}
+}
+
+// The core of the catalogue stands by itself.
+func TestRepositoryProfiles(t *testing.T) {
+	c, err := Load("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, overlay := range []string{"local", "prod"} {
+		all, core := c.Within(profile.Full).Overlays[overlay].Components, c.Within(profile.Core).Overlays[overlay].Components
+		if len(core) >= len(all) || !slices.Contains(core, "nats") {
+			t.Errorf("%s: core is %v of %v", overlay, core, all)
+		}
+		selected, err := c.Within(profile.Core).Select(overlay, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, component := range selected {
+			if !slices.Contains(core, component.Name) {
+				t.Errorf("%s: core needs %s, which is of a larger profile", overlay, component.Name)
+			}
+		}
+	}
 }

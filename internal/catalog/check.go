@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/reference"
 )
 
@@ -83,6 +84,9 @@ func checkComponent(c Component, folder string) []string {
 		if n == c.Name {
 			p.add(fmt.Sprintf("needs[%d]", i), "a component cannot need itself")
 		}
+	}
+	if profile.Rank(c.Profile) < 0 {
+		p.add("profile", "is %q; must be one of %s", c.Profile, list(profile.All()))
 	}
 	if w := c.When.Network; w != "" && !slices.Contains(networks, w) {
 		p.add("when.network", "is %q; must be one of %s", w, list(networks))

@@ -5,15 +5,23 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/orrery-dev/orrery/internal/profile"
 )
 
-// checkGraph checks that needs exist and form no cycle.
+// checkGraph checks that needs exist, are of no larger profile, and form no cycle.
 func (l *loader) checkGraph() {
 	for _, name := range sortedKeys(l.Components) {
 		c := l.Components[name]
 		for i, need := range c.Needs {
-			if _, ok := l.Components[need]; !ok {
-				l.fail(filepath.Join(c.Dir, "component.yaml"), "needs[%d]: there is no component %q; there are: %s", i, need, list(sortedKeys(l.Components)))
+			file := filepath.Join(c.Dir, "component.yaml")
+			needed, ok := l.Components[need]
+			switch {
+			case !ok:
+				l.fail(file, "needs[%d]: there is no component %q; there are: %s", i, need, list(sortedKeys(l.Components)))
+			case !profile.Has(c.Profile, needed.Profile):
+				l.fail(file, "needs[%d]: %s is of profile %s, and %s of the smaller one %s; give one of them the other's",
+					i, need, profile.Name(needed.Profile), name, profile.Name(c.Profile))
 			}
 		}
 	}

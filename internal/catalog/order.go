@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/orrery-dev/orrery/internal/profile"
 )
 
 // For is the catalogue as an environment with that network.plugin has it: with the node
@@ -49,6 +51,20 @@ func (c *Catalog) Existing(provided []string) (*Catalog, error) {
 	}
 	out.leaveOut(c)
 	return &out, nil
+}
+
+// Within is the catalogue as an environment of that profile has it ("" is the default one): its
+// overlays list what the profile has, and their bootstrap. What they do not list can still be named.
+func (c *Catalog) Within(name string) *Catalog {
+	out := *c
+	out.Overlays = map[string]Overlay{}
+	for overlay, o := range c.Overlays {
+		o.Components = slices.DeleteFunc(slices.Clone(o.Components), func(n string) bool {
+			return !profile.Has(name, c.Components[n].Profile) && !slices.Contains(o.Bootstrap, n)
+		})
+		out.Overlays[overlay] = o
+	}
+	return &out
 }
 
 // leaveOut takes over of a catalogue what is not elsewhere.

@@ -43,6 +43,9 @@ type Binary struct {
 	Dir string `json:"-"`
 	// ModuleSeconds are the CPUSeconds of all programs of that folder, set by the loader.
 	ModuleSeconds float64 `json:"-"`
+	// Stage is set by whoever builds for a plan: of builds that wait for each other, those of the
+	// lowest go first.
+	Stage int `json:"-"`
 }
 
 // Archive reports whether the file is an archive, which a node gets unpacked.
@@ -168,6 +171,9 @@ type Component struct {
 	Description string   `json:"description"`
 	Namespace   string   `json:"namespace"`
 	Needs       []string `json:"needs,omitempty"`
+	// Profile is the smallest that has it, and that has all that it needs; default
+	// [profile.Default]. What belongs to a smaller one is also built first.
+	Profile string `json:"profile,omitempty"`
 	// When says which environments have it; all when it is empty.
 	When   When    `json:"when,omitzero"`
 	Images []Image `json:"images,omitempty"`

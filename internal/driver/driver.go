@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/mirror"
+	"github.com/orrery-dev/orrery/internal/mirror/store"
 )
 
 // Phase of a whole environment, as seen and not as remembered.
@@ -95,6 +97,16 @@ type NodeController interface {
 type Mirrored interface {
 	// Mirror is where images are pushed to, and how. It may not run yet.
 	Mirror() mirror.Mirror
+	// PruneMirror frees what no tag of the running mirror reaches and that is not in use, see
+	// [store.Store.Prune]; pushes wait meanwhile. inUse are digests.
+	PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error)
+}
+
+// Issuer is implemented by drivers that can make keys for people.
+type Issuer interface {
+	// Issue makes a kubeconfig with a new key to everything in the cluster, which nothing keeps.
+	// It ends after life, and when the cluster takes its rights away. The API has to answer.
+	Issue(ctx context.Context, life time.Duration) (kubeconfig []byte, ends time.Time, err error)
 }
 
 // LogSource is implemented by drivers that keep the logs of node services.

@@ -99,17 +99,19 @@ func (f *forecast) finish(id string) {
 	f.steps[id].over, f.steps[id].fraction = true, 1
 }
 
-// left is the number of seconds until the plan ends: compiling everything at the
-// measured speed and then the longest way through what does not compile, or the longest
-// chain of steps, whichever is more.
-func (f *forecast) left() float64 {
+// left is the number of seconds until the stages up to the given one end: compiling what they
+// need at the measured speed and then the longest way through what does not compile, or the
+// longest chain of steps, whichever is more.
+func (f *forecast) left(stage int) float64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var done, todo, after float64
 	for _, s := range f.plan.Steps {
 		if c := f.steps[s.ID]; s.Kind == plan.KindBuild && !s.Done {
 			done += f.fraction(c) * cpu(s)
-			todo += (1 - f.fraction(c)) * cpu(s)
+			if s.Stage <= stage {
+				todo += (1 - f.fraction(c)) * cpu(s)
+			}
 		}
 	}
 	measured := f.buildTime.Seconds()
@@ -117,10 +119,10 @@ func (f *forecast) left() float64 {
 		measured += time.Since(f.buildSince).Seconds()
 	}
 	speed := (done + assumedShare*f.cores*assumedWeight) / (measured + assumedWeight)
-	tails := f.tails(speed)
+	tails := f.tails(speed, stage)
 	chain := 0.0
 	for _, s := range f.plan.Steps {
-		if c := f.steps[s.ID]; !c.over {
+		if c := f.steps[s.ID]; !c.over && s.Stage <= stage {
 			chain = max(chain, tails[s.ID])
 			if s.Kind == plan.KindBuild {
 				after = max(after, tails[s.ID]-f.own(s, speed))
@@ -133,12 +135,16 @@ func (f *forecast) left() float64 {
 	return max(chain, todo/speed+after)
 }
 
-// tails maps each step to the seconds from its start (or from now, when it runs) to the
-// end of the longest chain behind it. A build behind a build counts, too.
-func (f *forecast) tails(speed float64) map[string]float64 {
+// tails maps each step of the stages up to the given one to the seconds from its start (or from
+// now, when it runs) to the end of the longest chain of them behind it. A build behind a build
+// counts, too.
+func (f *forecast) tails(speed float64, stage int) map[string]float64 {
 	behind, tails := map[string]float64{}, map[string]float64{}
 	for i := len(f.plan.Steps) - 1; i >= 0; i-- {
 		s := f.plan.Steps[i]
+		if s.Stage > stage {
+			continue
+		}
 		tails[s.ID] = f.own(s, speed) + behind[s.ID]
 		for _, need := range s.Waits() {
 			behind[need] = max(behind[need], tails[s.ID])

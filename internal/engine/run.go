@@ -24,7 +24,8 @@ type run struct {
 	cancel   context.CancelCauseFunc
 	started  time.Time
 	forecast *forecast
-	priority map[string]float64 // seconds from a step's start to the end of the plan
+	priority map[string]float64 // seconds from a step's start to the milestone of its stage
+	ahead    []plan.Milestone   // that were not told to be reached
 
 	waiting  []plan.Step
 	cores    int
@@ -52,8 +53,16 @@ func newRun(r *Runner, p plan.Plan, cancel context.CancelCauseFunc) *run {
 		running:  map[plan.Kind]int{},
 		finished: make(chan finished),
 		ended:    map[string]StepResult{},
+		priority: map[string]float64{},
 	}
-	x.priority = x.forecast.tails(float64(cores))
+	for stage := range len(p.Milestones) + 1 {
+		tails := x.forecast.tails(float64(cores), stage)
+		for _, s := range p.Steps {
+			if s.Stage == stage {
+				x.priority[s.ID] = tails[s.ID]
+			}
+		}
+	}
 	return x
 }
 
@@ -66,13 +75,15 @@ func (x *run) run(ctx context.Context) (Result, error) {
 		}
 	}
 	slices.SortStableFunc(x.waiting, func(a, b plan.Step) int {
-		return cmp.Compare(x.priority[b.ID], x.priority[a.ID])
+		return cmp.Or(cmp.Compare(a.Stage, b.Stage), cmp.Compare(x.priority[b.ID], x.priority[a.ID]))
 	})
+	x.expect()
 	tick := time.NewTicker(overallEvery)
 	defer tick.Stop()
 	cancelled := ctx.Done()
 	for {
 		x.advance(ctx)
+		x.tellReached()
 		x.overall()
 		if x.busy() == 0 {
 			break
@@ -257,7 +268,10 @@ func (x *run) end(s plan.Step, result StepResult, failure error) {
 
 // overall tells how far the whole plan is.
 func (x *run) overall() {
-	e := ui.Event{Time: time.Now(), Type: ui.TypeProgress, Done: float64(len(x.ended)), Total: float64(len(x.plan.Steps)), Unit: "steps", ETA: math.Round(x.forecast.left())}
+	e := ui.Event{
+		Time: time.Now(), Type: ui.TypeProgress, Done: float64(len(x.ended)), Total: float64(len(x.plan.Steps)), Unit: "steps",
+		ETA: math.Round(x.forecast.left(len(x.plan.Milestones))), Message: x.next(),
+	}
 	x.sink().Emit(e)
 }
 

@@ -89,8 +89,10 @@ type StepError struct {
 func (e *StepError) Error() string { return e.Step + ": " + e.Err.Error() }
 func (e *StepError) Unwrap() error { return e.Err }
 
-// Run runs what is pending in p, each step as soon as what it waits for has ended, those
-// with the longest way behind them first. The first failure, like the end of ctx,
+// Run runs what is pending in p, each step as soon as what it waits for has ended, those of the
+// lowest stage first, and of these the ones with the longest way to their milestone. When there
+// is something to compile it tells when milestones are expected, and each when it is reached
+// ([ui.TypeMilestone]). The first failure, like the end of ctx,
 // cancels the running actions, waits for them and starts nothing more; the error joins
 // everything that went wrong, the root cause first. The result is valid with an error too.
 func (r *Runner) Run(ctx context.Context, p plan.Plan) (Result, error) {

@@ -17,9 +17,9 @@ import (
 
 // stateVersion of environment.json. A newer one is refused. Version 2 has Bundle, version 3 a
 // choice of network plugins, version 4 causes instead of reasons in words, version 5 other
-// drivers; what does not need them is still written as version 1, so that an older orrery can
+// drivers, version 6 profiles; what does not need them is still written as version 1, so that an older orrery can
 // read it.
-const stateVersion = 5
+const stateVersion = 6
 
 // stateFile is the name below the state directory.
 const stateFile = "environment.json"
@@ -119,6 +119,8 @@ func corrupt(path string, err error) error {
 func (s State) Save(stateDir string) error {
 	s.Version = 1
 	switch {
+	case s.Spec.Profile != "":
+		s.Version = 6
 	case s.Spec.Driver != spec.Default().Driver:
 		s.Version = 5
 	case len(s.Skipped) > 0:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -51,6 +52,14 @@ func TestState(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+	want.Spec.Profile = profile.Core
+	must(t, want.Save(dir))
+	got, err = LoadState(dir)
+	must(t, err)
+	want.Version = 6
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
 	entries, err := os.ReadDir(dir)
 	must(t, err)
 	if len(entries) != 1 {
@@ -70,7 +79,7 @@ func TestState(t *testing.T) {
 		{"no version", "{}", false, "it has no version"},
 		{"unknown field", `{"version":1,"spce":{}}`, false, "unknown field \"spce\""},
 		{"not valid", `{"version":1,"spec":{"name":"../../etc"}}`, false, "spec path `name`"},
-		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 5"},
+		{"newer", `{"version":7,"spec":[]}`, true, "has version 7, this orrery reads up to 6"},
 	} {
 		must(t, os.WriteFile(path, []byte(c.content), 0o600))
 		_, err := LoadState(dir)

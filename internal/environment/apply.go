@@ -100,7 +100,7 @@ func (p *Platform) keepSkipped(skipped map[string]plan.Cause) error {
 	if p.selection.Prune { // the whole of what is wanted is in the plan
 		maps.DeleteFunc(skipped, func(name string, _ plan.Cause) bool { _, wanted := p.Component(name); return !wanted })
 	}
-	if maps.Equal(skipped, p.Skipped) {
+	if maps.Equal(skipped, p.Skipped) && p.Spec.Profile == p.before.Profile {
 		return nil
 	}
 	p.Skipped = skipped

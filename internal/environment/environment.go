@@ -44,6 +44,7 @@ type Environment struct {
 	Keys     supply.Keys
 
 	request Request
+	before  spec.Environment // that it was made with, if it exists
 	created time.Time
 	journal journal
 	unlock  func()
@@ -83,6 +84,9 @@ func Open(ctx context.Context, r Request) (*Environment, error) {
 			if e.Spec.Network.Plugin == spec.PluginAuto {
 				// Pods of an existing environment cannot be taken from one plugin to another.
 				e.Spec.Network.Plugin = kept.Spec.Network.Plugin
+			}
+			if e.Spec.Profile == "" && len(e.Spec.Components) == 0 {
+				e.Spec.Profile = kept.Spec.Profile
 			}
 			if err := changeable(kept.Spec, e.Spec); err != nil {
 				return failure.Usage{Err: err}
@@ -144,7 +148,7 @@ func attach(r Request, damaged bool) (*Environment, error) {
 }
 
 func (e *Environment) remember(kept engine.State) {
-	e.Exists, e.created, e.Skipped, e.NetworkReason = true, kept.Created, kept.Skipped, kept.NetworkReason
+	e.Exists, e.before, e.created, e.Skipped, e.NetworkReason = true, kept.Spec, kept.Created, kept.Skipped, kept.NetworkReason
 }
 
 // begin takes the environment, if the request changes it: what is kept is read after that.
@@ -337,16 +341,6 @@ func (e *Environment) ownership() kube.Ownership {
 		return kube.Ownership{}
 	}
 	return kube.Ownership{Environment: e.Spec.Name, Adopt: e.request.Adopt, DeleteData: e.request.DeleteData}
-}
-
-// Mirror is the registry of the environment's own, that images are pushed to and read back from.
-func (e *Environment) Mirror() (mirror.Mirror, error) {
-	d, ok := e.Driver.(driver.Mirrored)
-	if !ok {
-		return mirror.Mirror{}, fmt.Errorf("environments of the %s driver have no registry of their own:"+
-			" 'orrery images push' puts images into images.registry, and signs them", e.Kind.Name)
-	}
-	return d.Mirror(), nil
 }
 
 // NodeNames of the topology, servers first.

@@ -25,6 +25,9 @@ import (
 type Planned struct {
 	plan.Plan
 	Observation driver.Observation
+	// Beside are components that the profile does not have and that were deployed by name. They
+	// stay as they are.
+	Beside []string
 
 	cluster clusterState
 }
@@ -94,7 +97,10 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 			// The cluster believes in a node for a while after its death; the driver does not.
 			in.NodesReady = in.NodesReady && !slices.ContainsFunc(obs.Nodes, func(n driver.Node) bool { return !n.Running && !n.Stopped })
 			if p.selection.Prune {
-				in.Installed = slices.Sorted(maps.Keys(planned.cluster.inventories))
+				planned.Beside = p.beside(planned.cluster.inventories)
+				in.Installed = slices.DeleteFunc(slices.Sorted(maps.Keys(planned.cluster.inventories)), func(n string) bool {
+					return slices.Contains(planned.Beside, n)
+				})
 			}
 			return nil
 		})

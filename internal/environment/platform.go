@@ -43,8 +43,10 @@ type Platform struct {
 	Catalog    *catalog.Catalog
 	Overlay    catalog.Overlay
 	Components []catalog.Component
-	Supply     *supply.Supply
-	Parts      supply.Parts
+	// Beyond is what the overlay, or the bundle, has and the profile does not, sorted.
+	Beyond []string
+	Supply *supply.Supply
+	Parts  supply.Parts
 
 	selection Selection
 	sink      ui.Sink // of steps: the runner learns from it how far they are
@@ -81,7 +83,7 @@ func (e *Environment) Platform(want Selection) (*Platform, error) {
 	if want.Overlay != "" {
 		overlay = want.Overlay
 	}
-	components, err := e.selected(cat, overlay, want)
+	components, beyond, err := e.selected(cat, overlay, want)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func (e *Environment) Platform(want Selection) (*Platform, error) {
 		nodes = catalog.Distribution{}
 	}
 	p := &Platform{
-		Environment: e, Catalog: cat, Overlay: cat.Overlays[overlay], Components: components, Parts: supply.Of(nodes, components),
+		Environment: e, Catalog: cat, Overlay: cat.Overlays[overlay], Components: components, Beyond: beyond, Parts: supply.Of(nodes, components),
 		selection: want, built: map[string]image.Built{}, leftOut: e.Skipped,
 		// Verification of one part goes on when another part fails.
 		runner:   &engine.Runner{Sink: e.request.Sink, Log: e.request.Log, KeepGoing: map[plan.Kind]bool{plan.KindVerify: true}},
@@ -114,31 +116,47 @@ func (e *Environment) Platform(want Selection) (*Platform, error) {
 	return p, p.checkRequired()
 }
 
-// selected are the components that are wanted: those that were named, those of orrery.yaml
-// or, when it names none, those that a bundle was made with, as far as they are for this
-// environment's network; else all of the overlay.
-func (e *Environment) selected(cat *catalog.Catalog, overlay string, want Selection) ([]catalog.Component, error) {
+// selected are the components that are wanted: those that were named, those of orrery.yaml or,
+// when it names none, those of the profile: of the overlay, or of what a bundle was made with, as
+// far as it is for this environment's network. beyond are those that the profile leaves out; a
+// bundle without a word about profiles is deployed whole.
+func (e *Environment) selected(cat *catalog.Catalog, overlay string, want Selection) (components []catalog.Component, beyond []string, err error) {
 	if want.ClusterOnly {
-		return nil, nil
+		return nil, nil, nil
 	}
 	names := want.Components
 	if len(names) == 0 {
 		names = e.Spec.Components
 	}
-	if len(names) == 0 {
-		of, bundled, err := e.Location.Components()
-		if err != nil {
-			return nil, err
+	if len(names) > 0 {
+		if components, err = cat.Select(overlay, names); err != nil {
+			return nil, nil, failure.Usage{Err: err}
 		}
-		if of == overlay {
-			names = cat.Here(bundled)
-		}
+		return components, nil, nil
 	}
-	components, err := cat.Select(overlay, names)
+	within := cat.Within(e.Spec.Profile)
+	all, names := cat.Overlays[overlay].Components, within.Overlays[overlay].Components
+	of, bundled, err := e.Location.Components()
 	if err != nil {
-		return nil, failure.Usage{Err: err}
+		return nil, nil, err
 	}
-	return components, nil
+	if of == overlay && len(bundled) > 0 {
+		all = cat.Here(bundled)
+		names = all
+		if e.Spec.Profile != "" {
+			names = slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !slices.Contains(within.Overlays[overlay].Components, n) })
+		}
+	}
+	if components, err = within.Select(overlay, names); err != nil {
+		return nil, nil, failure.Usage{Err: err}
+	}
+	for _, name := range all {
+		if !slices.ContainsFunc(components, named(name)) {
+			beyond = append(beyond, name)
+		}
+	}
+	slices.Sort(beyond)
+	return components, beyond, nil
 }
 
 // checkRequired refuses names that mean nothing here.
@@ -153,9 +171,14 @@ func (p *Platform) checkRequired() error {
 	return nil
 }
 
+// named tells the component of a name.
+func named(name string) func(catalog.Component) bool {
+	return func(c catalog.Component) bool { return c.Name == name }
+}
+
 // Component finds a selected component by its name.
 func (p *Platform) Component(name string) (catalog.Component, bool) {
-	i := slices.IndexFunc(p.Components, func(c catalog.Component) bool { return c.Name == name })
+	i := slices.IndexFunc(p.Components, named(name))
 	if i < 0 {
 		return catalog.Component{}, false
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -26,6 +27,8 @@ type Request struct {
 	File string
 	// Name of the environment; "" is what the file says.
 	Name string
+	// Profile in place of what the file says; "" leaves it.
+	Profile string
 	// Registry in place of images.registry of the file; "" leaves it.
 	Registry string
 	// Catalog is a folder in or below the repository; "" is the working folder, or where the
@@ -59,6 +62,15 @@ func (r Request) Spec() (spec.Environment, error) {
 	}
 	if r.Name != "" {
 		e.Rename(r.Name)
+	}
+	if r.Profile != "" {
+		switch {
+		case profile.Rank(r.Profile) < 0:
+			return e, failure.Usagef("--profile %s: want one of %s", r.Profile, strings.Join(profile.All(), ", "))
+		case len(e.Components) > 0:
+			return e, failure.Usagef("--profile %s: %s lists components one by one; take that list out, or leave --profile away", r.Profile, r.file())
+		}
+		e.Profile = r.Profile
 	}
 	if r.Registry != "" {
 		e.Images.Registry = r.Registry

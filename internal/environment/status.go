@@ -31,6 +31,8 @@ type Status struct {
 	Services []ServiceStatus `json:"services,omitempty"`
 	// Kubeconfig is the path of the admin kubeconfig, when there is one.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// Warnings are lines for a person, about what works and may not be what they think.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // NodeStatus is one node.
@@ -93,7 +95,9 @@ func (e *Environment) Status(ctx context.Context) (Status, error) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	return e.statusOf(ctx, obs, lookAt(ctx, client)), nil
+	st := e.statusOf(ctx, obs, lookAt(ctx, client))
+	st.Warnings = append(st.Warnings, e.movedTags(ctx, client)...)
+	return st, nil
 }
 
 // runs: something of it may answer.
@@ -113,6 +117,9 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 		Nodes: []NodeStatus{}, Components: []ComponentStatus{}, Endpoints: map[string]string{},
 	}
 	maps.Copy(st.Endpoints, obs.Endpoints)
+	if obs.Kubeconfig != "" {
+		st.Warnings = e.endingKey(time.Now())
+	}
 	if seen.client != nil {
 		st.Components = seen.components(ctx, e.declaredNamespaces(), e.Skipped)
 	}

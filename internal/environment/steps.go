@@ -40,6 +40,7 @@ func (p *Platform) build(ctx context.Context, s plan.Step, _ reporter) (ui.State
 	if !ok {
 		return ui.StateFailed, fmt.Errorf("no binary %q in the catalogue", s.Subject)
 	}
+	bin.Stage = s.Stage
 	cached, err := p.Supply.Cached(ctx, bin)
 	if err != nil {
 		return ui.StateFailed, err

@@ -117,6 +117,22 @@ func Pushed(ctx context.Context, to mirror.Mirror, built Built) bool {
 	return err == nil && there.String() == built.Digest
 }
 
+// Tagged is the digest that a tag of the mirror names; empty when there is no such tag.
+func Tagged(ctx context.Context, in mirror.Mirror, repository, tag string) (digest string, err error) {
+	ref, err := name.NewTag(in.Address+"/"+repository+":"+tag, name.Insecure, name.StrictValidation)
+	if err != nil {
+		return "", fmt.Errorf("image %s:%s: %w", repository, tag, err)
+	}
+	there, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(in)) // a HEAD would be part of a push
+	if absent(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask the mirror for %s:%s: %w", repository, tag, err)
+	}
+	return there.Digest.String(), nil
+}
+
 func tagOf(registry string, built Built, options ...name.Option) (name.Tag, error) {
 	return name.NewTag(registry+"/"+built.Name+":"+built.Version, options...)
 }
@@ -127,10 +143,16 @@ func held(tag name.Tag, options ...remote.Option) (v1.Hash, error) {
 	if err == nil {
 		return there.Digest, nil
 	}
-	if answer, ok := errors.AsType[*transport.Error](err); ok && answer.StatusCode == http.StatusNotFound {
+	if absent(err) {
 		return v1.Hash{}, nil
 	}
 	return v1.Hash{}, err
+}
+
+// absent: a registry says that it has no such thing.
+func absent(err error) bool {
+	answer, ok := errors.AsType[*transport.Error](err)
+	return ok && answer.StatusCode == http.StatusNotFound
 }
 
 // verify hashes every blob of an image. A damaged one is removed, so that the image is

@@ -12,15 +12,15 @@ const module = "github.com/orrery-dev/orrery/"
 // pure packages import nothing else than this: they are functions of what they are given, or
 // read files (os).
 var pure = map[string]string{
-	"catalog": "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp errors fmt io io/fs maps os path path/filepath reflect regexp slices strconv strings time",
-	"plan":    "internal/catalog internal/spec errors fmt reflect slices strings",
-	"spec":    "internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp embed encoding/binary errors fmt io math net/netip os path/filepath reflect regexp slices strconv strings",
+	"catalog": "internal/profile internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp errors fmt io io/fs maps os path path/filepath reflect regexp slices strconv strings time",
+	"plan":    "internal/catalog internal/profile internal/spec errors fmt reflect slices strings",
+	"spec":    "internal/profile internal/reference internal/spelling go.yaml.in/yaml/v3 bytes cmp embed encoding/binary errors fmt io math net/netip os path/filepath reflect regexp slices strconv strings",
 }
 
 // rules say what the files of other packages must not import: paths with all below them,
 // "ours" for this module, "others" for all but the standard library.
 var rules = []struct{ packages, not, why string }{
-	{"atomicfile beneath disk filelock golden mirror proc reference spelling statedir ui", "ours", "what everything may use uses nothing"},
+	{"atomicfile beneath disk filelock golden mirror proc profile reference spelling statedir ui", "ours", "what everything may use uses nothing"},
 	{"failure", "ours", "everything may say whose an error is"},
 	{"supply", "internal/environment internal/engine internal/driver internal/kube internal/console", "it knows no environment and no cluster"},
 	{"environment", "internal/app internal/console internal/driver/native github.com/spf13/cobra", "it knows no verb, and drivers only by their kind"},

@@ -2,6 +2,9 @@ package kubeconfig
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,16 +41,39 @@ func Current(path string) (string, error) {
 	return f.value("current-context"), nil
 }
 
-// Merge copies the current context of file own into path, under one name for context, cluster
-// and user, and makes it the current one. A file that is not there is made.
-func Merge(own, path, name string) error {
-	from, err := open(own)
+// Certificate is that of a user of a file; nil when they have none, or there is no such user or file.
+func Certificate(path, user string) (*x509.Certificate, error) {
+	f, err := open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	entry, _ := f.entry("users", user)
+	data, err := base64.StdEncoding.DecodeString(scalar(field(field(entry, "user"), "client-certificate-data")))
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: the certificate of user %s: %w", path, user, err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: the certificate of user %s: %w", path, user, err)
+	}
+	return cert, nil
+}
+
+// Merge copies the current context of kubeconfig own into the file path, under one name for
+// context, cluster and user, and makes it the current one. A file that is not there is made.
+func Merge(own []byte, path, name string) error {
+	root, err := parse(own)
+	if err != nil {
+		return fmt.Errorf("the environment's kubeconfig: %w", err)
+	}
+	from := &file{root: root}
 	context, ok := from.entry("contexts", from.value("current-context"))
 	if !ok {
-		return fmt.Errorf("%s has no current context: 'orrery up' writes it anew", own)
+		return errors.New("the environment's kubeconfig has no current context: 'orrery up' writes it anew")
 	}
 	into, err := open(path)
 	if err != nil {
@@ -56,7 +82,7 @@ func Merge(own, path, name string) error {
 	for list, kind := range map[string]string{"clusters": "cluster", "users": "user"} {
 		found, ok := from.entry(list, scalar(field(field(context, "context"), kind)))
 		if !ok {
-			return fmt.Errorf("%s: its context names a %s that is not there", own, kind)
+			return fmt.Errorf("the environment's kubeconfig: its context names a %s that is not there", kind)
 		}
 		if err := into.put(list, name, kind, field(found, kind)); err != nil {
 			return err
@@ -137,18 +163,25 @@ func open(path string) (*file, error) {
 	if f.info, err = os.Stat(at); err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
+	if f.root, err = parse(data); err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// parse reads a kubeconfig; one without content has nothing.
+func parse(data []byte) (*yaml.Node, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return f, nil
+		return &yaml.Node{Kind: yaml.MappingNode}, nil
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, fmt.Errorf("kubeconfig %s: %w", path, err)
+		return nil, err
 	}
 	if len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
-		return nil, fmt.Errorf("kubeconfig %s is no mapping of clusters, users and contexts", path)
+		return nil, errors.New("it is no mapping of clusters, users and contexts")
 	}
-	f.root = doc.Content[0]
-	return f, nil
+	return doc.Content[0], nil
 }
 
 // target is where links lead, also to a file that is not there yet.

@@ -44,15 +44,8 @@ func write(t *testing.T, path, content string, mode os.FileMode) {
 	}
 }
 
-func own(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "own")
-	write(t, path, ownFile, 0o600)
-	return path
-}
-
 func TestMergeAndRemove(t *testing.T) {
-	from, dir := own(t), t.TempDir()
+	dir := t.TempDir()
 	target := filepath.Join(dir, "config")
 	write(t, target, theirFile, 0o640)
 	if os.Geteuid() == 0 {
@@ -87,7 +80,7 @@ func TestMergeAndRemove(t *testing.T) {
 		t.Errorf("current: %q, %v", now, err)
 	}
 	for range 2 { // merging again changes nothing
-		if err := Merge(from, link, "orrery-demo"); err != nil {
+		if err := Merge([]byte(ownFile), link, "orrery-demo"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,7 +116,7 @@ func TestPrevious(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			target := filepath.Join(t.TempDir(), "config")
 			write(t, target, theirFile, 0o600)
-			if err := Merge(own(t), target, "orrery-demo"); err != nil {
+			if err := Merge([]byte(ownFile), target, "orrery-demo"); err != nil {
 				t.Fatal(err)
 			}
 			data, err := os.ReadFile(target)
@@ -143,7 +136,7 @@ func TestPrevious(t *testing.T) {
 
 func TestFileOfItsOwn(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "new", "folder", "config")
-	if err := Merge(own(t), target, "orrery-demo"); err != nil {
+	if err := Merge([]byte(ownFile), target, "orrery-demo"); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(target); err != nil || st.Mode().Perm() != 0o600 {
@@ -164,7 +157,7 @@ func TestBroken(t *testing.T) {
 	for _, content := range []string{"{{{", "[]", "just words", "clusters: {a: b}\n"} {
 		target := filepath.Join(t.TempDir(), "config")
 		write(t, target, content, 0o600)
-		if err := Merge(own(t), target, "orrery-demo"); err == nil || !strings.Contains(err.Error(), target) {
+		if err := Merge([]byte(ownFile), target, "orrery-demo"); err == nil || !strings.Contains(err.Error(), target) {
 			t.Errorf("%q: want an error that names the file, got %v", content, err)
 		}
 		if b, _ := os.ReadFile(target); string(b) != content {
@@ -193,7 +186,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content string) {
 		target := filepath.Join(t.TempDir(), "config")
 		write(t, target, content, 0o600)
-		if err := Merge(own(t), target, "orrery-demo"); err != nil {
+		if err := Merge([]byte(ownFile), target, "orrery-demo"); err != nil {
 			return
 		}
 		if now, err := Current(target); err != nil || now != "orrery-demo" {

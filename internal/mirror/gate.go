@@ -29,7 +29,9 @@ type Gate struct {
 	// Password is asked for at each use. nil: the registry is read through this gate, and no
 	// password helps.
 	Password func() (string, error)
-	Log      *slog.Logger
+	// Writes, unless nil, is told of what is part of a push, and may have it wait.
+	Writes *Writes
+	Log    *slog.Logger
 }
 
 // Limits of a client: slow ones must not hold connections for ever.
@@ -77,6 +79,13 @@ func (g Gate) Handler() http.Handler {
 			// Clients ask for /v2/ to learn whether they need a password: they have it then.
 			w.Header().Set("WWW-Authenticate", `Basic realm="orrery"`)
 			refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "to push and delete, log in as "+User+" with the password of the environment (docs/reference/images.md)")
+		case g.Writes != nil && pushes(r):
+			if err := g.Writes.begin(r.Context()); err != nil {
+				refuse(w, http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror is being cleaned up")
+				return
+			}
+			defer g.Writes.end()
+			behind.ServeHTTP(w, r)
 		default:
 			behind.ServeHTTP(w, r)
 		}

@@ -48,6 +48,9 @@ type Step struct {
 	After []string
 	Phase string
 	Title string // one line for a person
+	// Stage is the index of the first milestone that waits for the step, be it for what waits
+	// for the step; the number of milestones when none does. A lower stage goes first.
+	Stage int
 	// CPUSeconds and MemoryMiB are what a cold build was measured to take; 0 when not known
 	// or not a build.
 	CPUSeconds float64
@@ -65,8 +68,22 @@ func (s Step) Waits() []string { return slices.Concat(s.Needs, s.After) }
 // Pending: there is something to do, and it can be done.
 func (s Step) Pending() bool { return !s.Done && s.Skip.IsZero() }
 
+// Milestone is what a person waits for on the way to the end of a plan.
+type Milestone struct {
+	Name  string   // [MilestoneNodes], or the profile whose components it is about
+	Title string   // such as "nodes Ready", to be followed by a time
+	Needs []string // IDs of the steps after which it is reached
+}
+
+// MilestoneNodes is the name of the first milestone.
+const MilestoneNodes = "nodes"
+
 // Plan is a list of steps in which every step stands behind what it waits for.
-type Plan struct{ Steps []Step }
+type Plan struct {
+	Steps []Step
+	// Milestones in the order in which they are to be reached.
+	Milestones []Milestone
+}
 
 // Pending is the number of steps that have something to do.
 func (p Plan) Pending() int {
@@ -104,10 +121,13 @@ func (p Plan) Step(id string) (Step, bool) {
 }
 
 // CPUSeconds is the sum over the pending builds, of those that are known.
-func (p Plan) CPUSeconds() float64 {
+func (p Plan) CPUSeconds() float64 { return p.secondsUntil(len(p.Milestones)) }
+
+// secondsUntil is CPUSeconds of the stages up to the given one.
+func (p Plan) secondsUntil(stage int) float64 {
 	sum := 0.0
 	for _, s := range p.Steps {
-		if s.Pending() {
+		if s.Pending() && s.Stage <= stage {
 			sum += s.CPUSeconds
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/spec"
 
 	"github.com/orrery-dev/orrery/internal/golden"
@@ -362,5 +363,77 @@ func TestUpOnSomebodyElsesCluster(t *testing.T) {
 	}
 	if cause := p.Skipped()["nats"]; cause.Image != "nats" || !strings.Contains(cause.Root, "orrery images push") {
 		t.Errorf("skipped: %v", p.Skipped())
+	}
+}
+
+// Programs of one module wait for the one that is needed first, or else the largest; what is built
+// already is not waited for, nor built for the others.
+func TestProgramsOfAModule(t *testing.T) {
+	of := func(dir string, b catalog.Binary) catalog.Binary {
+		b.Dir = dir
+		return b
+	}
+	in := seed()
+	in.Components[0].Profile = profile.Core
+	in.Distribution.Binaries = append(in.Distribution.Binaries, of("/cilium", bin("operator", 40, 100)), of("/cilium", bin("agent", 700, 100)), of("/apps", bin("clang", 1, 100)))
+	in.Components[3].Images = append(in.Components[3].Images, image("shop", of("/apps", bin("shop", 30, 100))))
+	check := func(want map[string]string) {
+		t.Helper()
+		p, err := Up(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, after := range want {
+			if s, _ := p.Step(id); strings.Join(s.After, " ") != after {
+				t.Errorf("%s waits for %v, want %q", id, s.After, after)
+			}
+		}
+	}
+	check(map[string]string{"build/operator": "build/agent", "build/agent": "", "build/shop": "build/clang", "build/clang": "", "build/runc": ""})
+	in.Cached = map[string]bool{"agent": true}
+	check(map[string]string{"build/operator": "", "build/agent": ""})
+}
+
+// A step belongs to the first milestone that waits for it, be it for something else.
+func TestStages(t *testing.T) {
+	in := seed()
+	for i := range in.Components {
+		in.Components[i].Profile = profile.Core
+	}
+	nats := in.Components[3].Images[0]
+	in.Components = append(in.Components,
+		catalog.Component{Name: "shop", Needs: []string{"nats"}, Images: []catalog.Image{image("shop", bin("shop", 10, 100)), nats}, Smoke: []string{"shop"}},
+		catalog.Component{Name: "vault", Images: []catalog.Image{image("vault", bin("vault", 10, 100))}, Profile: profile.Full, Smoke: []string{"vault"}})
+	in.Installed = []string{"gone"}
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names, titles []string
+	for _, m := range p.Milestones {
+		names, titles = append(names, m.Name), append(titles, m.Title)
+		for _, id := range m.Needs {
+			if _, ok := p.Step(id); !ok {
+				t.Errorf("milestone %s waits for %s, which is not in the plan", m.Name, id)
+			}
+		}
+	}
+	if want := "nodes core platform full"; strings.Join(names, " ") != want {
+		t.Errorf("milestones %v, want %s", names, want)
+	}
+	if want := "nodes Ready; coredns, local-path, namespaces, nats verified; shop verified; everything verified"; strings.Join(titles, "; ") != want {
+		t.Errorf("titles %v, want %s", titles, want)
+	}
+	for id, want := range map[string]int{
+		"build/runc": 0, "prepare": 0, "nodes": 0, "image/pause": 1, "build/nats-server": 1, "verify/nats": 1, "verify/cluster": 1,
+		"build/shop": 2, "verify/shop": 2, "build/vault": 3, "remove/gone": 4,
+	} {
+		if s, _ := p.Step(id); s.Stage != want {
+			t.Errorf("%s is of stage %d, want %d", id, s.Stage, want)
+		}
+	}
+	in.SkipVerify = true
+	if p, err = Up(in); err != nil || p.Milestones[2].Title != "shop deployed" {
+		t.Errorf("%v, %v", p.Milestones, err)
 	}
 }

@@ -19,6 +19,11 @@ func (p Plan) String() string {
 	fmt.Fprintf(&b, "%s, %d to do", plural(len(p.Steps), "step"), p.Pending())
 	if cpu := p.CPUSeconds(); cpu > 0 {
 		fmt.Fprintf(&b, ", %.0f CPU-seconds to compile", cpu)
+		for i, m := range p.Milestones {
+			if until := p.secondsUntil(i); until > 0 {
+				fmt.Fprintf(&b, "\n  %.0f of them until: %s", until, m.Title)
+			}
+		}
 	}
 	b.WriteString("\n")
 	width := 0
@@ -32,7 +37,7 @@ func (p Plan) String() string {
 		if len(steps) == 0 {
 			continue
 		}
-		pending, left := Plan{steps}.Pending(), 0
+		pending, left := Plan{Steps: steps}.Pending(), 0
 		for _, s := range steps {
 			if !s.Skip.IsZero() {
 				left++

@@ -52,7 +52,7 @@ type Input struct {
 
 // Up is the plan that brings the environment from what was observed to what is wanted.
 func Up(in Input) (Plan, error) {
-	b := builder{in: in, running: in.Phase == "running", known: map[string]any{}}
+	b := builder{in: in, running: in.Phase == "running", known: map[string]any{}, modules: map[string]string{}}
 	b.distribution()
 	b.components()
 	if !in.SkipVerify {
@@ -67,6 +67,12 @@ func Up(in Input) (Plan, error) {
 	}
 	p.leaveOut()
 	p.markUnneeded(in)
+	p.Milestones = milestones(in)
+	p.setStages()
+	p.oneAfterAnother(b.modules)
+	if err := p.sort(); err != nil {
+		return Plan{}, err
+	}
 	return p, p.Validate()
 }
 
@@ -74,7 +80,8 @@ type builder struct {
 	in      Input
 	running bool
 	steps   []Step
-	known   map[string]any // step ID → declaration, to tell the same thing twice from two things of one name
+	known   map[string]any    // step ID → declaration, to tell the same thing twice from two things of one name
+	modules map[string]string // ID of a build → folder of its module
 	errs    []error
 }
 
@@ -156,6 +163,9 @@ func (b *builder) build(bin catalog.Binary) string {
 	id := "build/" + bin.Name
 	if b.same(id, bin) {
 		return id
+	}
+	if !bin.Archive() {
+		b.modules[id] = bin.Dir
 	}
 	title := "Build " + bin.Name
 	if bin.Version != "" {

@@ -207,6 +207,8 @@ func TestMistakes(t *testing.T) {
 		{"no key file", head + "images: {trustedKeys: ['']}\n", "orrery.yaml:3: spec path `images.trustedKeys[0]`: want a PEM file with a public key, got nothing"},
 		{"password", head + "images: {password: {sops: a}}\n", "orrery.yaml:3: spec path `images.password.key`: want the name of the value in images.password.sops, got nothing"},
 		{"password in clear", head + "images: {password: hunter2}\n", "orrery.yaml:3: spec path `images.password`: want a mapping, got \"hunter2\""},
+		{"profile", head + "profile: ful\n", "orrery.yaml:3: spec path `profile`: want \"core\", \"platform\" or \"full\", got \"ful\"; did you mean \"full\"?"},
+		{"profile and components", head + "profile: core\ncomponents: [nats]\n", "orrery.yaml:3: spec path `profile`: components lists what to deploy one by one; leave one of the two out"},
 		{"component", head + "components: [nats, Nats]\n", "orrery.yaml:3: spec path `components[1]`: want a component such as nats: lower case letters, digits and \"-\", at most 63; got \"Nats\""},
 		{"key", head + "[a]: b\n", "orrery.yaml:3: want field names, got a list as a key"},
 	} {

@@ -49,7 +49,12 @@ type Environment struct {
 	// Overlay of the catalogue that is deployed: a folder of infra/k8s/overlays. Default
 	// "local", and "prod" with driver: existing.
 	Overlay string `json:"overlay,omitempty" jsonschema:"maxLength=63,pattern=^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"`
-	// Components to deploy; default: all of the overlay. Their needs are added.
+	// Profile is how much of the overlay is deployed: "core" (nodes, network, DNS, storage,
+	// NATS), "platform" (core, and observability, pulse) or "full" (all of it).
+	// Default: what the environment has, and "platform" for a new one. It stands beside no
+	// components.
+	Profile string `json:"profile,omitempty" jsonschema:"enum=core,enum=platform,enum=full"`
+	// Components to deploy; default: those of the profile. Their needs are added.
 	Components []string `json:"components,omitempty"`
 	// Images says where images may come from.
 	Images Images `json:"images,omitempty"`

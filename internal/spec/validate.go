@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/orrery-dev/orrery/internal/profile"
 	"github.com/orrery-dev/orrery/internal/reference"
 
 	"github.com/orrery-dev/orrery/internal/spelling"
@@ -88,6 +89,12 @@ func (e *Environment) validate(c *collector) {
 	c.oneOf("durability", string(e.Durability), string(DurabilityFull), string(DurabilityFast))
 	e.validatePorts(c)
 	form(c, "overlay", e.Overlay, "a folder of infra/k8s/overlays such as local")
+	if e.Profile != "" {
+		c.oneOf("profile", e.Profile, profile.All()...)
+		if len(e.Components) > 0 {
+			c.add("profile", "components lists what to deploy one by one; leave one of the two out")
+		}
+	}
 	unique(c, "components", e.Components, "a component such as nats")
 	e.validateImages(c)
 }

@@ -8,9 +8,12 @@ type Type string
 const (
 	TypeStep     Type = "step"     // a step changed state
 	TypeProgress Type = "progress" // done/total of a running step moved
-	TypeNotice   Type = "notice"   // something a person should know; not an error
-	TypeWarning  Type = "warning"  // something that works but should be looked at
-	TypeSummary  Type = "summary"  // the last event of a verb; Data carries its result
+	// TypeMilestone: what a person waits for is expected (running, ETA) or was reached (done,
+	// Seconds since the start), with Done of Total builds. Step is its name.
+	TypeMilestone Type = "milestone"
+	TypeNotice    Type = "notice"  // something a person should know; not an error
+	TypeWarning   Type = "warning" // something that works but should be looked at
+	TypeSummary   Type = "summary" // the last event of a verb; Data carries its result
 )
 
 // State is where a step stands.

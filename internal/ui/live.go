@@ -115,6 +115,9 @@ func (t *tty) header(columns int, now time.Time) cells {
 	if l := Left(left); l != "" {
 		texts = append(texts, l)
 	}
+	if t.overall.Message != "" {
+		texts = append(texts, clean(t.overall.Message))
+	}
 	text := strings.Join(texts, "  ")
 	for len(texts) > 1 && width(text) >= columns {
 		texts = texts[:len(texts)-1]

@@ -72,6 +72,8 @@ func (p *plain) Emit(e Event) {
 		p.progress(e)
 	case TypeNotice:
 		p.line(e.Time, "note", e.Step, e.Message)
+	case TypeMilestone:
+		p.line(e.Time, "note", "", e.Message)
 	case TypeWarning:
 		p.line(e.Time, "warn", e.Step, e.Message)
 		p.rest(e.Error)
@@ -135,6 +137,9 @@ func (p *plain) progress(e Event) {
 		said += fmt.Sprintf("  (all: %.0f/%.0f steps", p.overall.Done, p.overall.Total)
 		if left := Left(p.overall.ETA - e.Time.Sub(p.overall.Time).Seconds()); left != "" {
 			said += ", " + left
+		}
+		if p.overall.Message != "" {
+			said += ", " + clean(p.overall.Message)
 		}
 		said += ")"
 	}

@@ -110,20 +110,27 @@ func (t *task) detail() string {
 	return strings.Join(parts, "  ")
 }
 
-// Left says how long something will still take, no more exactly than anybody knows:
-// "a few seconds left", "about 45 s left", "about 4 min left"; "" when s is 0 (unknown).
+// Left says how long something will still take, such as "about 4 min left"; "" when s is 0
+// (unknown).
 func Left(s float64) string {
-	switch {
-	case s <= 0 || math.IsNaN(s) || math.IsInf(s, 0):
+	if s <= 0 || math.IsNaN(s) || math.IsInf(s, 0) {
 		return ""
+	}
+	return About(s) + " left"
+}
+
+// About is a time in seconds no more exactly than anybody knows what is to come: "a few
+// seconds", "about 45 s", "about 4 min".
+func About(s float64) string {
+	switch {
 	case s < 8:
-		return "a few seconds left"
+		return "a few seconds"
 	case s < 90:
-		return fmt.Sprintf("about %.0f s left", math.Ceil(s/5)*5)
+		return fmt.Sprintf("about %.0f s", math.Ceil(s/5)*5)
 	case s < 90*60:
-		return fmt.Sprintf("about %.0f min left", math.Round(s/60))
+		return fmt.Sprintf("about %.0f min", math.Round(s/60))
 	default:
-		return fmt.Sprintf("about %.1f h left", s/3600)
+		return fmt.Sprintf("about %.1f h", s/3600)
 	}
 }
 

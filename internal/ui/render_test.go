@@ -33,11 +33,16 @@ func day(sink Sink, at func(moment string)) {
 		emit(Event{Type: TypeProgress, Step: id, Done: done, Total: total, Unit: "packages"})
 	}
 	overall := func(done, eta float64) {
-		emit(Event{Type: TypeProgress, Done: done, Total: 12, Unit: "steps", ETA: eta})
+		e := Event{Type: TypeProgress, Done: done, Total: 12, Unit: "steps", ETA: eta}
+		if done < 8 {
+			e.Message = "nodes Ready in about 3 min"
+		}
+		emit(e)
 	}
 	emit(Event{Type: TypeNotice, Message: "installing nftables, libseccomp-dev with apt"})
 	end("build/runc", StateCached, 0, "Build runc v1.5.2", "")
 	end("build/registry", StateCached, 0, "Build registry v3.1.2", "")
+	emit(Event{Type: TypeMilestone, Step: "nodes", State: StateRunning, ETA: 200, Total: 2, Unit: "builds", Message: "nodes Ready: expected in about 3 min"})
 	run("build/kubernetes", "Build kubernetes v1.37.2")
 	run("build/nats-server", "Build nats-server v2.15.2")
 	run("prepare", "Registry mirror")
@@ -59,6 +64,7 @@ func day(sink Sink, at func(moment string)) {
 	end("build/nats-server", StateDone, 40.4, "Build nats-server v2.15.2", "")
 	time.Sleep(150 * time.Second)
 	end("build/kubernetes", StateDone, time.Since(start).Seconds(), "", "")
+	emit(Event{Type: TypeMilestone, Step: "nodes", State: StateDone, Seconds: 190, Done: 2, Total: 2, Unit: "builds", Message: "nodes Ready after 3 min 10 s"})
 	run("deploy/nats", "Deploy nats")
 	overall(8, 12)
 	emit(Event{Type: TypeProgress, Step: "deploy/nats", Message: "waiting for StatefulSet nats: 1 of 3 ready; nats-1 pulls its image", Done: 1, Total: 3, Unit: "pods"})

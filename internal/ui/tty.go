@@ -181,6 +181,12 @@ func (t *tty) Emit(e Event) {
 		}
 	case TypeNotice:
 		t.print(t.glyphs.note, dim, e.Step, "", e.Message)
+	case TypeMilestone:
+		mark, style := t.glyphs.note, dim
+		if e.State == StateDone {
+			mark, style = t.glyphs.done, green
+		}
+		t.print(mark, style, "", "", e.Message)
 	case TypeWarning:
 		t.print(t.glyphs.warn, yellow, e.Step, "", e.Message)
 		t.rest(e.Error)

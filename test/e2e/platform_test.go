@@ -17,10 +17,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"sigs.k8s.io/yaml"
 
+	"github.com/orrery-dev/orrery/internal/disk"
 	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
@@ -51,6 +54,7 @@ func TestPlatform(t *testing.T) {
 	journey("logs", func(t *testing.T) { logs(t, e) })
 	journey("observed", func(t *testing.T) { observed(t, e) })
 	journey("registry", func(t *testing.T) { ownImage(t, e) })
+	journey("prune", func(t *testing.T) { pruned(t, e) })
 	journey("signatures", func(t *testing.T) { signatures(t, e) })
 	journey("image-policy", func(t *testing.T) { imagePolicy(t, e) })
 	journey("kubeconfig", func(t *testing.T) { mergeKubeconfig(t, e) })
@@ -281,6 +285,51 @@ spec:
 	loose := strings.NewReplacer("hello, namespace", "loose, namespace", "drop: [ALL]", "add: [NET_ADMIN]").Replace(pod)
 	if r := e.invoke(t.Context(), strings.NewReader(loose), "kubectl", "apply", "-f", "-"); r.code == 0 {
 		t.Errorf("a privileged pod was admitted to apps: %v", r)
+	}
+}
+
+// pruned: images that a tag named once are freed, and all that is deployed stays, with its signatures.
+func pruned(t *testing.T, e *environment) {
+	tag, err := name.NewTag(strings.TrimPrefix(e.status(t).Endpoints["registry"], "http://")+"/moved:1", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer := remote.WithAuth(mirror.Mirror{PasswordFile: e.state("pki", "mirror-password")})
+	var last v1.Image
+	for range 20 {
+		if last, err = random.Image(1<<20, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.Write(tag, last, remote.WithContext(t.Context()), writer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type freed struct {
+		Manifests []struct{ Image string }
+		Bytes     int64
+	}
+	would := decode[freed](t, e.run(t, "images", "prune", "--mirror", "--dry-run", "-o", "json"))
+	before := disk.Size(e.state("registry"))
+	did := decode[freed](t, e.run(t, "images", "prune", "--mirror", "-o", "json"))
+	moved := 0
+	for _, m := range did.Manifests {
+		if strings.HasPrefix(m.Image, "moved@") {
+			moved++
+		}
+	}
+	if after := disk.Size(e.state("registry")); moved != 19 || did.Bytes < 19<<20 || would.Bytes != did.Bytes || before-after < did.Bytes {
+		t.Errorf("of 19 images %d were freed, %d bytes (%d were foretold), the folder had %d and has %d", moved, did.Bytes, would.Bytes, before, after)
+	}
+	there, err := remote.Image(tag, remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Image(there); err != nil {
+		t.Errorf("what the tag names: %v", err)
+	}
+	e.run(t, "images", "verify")
+	if err := remote.Write(tag, last, remote.WithContext(t.Context()), writer); err != nil {
+		t.Errorf("a push afterwards: %v", err)
 	}
 }
 

@@ -49,7 +49,7 @@ func (e *environment) kubeconfig(t *testing.T) kubeconfig {
 		t.Fatal(err)
 	}
 	if len(c.Users) != 1 || len(c.Contexts) != 1 {
-		t.Fatalf("the admin kubeconfig has %d users and %d contexts", len(c.Users), len(c.Contexts))
+		t.Fatalf("the kubeconfig has %d users and %d contexts", len(c.Users), len(c.Contexts))
 	}
 	return c
 }
@@ -70,7 +70,7 @@ func mergeKubeconfig(t *testing.T, e *environment) {
 		t.Fatal(err)
 	}
 	e.run(t, "kubeconfig", "--merge")
-	c := readKubeconfig(t)
+	c := readKubeconfig(t, userKubeconfig())
 	want := "orrery-" + e.name
 	if c.CurrentContext != want || len(c.Contexts) != 2 || len(c.Users) != 2 || len(c.Clusters) != 2 {
 		t.Errorf("after --merge: current %s, %d contexts, %d users, %d clusters", c.CurrentContext, len(c.Contexts), len(c.Users), len(c.Clusters))
@@ -81,6 +81,17 @@ func mergeKubeconfig(t *testing.T, e *environment) {
 	if out := e.run(t, "kubectl", "--kubeconfig", userKubeconfig(), "--context", want, "get", "nodes", "-o", "name"); !strings.Contains(out, "node/server1") {
 		t.Errorf("through the merged context: %s", out)
 	}
+	through := []string{"kubectl", "--kubeconfig", userKubeconfig(), "--context", want, "get", "nodes"}
+	e.run(t, "kubectl", "delete", "clusterrolebinding", "orrery:people")
+	if r := e.try(t, through...); r.code == 0 {
+		t.Errorf("a key that was taken away still opens: %v", r)
+	}
+	e.kubeconfig(t) // another key, and a binding for it
+	if r := e.try(t, through...); r.code == 0 {
+		t.Errorf("it opens again with the next key: %v", r)
+	}
+	e.run(t, "kubeconfig", "--merge", "--ttl", "1h")
+	e.run(t, through...)
 }
 
 // kubeconfigIsOursNoMore looks at the user's kubeconfig after down.
@@ -95,15 +106,15 @@ func kubeconfigIsOursNoMore(t *testing.T, e *environment) {
 	if bytes.Contains(b, []byte(e.name)) {
 		t.Errorf("down left its context in the user's kubeconfig:\n%s", b)
 	}
-	c := readKubeconfig(t)
+	c := readKubeconfig(t, userKubeconfig())
 	if len(c.Contexts) != 1 || c.Contexts[0].Name != "mine" || len(c.Users) != 1 || len(c.Clusters) != 1 {
 		t.Errorf("down damaged the user's own context: %+v", c)
 	}
 }
 
-func readKubeconfig(t *testing.T) kubeconfig {
+func readKubeconfig(t *testing.T, file string) kubeconfig {
 	t.Helper()
-	b, err := os.ReadFile(userKubeconfig())
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +174,7 @@ func (e *environment) credentials(t *testing.T) map[string]string {
 			}
 		}
 	}
-	for key, value := range e.kubeconfig(t).Users[0].User {
+	for key, value := range readKubeconfig(t, e.state("kubeconfig")).Users[0].User {
 		if s, ok := value.(string); ok {
 			add("the admin's "+key, s)
 		}

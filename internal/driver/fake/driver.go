@@ -16,6 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/mirror"
+	"github.com/orrery-dev/orrery/internal/mirror/store"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -104,6 +105,18 @@ func (d *Driver) Installed(names ...string) error {
 func (d *Driver) Mirror() mirror.Mirror {
 	m, _, _ := d.remembered() // an unreadable one has no mirror
 	return mirror.Mirror{Address: m.Registry}
+}
+
+// PruneMirror implements [driver.Mirrored]. It frees nothing: [Cluster.Pruned] has what was asked.
+func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error) {
+	_, err := d.ask(ctx, order{Prune: &Pruning{inUse, dryRun}})
+	return store.Pruned{Manifests: []store.Manifest{}}, err
+}
+
+// Issue implements [driver.Issuer], with the one key that there is.
+func (d *Driver) Issue(_ context.Context, life time.Duration) (kubeconfig []byte, ends time.Time, err error) {
+	kubeconfig, err = os.ReadFile(d.path(kubeconfigFile))
+	return kubeconfig, time.Now().Add(life), err
 }
 
 func (d *Driver) path(name string) string { return filepath.Join(d.StateDir, name) }

@@ -42,6 +42,13 @@ type Cluster struct {
 	down    map[string]bool
 	faults  map[string][]*Fault
 	calls   []string
+	pruned  *Pruning
+}
+
+// Pruning is what a mirror was asked to free.
+type Pruning struct {
+	InUse  []string `json:"inUse"` // digests
+	DryRun bool     `json:"dryRun"`
 }
 
 // Fault is what goes wrong in a method of the driver.
@@ -123,6 +130,13 @@ func (c *Cluster) Registry() string {
 	return c.address
 }
 
+// Pruned is what the mirror was last asked to free; nil before.
+func (c *Cluster) Pruned() *Pruning {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pruned
+}
+
 // Calls are the methods of drivers that were called, in order.
 func (c *Cluster) Calls() []string {
 	c.mu.Lock()
@@ -202,6 +216,7 @@ type order struct {
 	Nodes    []kubetest.Node `json:"nodes,omitempty"`    // that the API shows
 	Stop     bool            `json:"stop,omitempty"`
 	Reset    bool            `json:"reset,omitempty"`
+	Prune    *Pruning        `json:"prune,omitempty"`
 }
 
 // report is what the host answers.
@@ -247,6 +262,9 @@ func (c *Cluster) carryOut(o order) (r report) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if o.Prune != nil {
+		c.pruned = o.Prune
+	}
 	if o.Nodes != nil {
 		c.nodes = o.Nodes
 		c.showNodes()

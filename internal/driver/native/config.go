@@ -137,8 +137,7 @@ storage:
     rootdirectory: %s
   delete:
     enabled: true
-  cache:
-    blobdescriptor: inmemory
+  # No cache: it would answer for blobs that were pruned.
   maintenance:
     uploadpurging:
       enabled: false

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/mirror/store"
 	"github.com/orrery-dev/orrery/internal/proc"
 )
 
@@ -57,9 +58,27 @@ func (s *supervisor) listen() (*http.Server, error) {
 		reply(w, stopAnswer{left}, err)
 	})
 	mux.HandleFunc("POST "+etcdTunnel+"{name}/{path...}", s.tunnelEtcd)
+	mux.HandleFunc("POST /v1/mirror/prune", func(w http.ResponseWriter, r *http.Request) {
+		var ask pruneRequest
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage)).Decode(&ask); err != nil {
+			reply(w, nil, fmt.Errorf("read what is in use: %w", err))
+			return
+		}
+		gone, err := s.mirror.prune(r.Context(), ask)
+		reply(w, gone, err)
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()
 	return server, nil
+}
+
+// maxMessage bounds what is asked and answered, in bytes.
+const maxMessage = 32 << 20
+
+// pruneRequest has the digests that are in use. Without them nothing may be pruned.
+type pruneRequest struct {
+	InUse  []string `json:"inUse"`
+	DryRun bool     `json:"dryRun"`
 }
 
 // stopAnswer is the answer to a stop.
@@ -189,27 +208,31 @@ func newClient(p paths) *client {
 
 func (c *client) status(ctx context.Context) (supervisorStatus, error) {
 	var s supervisorStatus
-	return s, c.do(ctx, http.MethodGet, "/v1/status", &s)
+	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
 func (c *client) post(ctx context.Context, path string) error {
-	return c.do(ctx, http.MethodPost, path, nil)
+	return c.do(ctx, http.MethodPost, path, nil, nil)
 }
 
 // stop asks for a stop in which pods have grace to end, and returns those that had not.
 func (c *client) stop(ctx context.Context, path string, grace time.Duration) ([]string, error) {
 	var a stopAnswer
-	err := c.do(ctx, http.MethodPost, path+"?grace="+grace.String(), &a)
+	err := c.do(ctx, http.MethodPost, path+"?grace="+grace.String(), nil, &a)
 	return a.Left, err
 }
 
-// do waits for as long as the supervisor works on the answer: a stop may take its time, one that
-// is suspended never answers.
-func (c *client) do(ctx context.Context, method, path string, into any) error {
+func (c *client) prune(ctx context.Context, ask pruneRequest) (gone store.Pruned, err error) {
+	return gone, c.do(ctx, http.MethodPost, "/v1/mirror/prune", ask, &gone)
+}
+
+// do sends body, unless nil, and decodes the answer into into, unless nil. It waits for as long as
+// the supervisor works on the answer: a stop may take its time, one that is suspended never answers.
+func (c *client) do(ctx context.Context, method, path string, body, into any) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go c.watch(ctx, cancel)
-	err := c.exchange(ctx, method, path, into)
+	err := c.exchange(ctx, method, path, body, into)
 	if cause := context.Cause(ctx); errors.Is(cause, errSuspended) {
 		return cause
 	}
@@ -228,8 +251,16 @@ func (c *client) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	})
 }
 
-func (c *client) exchange(ctx context.Context, method, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, nil)
+func (c *client) exchange(ctx context.Context, method, path string, body, into any) error {
+	var sent io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		sent = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, sent)
 	if err != nil {
 		return err
 	}
@@ -238,7 +269,7 @@ func (c *client) exchange(ctx context.Context, method, path string, into any) er
 		return fmt.Errorf("talk to the supervisor: %w", err)
 	}
 	defer r.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(r.Body, 4<<20))
+	b, err := io.ReadAll(io.LimitReader(r.Body, maxMessage))
 	if err != nil {
 		return fmt.Errorf("talk to the supervisor: %w", err)
 	}

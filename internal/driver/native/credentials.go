@@ -125,8 +125,8 @@ func mirrorPassword(file string) error {
 
 const kubeletClient = "kube-apiserver-kubelet-client"
 
-// adminKubeconfig embeds the administrator's credentials, so that the file can be
-// merged into another and moved.
+// adminKubeconfig is for the machine's root and for the program: it works whatever becomes of the
+// cluster's roles.
 func adminKubeconfig(p paths, c cluster, ca *authority) error {
 	_, _, crt, err := loadPair(p.pki("admin"))
 	if err != nil {
@@ -136,11 +136,16 @@ func adminKubeconfig(p paths, c cluster, ca *authority) error {
 	if err != nil {
 		return err
 	}
+	_, err = writeFile(p.kubeconfig(), hostKubeconfig(c, ca.pem, crt, key))
+	return err
+}
+
+// hostKubeconfig embeds credentials, so that it can be merged into another and moved.
+func hostKubeconfig(c cluster, ca, crt, key []byte) []byte {
 	encode := base64.StdEncoding.EncodeToString
-	name := "orrery-" + c.Environment
-	_, err = writeFile(p.kubeconfig(), []byte(strings.NewReplacer(
-		"NAME", name, "PORT", fmt.Sprint(c.API),
-		"CA_DATA", encode(ca.pem), "CRT_DATA", encode(crt), "KEY_DATA", encode(key),
+	return []byte(strings.NewReplacer(
+		"NAME", "orrery-"+c.Environment, "PORT", fmt.Sprint(c.API),
+		"CA_DATA", encode(ca), "CRT_DATA", encode(crt), "KEY_DATA", encode(key),
 	).Replace(`apiVersion: v1
 kind: Config
 clusters:
@@ -159,8 +164,7 @@ contexts:
     cluster: NAME
     user: NAME
 current-context: NAME
-`)))
-	return err
+`))
 }
 
 // nodeKubeconfig refers to the pair NAME of the node.

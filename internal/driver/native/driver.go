@@ -21,6 +21,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/mirror"
+	"github.com/orrery-dev/orrery/internal/mirror/store"
 	"github.com/orrery-dev/orrery/internal/proc"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -86,6 +87,15 @@ func New(o Options) (*Driver, error) {
 // Mirror implements [driver.Mirrored].
 func (d *Driver) Mirror() mirror.Mirror {
 	return mirror.Mirror{Address: fmt.Sprintf("127.0.0.1:%d", d.cluster.Registry), PasswordFile: d.paths.mirrorPassword()}
+}
+
+// PruneMirror implements [driver.Mirrored].
+func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error) {
+	gone, err := newClient(d.paths).prune(ctx, pruneRequest{inUse, dryRun})
+	if err != nil {
+		return gone, fmt.Errorf("prune the mirror of environment %q: %w", d.cluster.Environment, err)
+	}
+	return gone, nil
 }
 
 // Prepare implements [driver.Driver]: supervisor, fabric and mirror.

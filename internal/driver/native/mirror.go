@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/mirror"
+	"github.com/orrery-dev/orrery/internal/mirror/store"
 )
 
 // registry is what nodes pull from, the mirror. It listens on a socket in the state directory,
@@ -26,6 +27,7 @@ type registry struct {
 	programs *programs
 	log      *slog.Logger
 	gates    []*http.Server
+	writes   mirror.Writes
 
 	mu       sync.Mutex
 	process  *os.Process
@@ -62,7 +64,7 @@ func newRegistry(p paths, c cluster, f *fabric, known *programs, log *slog.Logge
 	m.serve(mirror.Gate{Hosts: []string{c.Gateway.String()}, Dial: m.dial, Log: log}, inside)
 	m.serve(mirror.Gate{
 		Hosts: []string{"127.0.0.1", "localhost"}, Dial: m.dial, Log: log,
-		Password: func() (string, error) { return mirror.ReadPassword(p.mirrorPassword()) },
+		Password: func() (string, error) { return mirror.ReadPassword(p.mirrorPassword()) }, Writes: &m.writes,
 	}, local)
 	return m, nil
 }
@@ -163,6 +165,33 @@ func (m *registry) answers(ctx context.Context) error {
 		return fmt.Errorf("GET /v2/: %s", r.Status)
 	}
 	return nil
+}
+
+// How long no push may be in the middle before the folder is cleaned up, and for how long that is
+// waited for.
+const (
+	quietBeforePrune = 2 * time.Second
+	patienceForQuiet = time.Minute
+)
+
+// prune frees what nothing needs while the registry runs, which keeps nothing of its folder in
+// memory. Pushes wait meanwhile.
+func (m *registry) prune(ctx context.Context, ask pruneRequest) (store.Pruned, error) {
+	s, err := store.Open(m.paths.join("registry"))
+	if err != nil {
+		return store.Pruned{}, err
+	}
+	defer s.Close()
+	if !ask.DryRun {
+		quiet, cancel := context.WithTimeout(ctx, patienceForQuiet)
+		defer cancel()
+		release, err := m.writes.Hold(quiet, quietBeforePrune)
+		if err != nil {
+			return store.Pruned{}, fmt.Errorf("nothing was removed: %w; do it again when that has ended", err)
+		}
+		defer release()
+	}
+	return s.Prune(ctx, ask.InUse, ask.DryRun)
 }
 
 func (m *registry) status() (pid, restarts int) {

@@ -79,8 +79,18 @@ func (i *issuer) authority(base, cn string) (*authority, error) {
 // leaf keeps the pair at base when it is what l says, comes from ca and has a third of
 // its life left; otherwise it makes a new key and certificate.
 func (i *issuer) leaf(ca *authority, base string, l leaf) error {
+	t := i.template(ca, l, leafLife)
+	if have, _, _, err := loadPair(base); err == nil && i.keeps(have, t, ca) {
+		return nil
+	}
+	return i.write(base, t, ca)
+}
+
+// template of a certificate that outlives neither life nor ca.
+func (i *issuer) template(ca *authority, l leaf, life time.Duration) *x509.Certificate {
 	t := &x509.Certificate{
-		Subject: pkix.Name{CommonName: l.cn, Organization: l.orgs}, NotBefore: i.now().Add(-backdate), NotAfter: i.now().Add(leafLife),
+		Subject:   pkix.Name{CommonName: l.cn, Organization: l.orgs},
+		NotBefore: i.now().Add(-backdate), NotAfter: i.now().Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 	}
 	if l.client {
@@ -99,10 +109,7 @@ func (i *issuer) leaf(ca *authority, base string, l leaf) error {
 	if t.NotAfter.After(ca.cert.NotAfter) {
 		t.NotAfter = ca.cert.NotAfter
 	}
-	if have, _, _, err := loadPair(base); err == nil && i.keeps(have, t, ca) {
-		return nil
-	}
-	return i.write(base, t, ca)
+	return t
 }
 
 // keeps reports whether have still does what want would.
@@ -124,38 +131,44 @@ func altNames(c *x509.Certificate) []string {
 	return s
 }
 
-// write makes a key and a certificate from t, signed by ca or, when ca is nil, by itself.
+// write keeps at base what [makePair] makes.
 func (i *issuer) write(base string, t *x509.Certificate, ca *authority) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	if t.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
-		return err
-	}
-	parent, signer := t, crypto.Signer(key)
-	if ca != nil {
-		parent, signer = ca.cert, ca.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, parent, &key.PublicKey, signer)
+	crt, key, err := makePair(t, ca)
 	if err != nil {
 		return fmt.Errorf("certificate %s: %w", base, err)
 	}
-	if err := writeKey(base+".key", key); err != nil {
+	if _, err := writeFile(base+".key", key); err != nil {
 		return err
 	}
 	i.issued++
-	_, err = writeFile(base+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	_, err = writeFile(base+".crt", crt)
 	return err
 }
 
-func writeKey(path string, key *ecdsa.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+// makePair makes a key, and a certificate from t, signed by ca or, when ca is nil, by itself.
+func makePair(t *x509.Certificate, ca *authority) (crt, key []byte, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	_, err = writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	return err
+	if t.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return nil, nil, err
+	}
+	parent, signer := t, crypto.Signer(private)
+	if ca != nil {
+		parent, signer = ca.cert, ca.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, &private.PublicKey, signer)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err = encodeKey(private)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, err
+}
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
 }
 
 // loadPair reads base.crt and base.key and checks that they belong together.
@@ -211,7 +224,11 @@ func signingKey(base string) (private, public []byte, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := writeKey(base+".key", k); err != nil {
+		encoded, err := encodeKey(k)
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, err := writeFile(base+".key", encoded); err != nil {
 			return nil, nil, err
 		}
 		key = k

@@ -275,6 +275,13 @@ func (s *Server) pod(o *unstructured.Unstructured, held bool, why string) {
 	job := slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.Kind == "Job" })
 	reason, message, _ := strings.Cut(why, ": ")
 	containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "containers")
+	before, _, _ := unstructured.NestedSlice(o.Object, "status", "containerStatuses")
+	imageIDs := map[any]any{} // by container; what a test says of them stays
+	for _, c := range before {
+		if c, _ := c.(map[string]any); c != nil {
+			imageIDs[c["name"]] = c["imageID"]
+		}
+	}
 	var statuses []any
 	for _, c := range containers {
 		c, _ := c.(map[string]any)
@@ -286,7 +293,7 @@ func (s *Server) pod(o *unstructured.Unstructured, held bool, why string) {
 			state = map[string]any{"terminated": map[string]any{"reason": "Completed", "exitCode": int64(0)}}
 		}
 		statuses = append(statuses, map[string]any{"name": c["name"], "image": c["image"], "ready": !held && !job, "restartCount": int64(0),
-			"state": state})
+			"state": state, "imageID": imageIDs[c["name"]]})
 	}
 	phase := "Running"
 	switch {

@@ -98,6 +98,11 @@ func (p *provisioner) claim(ctx context.Context, c object) error {
 		p.event(ctx, c, "Warning", "ProvisioningFailed", err.Error())
 		return nil // as above; a class cannot change
 	}
+	limits, err := p.folders.limits(c.Spec.Resources.Requests["storage"])
+	if err != nil {
+		p.event(ctx, c, "Warning", "ProvisioningFailed", err.Error())
+		return nil // a disk that grows is seen when this starts again
+	}
 	folder := folderOf(name, c)
 	path, err := p.folders.create(folder)
 	if err != nil {
@@ -113,7 +118,6 @@ func (p *provisioner) claim(ctx context.Context, c object) error {
 	}
 	p.metrics.made.Add(1)
 	p.log.Info("made", "volume", name, "claim", c.key())
-	limits := p.folders.limits(c.Spec.Resources.Requests["storage"])
 	p.event(ctx, c, "Normal", "ProvisioningSucceeded", "made volume "+name+" on "+p.node+": "+limits)
 	return nil
 }

@@ -15,8 +15,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -165,26 +167,35 @@ func TestClaim(t *testing.T) {
 	set := func(key string, value any) func(map[string]any) {
 		return func(c map[string]any) { c["spec"].(map[string]any)[key] = value }
 	}
+	ask := func(size string) func(map[string]any) {
+		return set("resources", map[string]any{"requests": map[string]string{"storage": size}})
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(t.TempDir(), &disk); err != nil {
+		t.Fatal(err)
+	}
+	bytes := func(blocks uint64) string { return strconv.FormatUint(blocks*uint64(disk.Bsize), 10) }
+	whole, more := bytes(disk.Blocks), bytes(disk.Blocks+1)
 	for name, tc := range map[string]struct {
 		change func(map[string]any)
 		made   bool
 		event  string
 	}{
-		"good":                {nil, true, "ProvisioningSucceeded"},
-		"another node":        {annotate(selectedNode, "agent2"), false, ""},
-		"no node yet":         {annotate(selectedNode, ""), false, ""},
-		"another provisioner": {annotate(wantedFrom, "example.com/other"), false, ""},
-		"bound":               {set("volumeName", "pvc-0"), false, ""},
-		"class of another":    {set("storageClassName", "absent"), false, ""},
-		"shared by nodes":     {set("accessModes", []string{"ReadWriteMany"}), false, "access mode ReadWriteMany"},
-		"block device":        {set("volumeMode", "Block"), false, "volume mode Block"},
-		"from a snapshot":     {set("dataSource", map[string]any{"kind": "VolumeSnapshot"}), false, "snapshot"},
-		"with a selector":     {set("selector", map[string]any{"matchLabels": map[string]string{"a": "b"}}), false, "selector"},
-		"for one pod":         {set("accessModes", []string{"ReadWriteOncePod"}), true, "ProvisioningSucceeded"},
-		"a long name":         {func(c map[string]any) { c["metadata"].(map[string]any)["name"] = strings.Repeat("n", 253) }, true, "ProvisioningSucceeded"},
-		"size is not held":    {nil, true, "no limit holds its size"},
-		"more than there is": {set("resources", map[string]any{"requests": map[string]string{"storage": "900Pi"}}), true,
-			"less than the 900Pi that the claim asks for"},
+		"good":                   {nil, true, "ProvisioningSucceeded"},
+		"another node":           {annotate(selectedNode, "agent2"), false, ""},
+		"no node yet":            {annotate(selectedNode, ""), false, ""},
+		"another provisioner":    {annotate(wantedFrom, "example.com/other"), false, ""},
+		"bound":                  {set("volumeName", "pvc-0"), false, ""},
+		"class of another":       {set("storageClassName", "absent"), false, ""},
+		"shared by nodes":        {set("accessModes", []string{"ReadWriteMany"}), false, "access mode ReadWriteMany"},
+		"block device":           {set("volumeMode", "Block"), false, "volume mode Block"},
+		"from a snapshot":        {set("dataSource", map[string]any{"kind": "VolumeSnapshot"}), false, "snapshot"},
+		"with a selector":        {set("selector", map[string]any{"matchLabels": map[string]string{"a": "b"}}), false, "selector"},
+		"for one pod":            {set("accessModes", []string{"ReadWriteOncePod"}), true, "ProvisioningSucceeded"},
+		"a long name":            {func(c map[string]any) { c["metadata"].(map[string]any)["name"] = strings.Repeat("n", 253) }, true, "ProvisioningSucceeded"},
+		"size is not held":       {nil, true, "no limit holds its size"},
+		"all that the disk has":  {ask(whole), true, "no limit holds its size"},
+		"more than the disk":     {ask(more), false, "the claim asks for " + more + ", and the node's whole disk has"},
 		"a name that climbs out": {func(c map[string]any) { c["metadata"].(map[string]any)["name"] = "../../x" }, false, "no name of a folder"},
 	} {
 		t.Run(name, func(t *testing.T) {

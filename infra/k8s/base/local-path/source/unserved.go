@@ -96,18 +96,23 @@ func (class storageClass) settable() error {
 	return nil
 }
 
-// limits says how far a size holds, for people.
-func (f folders) limits(asked string) string {
+// limits says how far a size holds, for people. More than the disk could ever hold is an error.
+func (f folders) limits(asked string) (string, error) {
+	const unheld = "no limit holds its size"
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(f.root.Name(), &s); err != nil || s.Bsize <= 0 {
-		return "no limit holds its size"
+		return unheld, nil //nolint:nilerr // who cannot be asked refuses nothing
 	}
 	disk, free := float64(s.Blocks)*float64(s.Bsize), float64(s.Bavail)*float64(s.Bsize)
-	if want := size(asked); want > free {
-		return fmt.Sprintf("the disk has %s, of which %s are free, less than the %s that the claim asks for; no limit holds its size",
-			gibibytes(disk), gibibytes(free), asked)
+	switch want := size(asked); {
+	case want > disk:
+		return "", fmt.Errorf("the claim asks for %s, and the node's whole disk has %s: make it anew and ask for less",
+			asked, gibibytes(disk))
+	case want > free:
+		return fmt.Sprintf("the disk has %s, of which %s are free, less than the %s that the claim asks for; %s",
+			gibibytes(disk), gibibytes(free), asked, unheld), nil
 	}
-	return "no limit holds its size"
+	return unheld, nil
 }
 
 func gibibytes(n float64) string { return strconv.FormatFloat(n/(1<<30), 'f', 1, 64) + " GiB" }
