@@ -111,7 +111,7 @@ the same addresses and data. Pods end as they are used to, with preStop and SIGT
 their grace period and at most as long as --grace says.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.lifecycle(c.Context(), "stop", lifecycle{grace: g.of()}, driver.Driver.Stop)
+			return o.lifecycle(c.Context(), "stop", lifecycle{grace: g.of()}, func(e *environment.Environment, ctx context.Context) error { return e.Driver.Stop(ctx) })
 		},
 	}
 	g.flags(c)
@@ -150,15 +150,7 @@ func newStart(o *options) *cobra.Command {
 		Long:  "Start the environment from its kept state, renew certificates that run out, and wait until all nodes are Ready.",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.lifecycle(c.Context(), "start", lifecycle{timeout: timeout}, func(d driver.Driver, ctx context.Context) error {
-				if err := d.Prepare(ctx); err != nil {
-					return err
-				}
-				if err := d.Ensure(ctx); err != nil {
-					return err
-				}
-				return d.Ready(ctx)
-			})
+			return o.lifecycle(c.Context(), "start", lifecycle{timeout: timeout}, (*environment.Environment).Start)
 		},
 	}
 	timeoutFlag(c, &timeout)
@@ -169,7 +161,7 @@ func newStart(o *options) *cobra.Command {
 type lifecycle struct{ timeout, grace time.Duration }
 
 // lifecycle runs one step on an existing environment and says how long it took.
-func (o *options) lifecycle(ctx context.Context, verb string, l lifecycle, do func(driver.Driver, context.Context) error) error {
+func (o *options) lifecycle(ctx context.Context, verb string, l lifecycle, do func(*environment.Environment, context.Context) error) error {
 	start := time.Now()
 	sink := o.renderer()
 	defer sink.Close()
@@ -182,7 +174,7 @@ func (o *options) lifecycle(ctx context.Context, verb string, l lifecycle, do fu
 	defer e.Close()
 	step := ui.Event{Type: ui.TypeStep, Step: verb, Phase: "cluster", State: ui.StateRunning}
 	sink.Emit(step)
-	err = do(e.Driver, ctx)
+	err = do(e, ctx)
 	step.State, step.Seconds = ui.StateDone, environment.Seconds(time.Since(start))
 	if err != nil {
 		step.State, step.Error = ui.StateFailed, err.Error()

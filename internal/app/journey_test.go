@@ -291,7 +291,7 @@ func TestCompletionMakesNothing(t *testing.T) {
 	s := newSmall(t)
 	t.Chdir(s.platform.Root)
 	for command, part := range map[string]string{
-		"deploy": "shop", "images inspect": "probe", "programs verify": "registry", "node stop": "server1",
+		"deploy": "shop", "images inspect": "probe", "programs verify": "registry", "node stop": "server1", "etcd replace": "server1",
 	} {
 		s.want(exitOK, "__complete "+command+" ", "")
 		code, out, _ := s.run(append(append([]string{"__complete"}, strings.Fields(command)...), "")...)

@@ -31,7 +31,7 @@ type Options struct {
 }
 
 // Driver makes environments of nothing. It implements [driver.Driver],
-// [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
+// [driver.NodeController], [driver.EtcdKeeper], [driver.LogSource] and [driver.FlowSource].
 type Driver struct {
 	Options
 }
@@ -39,6 +39,7 @@ type Driver struct {
 var (
 	_ driver.Driver         = (*Driver)(nil)
 	_ driver.NodeController = (*Driver)(nil)
+	_ driver.EtcdKeeper     = (*Driver)(nil)
 	_ driver.LogSource      = (*Driver)(nil)
 	_ driver.FlowSource     = (*Driver)(nil)
 	_ driver.Distributor    = (*Driver)(nil)
@@ -242,7 +243,10 @@ func (d *Driver) Ready(ctx context.Context) error {
 				}
 				return check.Fail(fmt.Errorf("the environment is %s", o.Phase))
 			}}, nil)
-		return r.Err
+		if r.Err != nil {
+			return r.Err
+		}
+		return os.RemoveAll(d.path(keptEtcd))
 	})
 }
 

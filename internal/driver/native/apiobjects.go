@@ -27,15 +27,42 @@ var collections = map[string]string{
 	"Role":                     "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/roles",
 	"RoleBinding":              "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/rolebindings",
 	"CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+
+	"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+	"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
 }
 
-// networkObjects makes what the network plugin needs in the API. It is done the moment the
-// API answers: the nodes become Ready only afterwards.
-func (d *Driver) networkObjects(ctx context.Context, a *api) error {
+// unservedSigners warns whoever asks one of Kubernetes' signers that nobody serves here, see
+// controllerManagerService. Its request would be approved and never issued.
+func unservedSigners() []object {
+	meta := object{"name": "orrery-unserved-signers", "labels": object{"app.kubernetes.io/managed-by": "orrery"}}
+	return []object{{
+		"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": meta,
+		"spec": object{
+			"failurePolicy": "Ignore",
+			"matchConstraints": object{"resourceRules": []object{{
+				"apiGroups": []string{"certificates.k8s.io"}, "apiVersions": []string{"*"},
+				"operations": []string{"CREATE"}, "resources": []string{"certificatesigningrequests"},
+			}}},
+			"validations": []object{{
+				"expression": "!object.spec.signerName.startsWith('kubernetes.io/') || object.spec.signerName == 'kubernetes.io/kube-apiserver-client'",
+				"message":    "nobody signs for this signer here: orrery makes the certificates of nodes; for clients of the API take kubernetes.io/kube-apiserver-client",
+			}},
+		},
+	}, {
+		"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": meta,
+		"spec": object{"policyName": meta["name"], "validationActions": []string{"Warn"}},
+	}}
+}
+
+// putObjects makes what the network plugin needs in the API, and what tells of signers. It is
+// done the moment the API answers: the nodes become Ready only afterwards.
+func (d *Driver) putObjects(ctx context.Context, a *api) error {
 	objects, err := networks[d.cluster.Plugin].objects(d.paths)
 	if err != nil {
 		return err
 	}
+	objects = append(objects, unservedSigners()...)
 	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	var g errgroup.Group
@@ -43,7 +70,7 @@ func (d *Driver) networkObjects(ctx context.Context, a *api) error {
 	for _, o := range objects {
 		g.Go(func() error {
 			if err := a.put(ctx, o); err != nil {
-				return fmt.Errorf("prepare the API for %s: %v %v: %w", d.cluster.Plugin, o["kind"], o["metadata"].(object)["name"], err)
+				return fmt.Errorf("prepare the API: %v %v: %w", o["kind"], o["metadata"].(object)["name"], err)
 			}
 			return nil
 		})

@@ -57,6 +57,7 @@ func (s *supervisor) listen() (*http.Server, error) {
 		left, err := s.nodeVerb(r.Context(), r.PathValue("name"), r.PathValue("verb"), graceOf(r))
 		reply(w, stopAnswer{left}, err)
 	})
+	mux.HandleFunc("POST "+etcdTunnel+"{name}/{path...}", s.tunnelEtcd)
 	mux.HandleFunc("POST /v1/mirror/prune", func(w http.ResponseWriter, r *http.Request) {
 		var ask pruneRequest
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage)).Decode(&ask); err != nil {

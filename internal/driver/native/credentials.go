@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/mirror"
@@ -13,9 +14,10 @@ import (
 // Where credentials are inside a node.
 const nodePKI = "/etc/kubernetes/pki/"
 
-// credentials makes everything that proves who somebody is: three authorities, the
+// credentials makes everything that proves who somebody is: four authorities, the
 // administrator's kubeconfig, and for each node only what its services need. The keys of
-// the authorities and the administrator's are in no node.
+// the authorities and the administrator's are in no node, but for that of clients: servers sign
+// with it what an approver approved. Only API servers believe it.
 func credentials(i *issuer, p paths, c cluster, net network) error {
 	if err := lostKeys(p, c); err != nil {
 		return err
@@ -29,6 +31,14 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 		return err
 	}
 	front, err := i.authority(p.pki("front-proxy-ca"), "orrery-"+c.Environment+"-front-proxy")
+	if err != nil {
+		return err
+	}
+	clients, err := i.authority(p.pki("clients-ca"), "orrery-"+c.Environment+"-clients")
+	if err != nil {
+		return err
+	}
+	clientsKey, err := os.ReadFile(p.pki("clients-ca.key"))
 	if err != nil {
 		return err
 	}
@@ -83,6 +93,8 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 				entry{ca, "kube-scheduler", leaf{cn: "system:kube-scheduler", names: local, server: true, client: true}},
 			)
 			files["etcd-ca.crt"], files["front-proxy-ca.crt"] = etcd.pem, front.pem
+			files["clients-ca.crt"], files["clients-ca.key"] = clients.pem, clientsKey
+			files["apiserver-client-cas.crt"] = slices.Concat(ca.pem, clients.pem)
 			files["sa.key"], files["sa.pub"] = saKey, saPub
 			files["encryption.yaml"] = []byte(fmt.Sprintf(encryptionConfig, secret))
 		}

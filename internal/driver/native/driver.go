@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +34,7 @@ import (
 type Options = driver.Options
 
 // Driver makes clusters out of namespaces. It implements [driver.Driver],
-// [driver.Distributor], [driver.Mirrored], [driver.NodeController], [driver.LogSource] and [driver.FlowSource].
+// [driver.Distributor], [driver.Mirrored], [driver.NodeController], [driver.EtcdKeeper], [driver.LogSource] and [driver.FlowSource].
 type Driver struct {
 	options Options
 	paths   paths
@@ -98,7 +99,9 @@ func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (
 }
 
 // Prepare implements [driver.Driver]: supervisor, fabric and mirror.
-func (d *Driver) Prepare(ctx context.Context) error {
+func (d *Driver) Prepare(ctx context.Context) error { return d.blame(ctx, d.prepare(ctx)) }
+
+func (d *Driver) prepare(ctx context.Context) error {
 	if err := d.makeState(); err != nil {
 		return err
 	}
@@ -129,6 +132,9 @@ func (d *Driver) Prepare(ctx context.Context) error {
 
 // makeState makes the state directory with keys and configuration.
 func (d *Driver) makeState() error {
+	if err := d.paths.exchange(d.cluster); err != nil { // a restore of etcd that was interrupted
+		return err
+	}
 	if !exists(string(d.paths)) || !exists(d.paths.cluster()) {
 		if err := d.options.Journal.Begin(d.directoryEffect()); err != nil {
 			return fmt.Errorf("journal: %w", err)
@@ -188,14 +194,16 @@ const patience = time.Minute
 func (d *Driver) patience() time.Duration { return max(patience, d.options.Timeout) }
 
 // Ensure implements [driver.Driver].
-func (d *Driver) Ensure(ctx context.Context) error {
+func (d *Driver) Ensure(ctx context.Context) error { return d.blame(ctx, d.ensure(ctx)) }
+
+func (d *Driver) ensure(ctx context.Context) error {
 	if err := d.distribution(); err != nil {
 		return err
 	}
 	if err := (&programs{paths: d.paths}).check(); err != nil {
 		return err
 	}
-	if err := d.Prepare(ctx); err != nil {
+	if err := d.prepare(ctx); err != nil {
 		return err
 	}
 	if err := newClient(d.paths).post(ctx, "/v1/start"); err != nil {
@@ -215,7 +223,7 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	if err := api.grantKubeletAccess(ctx); err != nil {
 		return err
 	}
-	return d.networkObjects(ctx, api)
+	return d.putObjects(ctx, api)
 }
 
 // readyPath: what comes with Kubernetes is there since a start that came so far.
@@ -371,15 +379,6 @@ func (d *Driver) StartNode(ctx context.Context, name string) error {
 	return d.settled(ctx, name)
 }
 
-// ReplaceMember takes the etcd data of a server away and lets it join the others as a new
-// member. They must have a quorum without it.
-func (d *Driver) ReplaceMember(ctx context.Context, name string) error {
-	if err := d.node(ctx, name, "replace"); err != nil {
-		return err
-	}
-	return d.settled(ctx, name)
-}
-
 // settleTime is for how long the services of a node must have run before its start counts.
 const settleTime = time.Second
 
@@ -427,6 +426,32 @@ func (d *Driver) node(ctx context.Context, name, verb string) error {
 		return fmt.Errorf("%s node %s: %w", verb, name, err)
 	}
 	return nil
+}
+
+// leastDisk is what etcd has to be able to write at any time: the next file of its log.
+const leastDisk = 64 << 20
+
+// blame says of a failed start what is behind it, when nothing can be written: whatever is
+// written first fails, and is not at fault.
+func (d *Driver) blame(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	dir := string(d.paths)
+	if free, _, derr := d.host.disk(dir); derr == nil && free < leastDisk {
+		return fmt.Errorf("the disk of %s is full (%s are free), and etcd cannot write: free some space there and start again; what failed over it: %w", dir, size(free), err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+	defer cancel()
+	ask, aerr := d.etcd()
+	if aerr != nil {
+		return err
+	}
+	alarms, _ := ask.alarms(ctx, d.cluster) // nobody answers: then there is no alarm to blame
+	if slices.ContainsFunc(alarms, func(a alarm) bool { return a.Name == alarmNoSpace }) {
+		return fmt.Errorf("etcd takes no writes, it has the alarm NOSPACE: 'orrery etcd defrag' makes space; what failed over it: %w", err)
+	}
+	return err
 }
 
 // explain says what the nodes' services do, for an error about waiting.

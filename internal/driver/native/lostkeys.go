@@ -18,15 +18,18 @@ var lasting = []struct {
 	name  string
 	needs string // why another one will not do
 	copy  string // in the pki folder of a server; "" when there is none
+	later bool   // environments from before it was thought of have none, and get one
 }{
-	{"ca.key", "all certificates and handed out kubeconfigs hang on it", ""},
-	{"ca.crt", "all certificates and handed out kubeconfigs hang on it", "ca.crt"},
-	{"etcd-ca.key", "the members of etcd know each other by it", ""},
-	{"etcd-ca.crt", "the members of etcd know each other by it", "etcd-ca.crt"},
-	{"front-proxy-ca.key", "extension API servers know the API server by it", ""},
-	{"front-proxy-ca.crt", "extension API servers know the API server by it", "front-proxy-ca.crt"},
-	{"sa.key", "the tokens of all service accounts are signed with it", "sa.key"},
-	{"encryption.key", "the Secrets in etcd are encrypted with it", "encryption.yaml"},
+	{"ca.key", "all certificates and handed out kubeconfigs hang on it", "", false},
+	{"ca.crt", "all certificates and handed out kubeconfigs hang on it", "ca.crt", false},
+	{"etcd-ca.key", "the members of etcd know each other by it", "", false},
+	{"etcd-ca.crt", "the members of etcd know each other by it", "etcd-ca.crt", false},
+	{"front-proxy-ca.key", "extension API servers know the API server by it", "", false},
+	{"front-proxy-ca.crt", "extension API servers know the API server by it", "front-proxy-ca.crt", false},
+	{"clients-ca.key", "what it signed for clients of the API is let in no more", "clients-ca.key", true},
+	{"clients-ca.crt", "what it signed for clients of the API is let in no more", "clients-ca.crt", true},
+	{"sa.key", "the tokens of all service accounts are signed with it", "sa.key", false},
+	{"encryption.key", "the Secrets in etcd are encrypted with it", "encryption.yaml", false},
 }
 
 // LostKeysError says which keys of an environment are gone that its data needs.
@@ -57,6 +60,8 @@ func lostKeys(p paths, c cluster) error {
 		from, kept := p.keptCopy(c, l.copy)
 		problem := ""
 		switch {
+		case err != nil && l.later && from == "":
+			continue
 		case err != nil:
 			problem = "is gone"
 		case from != "" && !bytes.Equal(bytes.TrimSpace(have), bytes.TrimSpace(kept)):

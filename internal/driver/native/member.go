@@ -30,47 +30,76 @@ type member struct {
 // memberAPI asks the member on a server.
 type memberAPI func(ctx context.Context, on node, path string, body, into any) error
 
-// askMembers asks over the fabric, with the certificate that the API server of the asked node has.
-func askMembers(p paths, dial func(ctx context.Context, address string) (net.Conn, error)) memberAPI {
+// dialer connects to an address of the fabric.
+type dialer = func(ctx context.Context, address string) (net.Conn, error)
+
+// askMembers asks over the fabric.
+func askMembers(p paths, dial dialer) memberAPI {
 	return func(ctx context.Context, on node, path string, body, into any) error {
-		at := func(name string) string { return p.nodeEtc(on.Name, "kubernetes", "pki", name) }
-		pair, err := tls.LoadX509KeyPair(at("apiserver-etcd-client.crt"), at("apiserver-etcd-client.key"))
+		transport, err := etcdTransport(p, on, dial)
 		if err != nil {
 			return err
 		}
-		pem, err := os.ReadFile(p.pki("etcd-ca.crt"))
+		answer, err := postJSON(ctx, &http.Client{Transport: transport}, fmt.Sprintf("https://%s:2379%s", on.Address, path), body)
 		if err != nil {
-			return err
+			return fmt.Errorf("etcd on %s: %w", on.Name, err)
 		}
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM(pem)
-		client := &http.Client{Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
-			TLSClientConfig:   &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS12},
-		}}
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("https://%s:2379%s", on.Address, path), bytes.NewReader(b))
-		if err != nil {
-			return err
-		}
-		r, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer r.Body.Close()
-		answer, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-		if err != nil {
-			return err
-		}
-		if r.StatusCode != http.StatusOK {
-			return fmt.Errorf("etcd on %s: %s: %s", on.Name, r.Status, bytes.TrimSpace(answer))
-		}
-		return json.Unmarshal(answer, into)
+		return decodeAnswer(answer, into)
 	}
+}
+
+// etcdTransport reaches the member on a node with the certificate that its API server has.
+func etcdTransport(p paths, on node, dial dialer) (*http.Transport, error) {
+	at := func(name string) string { return p.nodeEtc(on.Name, "kubernetes", "pki", name) }
+	pair, err := tls.LoadX509KeyPair(at("apiserver-etcd-client.crt"), at("apiserver-etcd-client.key"))
+	if err != nil {
+		return nil, err
+	}
+	pem, err := os.ReadFile(p.pki("etcd-ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
+		TLSClientConfig:   &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}, nil
+}
+
+// mostAnswer is how long an answer that is no snapshot can be.
+const mostAnswer = 1 << 20
+
+// postJSON returns an answer that is a success; the caller closes it.
+func postJSON(ctx context.Context, client *http.Client, url string, body any) (io.ReadCloser, error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	r, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if r.StatusCode == http.StatusOK {
+		return r.Body, nil
+	}
+	defer r.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(r.Body, mostAnswer))
+	return nil, &statusError{r.StatusCode, string(bytes.TrimSpace(text))}
+}
+
+func decodeAnswer(answer io.ReadCloser, into any) error {
+	defer answer.Close()
+	b, err := io.ReadAll(io.LimitReader(answer, mostAnswer))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
 }
 
 const askTime = 3 * time.Second // a member without a quorum does not answer
@@ -168,7 +197,7 @@ func (p paths) memberLoss(c cluster, n node) memberLoss {
 	return memberWhole
 }
 
-var errLastMember = errors.New("its data of etcd is gone and there is no other server that has it: 'orrery down' removes the environment, 'orrery up' makes it anew")
+var errLastMember = errors.New("its data of etcd is gone and there is no other server that has it: 'orrery etcd restore' takes it from a snapshot; without one 'orrery down' removes the environment, and 'orrery up' makes it anew")
 
 // restoreMember lets a member that lost its data join again. One that never had data starts as
 // the others did while these have no quorum. Until one is there it waits, and tells why.
@@ -212,34 +241,35 @@ func (m *machine) tell(problem string) {
 }
 
 // replaceMember takes a server's data away and lets it join again with none. It asks first
-// whether the others can do without.
-func (s *supervisor) replaceMember(ctx context.Context, m *machine) error {
+// whether the others can do without. It returns the pods that had not ended within grace.
+func (s *supervisor) replaceMember(ctx context.Context, m *machine, grace time.Duration) (left []string, err error) {
 	if !m.node.server() {
-		return fmt.Errorf("%s is an agent, and has no member of etcd", m.node.Name)
+		return nil, fmt.Errorf("%s is an agent, and has no member of etcd", m.node.Name)
 	}
 	if len(s.cluster.servers()) == 1 {
-		return fmt.Errorf("%s is the only server: there is nobody to get its data from", m.node.Name)
+		return nil, fmt.Errorf("%s is the only server: there is nobody to get its data from; 'orrery etcd restore' takes it from a snapshot", m.node.Name)
 	}
 	if _, _, err := m.ask.members(ctx, s.cluster, m.node); err != nil {
-		return fmt.Errorf("the member on %s stays: %w", m.node.Name, err)
+		return nil, fmt.Errorf("the member on %s stays: %w", m.node.Name, err)
 	}
+	left = m.drain(ctx, grace)
 	m.stop()
 	if _, err := writeFile(s.paths.memberJoined(m.node.Name), []byte("its data was taken away\n")); err != nil {
-		return err
+		return left, err
 	}
-	root, err := os.OpenRoot(s.paths.join("nodes", m.node.Name, "var")) // the node may have put links there
+	root, err := os.OpenRoot(s.paths.nodeVar(m.node.Name)) // the node may have put links there
 	if err != nil {
-		return err
+		return left, err
 	}
 	defer root.Close()
 	if err := root.RemoveAll(s.paths.etcdFolder()); err != nil {
-		return fmt.Errorf("remove the data of %s: %w", m.node.Name, err)
+		return left, fmt.Errorf("remove the data of %s: %w", m.node.Name, err)
 	}
 	if err := os.Remove(s.paths.nodeStop(m.node.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return left, err
 	}
 	m.start()
-	return nil
+	return left, nil
 }
 
 // joinExisting lets etcd join a cluster that has begun.

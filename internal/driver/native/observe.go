@@ -75,6 +75,13 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 // Ready implements [driver.Driver]. A node counts once its kubelet reported after the
 // node's present start: what the API remembers of an earlier life says nothing.
 func (d *Driver) Ready(ctx context.Context) error {
+	if err := d.ready(ctx); err != nil {
+		return d.blame(ctx, err)
+	}
+	return d.paths.forgetEtcd(d.cluster)
+}
+
+func (d *Driver) ready(ctx context.Context) error {
 	a, err := newAPI(d.paths, d.cluster.API)
 	if err != nil {
 		return err

@@ -74,8 +74,8 @@ func TestLeavesAreRenewedInTime(t *testing.T) {
 		t.Errorf("%d certificates issued with 40 %% of their life left", n)
 	}
 	now = now.Add(leafLife / 10)
-	if n := issue(); n != all-3 { // the three authorities stay
-		t.Errorf("%d certificates issued with 30 %% left, want %d", n, all-3)
+	if n := issue(); n != all-4 { // the four authorities stay
+		t.Errorf("%d certificates issued with 30 %% left, want %d", n, all-4)
 	}
 	if certificate(t, kubelet).SerialNumber.Cmp(first.SerialNumber) == 0 {
 		t.Error("the kubelet has its old certificate")
@@ -292,6 +292,66 @@ func snapshotOf(t *testing.T, dir string) map[string]string {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// API servers let in whom the authority of clients signed; nobody else does, and no agent can sign.
+func TestAuthorityOfClients(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+		t.Fatal(err)
+	}
+	clients, err := os.ReadFile(p.pki("clients-ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(p.join("nodes"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, clients) && e.Name() != "apiserver-client-cas.crt" && e.Name() != "clients-ca.crt" {
+			t.Errorf("%s trusts it too", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	trusted, err := os.ReadFile(p.nodeEtc("server2", "kubernetes", "pki", "apiserver-client-cas.crt"))
+	if err != nil || !bytes.Contains(trusted, clients) || !bytes.Contains(trusted, []byte("CERTIFICATE-----\n-----BEGIN")) {
+		t.Errorf("API servers trust %s, %v", trusted, err)
+	}
+	for name, want := range map[string]bool{"server1": true, "agent1": false} {
+		if got := exists(p.nodeEtc(name, "kubernetes", "pki", "clients-ca.key")); got != want {
+			t.Errorf("%s can sign: %t", name, got)
+		}
+	}
+}
+
+// An environment that an orrery made which knew no authority of clients gets one.
+func TestAuthorityOfClientsComesLater(t *testing.T) {
+	p, c := paths(t.TempDir()), testCluster(t)
+	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"clients-ca.key", "clients-ca.crt"} {
+		for _, at := range []string{p.pki(name), p.nodeEtc("server1", "kubernetes", "pki", name), p.nodeEtc("server2", "kubernetes", "pki", name), p.nodeEtc("server3", "kubernetes", "pki", name)} {
+			if err := os.Remove(at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if changed, err := materialize(&issuer{now: time.Now}, p, c); err != nil || !changed || !exists(p.pki("clients-ca.key")) {
+		t.Errorf("changed %t, %v", changed, err)
+	}
+}
+
+func TestUnservedSigners(t *testing.T) {
+	for _, o := range unservedSigners() {
+		if _, ok := collections[o["kind"].(string)]; !ok {
+			t.Errorf("the driver makes no %v", o["kind"])
+		}
+	}
 }
 
 // What was interrupted before there was anything is gone on with, and a key that is none is told.

@@ -1,9 +1,6 @@
 package native
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // nodeBin is where the distribution is inside a node.
 const nodeBin = "/opt/orrery/bin/"
@@ -77,10 +74,6 @@ const initialState = "--initial-cluster-state="
 func peerURL(n node) string { return fmt.Sprintf("https://%s:2380", n.Address) }
 
 func etcdService(c cluster, n node) service {
-	var members []string
-	for _, m := range c.servers() {
-		members = append(members, m.Name+"="+peerURL(m))
-	}
 	client := fmt.Sprintf("https://%s:2379", n.Address)
 	peer := peerURL(n)
 	args := []string{
@@ -90,7 +83,7 @@ func etcdService(c cluster, n node) service {
 		// with one it could read every secret.
 		fmt.Sprintf("--listen-metrics-urls=http://%s:%d", n.Address, etcdMetricsPort),
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=" + strings.Join(members, ","), initialState + "new",
+		"--initial-cluster=" + initialCluster(c), initialState + "new",
 		"--initial-cluster-token=orrery-" + c.Environment,
 		"--client-cert-auth", "--trusted-ca-file=" + nodePKI + "etcd-ca.crt",
 		"--cert-file=" + nodePKI + "etcd-server.crt", "--key-file=" + nodePKI + "etcd-server.key",
@@ -114,7 +107,7 @@ func apiserverService(c cluster, n node) service {
 		"--etcd-servers=https://127.0.0.1:2379", "--etcd-cafile=" + p + "etcd-ca.crt",
 		"--etcd-certfile=" + p + "apiserver-etcd-client.crt", "--etcd-keyfile=" + p + "apiserver-etcd-client.key",
 		"--tls-cert-file=" + p + "apiserver.crt", "--tls-private-key-file=" + p + "apiserver.key", "--tls-min-version=VersionTLS12",
-		"--client-ca-file=" + p + "ca.crt", "--authentication-config=/etc/kubernetes/authentication.yaml",
+		"--client-ca-file=" + p + "apiserver-client-cas.crt", "--authentication-config=/etc/kubernetes/authentication.yaml",
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
 		"--service-account-key-file=" + p + "sa.pub", "--service-account-signing-key-file=" + p + "sa.key",
 		"--service-account-issuer=https://kubernetes.default.svc." + domain,
@@ -138,6 +131,12 @@ func controllerManagerService(c cluster, n node, net network) service {
 		"--service-account-private-key-file=" + p + "sa.key", "--root-ca-file=" + p + "ca.crt",
 		"--client-ca-file=" + p + "ca.crt", "--requestheader-client-ca-file=" + p + "front-proxy-ca.crt",
 		"--service-cluster-ip-range=" + c.Services.String(),
+		// Of Kubernetes' own signers only the one for clients of the API, under an authority that
+		// nobody else believes. The others would make nodes, which the driver makes. Nothing revokes
+		// a certificate, so that it has to end by itself.
+		"--cluster-signing-kube-apiserver-client-cert-file=" + p + "clients-ca.crt",
+		"--cluster-signing-kube-apiserver-client-key-file=" + p + "clients-ca.key",
+		"--cluster-signing-duration=720h",
 		// The default of 20 requests a second makes the first minute of a cluster wait on its own client.
 		"--kube-api-qps=300", "--kube-api-burst=600",
 		"--flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",

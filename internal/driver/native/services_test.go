@@ -79,16 +79,21 @@ func TestServices(t *testing.T) {
 		t.Errorf("a server runs %v, want %v", got, server)
 	}
 	for name, flags := range map[string][]string{
-		"kube-apiserver":          {"--authorization-mode=Node,RBAC", "NodeRestriction", "--encryption-provider-config=", "--profiling=false", "--advertise-address=10.89.0.11"},
+		"kube-apiserver":          {"--authorization-mode=Node,RBAC", "NodeRestriction", "--client-ca-file=/etc/kubernetes/pki/apiserver-client-cas.crt", "--encryption-provider-config=", "--profiling=false", "--advertise-address=10.89.0.11"},
 		"etcd":                    {"--client-cert-auth", "--peer-client-cert-auth", "server3=https://10.89.0.13:2380", "--listen-metrics-urls=http://10.89.0.11:2381"},
 		"kube-scheduler":          {"--bind-address=10.89.0.11", "--tls-cert-file=/etc/kubernetes/pki/kube-scheduler.crt"},
 		"kubelet":                 {"topology.kubernetes.io/zone=a,rack=a-1"},
-		"kube-controller-manager": {"--use-service-account-credentials", "--kube-api-qps=300", "--bind-address=10.89.0.11"},
+		"kube-controller-manager": {"--use-service-account-credentials", "--kube-api-qps=300", "--bind-address=10.89.0.11", "--cluster-signing-kube-apiserver-client-key-file=/etc/kubernetes/pki/clients-ca.key"},
 	} {
 		for _, f := range flags {
 			if got := flagsOf(c, c.Nodes[0], name); !strings.Contains(got, f) {
 				t.Errorf("%s lacks %s: %s", name, f, got)
 			}
+		}
+	}
+	for _, signer := range []string{"cluster-signing-cert", "legacy-unknown", "kubelet-client", "kubelet-serving"} {
+		if got := flagsOf(c, c.Nodes[0], "kube-controller-manager"); strings.Contains(got, signer) {
+			t.Errorf("it signs as %s: %s", signer, got)
 		}
 	}
 	if r := networks["ptp"].routes(c, c.Nodes[0]); len(r) != 5 || slices.ContainsFunc(r, func(r route) bool { return r.Via.IsValid() == (r.To == c.Nodes[0].PodCIDR) }) {

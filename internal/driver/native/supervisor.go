@@ -273,7 +273,7 @@ func (s *supervisor) nodeVerb(ctx context.Context, name, verb string, grace time
 	case "kill":
 		return nil, m.kill()
 	case "replace":
-		return nil, s.replaceMember(ctx, m)
+		return s.replaceMember(ctx, m, grace)
 	}
 	return nil, fmt.Errorf("unknown verb %q: want stop, start, kill or replace", verb)
 }
