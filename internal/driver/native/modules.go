@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -86,8 +87,14 @@ func linkKinds() ([]string, error) {
 		}
 		for _, f := range files {
 			id, err := os.Readlink(f)
-			if err != nil || !strings.HasPrefix(id, "net:[") || seen[id] {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 				continue // it ended meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			if !strings.HasPrefix(id, "net:[") || seen[id] {
+				continue
 			}
 			seen[id] = true
 			if kinds, err = addLinkKinds(kinds, f); err != nil {
@@ -129,7 +136,7 @@ func mountedNamespaces() []string {
 
 func addLinkKinds(kinds []string, namespace string) ([]string, error) {
 	ns, err := netns.GetFromPath(namespace)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return kinds, nil // its last process ended meanwhile
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package native
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -99,6 +100,9 @@ func TestLinkKindsOfOtherNamespaces(t *testing.T) {
 	}
 	defer ns.close()
 	before, err := linkKinds()
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skipf("not all processes can be looked at here: %v", err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
