@@ -164,8 +164,13 @@ func createV1(h hierarchy, group string) error {
 }
 
 // delegate gives the children of a v2 group every controller that it has itself. One that
-// cannot be given (a realtime process keeps cpu, say) must not keep the others away.
+// cannot be given (a realtime process keeps cpu, say) must not keep the others away. A group with
+// processes of its own, unless it is the root of all, could hand on only some controllers, and for
+// that becomes one of threads, below which no process may be: it is left alone.
 func delegate(dir string) {
+	if procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")); len(procs) > 0 && exists(filepath.Join(dir, "cgroup.type")) {
+		return
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return

@@ -90,6 +90,33 @@ func TestNothingIsGivenAboveTheScope(t *testing.T) {
 	}
 }
 
+// A scope that still has a process in itself would become one of threads.
+func TestAGroupWithProcessesHandsNothingOn(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		files map[string]string
+		want  string
+	}{
+		{"empty", map[string]string{"cgroup.type": "domain", "cgroup.procs": ""}, "+pids"},
+		{"with processes", map[string]string{"cgroup.type": "domain", "cgroup.procs": "12\n"}, ""},
+		{"the root", map[string]string{"cgroup.procs": "1\n"}, "+pids"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			tc.files["cgroup.controllers"], tc.files["cgroup.subtree_control"] = "pids", ""
+			for name, content := range tc.files {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			delegate(dir)
+			if b, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control")); err != nil || string(b) != tc.want {
+				t.Errorf("given %q, want %q (%v)", b, tc.want, err)
+			}
+		})
+	}
+}
+
 // An environment is found and cleared wherever its groups are.
 func TestClearBothRoots(t *testing.T) {
 	c := cgroups{Unified: t.TempDir()}
