@@ -19,7 +19,7 @@ const (
 	bootTime  = 5 * time.Minute
 	offTime   = 5 * time.Minute
 	quick     = 2 * time.Minute  // what takes a moment
-	slow      = 15 * time.Minute // what a platform has to start for
+	slow      = 20 * time.Minute // what a platform has to start for
 )
 
 // look prints what must be the same again, a line each.
@@ -35,11 +35,12 @@ sysctl -n net.ipv4.ip_forward | sed 's/^/ip_forward /'
 systemctl list-units --all --plain --no-legend 'orrery*' | cut -d' ' -f1 | sed 's/^/unit /'
 `
 
-// TestMachine is the life of a platform on a machine of its own.
-func TestMachine(t *testing.T) {
+// needed skips a test where it cannot run.
+func needed(t *testing.T) {
+	t.Helper()
 	switch {
 	case os.Getenv("ORRERY_VM") != "1":
-		t.Skip("a virtual machine takes a quarter of an hour: ORRERY_VM=1 runs it")
+		t.Skip("a virtual machine takes half an hour: ORRERY_VM=1 runs it")
 	case os.Geteuid() != 0:
 		t.Skip("making a root file system of Debian needs root")
 	}
@@ -48,23 +49,42 @@ func TestMachine(t *testing.T) {
 			t.Skipf("%s is not there: apt-get install %s", program, pkg)
 		}
 	}
+}
+
+const up = "orrery up --bundle /opt/orrery/vm.orrery --key /opt/orrery/vm.orrery.pub -f /opt/orrery/yaml --timeout 10m --plain"
+
+// TestInterrupted is the short one: nodes that have just begun to run are gone without a trace when
+// their up is interrupted, and systemd knew of them meanwhile.
+func TestInterrupted(t *testing.T) {
+	needed(t)
+	m := newMachine(t)
+	m.on(t)
+	m.run(t, slow, "orrery bundle import /opt/orrery/vm.orrery --key /opt/orrery/vm.orrery.pub --plain")
+	before := m.look(t)
+	m.tell(t, up+" >/tmp/up 2>&1 & echo $! >/tmp/pid")
+	m.run(t, slow, "until pgrep -x kubelet >/dev/null; do kill -0 $(cat /tmp/pid) || { cat /tmp/up; exit 1; }; sleep 1; done")
+	m.inScope(t)
+	during := m.look(t)
+	m.run(t, slow, "kill -INT $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 1; done; rm /tmp/pid; cat /tmp/up")
+	after := m.look(t)
+	t.Logf("there meanwhile: %s", strings.Join(without(during, before), ", "))
+	same(t, before, after)
+	m.off(t)
+}
+
+// TestMachine is the life of a platform on a machine of its own.
+func TestMachine(t *testing.T) {
+	needed(t)
 	m := newMachine(t)
 	m.on(t)
 	if got := m.run(t, quick, "stat -fc %T /sys/fs/cgroup; cat /proc/1/comm"); got != "cgroup2fs\nsystemd" {
 		t.Fatalf("this is no machine with systemd and control groups v2: %s", got)
 	}
-	m.run(t, slow, "orrery up --bundle /opt/orrery/vm.orrery --key /opt/orrery/vm.orrery.pub -f /opt/orrery/yaml --timeout 10m --plain")
+	m.run(t, slow, up)
 	if got := m.run(t, quick, "orrery status --env vm"); !strings.Contains(got, "Ready") {
 		t.Errorf("status: %s", got)
 	}
-	// systemd knows the environment and has given it all that it has.
-	if got := m.run(t, quick, "systemctl show -p Delegate,ActiveState orrery-vm.scope"); !strings.Contains(got, "Delegate=yes") || !strings.Contains(got, "ActiveState=active") {
-		t.Errorf("the scope: %s", got)
-	}
-	m.run(t, quick, "systemctl daemon-reload")
-	if got := m.run(t, quick, "cat /sys/fs/cgroup/system.slice/orrery-vm.scope/server1/cgroup.controllers"); !strings.Contains(got, "memory") || !strings.Contains(got, "pids") {
-		t.Errorf("controllers of the node after systemd looked at its units again: %q", got)
-	}
+	m.inScope(t)
 	acknowledged := m.publish(t, 200)
 	m.off(t)
 
@@ -80,18 +100,23 @@ func TestMachine(t *testing.T) {
 	m.run(t, slow, fmt.Sprintf("witness check /var/lib/orrery/vm/kubeconfig %d", acknowledged))
 	m.run(t, slow, "orrery verify --env vm --plain")
 	m.run(t, slow, "orrery down --env vm --plain")
-	after := m.look(t)
-	for _, l := range after {
-		if !slices.Contains(before, l) {
-			t.Errorf("down left: %s", l)
-		}
-	}
-	for _, l := range before {
-		if !slices.Contains(after, l) {
-			t.Errorf("down took away: %s", l)
-		}
-	}
+	same(t, before, m.look(t))
 	m.off(t)
+}
+
+// without lists what of a is not in b.
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(l string) bool { return slices.Contains(b, l) })
+}
+
+func same(t *testing.T, before, after []string) {
+	t.Helper()
+	for _, l := range without(after, before) {
+		t.Errorf("left: %s", l)
+	}
+	for _, l := range without(before, after) {
+		t.Errorf("taken away: %s", l)
+	}
 }
 
 // start brings the platform back after a boot, as its owner has to.
@@ -122,4 +147,17 @@ func (m *machine) publish(t *testing.T, n int) int {
 	}
 	t.Logf("%d messages are acknowledged", last)
 	return last
+}
+
+// inScope: systemd knows the environment, has given it all that it has, and does not take it back
+// when it looks at its units again.
+func (m *machine) inScope(t *testing.T) {
+	t.Helper()
+	if got := m.run(t, quick, "systemctl show -p Delegate,ActiveState orrery-vm.scope"); !strings.Contains(got, "Delegate=yes") || !strings.Contains(got, "ActiveState=active") {
+		t.Errorf("the scope: %s", got)
+	}
+	m.run(t, quick, "systemctl daemon-reload")
+	if got := m.run(t, quick, "cat /sys/fs/cgroup/system.slice/orrery-vm.scope/server1/cgroup.controllers"); !strings.Contains(got, "memory") || !strings.Contains(got, "pids") {
+		t.Errorf("controllers of the node after systemd looked at its units again: %q", got)
+	}
 }
