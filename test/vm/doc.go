@@ -8,11 +8,16 @@
 // KVM. It has no cpuset and one processor, and a fork takes it 18 ms, so things take minutes:
 //
 //	apt-get install debootstrap user-mode-linux
-//	ORRERY_VM=1 go test -count=1 -timeout 60m -v ./test/vm
+//	ORRERY_VM=1 go test -count=1 -timeout 2h -v ./test/vm
+//	ORRERY_VM=1 go test -count=1 -v -run Interrupted ./test/vm    # three minutes: no pods
+//
+// TestMachine, the long one, needs a machine that does little else: with a single slow processor the
+// scheduler and the controller manager lose their leases and begin again.
 //
 // It needs root and, for the first run, Debian's mirror (ORRERY_VM_MIRROR, default
 // http://deb.debian.org/debian). ORRERY_VM_DIR (default /var/tmp/orrery-vm) keeps Debian's root
-// from one run to the next; the console of a machine that failed stays there too.
+// from one run to the next; the disk and the console of a machine that failed stay there too:
+// debugfs reads the disk.
 //
 // Start reading at vm_test.go.
 package vm

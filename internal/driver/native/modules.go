@@ -59,7 +59,8 @@ func hostModules() modules {
 // restore keeps a module that the kernel calls busy. A module that others of ours stand on goes
 // after them, so it goes around until nothing changes.
 func (m modules) restore(before []string) {
-	if before == nil {
+	isNew := func(name string) bool { return !slices.Contains(before, name) }
+	if before == nil || !slices.ContainsFunc(loadedModules(m.list), isNew) {
 		return
 	}
 	kinds, err := m.used()
@@ -69,10 +70,9 @@ func (m modules) restore(before []string) {
 	for again := true; again; {
 		again = false
 		for _, name := range loadedModules(m.list) {
-			if slices.Contains(before, name) || slices.Contains(kinds, moduleKinds[name]) {
-				continue
+			if isNew(name) && !slices.Contains(kinds, moduleKinds[name]) {
+				again = m.unload(name) == nil || again
 			}
-			again = m.unload(name) == nil || again
 		}
 	}
 }

@@ -143,7 +143,7 @@ func settle(cg cgroups, env string, log *slog.Logger) (cgroups, error) {
 		return cg, err
 	}
 	if err := os.Mkdir(filepath.Join(cg.mounts()[0], root), 0o755); err != nil { // others see that this one is there
-		return cg, err
+		return cg, fmt.Errorf("the environment's control group: %w", err)
 	}
 	own := cg.root(env) + "/supervisor"
 	if err := cg.create(own); err != nil {
