@@ -9,7 +9,7 @@
 //
 //	apt-get install debootstrap user-mode-linux
 //	ORRERY_VM=1 go test -count=1 -timeout 2h -v ./test/vm
-//	ORRERY_VM=1 go test -count=1 -v -run Interrupted ./test/vm    # three minutes: no pods
+//	ORRERY_VM=1 go test -count=1 -v -run 'Interrupted|PowerCut' ./test/vm    # six minutes: no pods
 //
 // TestMachine, the long one, needs a machine that does little else: with a single slow processor the
 // scheduler and the controller manager lose their leases and begin again.

@@ -61,15 +61,49 @@ func TestInterrupted(t *testing.T) {
 	m.on(t)
 	m.run(t, slow, "orrery bundle import /opt/orrery/vm.orrery --key /opt/orrery/vm.orrery.pub --plain")
 	before := m.look(t)
-	m.tell(t, up+" >/tmp/up 2>&1 & echo $! >/tmp/pid")
-	m.run(t, slow, "until pgrep -x kubelet >/dev/null; do kill -0 $(cat /tmp/pid) || { cat /tmp/up; exit 1; }; sleep 1; done")
+	m.untilKubelet(t, up)
 	m.inScope(t)
 	during := m.look(t)
-	m.run(t, slow, "kill -INT $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 1; done; rm /tmp/pid; cat /tmp/up")
+	m.interrupt(t)
 	after := m.look(t)
 	t.Logf("there meanwhile: %s", strings.Join(without(during, before), ", "))
 	same(t, before, after)
 	m.off(t)
+}
+
+// TestPowerCutOfNodes is short too: what the power cut left of a half-made environment starts and
+// is removed.
+func TestPowerCutOfNodes(t *testing.T) {
+	needed(t)
+	m := newMachine(t)
+	m.on(t)
+	m.untilKubelet(t, up)
+	m.cutPower(t)
+	m.on(t)
+	before := m.look(t)
+	m.untilKubelet(t, "orrery start --env vm --plain")
+	m.inScope(t)
+	m.interrupt(t)
+	m.run(t, slow, "orrery down --env vm --plain")
+	after := m.look(t)
+	if !slices.Contains(before, "file vm") || slices.Contains(after, "file vm") {
+		t.Errorf("the state folder before and after down: %q, %q", before, after)
+	}
+	same(t, without(before, []string{"file vm"}), after)
+	m.off(t)
+}
+
+// untilKubelet begins with a verb and returns when it has come so far that the kubelet runs.
+func (m *machine) untilKubelet(t *testing.T, verb string) {
+	t.Helper()
+	m.tell(t, verb+" >/tmp/verb 2>&1 & echo $! >/tmp/pid")
+	m.run(t, slow, "until pgrep -x kubelet >/dev/null; do kill -0 $(cat /tmp/pid) || { cat /tmp/verb; exit 1; }; sleep 1; done")
+}
+
+// interrupt is Ctrl-C to that verb.
+func (m *machine) interrupt(t *testing.T) {
+	t.Helper()
+	m.run(t, slow, "kill -INT $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 1; done; rm /tmp/pid; cat /tmp/verb")
 }
 
 // TestMachine is the life of a platform on a machine of its own.
