@@ -12,7 +12,8 @@
 //	ORRERY_VM=1 go test -count=1 -v -run 'Interrupted|PowerCut' ./test/vm    # six minutes: no pods
 //
 // TestMachine, the long one, needs a machine that does little else: with a single slow processor the
-// scheduler and the controller manager lose their leases and begin again.
+// scheduler and the controller manager lose their leases and begin again. On two busy cores it has not
+// come to its end yet.
 //
 // It needs root and, for the first run, Debian's mirror (ORRERY_VM_MIRROR, default
 // http://deb.debian.org/debian). ORRERY_VM_DIR (default /var/tmp/orrery-vm) keeps Debian's root
