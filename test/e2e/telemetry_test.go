@@ -71,7 +71,7 @@ func (e *environment) running(t *testing.T, names ...string) []int {
 			continue
 		}
 		cgroups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if strings.Contains(string(cgroups), "/orrery/"+e.name+"/") {
+		if strings.Contains(string(cgroups), "/orrery/"+e.name+"/") || strings.Contains(string(cgroups), "/orrery-"+e.name+".scope/") {
 			pid, _ := strconv.Atoi(filepath.Base(dir))
 			pids = append(pids, pid)
 		}

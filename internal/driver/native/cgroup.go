@@ -2,6 +2,7 @@ package native
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ import (
 type cgroups struct {
 	V1      []hierarchy
 	Unified string // mount point of cgroup2, "" when not mounted
+	// Scope is the group that somebody gave to us with its controllers; what is above it is theirs
+	// to change. "" when all is ours.
+	Scope string `json:"-"`
 }
 
 // hierarchy is one mounted v1 hierarchy.
@@ -35,6 +39,9 @@ type hierarchy struct {
 
 // v2 reports whether controllers are in the unified hierarchy.
 func (c cgroups) v2() bool { return len(c.V1) == 0 }
+
+// root of everything in the environment, relative to a hierarchy's mount.
+func (c cgroups) root(env string) string { return cmp.Or(c.Scope, cgroupRoot(env)) }
 
 func hostCgroups() (cgroups, error) {
 	f, err := os.Open("/proc/self/mountinfo")
@@ -115,9 +122,9 @@ func (c cgroups) create(group string) error {
 	if c.Unified == "" {
 		return nil
 	}
-	at := c.Unified
+	at, ours := c.Unified, filepath.Join(c.Unified, c.Scope)
 	for _, e := range strings.Split(strings.Trim(group, "/"), "/") {
-		if c.v2() {
+		if c.v2() && len(at) >= len(ours) {
 			delegate(at)
 		}
 		at = filepath.Join(at, e)
@@ -157,8 +164,13 @@ func createV1(h hierarchy, group string) error {
 }
 
 // delegate gives the children of a v2 group every controller that it has itself. One that
-// cannot be given (a realtime process keeps cpu, say) must not keep the others away.
+// cannot be given (a realtime process keeps cpu, say) must not keep the others away. A group with
+// processes of its own, unless it is the root of all, could hand on only some controllers, and for
+// that becomes one of threads, below which no process may be: it is left alone.
 func delegate(dir string) {
+	if procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")); len(procs) > 0 && exists(filepath.Join(dir, "cgroup.type")) {
+		return
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return
@@ -210,13 +222,15 @@ func (c cgroups) processes(group string) []int {
 	return pids
 }
 
-// existing lists the folders of the group and below it, deepest first.
-func (c cgroups) existing(group string) []string {
+// existing lists the folders of the groups and below them, deepest first.
+func (c cgroups) existing(groups ...string) []string {
 	var dirs []string
 	for _, m := range c.mounts() {
-		d := subgroups(filepath.Join(m, group))
-		slices.Reverse(d)
-		dirs = append(dirs, d...)
+		for _, group := range groups {
+			d := subgroups(filepath.Join(m, group))
+			slices.Reverse(d)
+			dirs = append(dirs, d...)
+		}
 	}
 	return dirs
 }

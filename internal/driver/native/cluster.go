@@ -115,7 +115,8 @@ func (c cluster) role(name string) driver.Role {
 	return n.Role
 }
 
-// cgroupRoot of everything in the environment, relative to a hierarchy's mount.
+// cgroupRoot marks the environment, relative to a hierarchy's mount, and holds everything in it
+// unless it has a scope.
 func cgroupRoot(env string) string { return "/orrery/" + env }
 
 // paths knows where things live in a state directory.

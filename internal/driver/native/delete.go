@@ -76,7 +76,7 @@ type process struct {
 // Ourselves and zombies do not count.
 func (d *Driver) strays() []process {
 	var found []process
-	group, real := cgroupRoot(d.cluster.Environment), statedir.Real(string(d.paths))
+	groups, real := cgroupRoots(d.cluster.Environment), statedir.Real(string(d.paths))
 	for _, pid := range allPIDs() {
 		if pid == os.Getpid() {
 			continue
@@ -84,7 +84,7 @@ func (d *Driver) strays() []process {
 		dir := "/proc/" + strconv.Itoa(pid)
 		exe, _ := os.Readlink(dir + "/exe")
 		cg, _ := os.ReadFile(dir + "/cgroup")
-		if !strings.HasPrefix(exe, real+"/") && !inGroup(string(cg), group) {
+		if !strings.HasPrefix(exe, real+"/") && !inGroup(string(cg), groups...) {
 			continue
 		}
 		id, err := proc.Of(pid)
@@ -97,10 +97,10 @@ func (d *Driver) strays() []process {
 }
 
 // inGroup reads /proc/PID/cgroup, "hierarchy:controllers:path" in each line.
-func inGroup(content, group string) bool {
+func inGroup(content string, groups ...string) bool {
 	for line := range strings.Lines(content) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(f) == 3 && (f[2] == group || strings.HasPrefix(f[2], group+"/")) {
+		if len(f) == 3 && slices.ContainsFunc(groups, func(g string) bool { return f[2] == g || strings.HasPrefix(f[2], g+"/") }) {
 			return true
 		}
 	}
@@ -117,7 +117,7 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 	if cg, err := hostCgroups(); err != nil {
 		errs = append(errs, err)
 	} else {
-		for _, dir := range cg.existing(cgroupRoot(d.cluster.Environment)) {
+		for _, dir := range cg.existing(cgroupRoots(d.cluster.Environment)...) {
 			leaks = append(leaks, "cgroup "+dir)
 		}
 	}

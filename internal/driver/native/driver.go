@@ -339,10 +339,10 @@ func (d *Driver) endProcesses(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.patience())
 	defer cancel()
 	root := cgroupRoot(d.cluster.Environment)
-	err = errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
+	err = hostScopes().clear(ctx, cg, d.cluster.Environment)
 	before, known := cg.before(root)
 	if cg.removeEmptyParent(root) && known {
-		cg.restore(before, appArmorFolder)
+		cg.restore(before, appArmorFolder, hostModules())
 	}
 	return err
 }

@@ -3,6 +3,8 @@ package native
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,12 +17,10 @@ import (
 // hostBefore is how the host was before the first environment: what belongs to all of them, and
 // goes back to what it was with the last. It is an extended attribute of their common control
 // group, so that it is there for exactly as long.
-//
-// Kernel modules that were loaded for us (bridge, veth) are not among it. They do no harm, and a
-// module that is unloaded takes the bridges of others with it.
 type hostBefore struct {
 	Controllers []string `json:"controllers"` // that the root of the unified hierarchy gave to its children
 	AppArmor    bool     `json:"appArmor"`    // the profile of containers was loaded
+	Modules     []string `json:"modules"`     // of moduleKinds, that were loaded; null when nobody looked
 }
 
 const (
@@ -42,18 +42,18 @@ func (c cgroups) controllersGiven() []string {
 }
 
 // noteBefore makes the common group of all environments and writes down how the host was, unless
-// the group is there.
+// the group is there. It gives the group no controller.
 func (c cgroups) noteBefore(group, appArmor string) error {
 	at := filepath.Join(c.mounts()[0], path.Dir(group))
 	if exists(at) {
 		return nil
 	}
-	b, err := json.Marshal(hostBefore{Controllers: c.controllersGiven(), AppArmor: profileLoaded(appArmor)})
+	b, err := json.Marshal(hostBefore{Controllers: c.controllersGiven(), AppArmor: profileLoaded(appArmor), Modules: loadedModules(procModules)})
 	if err != nil {
 		return err
 	}
-	if err := c.create(path.Dir(group)); err != nil {
-		return err
+	if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("the control group of all environments: %w", err)
 	}
 	err = unix.Setxattr(at, beforeAttribute, b, 0)
 	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
@@ -72,7 +72,7 @@ func (c cgroups) before(group string) (hostBefore, bool) {
 
 // restore gives the host back what the last environment no longer needs. What somebody else has
 // begun to use stays.
-func (c cgroups) restore(h hostBefore, appArmor string) {
+func (c cgroups) restore(h hostBefore, appArmor string, m modules) {
 	for _, ctrl := range c.controllersGiven() {
 		if !slices.Contains(h.Controllers, ctrl) {
 			// Refused while another child of the root hands it on.
@@ -82,6 +82,7 @@ func (c cgroups) restore(h hostBefore, appArmor string) {
 	if !h.AppArmor && profileLoaded(appArmor) && !profileUsed("/proc") {
 		_ = put(filepath.Join(appArmor, ".remove"), profile)
 	}
+	m.restore(h.Modules)
 }
 
 func profileLoaded(appArmor string) bool {

@@ -85,14 +85,14 @@ func TestRestore(t *testing.T) {
 	}
 	write(apparmor, "profiles", "docker-default (enforce)\n"+profile+" (enforce)\n")
 	write(apparmor, ".remove", "")
-	cg.restore(hostBefore{Controllers: []string{"memory", "pids"}, AppArmor: true}, apparmor)
+	cg.restore(hostBefore{Controllers: []string{"memory", "pids"}, AppArmor: true}, apparmor, modules{})
 	if got := read(root, "cgroup.subtree_control"); got != "memory pids" {
 		t.Errorf("what was there before is taken away: %q", got)
 	}
 	if got := read(apparmor, ".remove"); got != "" {
 		t.Errorf("a profile of somebody else is removed: %q", got)
 	}
-	cg.restore(hostBefore{Controllers: []string{"memory"}}, apparmor)
+	cg.restore(hostBefore{Controllers: []string{"memory"}}, apparmor, modules{})
 	if got := read(root, "cgroup.subtree_control"); !strings.HasPrefix(got, "-pids") { // the file is no real one
 		t.Errorf("wrote %q", got)
 	}

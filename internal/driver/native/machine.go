@@ -46,7 +46,7 @@ type machine struct {
 	drained  chan<- []string // whoever waits for the containers' end is told of those left
 }
 
-func (m *machine) group() string { return cgroupRoot(m.cluster.Environment) + "/" + m.node.Name }
+func (m *machine) group() string { return m.cgroups.root(m.cluster.Environment) + "/" + m.node.Name }
 
 // start wants the node to run and returns at once. Idempotent.
 func (m *machine) start() {

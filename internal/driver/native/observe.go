@@ -15,7 +15,7 @@ import (
 func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 	o := driver.Observation{Phase: driver.PhaseAbsent}
 	if !exists(d.paths.cluster()) {
-		if cg, err := hostCgroups(); err == nil && len(cg.existing(cgroupRoot(d.cluster.Environment))) > 0 {
+		if cg, err := hostCgroups(); err == nil && len(cg.existing(cgroupRoots(d.cluster.Environment)...)) > 0 {
 			o.Phase = driver.PhasePartial
 		}
 		return o, nil

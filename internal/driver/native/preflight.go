@@ -91,8 +91,10 @@ func (d *Driver) checkCgroups(context.Context) check.Result {
 			have = append(have, strings.Split(h.Options, ",")...)
 		}
 	}
+	// Of v2 the kubelet and runc use what is there.
+	pinning := slices.Contains(have, "cpuset")
 	for _, need := range []string{"cpu", "cpuset", "memory", "pids"} {
-		if !slices.Contains(have, need) {
+		if !slices.Contains(have, need) && (need != "cpuset" || !cg.v2()) {
 			return check.Fail(fmt.Errorf("the kernel offers no control group controller %q (it has %s); a container without it cannot hold nodes, and some kernels need cgroup_enable=%s on their command line", need, strings.Join(have, " "), need))
 		}
 	}
@@ -104,6 +106,9 @@ func (d *Driver) checkCgroups(context.Context) check.Result {
 	version := "v1"
 	if cg.v2() {
 		version = "v2"
+	}
+	if !pinning {
+		return check.Skip("the kernel offers no control group controller \"cpuset\": nodes work without, but no container can be tied to CPUs or memory nodes (the kubelet's static CPU and memory managers)")
 	}
 	return check.OK("control groups %s at %s", version, cg.mounts()[0])
 }

@@ -77,6 +77,14 @@ func TestPreflight(t *testing.T) {
 		{"a controller is missing", func(h *host, _ *spec.Environment) {
 			reading(h, "/sys/fs/cgroup/cgroup.controllers", "cpu io pids cpuset")
 		}, "cgroups", check.Failed, "cgroup_enable=memory"},
+		{"no cpuset", func(h *host, _ *spec.Environment) {
+			reading(h, "/sys/fs/cgroup/cgroup.controllers", "cpu io memory pids")
+		}, "cgroups", check.Skipped, "CPU and memory managers"},
+		{"v1 without cpuset", func(h *host, _ *spec.Environment) {
+			h.cgroups = func() (cgroups, error) {
+				return cgroups{V1: []hierarchy{{"/c/cpu", "cpu,cpuacct"}, {"/c/m", "memory"}, {"/c/p", "pids"}}}, nil
+			}
+		}, "cgroups", check.Failed, "cgroup_enable=cpuset"},
 		{"v1 is enough", func(h *host, _ *spec.Environment) {
 			h.cgroups = func() (cgroups, error) {
 				return cgroups{V1: []hierarchy{{"/c/cpu", "cpu,cpuacct"}, {"/c/m", "memory"}, {"/c/s", "cpuset"}, {"/c/p", "pids"}}}, nil

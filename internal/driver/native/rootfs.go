@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -172,6 +174,9 @@ func enterRoot(c initConfig, cg cgroups) error {
 	if c.Datapath != nil {
 		c.Datapath.lay(b)
 	}
+	if cpus, err := os.ReadFile("/proc/cpuinfo"); err == nil && withClock(string(cpus)) != string(cpus) {
+		b.mask("/proc/cpuinfo", withClock(string(cpus)))
+	}
 	if c.Memory > 0 {
 		b.mask("/proc/meminfo", meminfo(c.Memory))
 	}
@@ -282,6 +287,17 @@ func etcFiles(b *rootBuilder, c initConfig) {
 	} {
 		b.file("/etc/"+name, content)
 	}
+}
+
+var clock = regexp.MustCompile(`(?m)^(cpu MHz|clock)\s*:\s*[0-9]+\.[0-9]+`)
+
+// withClock is /proc/cpuinfo in which an x86 processor tells its clock speed, as most do: the kubelet
+// does not start on one that does not (User-mode Linux). It only shows the number.
+func withClock(cpuinfo string) string {
+	if runtime.GOARCH != "amd64" || clock.MatchString(cpuinfo) {
+		return cpuinfo
+	}
+	return cpuinfo + "cpu MHz\t\t: 1000.000\n"
 }
 
 // meminfo is /proc/meminfo of a machine with that much memory, as far as the kubelet reads it.

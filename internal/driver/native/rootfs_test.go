@@ -6,12 +6,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
+
+func TestWithClock(t *testing.T) {
+	told := "processor\t: 0\ncpu MHz\t\t: 2450.000\n"
+	if got := withClock(told); got != told {
+		t.Errorf("a processor that tells its clock: %q", got)
+	}
+	silent := "processor\t: 0\nvendor_id\t: User Mode Linux\n"
+	if got := withClock(silent); runtime.GOARCH == "amd64" && (!clock.MatchString(got) || !strings.HasPrefix(got, silent)) {
+		t.Errorf("one that does not: %q", got)
+	}
+}
 
 // A pod with a user namespace of its own gets /proc, although the node's has files over it.
 func TestUserNamespacesMayMountProc(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -63,17 +64,10 @@ func supervise(dir string) error {
 	if err != nil {
 		return err
 	}
-	root := cgroupRoot(c.Environment)
-	if err := clearLeftovers(cg, root); err != nil {
+	if err := clearLeftovers(cg, c.Environment); err != nil {
 		return err
 	}
-	if err := cg.noteBefore(root, appArmorFolder); err != nil {
-		return err
-	}
-	if err := cg.create(root + "/supervisor"); err != nil {
-		return err
-	}
-	if err := cg.join(root+"/supervisor", os.Getpid()); err != nil {
+	if cg, err = settle(cg, c.Environment, log); err != nil {
 		return err
 	}
 	s := &supervisor{id: id, paths: p, cluster: c, cgroups: cg, log: log, quit: make(chan struct{}),
@@ -133,10 +127,29 @@ func takeLock(p paths) (*os.File, proc.Identity, error) {
 
 // clearLeftovers ends what a supervisor that was killed may have left for the moment that
 // the kernel takes to deliver its children's deaths.
-func clearLeftovers(cg cgroups, root string) error {
+func clearLeftovers(cg cgroups, env string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return errors.Join(cg.kill(ctx, root), cg.remove(ctx, root))
+	return hostScopes().clear(ctx, cg, env)
+}
+
+// settle notes how the host was and moves this process into the environment's control group. It
+// returns the groups with the scope that they are in, if any. The scope comes first: controllers
+// that systemd gives for it are systemd's to take back.
+func settle(cg cgroups, env string, log *slog.Logger) (cgroups, error) {
+	cg.Scope = hostScopes().enter(context.Background(), cg, env, log)
+	root := cgroupRoot(env)
+	if err := cg.noteBefore(root, appArmorFolder); err != nil {
+		return cg, err
+	}
+	if err := os.Mkdir(filepath.Join(cg.mounts()[0], root), 0o755); err != nil { // others see that this one is there
+		return cg, fmt.Errorf("the environment's control group: %w", err)
+	}
+	own := cg.root(env) + "/supervisor"
+	if err := cg.create(own); err != nil {
+		return cg, err
+	}
+	return cg, cg.join(own, os.Getpid())
 }
 
 // open makes the fabric and starts the mirror.
