@@ -78,7 +78,7 @@ enableProfilingHandler: false
 
 // containerdConfig: containerd (2.4) asks the shim of every pod for its use of the processor
 // each second, for a rate that only CRI clients such as crictl show; kubelets measure for
-// themselves. It was a sixth of what an idle platform costs, so it is once a minute.
+// themselves. It was an eighth of what an idle platform costs, so it is once a minute.
 func containerdConfig(c cluster) []byte {
 	return []byte(fmt.Sprintf(`version = 3
 root = '/var/lib/containerd'
