@@ -1,7 +1,9 @@
 package fake
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -12,11 +14,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 )
 
@@ -166,7 +170,11 @@ func (c *Cluster) startRegistry(address string) error {
 	if c.server != nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", address)
+	var l net.Listener
+	err := whenFree(func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("the test's registry: %w", err)
 	}
@@ -176,6 +184,20 @@ func (c *Cluster) startRegistry(address string) error {
 	server.Start()
 	c.server, c.address = server, l.Addr().String()
 	return nil
+}
+
+// whenFree waits a moment for a port that somebody took between its choice and now: on a machine
+// where many tests run, a connection to elsewhere may have it for its own end.
+func whenFree(listen func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return check.Until(ctx, check.Pause{First: 20 * time.Millisecond}, func() error {
+		err := listen()
+		if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+			err = check.Final(err)
+		}
+		return err
+	})
 }
 
 func (c *Cluster) stopRegistry() {
@@ -253,7 +275,7 @@ func (c *Cluster) carryOut(o order) (r report) {
 	case o.Registry != "":
 		fail(c.startRegistry(o.Registry))
 	case o.API != "":
-		fail(c.API.Listen(o.API))
+		fail(whenFree(func() error { return c.API.Listen(o.API) }))
 	case o.Stop:
 		c.API.Stop()
 		c.stopRegistry()
