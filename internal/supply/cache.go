@@ -39,6 +39,12 @@ func (s *Supply) artifact(sha256 string) (image.Artifact, bool) {
 	return image.Artifact{Repository: registry + programsRepository, SHA256: sha256}, registry != "" && sha256 != ""
 }
 
+// fetchable is artifact where orrery.yaml has registries asked before anything is made.
+func (s *Supply) fetchable(sha256 string) (image.Artifact, bool) {
+	a, ok := s.artifact(sha256)
+	return a, ok && s.registries != nil && s.registryFirst()
+}
+
 // locked is what the lock says of a program; nothing without a lock.
 func (s *Supply) locked(bin catalog.Binary) lock.Binary {
 	if s.Locked == nil {
@@ -52,8 +58,8 @@ func (s *Supply) locked(bin catalog.Binary) lock.Binary {
 // it, or what is to be made is no longer what the lock speaks of.
 func (s *Supply) fetch(ctx context.Context, bin catalog.Binary, path string) (bool, error) {
 	locked := s.locked(bin)
-	a, ok := s.artifact(locked.SHA256)
-	if !ok || s.registries == nil || !s.registryFirst() {
+	a, ok := s.fetchable(locked.SHA256)
+	if !ok {
 		return false, nil
 	}
 	switch entry, err := s.builder.Describe(ctx, bin); {
@@ -141,8 +147,8 @@ func (s *Supply) fetchedSBOM(ctx context.Context, of, want string) ([]byte, erro
 	if err == nil {
 		return doc, nil
 	}
-	a, ok := s.artifact(want)
-	if !ok || s.registries == nil || !s.registryFirst() || !s.sharedHas(ctx, a) {
+	a, ok := s.fetchable(want)
+	if !ok || !s.sharedHas(ctx, a) {
 		return nil, err
 	}
 	file := s.sbomFile(of)

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whoever asks for a stopped node, or one of its pods, is told at once.
-func TestStoppedNodeIsRefused(t *testing.T) {
+// testFabric is that of testCluster, without nodes. It ends with the test.
+func testFabric(t *testing.T) (cluster, *fabric) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
 	}
@@ -22,7 +23,13 @@ func TestStoppedNodeIsRefused(t *testing.T) {
 	if err != nil {
 		t.Skipf("this kernel cannot: %v", err)
 	}
-	defer f.close()
+	t.Cleanup(f.close)
+	return c, f
+}
+
+// Whoever asks for a stopped node, or one of its pods, is told at once.
+func TestStoppedNodeIsRefused(t *testing.T) {
+	c, f := testFabric(t)
 	asking, err := newNetNS()
 	if err != nil {
 		t.Fatal(err)
@@ -79,15 +86,7 @@ func TestStoppedNodeIsRefused(t *testing.T) {
 // A connection to a node that lost its network breaks; one whose other end says nothing, but is
 // there, stays.
 func TestDetectSilence(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes network namespaces")
-	}
-	c := testCluster(t)
-	f, err := newFabric(c)
-	if err != nil {
-		t.Skipf("this kernel cannot: %v", err)
-	}
-	defer f.close()
+	c, f := testFabric(t)
 	ns, err := newNetNS()
 	if err != nil {
 		t.Fatal(err)
