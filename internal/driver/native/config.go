@@ -7,18 +7,6 @@ import (
 	"strings"
 )
 
-const encryptionConfig = `apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-- resources: [secrets]
-  providers:
-  - secretbox:
-      keys:
-      - name: key1
-        secret: %s
-  - identity: {}
-`
-
 // Nobody is let in without credentials, except to ask for health.
 const authenticationConfig = `apiVersion: apiserver.config.k8s.io/v1
 kind: AuthenticationConfiguration
@@ -72,6 +60,7 @@ nodeStatusReportFrequency: 5m
 serializeImagePulls: false
 containerLogMaxSize: 5Mi
 containerLogMaxFiles: 2
+podPidsLimit: 4096
 enableProfilingHandler: false
 `, c.ClusterDNS, domain))
 }
@@ -200,6 +189,7 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 		if n.server() {
 			users = append(users, "kube-controller-manager", "kube-scheduler")
 			write(etc("kubernetes", "authentication.yaml"), []byte(authenticationConfig))
+			write(etc("kubernetes", "audit.yaml"), []byte(auditPolicy))
 		}
 		for _, u := range users {
 			write(etc("kubernetes", u+".conf"), nodeKubeconfig(server, u))

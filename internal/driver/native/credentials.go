@@ -46,7 +46,7 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 	if err != nil {
 		return err
 	}
-	secret, err := encryptionKey(p.pki("encryption.key"))
+	keys, err := readKeyring(p.pki(keyringFile))
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 			files["clients-ca.crt"], files["clients-ca.key"] = clients.pem, clientsKey
 			files["apiserver-client-cas.crt"] = slices.Concat(ca.pem, clients.pem)
 			files["sa.key"], files["sa.pub"] = saKey, saPub
-			files["encryption.yaml"] = []byte(fmt.Sprintf(encryptionConfig, secret))
+			files[atRestConfig] = keys.config()
 		}
 		for _, e := range leaves {
 			if err := i.leaf(e.ca, at(e.name), e.leaf); err != nil {

@@ -147,18 +147,15 @@ func (p paths) forgetEtcd(c cluster) error {
 	return nil
 }
 
-// secretMark begins what encryption.yaml has API servers write for a Secret.
-const secretMark = "k8s:enc:secretbox:v1:key1:"
+// secretMark begins what API servers write for what they encrypt; the name of the key and a colon
+// come next.
+const secretMark = "k8s:enc:secretbox:v1:"
 
-// ownSnapshot refuses a snapshot whose Secrets were encrypted with another environment's key: no
-// API server could read them, and what trusts that environment's authority would trust no more.
-// One without Secrets cannot be told.
+// ownSnapshot refuses a snapshot whose Secrets were encrypted with another environment's key, or with
+// one that was given up: no API server could read them, and what trusts that environment's authority
+// would trust no more. One without Secrets cannot be told.
 func (p paths) ownSnapshot(snapshot string) error {
-	text, err := encryptionKey(p.pki("encryption.key"))
-	if err != nil {
-		return err
-	}
-	raw, err := base64.StdEncoding.DecodeString(text)
+	keys, err := readKeyring(p.pki(keyringFile))
 	if err != nil {
 		return err
 	}
@@ -176,17 +173,17 @@ func (p paths) ownSnapshot(snapshot string) error {
 		return fmt.Errorf("read %s: %w", snapshot, err)
 	}
 	defer func() { _ = unix.Munmap(data) }()
-	if found, ours := readableSecrets(data, [32]byte(raw)); found && !ours {
-		return fmt.Errorf("%s is of another environment: its Secrets are encrypted with another key than %s; "+
-			"restore it where it was taken, or bring back that environment's pki folder with it",
-			snapshot, p.pki("encryption.key"))
+	if found, ours := readableSecrets(data, keys); found && !ours {
+		return fmt.Errorf("%s is of another environment, or from before its keys were rotated: its Secrets are encrypted with "+
+			"another key than %s; restore it where it was taken, or bring back that environment's pki folder with it",
+			snapshot, p.pki(keyringFile))
 	}
 	return nil
 }
 
 // readableSecrets looks for encrypted values as etcd stores them: in protobuf, as the bytes of
-// field 5 with their length before them. found: there is one; ours: the key opens one.
-func readableSecrets(data []byte, key [32]byte) (found, ours bool) {
+// field 5 with their length before them. found: there is one; ours: a key opens one.
+func readableSecrets(data []byte, keys keyring) (found, ours bool) {
 	const field = 5<<3 | 2
 	for at := 0; ; at += len(secretMark) {
 		i := bytes.Index(data[at:], []byte(secretMark))
@@ -196,19 +193,47 @@ func readableSecrets(data []byte, key [32]byte) (found, ours bool) {
 		at += i
 		for digits := 1; digits <= 4 && digits < at; digits++ {
 			length, n := binary.Uvarint(data[at-digits : at])
-			if n != digits || data[at-digits-1] != field {
+			if n != digits || data[at-digits-1] != field || length > uint64(len(data)-at) {
 				continue
 			}
-			if length > uint64(len(data)-at) || length < uint64(len(secretMark)+24) {
+			name, box, ok := sealedValue(data[at : at+int(length)])
+			if !ok {
 				continue
 			}
 			found = true
-			box := data[at+len(secretMark) : at+int(length)]
-			if _, ok := secretbox.Open(nil, box[24:], (*[24]byte)(box[:24]), &key); ok {
+			if keys.opens(name, box) {
 				return true, true
 			}
 		}
 	}
+}
+
+// sealedValue takes apart what an API server wrote: whose key encrypted it, and the nonce with the box.
+func sealedValue(value []byte) (key string, box []byte, ok bool) {
+	rest, ok := bytes.CutPrefix(value, []byte(secretMark))
+	if !ok {
+		return "", nil, false
+	}
+	name, box, ok := bytes.Cut(rest[:min(len(rest), 64)], []byte(":"))
+	if !ok {
+		return "", nil, false
+	}
+	box = rest[len(name)+1:]
+	return string(name), box, len(box) > 24+secretbox.Overhead
+}
+
+// opens: the key of that name decrypts the box.
+func (r keyring) opens(name string, box []byte) bool {
+	for _, k := range r {
+		raw, err := base64.StdEncoding.DecodeString(k.secret)
+		if err != nil || len(raw) != 32 || k.name != name {
+			continue
+		}
+		if _, ok := secretbox.Open(nil, box[24:], (*[24]byte)(box[:24]), (*[32]byte)(raw)); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // initialCluster names all members, as etcd takes it.

@@ -3,6 +3,7 @@ package native
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ func stored(t *testing.T, key [32]byte, content string) []byte {
 	if _, err := rand.Read(nonce[:]); err != nil {
 		t.Fatal(err)
 	}
-	value := secretbox.Seal(append([]byte(secretMark), nonce[:]...), []byte(content), &nonce, &key)
+	value := secretbox.Seal(append([]byte(secretMark+firstKey+":"), nonce[:]...), []byte(content), &nonce, &key)
 	b := append([]byte("\x0a\x14/registry/secrets/x/y\x10\x02\x18\x02\x20\x01"), 5<<3|2)
 	b = binary.AppendUvarint(b, uint64(len(value)))
 	return append(append(b, value...), 0x30, 0)
@@ -28,6 +29,7 @@ func stored(t *testing.T, key [32]byte, content string) []byte {
 
 func TestSnapshotOfAnotherEnvironment(t *testing.T) {
 	ours, theirs := [32]byte{1}, [32]byte{2}
+	ring := keyring{{firstKey, base64.StdEncoding.EncodeToString(ours[:])}}
 	long := strings.Repeat("s", 20000)
 	for name, c := range map[string]struct {
 		data        []byte
@@ -42,7 +44,7 @@ func TestSnapshotOfAnotherEnvironment(t *testing.T) {
 		"cut off":      {stored(t, ours, long)[:1000], false, false},
 		"at the start": {[]byte(secretMark), false, false},
 	} {
-		if found, readable := readableSecrets(c.data, ours); found != c.found || readable != c.ours {
+		if found, readable := readableSecrets(c.data, ring); found != c.found || readable != c.ours {
 			t.Errorf("%s: found %t, ours %t", name, found, readable)
 		}
 	}
@@ -53,7 +55,7 @@ func TestForeignSnapshotIsRefused(t *testing.T) {
 	if err := os.MkdirAll(p.join("pki"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := encryptionKey(p.pki("encryption.key")); err != nil {
+	if _, err := readKeyring(p.pki(keyringFile)); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "s.db")

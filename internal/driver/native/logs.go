@@ -64,13 +64,18 @@ func copyTruncate(dir, name string) error {
 }
 
 // Logs implements [driver.LogSource]. Service "init" is PID 1 of the node; node
-// "environment" has the services "supervisor" and "registry".
+// "environment" has the services "supervisor" and "registry"; "audit" of a server is what its API
+// server was asked.
 func (d *Driver) Logs(ctx context.Context, node, service string, follow bool, w io.Writer) error {
 	path := d.paths.nodeLog(filepath.Base(node), filepath.Base(service))
-	if node == "environment" {
-		path = d.paths.log(filepath.Base(service))
+	dir, name := filepath.Split(path)
+	switch {
+	case node == "environment":
+		dir, name = filepath.Split(d.paths.log(filepath.Base(service)))
+	case service == auditService: // the node may have put links in between
+		dir, name = d.paths.node(filepath.Base(node)), strings.TrimPrefix(auditLog, "/")
 	}
-	f, err := beneath.Open(filepath.Dir(path), filepath.Base(path), os.O_RDONLY, 0)
+	f, err := beneath.Open(dir, name, os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no log of %s/%s: %s", node, service, d.logNames(node))
 	}
@@ -114,6 +119,9 @@ func (d *Driver) logNames(node string) string {
 	}
 	for i, f := range files {
 		files[i] = strings.TrimSuffix(filepath.Base(f), ".log")
+	}
+	if exists(filepath.Join(d.paths.node(filepath.Base(node)), auditFolder)) {
+		files = append(files, auditService)
 	}
 	return "there are " + strings.Join(files, ", ")
 }

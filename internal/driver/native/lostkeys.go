@@ -2,12 +2,10 @@ package native
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
 )
 
@@ -29,7 +27,7 @@ var lasting = []struct {
 	{"clients-ca.key", "what it signed for clients of the API is let in no more", "clients-ca.key", true},
 	{"clients-ca.crt", "what it signed for clients of the API is let in no more", "clients-ca.crt", true},
 	{"sa.key", "the tokens of all service accounts are signed with it", "sa.key", false},
-	{"encryption.key", "the Secrets in etcd are encrypted with it", "encryption.yaml", false},
+	{keyringFile, "what is in etcd is encrypted with it", atRestConfig, false},
 }
 
 // LostKeysError says which keys of an environment are gone that its data needs.
@@ -64,7 +62,7 @@ func lostKeys(p paths, c cluster) error {
 			continue
 		case err != nil:
 			problem = "is gone"
-		case from != "" && !bytes.Equal(bytes.TrimSpace(have), bytes.TrimSpace(kept)):
+		case from != "" && !sameKey(l.name, have, kept):
 			problem = "is not the one that the servers have"
 		default:
 			continue
@@ -72,8 +70,8 @@ func lostKeys(p paths, c cluster) error {
 		way := "restore it from a backup"
 		if from != "" {
 			way = fmt.Sprintf("restore it: cp %s %s", from, file)
-			if l.name == "encryption.key" {
-				way = fmt.Sprintf("restore it: sed -n 's/^ *secret: //p' %s > %s", from, file)
+			if l.name == keyringFile {
+				way = fmt.Sprintf("restore it: sed -n 's/^ *- name: //p; s/^ *secret: //p' %s | paste -d ' ' - - > %s", from, file)
 			}
 		}
 		lost.Keys = append(lost.Keys, file)
@@ -94,7 +92,14 @@ func (p paths) made(c cluster) bool {
 	return made
 }
 
-var secretOf = regexp.MustCompile(`(?m)^ *secret: (\S+)$`)
+// sameKey: what was kept is of the same key. While keys are exchanged a server may have fewer.
+func sameKey(name string, have, kept []byte) bool {
+	if name != keyringFile {
+		return bytes.Equal(bytes.TrimSpace(have), bytes.TrimSpace(kept))
+	}
+	ours, err := parseKeyring(name, have)
+	return err == nil && ours.covers(configuredKeys(kept))
+}
 
 // keptCopy is what a server has of a lasting file, and where; from is "" when none has it.
 func (p paths) keptCopy(c cluster, name string) (from string, content []byte) {
@@ -107,20 +112,9 @@ func (p paths) keptCopy(c cluster, name string) (from string, content []byte) {
 		if err != nil {
 			continue
 		}
-		if name != "encryption.yaml" {
+		if name != atRestConfig || configuredKeys(b) != nil {
 			return at, b
-		}
-		if m := secretOf.FindSubmatch(b); m != nil {
-			return at, m[1]
 		}
 	}
 	return "", nil
-}
-
-// checkEncryptionKey is nil for what [encryptionKey] makes.
-func checkEncryptionKey(file, key string) error {
-	if b, err := base64.StdEncoding.DecodeString(key); err != nil || len(b) != 32 {
-		return fmt.Errorf("%s is damaged: want 32 bytes in base64; restore it from a backup, or from encryption.yaml of a server", file)
-	}
-	return nil
 }

@@ -269,6 +269,11 @@ func (m *machine) folders() error {
 			return fmt.Errorf("folders of %s: %w", m.node.Name, err)
 		}
 	}
+	if m.node.server() {
+		if err := makeAuditLog(root); err != nil {
+			return fmt.Errorf("audit log of %s: %w", m.node.Name, err)
+		}
+	}
 	return nil
 }
 

@@ -1,14 +1,12 @@
 package native
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -243,24 +241,4 @@ func signingKey(base string) (private, public []byte, err error) {
 		return nil, nil, err
 	}
 	return private, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
-}
-
-// encryptionKey keeps or makes the key that Secrets are encrypted with in etcd: 32 random
-// bytes in base64, as EncryptionConfiguration wants it.
-func encryptionKey(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		k := make([]byte, 32)
-		if _, err := rand.Read(k); err != nil {
-			return "", err
-		}
-		b = []byte(base64.StdEncoding.EncodeToString(k))
-		_, err = writeFile(path, b)
-		return string(b), err
-	}
-	if err != nil {
-		return "", err
-	}
-	key := string(bytes.TrimSpace(b))
-	return key, checkEncryptionKey(path, key)
 }

@@ -360,17 +360,17 @@ func TestKeysOfAHalfMadeEnvironment(t *testing.T) {
 	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Remove(p.cluster()), os.Remove(p.pki("sa.key")), os.Remove(p.pki("encryption.key"))); err != nil {
+	if err := errors.Join(os.Remove(p.cluster()), os.Remove(p.pki("sa.key")), os.Remove(p.pki(keyringFile))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := materialize(&issuer{now: time.Now}, p, c); err != nil {
 		t.Errorf("interrupted: %v", err)
 	}
 	for _, content := range []string{"", "short", "!"} {
-		if err := os.WriteFile(p.pki("encryption.key"), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(p.pki(keyringFile), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := encryptionKey(p.pki("encryption.key")); err == nil || !strings.Contains(err.Error(), "is damaged") {
+		if _, err := readKeyring(p.pki(keyringFile)); err == nil || !strings.Contains(err.Error(), "is damaged") {
 			t.Errorf("%q: %v", content, err)
 		}
 	}

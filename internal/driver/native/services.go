@@ -112,7 +112,13 @@ func apiserverService(c cluster, n node) service {
 		"--service-account-key-file=" + p + "sa.pub", "--service-account-signing-key-file=" + p + "sa.key",
 		"--service-account-issuer=https://kubernetes.default.svc." + domain,
 		"--service-cluster-ip-range=" + c.Services.String(),
-		"--encryption-provider-config=" + p + "encryption.yaml",
+		// It is read again within a minute of a change, so that keys are exchanged without a restart.
+		"--encryption-provider-config=" + p + atRestConfig, "--encryption-provider-config-automatic-reload",
+		// A token that a pod was given is good for an hour; kubelets renew it before.
+		"--service-account-extend-token-expiration=false",
+		"--audit-policy-file=/etc/kubernetes/audit.yaml", "--audit-log-path=" + auditLog,
+		fmt.Sprintf("--audit-log-maxsize=%d", auditMegabytes), fmt.Sprintf("--audit-log-maxbackup=%d", auditBackups),
+		"--audit-log-truncate-enabled", "--audit-log-truncate-max-event-size=102400",
 		"--kubelet-client-certificate=" + p + "apiserver-kubelet-client.crt", "--kubelet-client-key=" + p + "apiserver-kubelet-client.key",
 		"--kubelet-certificate-authority=" + p + "ca.crt", "--kubelet-preferred-address-types=InternalIP",
 		"--requestheader-client-ca-file=" + p + "front-proxy-ca.crt", "--requestheader-allowed-names=front-proxy-client",
