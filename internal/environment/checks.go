@@ -186,7 +186,7 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 		return nil, err
 	}
 	known := smoke.Checks(smoke.Env{
-		Client: client, Spec: p.Spec, Nodes: p.topology(ctx), Images: p.references(), Observe: p.Driver.Observe, Flows: p.Flows(nil).Read,
+		Client: client, Spec: p.Spec, Nodes: p.topology(ctx), Images: p.references(), Observe: p.Driver.Observe, Driver: p.Driver, Flows: p.Flows(nil).Read,
 		EnforcesPolicies: p.Spec.Network.Plugin != spec.PluginPTP, // of what others made, it is tried
 		Components:       p.ComponentNames(), Dashboards: boards, Jobs: p.smokeJobs(ctx),
 	})

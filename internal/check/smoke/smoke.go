@@ -41,6 +41,8 @@ type Env struct {
 	Images map[string]string
 	// Observe looks at the nodes as the driver sees them. Nil when there is no driver to ask.
 	Observe func(context.Context) (driver.Observation, error)
+	// Driver is asked for what it can besides, such as [driver.AtRestKeeper]. Nil when there is none.
+	Driver any
 	// Flows are what the network saw, oldest first; driver.ErrNoFlows when it keeps no record.
 	// Nil when there is no driver to ask. See droppedFlow and forwardedFlow.
 	Flows func(context.Context, flow.Query) ([]flow.Flow, error)
@@ -69,7 +71,7 @@ func (e Env) topology() []spec.Node {
 var SharedChecks = []string{"nodes", "network-policy"}
 
 // ClusterChecks are the names of the checks that belong to no component and always run.
-var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "datapath", "network-policy"}
+var ClusterChecks = []string{"nodes", "topology", "apiservers", "etcd", "datapath", "network-policy", "at-rest", "audit", "token-life"}
 
 // checkTime bounds every check. Most take seconds; a machine that has much else to do, or whose
 // platform has just been started, gets as long as that may honestly take.
@@ -92,7 +94,11 @@ var registry = map[string][]probe{
 
 	"network-policy": {{"network-policy", networkPolicy}},
 
-	"namespaces": {{"namespaces", namespaces}, {"pod-security", podSecurity}},
+	"at-rest":    {{"at-rest", atRest}},
+	"audit":      {{"audit", audit}},
+	"token-life": {{"token-life", tokenLife}},
+
+	"namespaces": {{"namespaces", namespaces}, {"pod-security", podSecurity}, {"quota", quota}},
 	"dns":        {{"dns", dns}},
 	"storage":    {{"storage", storage}},
 	"dashboards": {{"dashboards", dashboards}},

@@ -9,7 +9,7 @@ import (
 // The audit log of an API server, in its node. It rotates the file itself. Root's group may read
 // it, as it may the logs of containers: so does the collector that sends it on, which is not root.
 const (
-	auditFolder    = "/var/log/kube-apiserver"
+	auditFolder    = "/var/log/kubernetes/audit"
 	auditLog       = auditFolder + "/audit.log"
 	auditMegabytes = 16
 	auditBackups   = 3

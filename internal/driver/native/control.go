@@ -58,6 +58,7 @@ func (s *supervisor) listen() (*http.Server, error) {
 		reply(w, stopAnswer{left}, err)
 	})
 	mux.HandleFunc("POST "+etcdTunnel+"{name}/{path...}", s.tunnelEtcd)
+	mux.HandleFunc("GET "+apiTunnel+"{name}/metrics", s.tunnelMetrics)
 	mux.HandleFunc("POST /v1/mirror/prune", func(w http.ResponseWriter, r *http.Request) {
 		var ask pruneRequest
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage)).Decode(&ask); err != nil {

@@ -63,9 +63,14 @@ func etcdTransport(p paths, on node, dial dialer) (*http.Transport, error) {
 	roots.AppendCertsFromPEM(pem)
 	return &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
+		DialContext:       dialWith(dial),
 		TLSClientConfig:   &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}, nil
+}
+
+// dialWith is dial as a transport wants it.
+func dialWith(dial dialer) func(ctx context.Context, _, address string) (net.Conn, error) {
+	return func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) }
 }
 
 // mostAnswer is how long an answer that is no snapshot can be.
