@@ -59,6 +59,8 @@ func TestPlatform(t *testing.T) {
 	journey("image-policy", func(t *testing.T) { imagePolicy(t, e) })
 	journey("kubeconfig", func(t *testing.T) { mergeKubeconfig(t, e) })
 	journey("support", func(t *testing.T) { supportKeepsSecrets(t, e) })
+	journey("audit log", func(t *testing.T) { auditTellsWho(t, e) })
+	journey("keys at rest", func(t *testing.T) { keysAtRestAreExchanged(t, e) })
 	journey("diff", func(t *testing.T) { drift(t, e) })
 	journey("neighbour", func(t *testing.T) { neighbour(t, e) })
 	t.Run("faults", func(t *testing.T) { faults(t, e) })

@@ -166,8 +166,11 @@ func lifeOfToken(answer []byte) (time.Duration, error) {
 		Issued int64 `json:"iat"`
 		Ends   int64 `json:"exp"`
 	}
-	if err := json.Unmarshal(b, &claims); err != nil || claims.Ends == 0 {
-		return 0, fmt.Errorf("a token says not when it ends: %w", err)
+	if err := json.Unmarshal(b, &claims); err != nil {
+		return 0, fmt.Errorf("a token: %w", err)
+	}
+	if claims.Ends == 0 {
+		return 0, errors.New("a token says not when it ends")
 	}
 	return time.Duration(claims.Ends-claims.Issued) * time.Second, nil
 }
