@@ -23,15 +23,20 @@ func apply(ctx context.Context, c *api.Client, d Desired) error {
 			return err
 		}
 	}
+	accessors, err := accessors(ctx, c)
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Policies)) {
-		if err := policy(ctx, c, name, d.Policies[name]); err != nil {
+		if err := policy(ctx, c, name, accessors.Replace(d.Policies[name])); err != nil {
 			return err
 		}
 	}
 	for _, w := range d.Write {
 		if w.Unless != "" {
 			s, err := c.Logical().ReadWithContext(ctx, w.Unless)
-			if err != nil && !isStatus(err, http.StatusNotFound) {
+			// pki says 400 of an authority that it does not have yet.
+			if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusBadRequest) {
 				return fmt.Errorf("read %s: %w", w.Unless, err)
 			}
 			if s != nil {
@@ -74,6 +79,22 @@ func engines(ctx context.Context, c *api.Client, path string, wants map[string]E
 		}
 	}
 	return nil
+}
+
+// accessors puts the accessors of ways to log in where policies name them: ACCESSOR(PATH). They are
+// made up by Vault, and what a policy says of an identity needs them.
+func accessors(ctx context.Context, c *api.Client) (*strings.Replacer, error) {
+	s, err := c.Logical().ReadWithContext(ctx, "sys/auth")
+	if err != nil {
+		return nil, fmt.Errorf("list sys/auth: %w", err)
+	}
+	var pairs []string
+	for path, v := range s.Data {
+		if entry, ok := v.(map[string]any); ok {
+			pairs = append(pairs, "ACCESSOR("+strings.TrimSuffix(path, "/")+")", fmt.Sprint(entry["accessor"]))
+		}
+	}
+	return strings.NewReplacer(pairs...), nil
 }
 
 func policy(ctx context.Context, c *api.Client, name, text string) error {

@@ -279,12 +279,12 @@ func (k *Keeper) unsealed(ctx context.Context) error {
 	for {
 		h, err := k.vault.Sys().HealthWithContext(ctx)
 		if err == nil && !h.Sealed {
-			// A leader is there when it answers a request that needs one.
-			if _, err = k.vault.Sys().LeaderWithContext(ctx); err == nil {
+			var l *api.LeaderResponse
+			if l, err = k.vault.Sys().LeaderWithContext(ctx); err == nil && l.LeaderAddress != "" {
 				return nil
 			}
-		}
-		if err == nil {
+			err = errors.Join(err, errors.New("none of its nodes leads yet"))
+		} else if err == nil {
 			err = errors.New("it is sealed: its log says why")
 		}
 		select {
