@@ -100,20 +100,24 @@ type node struct {
 	cmd             *exec.Cmd
 }
 
+func freePorts(t *testing.T, n int) (addresses []string) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses
+}
+
 func startVault(t *testing.T, data, seal string) *node {
 	binary := os.Getenv("ORRERY_VAULT")
 	if binary == "" {
 		t.Skip("ORRERY_VAULT does not name a vault: go build -tags minimal -o /tmp/vault .")
 	}
-	var ports []string
-	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ports = append(ports, l.Addr().String())
-		defer l.Close()
-	}
+	ports := freePorts(t, 3)
 	n := &node{url: "http://" + ports[0], data: data, seal: seal}
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte(seal), 0o600); err != nil {
@@ -323,5 +327,49 @@ func TestLostAndRestored(t *testing.T) {
 	}
 	if data, _ := s.Data["data"].(map[string]any); data["value"] != want {
 		t.Errorf("restored %v, want %s", data["value"], want)
+	}
+}
+
+// TestThreeNodes has three nodes find each other once the first is initialised.
+func TestThreeNodes(t *testing.T) {
+	k := newKubernetes(t)
+	var nodes []*node
+	var join []string
+	for i := range 3 {
+		n := startVault(t, t.TempDir(), someKey)
+		n.cmd.Args[1] = fmt.Sprintf("-node=vault-%d", i)
+		nodes, join = append(nodes, n), append(join, n.url)
+	}
+	for _, n := range nodes {
+		n.cmd.Args = append(n.cmd.Args, "-join="+strings.Join(join, ","))
+		n.run(t)
+	}
+	keeper := as(t, k, nodes[0], "vault-keeper", "keeper")
+	keeper.o.Nodes = join
+	_ = until(t, newPass(t, k, keeper), settled)
+	unsealed := func(n *node) {
+		c, err := newClient(keeper.o, n.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for {
+			h, err := c.Sys().HealthWithContext(ctx)
+			if err == nil && h.Initialized && !h.Sealed {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s after a minute: %+v, %v", n.url, h, err)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	for _, n := range nodes {
+		unsealed(n)
+	}
+	if _, err := as(t, k, nodes[1], "vault-check", "check").login(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
