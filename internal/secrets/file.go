@@ -411,3 +411,15 @@ func (f *File) Save(path string, recipients []string) error {
 	f.recipients = recipients
 	return atomicfile.Write(path, data, 0o644)
 }
+
+// CanEncrypt says what is against encrypting for these recipients; nothing is written.
+func (f *File) CanEncrypt(recipients []string) error {
+	_, err := f.Encrypt(recipients, time.Now())
+	return err
+}
+
+// Random is a value that nobody chose: 40 letters and digits, which need no quoting anywhere.
+func Random() string {
+	const size = 40
+	return rand.Text() + rand.Text()[:size-26]
+}
