@@ -22,15 +22,15 @@ func sample() Lock {
 	return Lock{APIVersion: APIVersion, Kind: Kind, Pins: map[string]Pin{"docker.io/acme/op:v1": {
 		Digest: "sha256:" + hexOf("9"), Seen: "2026-11-30", Platforms: []string{linx}, Bytes: 1000}},
 		Files: map[string]File{"db/crd.yaml": {URL: "https://x.test/crd.yaml", Commit: strings.Repeat("8", 40), SHA256: hexOf("7")}}, Platforms: map[string]Platform{linx: {
-		Binaries: map[string]Binary{
-			"server": {Module: "example.org/server@v1.0.0", Sum: sumA, Package: "example.org/server", Go: "go1.26.8",
-				Flags: []string{"-trimpath", "CGO_ENABLED=0"}, Pins: "sha256:" + hexOf("a"), SHA256: hexOf("b"), CPUSeconds: 12.5},
-			"own": {Module: "example.org/repo", Package: ".", Go: "go1.26.8", Flags: []string{"-trimpath"}, Tree: "sha256:" + hexOf("c"), SHA256: hexOf("d")},
-			"c": {Module: "example.org/c@v1.0.0", Sum: sumA, Package: "example.org/c", Go: "go1.26.8", Flags: []string{"CGO_ENABLED=1"},
-				CTools: []string{"gcc 12", "libc6-dev 2.36"}, SHA256: hexOf("e")},
-		},
-		Images: map[string]Image{"server": {Version: "v1", Binaries: []string{"server"}, Digest: "sha256:" + hexOf("f")}},
-	}}}
+			Binaries: map[string]Binary{
+				"server": {Module: "example.org/server@v1.0.0", Sum: sumA, Package: "example.org/server", Go: "go1.26.8",
+					Flags: []string{"-trimpath", "CGO_ENABLED=0"}, Pins: "sha256:" + hexOf("a"), SHA256: hexOf("b"), CPUSeconds: 12.5},
+				"own": {Module: "example.org/repo", Package: ".", Go: "go1.26.8", Flags: []string{"-trimpath"}, Tree: "sha256:" + hexOf("c"), SHA256: hexOf("d")},
+				"c": {Module: "example.org/c@v1.0.0", Sum: sumA, Package: "example.org/c", Go: "go1.26.8", Flags: []string{"CGO_ENABLED=1"},
+					CTools: []string{"gcc 12", "libc6-dev 2.36"}, SHA256: hexOf("e")},
+			},
+			Images: map[string]Image{"server": {Version: "v1", Binaries: []string{"server"}, Digest: "sha256:" + hexOf("f")}},
+		}}}
 }
 
 func TestRoundTrip(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,25 +98,21 @@ func (s *Supply) FindFiles(ctx context.Context, components []catalog.Component, 
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			lacking[c.Name] = unreachableFiles(err)
+			lacking[c.Name] = unreachableFiles(errors.Unwrap(err)) // the cause is of the component
 			return nil
 		})
 	}
 	return lacking, g.Wait()
 }
 
-// unreachableFiles is why a component is left out: the first file stands for all.
+// unreachableFiles is why a component is left out: the first of its files that are not there stands for all.
 func unreachableFiles(err error) plan.Cause {
 	kind := plan.CauseUnreachable
 	if errors.Is(err, pinned.ErrNoAnswer) {
 		kind = plan.CauseNoAnswer
 	}
-	first := err
-	var all interface{ Unwrap() []error }
-	for errors.As(first, &all) {
-		first = all.Unwrap()[0]
-	}
-	return plan.Cause{Kind: kind, Root: first.Error() + "; import a bundle, or name a mirror (images.files)"}
+	root, _, _ := strings.Cut(err.Error(), "\n")
+	return plan.Cause{Kind: kind, Root: root + "; import a bundle, or name a mirror (images.files)"}
 }
 
 // lockedFiles are the files of the whole catalogue, as the lock lists them.

@@ -80,7 +80,8 @@ func TestFiles(t *testing.T) {
 		lacking, err := s.FindFiles(t.Context(), components(t, s.Catalog), 20*time.Second)
 		return lacking[name], err
 	}
-	if cause, err := find(mirrored(spec.VerifyEnforce)); err != nil || cause.Kind != plan.CauseUnreachable || !strings.Contains(cause.Root, "does not name registry") {
+	if cause, err := find(mirrored(spec.VerifyEnforce)); err != nil || cause.Kind != plan.CauseUnreachable || !strings.HasPrefix(cause.Root, "file https://files.invalid/") ||
+		!strings.Contains(cause.Root, "does not name registry") {
 		t.Errorf("nothing may be fetched: %+v, %v", cause, err)
 	}
 	if _, err := find(mirrored(spec.VerifyEnforce, spec.SourceRegistry)); !errors.As(err, new(failure.Refused)) || !strings.Contains(err.Error(), aCommit) {

@@ -109,6 +109,7 @@ var registry = map[string][]probe{
 	"alerts": {{"alerts", alerts}},
 
 	"image-policy": {{"image-policy", imagePolicy}},
+	"nack":         {{"nack", nack}},
 
 	"nats": {
 		{"nats-spread", natsSpread},
