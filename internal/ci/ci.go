@@ -77,7 +77,7 @@ var jobs = []Job{
 		"format", "vet", "lint", "modules", "copies", "pins", "links", "actionlint", "commits", "unit", "race", "fuzz",
 		"licences", "gitleaks", "govulncheck", "trivy", "rust", "lock", "reproducible"}},
 	{Name: "gates", Short: "what .ci/run does not do by itself and needs no network", Of: []string{
-		"copies", "pins", "links", "commits", "actionlint", "gitleaks"}},
+		"copies", "pins", "links", "commits", "actionlint"}},
 	{Name: "test", Short: "all of a push to main", Of: []string{"e2e"}},
 	{Name: "nightly", Short: "all of a night", Of: []string{"fuzz", "conformance", "tags", "govulncheck", "trivy"}},
 }
