@@ -247,3 +247,24 @@ func TestResults(t *testing.T) {
 		}
 	}
 }
+
+func TestActionlint(t *testing.T) {
+	root, err := filepath.Abs(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&Runner{Root: root}).tool(t.Context(), "actionlint", false); err != nil {
+		t.Skip(err)
+	}
+	r := &Runner{Root: t.TempDir(), Out: io.Discard}
+	if err := os.Symlink(filepath.Join(root, "tools"), filepath.Join(r.Root, "tools")); err != nil {
+		t.Fatal(err)
+	}
+	lint := func(text string) error {
+		write(t, r.Root, map[string]string{"cicd/github/workflows/a.yml": text})
+		return actionlint(t.Context(), r)
+	}
+	text := strings.Replace(good, "    steps:", "    runs-on: ubuntu-24.04\n    steps:", 1)
+	want(t, lint(text), "")
+	want(t, lint(strings.Replace(text, "ubuntu-24.04", "${{ nope.x }}", 1)), "actionlint:")
+}
