@@ -89,6 +89,8 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	systemPublic, _ := system.PublicKey()
 	pulse, _ := nkeys.CreateUser()
 	pulsePublic, _ := pulse.PublicKey()
+	nackUser, _ := nkeys.CreateUser()
+	nackPublic, _ := nackUser.PublicKey()
 	auth, err := nkeyOption(seed)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +98,7 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	c := &natsCluster{t: t, config: natsConf(t, objects), running: make([]*exec.Cmd, 3)}
 	// Any 127/8 address is the host's own; a random network keeps test runs apart.
 	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
-	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic}
+	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic, "NACK_PUBLIC=" + nackPublic}
 	var urls []string
 	for i := range 3 {
 		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))
