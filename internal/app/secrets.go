@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,48 +43,62 @@ func (o *options) secretsRoot() (string, error) {
 	return l.Root()
 }
 
-// dataFile opens infra/secrets/data.yaml; a new one when there is none and may be.
-func dataFile(root string, mayBeNew bool) (*secrets.File, error) {
+// keptSecrets is infra/secrets/data.yaml of a repository, and for whom it is encrypted.
+type keptSecrets struct {
+	root       string
+	config     *secrets.Config
+	file       *secrets.File
+	recipients []string // of .sops.yaml, or else of the file
+}
+
+// keptSecrets opens those of the repository that the person stands in.
+func (o *options) keptSecrets(mayBeNew bool) (*keptSecrets, error) {
+	root, err := o.secretsRoot()
+	if err != nil {
+		return nil, err
+	}
+	return openSecrets(root, mayBeNew)
+}
+
+// openSecrets decrypts the file; a new one when there is none and may be.
+func openSecrets(root string, mayBeNew bool) (*keptSecrets, error) {
 	keys, _, err := secrets.Keys(root, os.Getenv)
 	if err != nil {
 		return nil, failure.Usage{Err: err}
 	}
-	if !secrets.Exists(root) {
-		if mayBeNew {
-			return secrets.NewManifests(), nil
-		}
-		return nil, failure.Usagef("there is no %s yet: 'orrery secrets init' makes it, 'orrery secrets set' puts values into it", secrets.DataFile)
+	k := &keptSecrets{root: root, file: secrets.NewManifests()}
+	if secrets.Exists(root) {
+		k.file, err = secrets.Open(dataPath(root), keys)
+	} else if !mayBeNew {
+		err = fmt.Errorf("there is no %s yet: 'orrery secrets init' makes it, 'orrery secrets set' puts values into it", secrets.DataFile)
 	}
-	f, err := secrets.Open(dataPath(root), keys)
 	if err != nil {
 		return nil, failure.Usage{Err: err}
 	}
-	return f, nil
+	if k.config, err = secrets.LoadConfig(root); err != nil {
+		return nil, failure.Usage{Err: err}
+	}
+	rule, _, err := k.config.RuleFor(secrets.DataFile)
+	if err != nil {
+		return nil, failure.Usage{Err: err}
+	}
+	if k.recipients = rule.Recipients; len(k.recipients) == 0 {
+		k.recipients = k.file.Recipients()
+	}
+	return k, nil
 }
 
 func dataPath(root string) string { return filepath.Join(root, filepath.FromSlash(secrets.DataFile)) }
 
-// saveData encrypts the file for whom .sops.yaml says, or else for whom it was encrypted.
-func saveData(root string, f *secrets.File) error {
-	c, err := secrets.LoadConfig(root)
-	if err != nil {
-		return failure.Usage{Err: err}
-	}
-	rule, _, err := c.RuleFor(secrets.DataFile)
-	if err != nil {
-		return failure.Usage{Err: err}
-	}
-	recipients := rule.Recipients
-	if len(recipients) == 0 {
-		recipients = f.Recipients()
-	}
-	if len(recipients) == 0 {
+// save encrypts the file, if what it holds can be applied.
+func (k *keptSecrets) save() error {
+	if len(k.recipients) == 0 {
 		return failure.Usagef("%s names nobody who could decrypt %s: 'orrery secrets init' adds you", secrets.ConfigFile, secrets.DataFile)
 	}
-	if _, err := f.Values(); err != nil {
+	if _, err := k.file.Values(); err != nil {
 		return failure.Usage{Err: fmt.Errorf("%s is left as it was: %w", secrets.DataFile, err)}
 	}
-	return f.Save(dataPath(root), recipients)
+	return k.file.Save(dataPath(k.root), k.recipients)
 }
 
 // secretsInit is what `secrets init -o json` prints; its form is a contract.
@@ -137,7 +150,7 @@ to one of them.`,
 				verb = "was made; keep a copy of it in a safe place"
 			}
 			fmt.Fprintf(o.out, "%s %s\n  its public half: %s\n", done.KeyFile, verb, done.Recipient)
-			if len(others) > 0 {
+			if others {
 				_, err = fmt.Fprintf(o.out, "%s is encrypted for others. One of them adds you:\n  orrery secrets rotate --add-recipient %s\n", secrets.DataFile, done.Recipient)
 				return err
 			}
@@ -155,45 +168,40 @@ to one of them.`,
 	}
 }
 
-func initSecrets(root string) (done secretsInit, others []string, err error) {
+// initSecrets makes what is not there. others: the file is encrypted for others, and stays as it is.
+func initSecrets(root string) (done secretsInit, others bool, err error) {
 	done.Recipient, done.KeyFile, done.MadeKey, err = secrets.NewKey(root)
 	if err != nil {
-		return done, nil, failure.Usage{Err: err}
+		return done, false, failure.Usage{Err: err}
 	}
-	c, err := secrets.LoadConfig(root)
+	k, err := openSecrets(root, true)
+	if errors.Is(err, secrets.ErrWrongKey) {
+		return done, true, nil
+	}
 	if err != nil {
-		return done, nil, failure.Usage{Err: err}
+		return done, false, err
 	}
-	rule, _, err := c.RuleFor(secrets.DataFile)
+	rule, _, err := k.config.RuleFor(secrets.DataFile)
 	if err != nil {
-		return done, nil, failure.Usage{Err: err}
-	}
-	if secrets.Exists(root) {
-		if _, err := dataFile(root, false); errors.Is(err, secrets.ErrWrongKey) {
-			return done, rule.Recipients, nil
-		} else if err != nil {
-			return done, nil, err
-		}
+		return done, false, failure.Usage{Err: err}
 	}
 	if !slices.Contains(rule.Recipients, done.Recipient) {
-		if err := c.SetRecipients(append(rule.Recipients, done.Recipient)); err != nil {
-			return done, nil, err
+		k.recipients = append(rule.Recipients, done.Recipient)
+		if err := k.config.SetRecipients(k.recipients); err != nil {
+			return done, false, err
 		}
 		done.Added = true
 	}
-	if !secrets.Exists(root) {
-		f := secrets.NewManifests()
-		for _, s := range seeded {
-			if err := f.Set(s.namespace, s.name, s.key, secrets.Random()); err != nil {
-				return done, nil, err
-			}
-		}
-		if err := saveData(root, f); err != nil {
-			return done, nil, err
-		}
-		done.MadeData = true
+	if secrets.Exists(root) {
+		return done, false, nil
 	}
-	return done, nil, nil
+	for _, s := range seeded {
+		if err := k.file.Set(s.namespace, s.name, s.key, secrets.Random()); err != nil {
+			return done, false, err
+		}
+	}
+	done.MadeData = true
+	return done, false, k.save()
 }
 
 func newSecretsSet(o *options) *cobra.Command {
@@ -212,11 +220,7 @@ every user of the machine. A line feed at its end is left out.`,
 			if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
 				return failure.Usagef("%q is no NAMESPACE/NAME", args[0])
 			}
-			root, err := o.secretsRoot()
-			if err != nil {
-				return err
-			}
-			f, err := dataFile(root, true)
+			k, err := o.keptSecrets(true)
 			if err != nil {
 				return err
 			}
@@ -226,10 +230,10 @@ every user of the machine. A line feed at its end is left out.`,
 					return err
 				}
 			}
-			if err := f.Set(namespace, name, args[1], value); err != nil {
+			if err := k.file.Set(namespace, name, args[1], value); err != nil {
 				return failure.Usage{Err: err}
 			}
-			if err := saveData(root, f); err != nil {
+			if err := k.save(); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(o.out, "%s of Secret %s is set; 'orrery up' applies it\n", args[1], args[0])
@@ -273,23 +277,19 @@ it is encrypted. With --reveal the values themselves are printed; a file that th
 by its owner only.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			root, err := o.secretsRoot()
+			k, err := o.keptSecrets(false)
 			if err != nil {
 				return err
 			}
-			f, err := dataFile(root, false)
-			if err != nil {
-				return err
-			}
-			text, err := f.Redacted()
+			text, err := k.file.Redacted()
 			if reveal {
 				o.closeOut()
-				text, err = f.Plain()
+				text, err = k.file.Plain()
 			}
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(o.out, "# encrypted for %s\n%s", strings.Join(f.Recipients(), ", "), text)
+			_, err = fmt.Fprintf(o.out, "# encrypted for %s\n%s", strings.Join(k.file.Recipients(), ", "), text)
 			return err
 		},
 	}
@@ -317,26 +317,11 @@ Who was removed can still decrypt what is in the history of git: change the valu
   orrery secrets rotate --add-recipient age1… --remove-recipient age1…`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			root, err := o.secretsRoot()
+			k, err := o.keptSecrets(false)
 			if err != nil {
 				return err
 			}
-			f, err := dataFile(root, false)
-			if err != nil {
-				return err
-			}
-			c, err := secrets.LoadConfig(root)
-			if err != nil {
-				return failure.Usage{Err: err}
-			}
-			rule, _, err := c.RuleFor(secrets.DataFile)
-			if err != nil {
-				return failure.Usage{Err: err}
-			}
-			recipients := rule.Recipients
-			if len(recipients) == 0 {
-				recipients = f.Recipients()
-			}
+			recipients := k.recipients
 			for _, r := range remove {
 				if !slices.Contains(recipients, r) {
 					return failure.Usagef("--remove-recipient %s: it is not for that one, but for %s", r, strings.Join(recipients, ", "))
@@ -349,13 +334,13 @@ Who was removed can still decrypt what is in the history of git: change the valu
 				}
 			}
 			// Nothing is written before all of it can be.
-			if err := f.CanEncrypt(recipients); err != nil {
+			if err := k.file.CanEncrypt(recipients); err != nil {
 				return failure.Usage{Err: err}
 			}
-			if err := f.Save(dataPath(root), recipients); err != nil {
+			if err := k.file.Save(dataPath(k.root), recipients); err != nil {
 				return err
 			}
-			if err := c.SetRecipients(recipients); err != nil {
+			if err := k.config.SetRecipients(recipients); err != nil {
 				return err
 			}
 			if o.json() {
@@ -378,11 +363,11 @@ func newSecretsCheck(o *options) *cobra.Command {
 rule says is to be encrypted is, it is for those whom the rule names, and, where a key is here, nobody
 changed it without one. For hooks and CI: without a key it says what it could not look at.`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return checkSecrets(c.Context(), o) },
+		RunE: func(*cobra.Command, []string) error { return checkSecrets(o) },
 	}
 }
 
-func checkSecrets(_ context.Context, o *options) error {
+func checkSecrets(o *options) error {
 	root, err := o.secretsRoot()
 	if err != nil {
 		return err

@@ -33,15 +33,11 @@ Keep an editor from writing copies elsewhere: vim -n -i NONE, for one.`,
 }
 
 func editSecrets(ctx context.Context, o *options) error {
-	root, err := o.secretsRoot()
+	k, err := o.keptSecrets(true)
 	if err != nil {
 		return err
 	}
-	f, err := dataFile(root, true)
-	if err != nil {
-		return err
-	}
-	before, err := f.Plain()
+	before, err := k.file.Plain()
 	if err != nil {
 		return err
 	}
@@ -62,8 +58,8 @@ func editSecrets(ctx context.Context, o *options) error {
 			_, err = fmt.Fprintln(o.out, "nothing was changed")
 			return err
 		}
-		if err = f.Replace(after); err == nil {
-			_, err = f.Values()
+		if err = k.file.Replace(after); err == nil {
+			_, err = k.file.Values()
 		}
 		if err == nil {
 			break
@@ -73,7 +69,7 @@ func editSecrets(ctx context.Context, o *options) error {
 			return failure.Usagef("%s is as it was", secrets.DataFile)
 		}
 	}
-	if err := saveData(root, f); err != nil {
+	if err := k.save(); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(o.out, "%s is encrypted anew; 'orrery up' applies it\n", secrets.DataFile)

@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -78,11 +79,7 @@ func (p *Platform) tellSecrets() error {
 func (p *Platform) declares(name string) bool {
 	for _, c := range p.Components {
 		for _, s := range c.Secrets {
-			namespace := s.Namespace
-			if namespace == "" {
-				namespace = c.Namespace
-			}
-			if namespace+"/"+s.Name == name {
+			if cmp.Or(s.Namespace, c.Namespace)+"/"+s.Name == name {
 				return true
 			}
 		}

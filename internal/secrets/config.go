@@ -12,6 +12,8 @@ import (
 
 	"filippo.io/age"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/orrery-dev/orrery/internal/atomicfile"
 )
 
 // Config is .sops.yaml: for whom which files are encrypted.
@@ -22,9 +24,8 @@ type Config struct {
 
 // Rule is an entry of creation_rules. The first whose PathRegex a file matches is its.
 type Rule struct {
-	PathRegex      *regexp.Regexp // nil matches all
-	Recipients     []string       // of age
-	EncryptedRegex string
+	PathRegex  *regexp.Regexp // nil matches all
+	Recipients []string       // of age
 
 	selection selection
 	node      *yaml.Node
@@ -79,18 +80,10 @@ func (c *Config) Rules() ([]Rule, error) {
 		if err := n.Decode(&raw); err != nil {
 			return nil, fmt.Errorf("%s: %w", at, clean(err))
 		}
-		r := Rule{EncryptedRegex: raw.EncryptedRegex, node: n, selection: selection{unencryptedSuffix: raw.UnencryptedSuffix, encryptedSuffix: raw.EncryptedSuffix}}
-		for _, re := range []struct {
-			field, text string
-			to          **regexp.Regexp
-		}{{"path_regex", raw.PathRegex, &r.PathRegex}, {"encrypted_regex", raw.EncryptedRegex, &r.selection.encryptedRegex}, {"unencrypted_regex", raw.UnencryptedRegex, &r.selection.unencryptedRegex}} {
-			if re.text == "" {
-				continue
-			}
-			var err error
-			if *re.to, err = regexp.Compile(re.text); err != nil {
-				return nil, fmt.Errorf("%s.%s: %w", at, re.field, err)
-			}
+		r := Rule{node: n, selection: selection{unencryptedSuffix: raw.UnencryptedSuffix, encryptedSuffix: raw.EncryptedSuffix}}
+		if err := errors.Join(compile("path_regex", raw.PathRegex, &r.PathRegex), compile("encrypted_regex", raw.EncryptedRegex, &r.selection.encryptedRegex),
+			compile("unencrypted_regex", raw.UnencryptedRegex, &r.selection.unencryptedRegex)); err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
 		}
 		if r.selection == (selection{}) {
 			r.selection.unencryptedSuffix = "_unencrypted" // which is what SOPS takes
@@ -172,7 +165,7 @@ func (c *Config) SetRecipients(recipients []string) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(c.root, ConfigFile), data)
+	return atomicfile.Write(filepath.Join(c.root, ConfigFile), data, 0o644)
 }
 
 func scalar(text string) *yaml.Node {

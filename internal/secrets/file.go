@@ -142,7 +142,7 @@ func parse(data []byte) ([]*yaml.Node, error) {
 		if len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
 			return nil, fmt.Errorf("line %d: a document must be a mapping", doc.Line)
 		}
-		if err := unique(doc.Content[0], map[*yaml.Node]bool{}, 0); err != nil {
+		if err := unique(doc.Content[0], 0); err != nil {
 			return nil, err
 		}
 		doc.Content[0].HeadComment = strings.TrimSpace(doc.HeadComment + "\n" + doc.Content[0].HeadComment)
@@ -163,7 +163,7 @@ func clean(err error) error {
 const maxDepth = 64
 
 // unique refuses keys that come twice, aliases, and documents that are too deep.
-func unique(n *yaml.Node, seen map[*yaml.Node]bool, depth int) error {
+func unique(n *yaml.Node, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("line %d: more than %d levels", n.Line, maxDepth)
 	}
@@ -184,7 +184,7 @@ func unique(n *yaml.Node, seen map[*yaml.Node]bool, depth int) error {
 		}
 	}
 	for _, c := range n.Content {
-		if err := unique(c, seen, depth+1); err != nil {
+		if err := unique(c, depth+1); err != nil {
 			return err
 		}
 	}
@@ -216,17 +216,9 @@ func takeMetadata(docs []*yaml.Node) (metadata, error) {
 // file is what the metadata says besides keys.
 func (m metadata) file(docs []*yaml.Node) (*File, error) {
 	f := &File{docs: docs, macOnly: m.MACOnlyEncrypted, selection: selection{unencryptedSuffix: m.UnencryptedSuffix, encryptedSuffix: m.EncryptedSuffix}}
-	for _, r := range []struct {
-		text string
-		to   **regexp.Regexp
-	}{{m.UnencryptedRegex, &f.selection.unencryptedRegex}, {m.EncryptedRegex, &f.selection.encryptedRegex}} {
-		if r.text == "" {
-			continue
-		}
-		var err error
-		if *r.to, err = regexp.Compile(r.text); err != nil {
-			return nil, fmt.Errorf("%s: %w", metadataKey, err)
-		}
+	err := errors.Join(compile("unencrypted_regex", m.UnencryptedRegex, &f.selection.unencryptedRegex), compile("encrypted_regex", m.EncryptedRegex, &f.selection.encryptedRegex))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", metadataKey, err)
 	}
 	for _, a := range m.Age {
 		f.recipients = append(f.recipients, a.Recipient)
@@ -242,6 +234,17 @@ func (m metadata) file(docs []*yaml.Node) (*File, error) {
 		}
 	}
 	return f, nil
+}
+
+// compile reads a regular expression of a field that may be left out.
+func compile(field, text string, to **regexp.Regexp) (err error) {
+	if text == "" {
+		return nil
+	}
+	if *to, err = regexp.Compile(text); err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	return nil
 }
 
 // dataKey is the key of all values, out of the first entry that one of the keys opens.

@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"filippo.io/age"
-
-	"github.com/orrery-dev/orrery/internal/atomicfile"
 )
 
 // Places in a repository.
@@ -144,6 +142,3 @@ func NewKey(root string) (recipient, path string, made bool, err error) {
 	}
 	return key.Recipient().String(), path, true, nil
 }
-
-// write replaces a file that is in the repository.
-func write(path string, data []byte) error { return atomicfile.Write(path, data, 0o644) }

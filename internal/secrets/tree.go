@@ -232,9 +232,6 @@ func seal(key, plain []byte, kind, place string) (string, error) {
 	return fmt.Sprintf("ENC[AES256_GCM,data:%s,iv:%s,tag:%s,type:%s]", text(data), text(nonce), text(tag), kind), nil
 }
 
-// errNotEncrypted is of a value in the clear where none may be.
-var errNotEncrypted = errors.New("the value is not encrypted")
-
 // unseal is the reverse of seal.
 func unseal(key []byte, text, place string) (plain []byte, kind string, err error) {
 	if text == "" {
@@ -242,7 +239,7 @@ func unseal(key []byte, text, place string) (plain []byte, kind string, err erro
 	}
 	m := encrypted.FindStringSubmatch(text)
 	if m == nil {
-		return nil, "", errNotEncrypted
+		return nil, "", ErrPlain
 	}
 	var parts [3][]byte
 	for i := range parts {

@@ -176,7 +176,7 @@ func (s *Supply) Pin(ctx context.Context, component string, l *lock.Lock, today 
 	var errs []error
 	for _, img := range c.Images {
 		// The catalogue was given what the lock has; what component.yaml says stands before it.
-		tag, _, byDigest := cutDigest(img.Registry, l.Pins)
+		tag, byDigest := cutDigest(img.Registry, l.Pins)
 		if img.Registry == "" || byDigest {
 			continue
 		}
@@ -211,15 +211,14 @@ func (s *Supply) Pin(ctx context.Context, component string, l *lock.Lock, today 
 }
 
 // cutDigest takes a digest off that came from the lock. byDigest: component.yaml itself has one.
-func cutDigest(registry string, pins map[string]lock.Pin) (tag, digest string, byDigest bool) {
+func cutDigest(registry string, pins map[string]lock.Pin) (tag string, byDigest bool) {
 	img := catalog.Image{Registry: registry}
 	if img.Unpinned() {
-		return registry, "", false
+		return registry, false
 	}
-	digest = img.RegistryDigest()
-	tag = registry[:max(0, len(registry)-len(digest)-1)]
+	tag, _, _ = strings.Cut(registry, "@")
 	_, fromLock := pins[tag]
-	return tag, digest, !fromLock
+	return tag, !fromLock
 }
 
 // originLabels are those labels that say where an image comes from
@@ -236,7 +235,7 @@ func originLabels(all map[string]string) map[string]string {
 	return kept
 }
 
-// unpinned is why an image is not used that component.yaml names by tag. component is "" where it is not known.
+// unpinned is why an image is not used that component.yaml names by tag.
 func (s *Supply) unpinned(img catalog.Image) plan.Cause {
 	return plan.Cause{Kind: plan.CauseUnpinned, Image: img.Name, Root: fmt.Errorf("image %s %w: nobody has asked yet which one %s is; where its registry can be reached:"+
 		" 'orrery lock pin %s'", img.Name, image.ErrNotReachable, img.Registry, s.All().From[img.Name]).Error()}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,15 +14,12 @@ func auditTellsWho(t *testing.T, e *environment) {
 	e.run(t, "kubectl", "create", "clusterrolebinding", name, "--clusterrole=view", "--user=nobody")
 	e.run(t, "kubectl", "delete", "clusterrolebinding", name)
 	query := fmt.Sprintf(`{service_name="kube-apiserver-audit"} |= %q |= "\"verb\":\"delete\""`, name)
-	var out string
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
-		if out = e.run(t, "logs", "--query", query, "--since", "5m"); strings.Contains(out, name) {
-			break
+	eventually(t, "who removed the binding, in Loki", time.Minute, func(context.Context) error {
+		if out := e.run(t, "logs", "--query", query, "--since", "5m"); !strings.Contains(out, name) || !strings.Contains(out, `"username":"orrery-admin"`) {
+			return fmt.Errorf("who removed %s is not found: %s", name, out)
 		}
-	}
-	if !strings.Contains(out, `"username":"orrery-admin"`) {
-		t.Errorf("who removed %s is not found: %s", name, out)
-	}
+		return nil
+	})
 }
 
 // keysAtRestAreExchanged: the cluster's Secrets are read and written before, during and after.
