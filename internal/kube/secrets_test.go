@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nkeys"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
@@ -168,6 +169,15 @@ func TestNATSSecrets(t *testing.T) {
 	}
 	if strings.Contains(conf, "${") || strings.Contains(conf, `""`) || regexp.MustCompile(`\bS[OAU][A-Z2-7]{56}\b`).MatchString(conf) {
 		t.Errorf("accounts.conf:\n%s", conf)
+	}
+	var vault struct {
+		Write []struct{ Data map[string]any }
+	}
+	if err := yaml.Unmarshal([]byte(read("nats-vault", "nats.yaml")), &vault); err != nil {
+		t.Fatal(err)
+	}
+	if role := vault.Write[1].Data; len(role["publish"].([]any)) < 10 || vault.Write[0].Data["signing_seed"] != read("nats-vault", "vault-signing.seed") {
+		t.Errorf("nats.yaml has %v", role)
 	}
 	// The key that signs users is made anew.
 	secret, err := c.Get(t.Context(), "v1", "Secret", ns, "nats-keys")

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -104,9 +105,16 @@ func (c *config) connect() (*nats.Conn, error) {
 		nats.Name("vault secrets engine"), nats.NoReconnect(), nats.Timeout(3 * time.Second),
 		nats.UserCredentialBytes([]byte(c.SystemCreds)),
 	}
-	if c.CA != "" {
+	ca := []byte(c.CA)
+	if c.CAFile != "" {
+		var err error
+		if ca, err = os.ReadFile(c.CAFile); err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+	}
+	if len(ca) > 0 {
 		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM([]byte(c.CA)) {
+		if !roots.AppendCertsFromPEM(ca) {
 			return nil, errors.New("ca holds no certificate")
 		}
 		options = append(options, nats.Secure(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}))

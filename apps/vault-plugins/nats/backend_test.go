@@ -326,6 +326,8 @@ func TestConfigRefused(t *testing.T) {
 		{"no seed", map[string]any{"operator_seed": "SOAXX"}, "no seed of an nkey"},
 		{"a user of another account", map[string]any{"system_creds": c.userOf(c.app)}, "look up account"},
 		{"nobody there", map[string]any{"urls": "nats://127.0.0.1:1"}, "connect to NATS"},
+		{"no file of authorities", map[string]any{"ca_file": "/nowhere"}, "ca_file"},
+		{"a JWT of no user", map[string]any{"system_jwt": "x", "system_seed": "y"}, "system_jwt"},
 		{"a wrong authority", map[string]any{"ca": "x"}, "no certificate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -355,6 +357,8 @@ func TestConfigRefused(t *testing.T) {
 	}
 	m := newMount(t)
 	m.configure(c)
+	token, pair := must(jwt.ParseDecoratedJWT([]byte(c.creds))), must(jwt.ParseDecoratedUserNKey([]byte(c.creds)))
+	m.must(logical.UpdateOperation, "config", map[string]any{"system_jwt": token, "system_seed": seedOf(pair)})
 	text := fmt.Sprint(m.must(logical.ReadOperation, "config", nil))
 	for _, secret := range []string{seedOf(c.operator), seedOf(c.sign), "NATS USER JWT"} {
 		if strings.Contains(text, secret) {

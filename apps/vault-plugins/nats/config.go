@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 )
 
@@ -18,9 +19,11 @@ var errNotConfigured = errors.New("the engine does not know its account yet; wri
 
 // config is what the engine knows of NATS.
 type config struct {
-	URLs        []string `json:"urls"`
-	CA          string   `json:"ca,omitempty"`
-	SystemCreds string   `json:"system_creds"`
+	URLs []string `json:"urls"`
+	CA   string   `json:"ca,omitempty"`
+	// CAFile is read for each connection, so that it may be renewed.
+	CAFile      string `json:"ca_file,omitempty"`
+	SystemCreds string `json:"system_creds"`
 	// OperatorSeed signs the account, Account is its public key.
 	OperatorSeed string `json:"operator_seed"`
 	Account      string `json:"account"`
@@ -95,7 +98,10 @@ func (b *backend) configPath() *framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"urls":          {Type: framework.TypeCommaStringSlice, Description: "Addresses of the servers."},
 			"ca":            {Type: framework.TypeString, Description: "PEM of the authorities that the servers' certificates are from; empty: no TLS."},
+			"ca_file":       {Type: framework.TypeString, Description: "Such a file, on Vault's disk, in place of ca."},
 			"system_creds":  {Type: framework.TypeString, Description: "Credentials (.creds) of a user of the system account."},
+			"system_jwt":    {Type: framework.TypeString, Description: "In place of system_creds, with system_seed: that user's JWT."},
+			"system_seed":   {Type: framework.TypeString, Description: "That user's seed."},
 			"operator_seed": {Type: framework.TypeString, Description: "Seed of the operator's key that signed the account."},
 			"account":       {Type: framework.TypeString, Description: "Public key of the account that users are made in."},
 			"signing_seed":  {Type: framework.TypeString, Description: "Seed of a signing key of the account."},
@@ -126,7 +132,7 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 		old = append(old, r.Public)
 	}
 	return &logical.Response{Data: map[string]any{
-		"urls": c.URLs, "ca": c.CA, "account": c.Account, "signing_key": public, "retired_signing_keys": old,
+		"urls": c.URLs, "ca": c.CA, "ca_file": c.CAFile, "account": c.Account, "signing_key": public, "retired_signing_keys": old,
 	}}, nil
 }
 
@@ -145,7 +151,14 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, d *fram
 	if v, ok := d.GetOk("urls"); ok {
 		c.URLs = v.([]string)
 	}
-	for field, to := range map[string]*string{"ca": &c.CA, "system_creds": &c.SystemCreds, "operator_seed": &c.OperatorSeed,
+	if seed, token := d.Get("system_seed").(string), d.Get("system_jwt").(string); seed != "" || token != "" {
+		creds, err := jwt.FormatUserConfig(token, []byte(seed))
+		if err != nil {
+			return logical.ErrorResponse("system_jwt and system_seed: %v", err), nil
+		}
+		c.SystemCreds = string(creds)
+	}
+	for field, to := range map[string]*string{"ca": &c.CA, "ca_file": &c.CAFile, "system_creds": &c.SystemCreds, "operator_seed": &c.OperatorSeed,
 		"account": &c.Account, "signing_seed": &c.SigningSeed} {
 		if v, ok := d.GetOk(field); ok {
 			*to = v.(string)
