@@ -71,9 +71,7 @@ func (k *Keeper) Refused() {
 
 // current is what to sign in with now.
 func (k *Keeper) current() (pair, error) {
-	k.mu.Lock()
-	l := k.lease
-	k.mu.Unlock()
+	l := k.had()
 	if l != nil && time.Now().Before(l.expires) {
 		return l.pair, nil
 	}
@@ -127,6 +125,8 @@ const (
 	patience = 3 * time.Second
 	// soon and seldom are the least and the longest time between attempts that fail.
 	soon, seldom = time.Second, 30 * time.Second
+	// young credentials that are refused are not replaced at once: the next one may be too.
+	young = 5 * time.Second
 )
 
 // Begin asks Vault before the first sign-in, and does not wait for one that is not there.
@@ -147,31 +147,37 @@ func (k *Keeper) Run(ctx context.Context) {
 		return
 	}
 	failures := 0
+	timer := time.NewTimer(k.pause(failures))
+	defer timer.Stop()
 	for {
-		wait := k.pause(failures)
-		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return
 		case <-timer.C:
 		case <-k.nudge:
-			timer.Stop()
 			k.mu.Lock()
-			if k.lease != nil && time.Since(k.lease.from) > soon {
+			old := k.lease != nil && time.Since(k.lease.from) > young && time.Now().Before(k.lease.expires)
+			if old {
 				k.lease.until = time.Now() // it is not believed: the next one
 			}
 			k.mu.Unlock()
+			if !old {
+				continue
+			}
 		}
 		if err := k.step(ctx); err != nil && ctx.Err() == nil {
 			failures++
-			if failures == 1 {
-				k.log.Warn("Vault gives no NATS credential, and is asked again", "error", err)
+			if level := slog.LevelWarn; failures == 1 {
+				if k.had() == nil && k.file != "" {
+					level = slog.LevelInfo // there may be no Vault here
+				}
+				k.log.Log(ctx, level, "Vault gives no NATS credential, and is asked again", "error", err)
 			}
 			k.count(ctx)
-			continue
+		} else {
+			failures = 0
 		}
-		failures = 0
+		timer.Reset(k.pause(failures))
 	}
 }
 
@@ -184,6 +190,12 @@ func (k *Keeper) Close(ctx context.Context) {
 	if l != nil {
 		k.vault.give(ctx, l.token)
 	}
+}
+
+func (k *Keeper) had() *lease {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.lease
 }
 
 // pause until the next step: half of what is left, or a little longer after every failure.
@@ -206,9 +218,7 @@ func (k *Keeper) step(ctx context.Context) (err error) {
 		k.failing = err != nil
 		k.mu.Unlock()
 	}()
-	k.mu.Lock()
-	l := k.lease
-	k.mu.Unlock()
+	l := k.had()
 	if l != nil && time.Now().Before(l.until) && time.Until(l.expires) > l.expires.Sub(l.from)/3 {
 		next := *l
 		err := k.vault.renew(ctx, &next)

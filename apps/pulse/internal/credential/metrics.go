@@ -29,11 +29,11 @@ func (k *Keeper) count(ctx context.Context) {
 func (k *Keeper) observe() error {
 	meter := otel.Meter(scope)
 	source, err := meter.Int64ObservableGauge("pulse.credential.source",
-		metric.WithDescription("1 for where the NATS credential in use is from: vault, file, or none."), metric.WithUnit("1"))
+		metric.WithDescription("1 for where the NATS credential in use is from: vault, file, or none."))
 	left, leftErr := meter.Float64ObservableGauge("pulse.credential.left",
 		metric.WithDescription("Share of its life that the NATS credential from Vault still has; nothing without one."), metric.WithUnit("1"))
 	up, upErr := meter.Int64ObservableGauge("pulse.credential.vault.up",
-		metric.WithDescription("Whether Vault answered the last request for a NATS credential."), metric.WithUnit("1"))
+		metric.WithDescription("Whether Vault answered the last request for a NATS credential; nothing before it has given one."))
 	if err := errors.Join(err, leftErr, upErr); err != nil {
 		return fmt.Errorf("metrics of the credential: %w", err)
 	}
