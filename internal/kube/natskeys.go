@@ -77,7 +77,8 @@ func (c *Client) signNATS(ctx context.Context, component catalog.Component, s ca
 }
 
 // nkey reads an entry of a key that the component generates: of the secret that is being filled, or another.
-func (c *Client) nkey(ctx context.Context, component catalog.Component, s catalog.Secret, data map[string]string, ref, suffix string) ([]byte, error) {
+func (c *Client) nkey(ctx context.Context, component catalog.Component, s catalog.Secret, data map[string]string,
+	ref, suffix string) ([]byte, error) {
 	name, prefix, _ := strings.Cut(ref, "/")
 	if name != s.Name {
 		data = nil

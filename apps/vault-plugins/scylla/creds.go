@@ -75,7 +75,8 @@ func (b *backend) issue(ctx context.Context, req *logical.Request, d *framework.
 	if err := framework.DeleteWAL(ctx, req.Storage, wal); err != nil {
 		return nil, err
 	}
-	response := b.Secret("scylla_role").Response(map[string]any{"username": name, "password": password}, map[string]any{"username": name, "role": of})
+	response := b.Secret("scylla_role").Response(
+		map[string]any{"username": name, "password": password}, map[string]any{"username": name, "role": of})
 	response.Secret.TTL, response.Secret.MaxTTL = r.TTL, r.MaxTTL
 	return response, nil
 }
