@@ -150,6 +150,9 @@ func (c *natsCluster) writeSecrets(root string) {
 		}
 	}
 	for _, s := range secrets {
+		if s.Namespace != "" {
+			continue // of others than the servers
+		}
 		for _, ref := range s.PublicNKeys {
 			entries[s.Name+"/"+path.Base(ref)+".pub"] = entries[ref+".pub"]
 		}
