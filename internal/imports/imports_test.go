@@ -30,6 +30,7 @@ var rules = []struct{ packages, not, why string }{
 	{"check/jobline", "os net k8s.io internal/kube", "it is pure"},
 	{"absent", "ours others", "it is pinned by what it imports, and compiled where a program leaves modules out"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},
+	{"natsjwt", "ours net os os/exec k8s.io", "it is pure"},
 	{"dashboard", "net os/exec k8s.io internal/observe internal/kube", "it is pure"},
 	{"lock", "os/exec net internal/build internal/image internal/app", "it reads, writes and compares"},
 	{"sbom licence", "os/exec net", "it never looks at the world"},

@@ -78,13 +78,29 @@ func (c *Client) LackingSecrets(ctx context.Context, component catalog.Component
 	return lacking, nil
 }
 
-// generated are the secrets of a component, with their namespaces. Those that copy come after
-// those that are copied from.
+// generated are the secrets of a component, with their namespaces. Those that name others come
+// after those.
 func generated(component catalog.Component) []catalog.Secret {
+	byName := map[string]catalog.Secret{}
+	for _, s := range component.Secrets {
+		byName[s.Name] = s
+	}
+	var depth func(s catalog.Secret, seen []string) int
+	depth = func(s catalog.Secret, seen []string) (n int) {
+		refs := slices.Clone(s.PublicNKeys)
+		for _, j := range s.NATSJWTs {
+			refs = append(refs, append(j.Refs(), j.Of)...)
+		}
+		for _, ref := range refs {
+			name, _, _ := strings.Cut(ref, "/")
+			if of, ok := byName[name]; ok && name != s.Name && !slices.Contains(seen, name) {
+				n = max(n, 1+depth(of, append(seen, s.Name)))
+			}
+		}
+		return n
+	}
 	secrets := slices.Clone(component.Secrets)
-	slices.SortStableFunc(secrets, func(a, b catalog.Secret) int {
-		return min(1, len(a.PublicNKeys)) - min(1, len(b.PublicNKeys))
-	})
+	slices.SortStableFunc(secrets, func(a, b catalog.Secret) int { return depth(a, nil) - depth(b, nil) })
 	for i := range secrets {
 		secrets[i].Namespace = cmp.Or(secrets[i].Namespace, component.Namespace)
 	}
@@ -196,12 +212,6 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 			put(key, newPassword(s.Passwords[key]))
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(s.Texts)) {
-		put(key, []byte(os.Expand(s.Texts[key], func(name string) string {
-			password, _ := base64.StdEncoding.DecodeString(data[name])
-			return string(password)
-		})))
-	}
 	for _, ref := range s.PublicNKeys {
 		name, prefix, _ := strings.Cut(ref, "/")
 		public, err := c.publicKey(ctx, component, s, name, prefix)
@@ -209,6 +219,20 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 			return false, fmt.Errorf("publicNKeys %s: %w", ref, err)
 		}
 		put(prefix+".pub", public)
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.NATSJWTs)) {
+		if err := c.signNATS(ctx, component, s, key, data, put); err != nil {
+			return false, fmt.Errorf("natsJWTs.%s: %w", key, err)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Texts)) {
+		put(key, []byte(os.Expand(s.Texts[key], func(name string) string {
+			if subjects, ok := natsSubjects(component, name); ok {
+				return subjects
+			}
+			entry, _ := base64.StdEncoding.DecodeString(data[name])
+			return string(entry)
+		})))
 	}
 	return changed, nil
 }

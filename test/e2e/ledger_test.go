@@ -15,7 +15,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -73,15 +72,7 @@ func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(con
 	if err != nil {
 		return err
 	}
-	seed, err := secretValue(secret, "app.seed")
-	if err != nil {
-		return err
-	}
-	keys, err := nkeys.FromSeed(seed)
-	if err != nil {
-		return err
-	}
-	public, err := keys.PublicKey()
+	creds, err := secretValue(secret, "app.creds")
 	if err != nil {
 		return err
 	}
@@ -105,7 +96,7 @@ func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(con
 			continue
 		}
 		defer stop()
-		conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(3*time.Second), nats.Nkey(public, keys.Sign))
+		conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(3*time.Second), nats.UserCredentialBytes(creds))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", pod.GetName(), err))
 			continue

@@ -1,6 +1,7 @@
 package smoke
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/natsjwt"
 )
 
 // natsServerBinary finds or builds the server that the component pins.
@@ -58,8 +61,8 @@ var builtServer string // folder to remove at the end
 // the loopback interface in place of pods.
 type natsCluster struct {
 	t       *testing.T
-	config  string // as rendered
-	env     []string
+	config  string            // as rendered
+	entries map[string]string // of the generated secrets
 	addr    []string
 	running []*exec.Cmd
 	target  natsTarget
@@ -79,24 +82,9 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	user, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, _ := user.Seed()
-	public, _ := user.PublicKey()
-	system, _ := nkeys.CreateUser()
-	systemPublic, _ := system.PublicKey()
-	pulse, _ := nkeys.CreateUser()
-	pulsePublic, _ := pulse.PublicKey()
-	auth, err := nkeyOption(seed)
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := &natsCluster{t: t, config: natsConf(t, objects), running: make([]*exec.Cmd, 3)}
 	// Any 127/8 address is the host's own; a random network keeps test runs apart.
 	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
-	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic}
 	var urls []string
 	for i := range 3 {
 		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))
@@ -105,12 +93,11 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	c.target = natsTarget{
 		url:     strings.Join(urls, ","),
 		servers: 3,
-		auth:    []nats.Option{auth},
 		options: []nats.Option{nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)},
 	}
 	root := t.TempDir()
 	dir := filepath.Join(root, "nats")
-	c.writeRoutes(filepath.Join(root, "nats-routes"))
+	c.writeSecrets(root)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +106,7 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 		c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
 	}
 	for i := range 3 {
-		text := strings.NewReplacer("/etc/nats-tls", dir, "0.0.0.0:", c.addr[i]+":", `"/data"`, fmt.Sprintf("%q", filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
+		text := strings.NewReplacer("/etc/nats-tls", dir, "0.0.0.0:", c.addr[i]+":", `"/data`, fmt.Sprintf(`"%s`, filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
 		if err := os.WriteFile(c.file(dir, i), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -140,31 +127,73 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	return c
 }
 
-// writeRoutes writes what the generated secret mounts, with addresses in place of the pods' names.
-func (c *natsCluster) writeRoutes(dir string) {
+// writeSecrets writes what the generated secrets mount, with addresses in place of the pods' names,
+// and keeps the credentials of each user.
+func (c *natsCluster) writeSecrets(root string) {
 	c.t.Helper()
 	all, err := catalog.Load("../../..")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		c.t.Fatal(err)
+	secrets := all.Components["nats"].Secrets
+	entries := map[string]string{"nats-routes/password": "12e4"} // would be a number, were it not quoted
+	for _, s := range secrets {
+		for prefix, kind := range s.NKeys {
+			pair, err := nkeys.CreatePair(map[string]nkeys.PrefixByte{
+				"operator": nkeys.PrefixByteOperator, "account": nkeys.PrefixByteAccount, "user": nkeys.PrefixByteUser}[kind])
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			seed, _ := pair.Seed()
+			public, _ := pair.PublicKey()
+			entries[s.Name+"/"+prefix+".seed"], entries[s.Name+"/"+prefix+".pub"] = string(seed), public
+		}
 	}
-	for _, s := range all.Components["nats"].Secrets {
+	for _, s := range secrets {
+		if s.Namespace != "" {
+			continue // of others than the servers
+		}
+		for _, ref := range s.PublicNKeys {
+			entries[s.Name+"/"+path.Base(ref)+".pub"] = entries[ref+".pub"]
+		}
+		for prefix, j := range s.NATSJWTs {
+			own := s.Name + "/" + prefix
+			claim := natsjwt.Claim{Subject: entries[cmp.Or(j.Of, own)+".pub"], SystemAccount: entries[j.SystemAccount+".pub"],
+				Account: entries[j.Account+".pub"], JetStream: j.JetStream, Publish: j.Publish, Subscribe: j.Subscribe}
+			for _, ref := range j.SigningKeys {
+				claim.SigningKeys = append(claim.SigningKeys, entries[ref+".pub"])
+			}
+			token, err := claim.Sign([]byte(entries[j.By+".seed"]), "")
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			entries[own+".jwt"] = token
+			if s.NKeys[prefix] == "user" {
+				creds, err := natsjwt.Creds(token, []byte(entries[own+".seed"]))
+				if err != nil {
+					c.t.Fatal(err)
+				}
+				entries[own+".creds"] = string(creds)
+			}
+		}
 		for name, text := range s.Texts {
-			// Would be a number, were it not quoted.
-			text = os.Expand(text, func(string) string { return "12e4" })
+			text = os.Expand(text, func(name string) string { return entries[s.Name+"/"+name] })
 			for i, addr := range c.addr {
 				text = strings.ReplaceAll(text, fmt.Sprintf("nats-%d.nats-headless.messaging.svc", i), addr)
 			}
 			if strings.Contains(text, ".svc:") {
 				c.t.Fatalf("%s names more servers than there are:\n%s", name, text)
 			}
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			if err := os.MkdirAll(filepath.Join(root, s.Name), 0o700); err != nil {
+				c.t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(root, s.Name, name), []byte(text), 0o600); err != nil {
 				c.t.Fatal(err)
 			}
 		}
 	}
+	c.entries = entries
+	c.target.auth = []nats.Option{nats.UserCredentialBytes([]byte(entries["nats-app/app.creds"]))}
 }
 
 func (c *natsCluster) file(dir string, i int) string {
@@ -179,7 +208,7 @@ func (c *natsCluster) start(binary, dir string, i int) {
 	}
 	defer log.Close()
 	cmd := exec.Command(binary, "--config", c.file(dir, i))
-	cmd.Env = append([]string{fmt.Sprintf("POD_NAME=nats-%d", i), fmt.Sprintf(`SERVER_TAG="zone:%c"`, 'a'+i)}, c.env...)
+	cmd.Env = []string{fmt.Sprintf("POD_NAME=nats-%d", i), fmt.Sprintf(`SERVER_TAG="zone:%c"`, 'a'+i)}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
