@@ -260,6 +260,17 @@ type Secret struct {
 	// Texts maps a key to a text in which ${KEY} is a password of this secret: files for programs
 	// that read their password nowhere but in their configuration.
 	Texts map[string]string `json:"texts,omitempty"`
+	// Authority makes tls.crt, tls.key and ca.crt of a certificate authority.
+	Authority *Authority `json:"authority,omitempty"`
+}
+
+// Authority is a certificate authority of the environment.
+type Authority struct {
+	// Issuers are the ClusterIssuers that sign with it. Certificates that name one are issued
+	// before cert-manager is there.
+	Issuers []string `json:"issuers"`
+	// Domains are those that it may sign for, with all names below them.
+	Domains []string `json:"domains"`
 }
 
 // Overlay names the components of one target (infra/k8s/overlays/<name>/overlay.yaml).
