@@ -301,8 +301,19 @@ func (p *problems) secret(path string, s Secret, natsUsers []string) {
 	if s.Namespace != "" {
 		p.want(path+".namespace", s.Namespace, labelForm, labelRule)
 	}
-	if len(s.NKeys)+len(s.PublicNKeys)+len(s.Passwords)+len(s.NATSJWTs) == 0 {
-		p.add(path, "generates nothing; give nkeys, publicNKeys, passwords or natsJWTs")
+	if len(s.NKeys)+len(s.PublicNKeys)+len(s.Passwords)+len(s.NATSJWTs) == 0 && s.Authority == nil {
+		p.add(path, "generates nothing; give nkeys, publicNKeys, passwords, natsJWTs or authority")
+	}
+	if a := s.Authority; a != nil {
+		if len(a.Issuers) == 0 || len(a.Domains) == 0 {
+			p.add(path+".authority", "needs issuers and domains: who signs with it, and what it may sign for")
+		}
+		for i, name := range a.Issuers {
+			p.want(fmt.Sprintf("%s.authority.issuers[%d]", path, i), name, nameForm, "lower-case letters, digits, \"-\" and \".\"")
+		}
+		for i, name := range a.Domains {
+			p.want(fmt.Sprintf("%s.authority.domains[%d]", path, i), name, nameForm, "lower-case letters, digits, \"-\" and \".\"")
+		}
 	}
 	entries := slices.Concat(sortedKeys(s.Passwords), natsUsers)
 	for _, key := range sortedKeys(s.NKeys) {

@@ -264,6 +264,17 @@ type Secret struct {
 	// that read what they need nowhere but in their configuration. ${PREFIX.publish} and
 	// ${PREFIX.subscribe} are, as JSON, what a user of the component may do.
 	Texts map[string]string `json:"texts,omitempty"`
+	// Authority makes tls.crt, tls.key and ca.crt of a certificate authority.
+	Authority *Authority `json:"authority,omitempty"`
+}
+
+// Authority is a certificate authority of the environment.
+type Authority struct {
+	// Issuers are the ClusterIssuers that sign with it. Certificates that name one are issued
+	// before cert-manager is there.
+	Issuers []string `json:"issuers"`
+	// Domains are those that it may sign for, with all names below them.
+	Domains []string `json:"domains"`
 }
 
 // NATSJWT says something of an nkey, signed. Keys are named "secret/prefix", as the component

@@ -10,12 +10,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nkeys"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
@@ -108,13 +110,17 @@ func generated(component catalog.Component) []catalog.Secret {
 }
 
 func (c *Client) newSecret(component catalog.Component, s catalog.Secret) *unstructured.Unstructured {
-	return &unstructured.Unstructured{Object: map[string]any{
+	secret := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
 		"metadata": map[string]any{
 			"name": s.Name, "namespace": s.Namespace,
 			"labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"}),
 		},
 	}}
+	if s.Authority != nil {
+		secret.SetAnnotations(map[string]string{annotationIssuers: strings.Join(s.Authority.Issuers, ",")})
+	}
+	return secret
 }
 
 // fillSecret is fill for a whole object.
@@ -149,31 +155,37 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 	if err != nil || !changed && !missing {
 		return false, err
 	}
+	err = c.writeSecret(ctx, secret, missing)
+	return err == nil, err
+}
+
+// writeSecret updates a Secret, or makes it, with its namespace where there is none.
+func (c *Client) writeSecret(ctx context.Context, secret *unstructured.Unstructured, missing bool) error {
 	if !missing {
-		r, err := c.resource(ctx, "v1", "Secret", s.Namespace)
+		r, err := c.resource(ctx, "v1", "Secret", secret.GetNamespace())
 		if err != nil {
-			return false, err
+			return err
 		}
 		// The resourceVersion that was read makes a concurrent writer a conflict, which is retried.
 		_, err = r.Update(ctx, secret, metav1.UpdateOptions{FieldManager: FieldManager})
-		return err == nil, err
+		return err
 	}
-	err = c.Create(ctx, secret)
+	err := c.Create(ctx, secret)
 	switch {
 	case apierrors.IsAlreadyExists(err):
-		return false, fmt.Errorf("%w: another process made it just now", errNotYet)
+		return fmt.Errorf("%w: another process made it just now", errNotYet)
 	case apierrors.IsNotFound(err):
 		// The component that owns the namespace, or this one, adopts it later.
 		ns := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Namespace",
-			"metadata": map[string]any{"name": s.Namespace, "labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager})},
+			"metadata": map[string]any{"name": secret.GetNamespace(), "labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager})},
 		}}
 		if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
-			return false, err
+			return err
 		}
-		return false, fmt.Errorf("%w: its namespace was made just now", errNotYet)
+		return fmt.Errorf("%w: its namespace was made just now", errNotYet)
 	}
-	return err == nil, err
+	return err
 }
 
 // fill adds the entries that are not there yet; data holds base64, as the API does.
@@ -211,6 +223,15 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 		if data[key] == "" {
 			put(key, newPassword(s.Passwords[key]))
 		}
+	}
+	if s.Authority != nil && (data["tls.crt"] == "" || data["tls.key"] == "") {
+		pair, err := authority.New(fmt.Sprintf("Orrery authority %s", newPassword(6)), s.Authority.Domains, time.Now())
+		if err != nil {
+			return false, fmt.Errorf("authority: %w", err)
+		}
+		put("tls.crt", pair.Certificate)
+		put("tls.key", pair.Key)
+		put("ca.crt", pair.Certificate)
 	}
 	for _, ref := range s.PublicNKeys {
 		name, prefix, _ := strings.Cut(ref, "/")

@@ -3,15 +3,10 @@ package smoke
 import (
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -28,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/natsjwt"
 )
@@ -46,7 +42,7 @@ var natsServerBinary = sync.OnceValues(func() (string, error) {
 	}
 	builtServer = dir
 	path := filepath.Join(dir, "nats-server")
-	build := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2")
+	build := exec.Command("go", "build", "-o", path, ".")
 	build.Dir = filepath.Join(natsChart, "../source")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -65,10 +61,13 @@ type natsCluster struct {
 	entries map[string]string // of the generated secrets
 	addr    []string
 	running []*exec.Cmd
+	env     []string
 	target  natsTarget
+	dir     string // of configurations and certificates
+	renew   func() // writes another certificate of the same authority
 }
 
-// startNATS starts the configuration of an overlay; prod's has TLS.
+// startNATS starts the configuration of an overlay.
 func startNATS(t *testing.T, overlay string) *natsCluster {
 	t.Helper()
 	if testing.Short() {
@@ -82,9 +81,11 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	root := t.TempDir()
 	c := &natsCluster{t: t, config: natsConf(t, objects), running: make([]*exec.Cmd, 3)}
 	// Any 127/8 address is the host's own; a random network keeps test runs apart.
 	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
+	c.env = []string{"NATS_CERTIFICATES=" + filepath.Join(root, "nats")}
 	var urls []string
 	for i := range 3 {
 		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))
@@ -95,16 +96,15 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 		servers: 3,
 		options: []nats.Option{nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)},
 	}
-	root := t.TempDir()
 	dir := filepath.Join(root, "nats")
 	c.writeSecrets(root)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if overlay == "prod" {
-		roots := writeCertificate(t, dir, c.addr)
-		c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
-	}
+	c.dir = dir
+	roots, renew := writeCertificate(t, dir, c.addr)
+	c.renew = renew
+	c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
 	for i := range 3 {
 		text := strings.NewReplacer("/etc/nats-tls", dir, "0.0.0.0:", c.addr[i]+":", `"/data`, fmt.Sprintf(`"%s`, filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
 		if err := os.WriteFile(c.file(dir, i), []byte(text), 0o600); err != nil {
@@ -269,43 +269,35 @@ func (c *natsCluster) connect() *nats.Conn {
 }
 
 // writeCertificate puts what cert-manager makes of the chart's Certificate into dir: its
-// names, and the test's addresses in place of the pods'.
-func writeCertificate(t *testing.T, dir string, addresses []string) *x509.CertPool {
+// names, and the test's addresses in place of the pods'. renew writes the next one.
+func writeCertificate(t *testing.T, dir string, addresses []string) (roots *x509.CertPool, renew func()) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	ca, err := authority.New("test", []string{"svc"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:    []string{"nats.messaging.svc"},
+	request := authority.Request{
+		DNSNames: []string{"nats.messaging.svc"}, Lifetime: time.Hour,
+		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, a := range addresses {
-		template.IPAddresses = append(template.IPAddresses, net.ParseIP(a))
+		request.IPAddresses = append(request.IPAddresses, net.ParseIP(a))
 	}
-	der, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, text := range map[string][]byte{
-		"tls.crt": certificate, "ca.crt": certificate,
-		"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
+	renew = func() {
+		issued, err := ca.Issue(request, time.Now())
+		if err != nil {
+			t.Error(err)
+		}
+		for name, text := range map[string][]byte{"tls.crt": issued.Certificate, "tls.key": issued.Key, "ca.crt": ca.Certificate} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+				t.Error(err)
+			}
 		}
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certificate)
-	return roots
+	renew()
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.Certificate)
+	return roots, renew
 }
 
 func tail(s string, n int) string {

@@ -116,6 +116,8 @@ var registry = map[string][]probe{
 
 	"image-policy": {{"image-policy", imagePolicy}},
 
+	"cert-manager": {{"cert-manager", certificates}},
+
 	"nats": {
 		{"nats-spread", natsSpread},
 		{"nats-anonymous", natsAnonymous},
