@@ -25,13 +25,19 @@ func (b *Builder) leavesOut(bin catalog.Binary, s *source) error {
 		return fmt.Errorf("what makes stand-ins of the modules that it leaves out: %w", err)
 	}
 	for _, r := range s.mod.Replace {
-		if r.New.Version == "" && !filepath.IsLocal(r.New.Path) {
-			return fmt.Errorf("go.mod in %s replaces %s with a folder outside of it (%s); with absent, folders must be below go.mod's",
+		if r.New.Version == "" && !filepath.IsLocal(r.New.Path) && !isBeside(r.New.Path) {
+			return fmt.Errorf("go.mod in %s replaces %s with a folder elsewhere (%s); with absent, folders must be below go.mod's or beside it",
 				s.dir, r.Old.Path, r.New.Path)
 		}
 	}
 	s.absent, s.generator = bin.Absent, &g
 	return nil
+}
+
+// isBeside says whether path is a folder beside another one: ../NAME.
+func isBeside(path string) bool {
+	dir, name := filepath.Split(filepath.Clean(path))
+	return dir == "../" && filepath.IsLocal(name) && name != "."
 }
 
 // addAbsent hashes what stand-ins follow from, beside go.mod and go.sum.
@@ -55,6 +61,13 @@ func (b *Builder) standIns(
 	dir = filepath.Join(tmp, "source")
 	if err := os.CopyFS(dir, os.DirFS(src.dir)); err != nil {
 		return "", usage, fmt.Errorf("copy %s: %w", src.dir, err)
+	}
+	for _, r := range src.mod.Replace {
+		if r.New.Version == "" && isBeside(r.New.Path) {
+			if err := os.CopyFS(filepath.Join(dir, r.New.Path), os.DirFS(filepath.Join(src.dir, r.New.Path))); err != nil {
+				return "", usage, fmt.Errorf("copy %s: %w", r.New.Path, err)
+			}
+		}
 	}
 	var said bytes.Buffer
 	run := func(c *proc.Cmd) error {

@@ -257,8 +257,8 @@ func TestStandInErrors(t *testing.T) {
 	t.Run("a folder outside", func(t *testing.T) {
 		b, _ := withGenerator(t)
 		bin := clouded(t)
-		edit(t, bin, "go.mod", "=> ./deep", "=> ../deep")
-		if _, err := b.Key(t.Context(), bin); err == nil || !strings.Contains(err.Error(), "folder outside of it (../deep)") {
+		edit(t, bin, "go.mod", "=> ./deep", "=> ../../deep")
+		if _, err := b.Key(t.Context(), bin); err == nil || !strings.Contains(err.Error(), "folder elsewhere (../../deep)") {
 			t.Errorf("%v", err)
 		}
 	})

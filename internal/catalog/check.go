@@ -234,8 +234,8 @@ func (p *problems) absent(at string, b Binary) {
 	if !filepath.IsLocal(b.Absent) || path.Clean(b.Absent) != b.Absent {
 		p.add(at, "is %q; must be a file in the folder of go.mod, such as absent.txt", b.Absent)
 	}
-	if b.CGO || b.Package == "." || strings.HasPrefix(b.Package, "./") {
-		p.add(at, "is given for a program of our own or with C; only another module's program in Go can leave modules out")
+	if b.CGO {
+		p.add(at, "is given for a program with C; only a program in Go can leave modules out")
 	}
 }
 

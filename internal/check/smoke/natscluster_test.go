@@ -208,7 +208,7 @@ func (c *natsCluster) start(binary, dir string, i int) {
 	}
 	defer log.Close()
 	cmd := exec.Command(binary, "--config", c.file(dir, i))
-	cmd.Env = []string{fmt.Sprintf("POD_NAME=nats-%d", i), fmt.Sprintf(`SERVER_TAG="zone:%c"`, 'a'+i)}
+	cmd.Env = append([]string{fmt.Sprintf("POD_NAME=nats-%d", i), fmt.Sprintf(`SERVER_TAG="zone:%c"`, 'a'+i)}, c.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
