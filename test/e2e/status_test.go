@@ -16,6 +16,7 @@ type status struct {
 	Environment string            `json:"environment"`
 	Driver      string            `json:"driver"`
 	Phase       string            `json:"phase"`
+	Network     string            `json:"network"`
 	Nodes       []statusNode      `json:"nodes"`
 	Components  []statusComponent `json:"components"`
 	Endpoints   map[string]string `json:"endpoints"`

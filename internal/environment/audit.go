@@ -1,0 +1,424 @@
+package environment
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/orrery-dev/orrery/internal/audit"
+	"github.com/orrery-dev/orrery/internal/beneath"
+	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/kube"
+)
+
+// auditExceptions is the one list of what an audit lets be, below the catalogue's root.
+const auditExceptions = "infra/audit-exceptions.yaml"
+
+// auditFileLimit is how much is read of a file, in bytes, and auditFiles how many of a node.
+const (
+	auditFileLimit = 4 << 20
+	auditFiles     = 500
+)
+
+// Audit judges the security of the running cluster and of the state folder.
+func (e *Environment) Audit(ctx context.Context) (audit.Report, error) {
+	exceptions, err := e.auditExceptions()
+	if err != nil {
+		return audit.Report{}, err
+	}
+	seen, err := e.evidence(ctx)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	return audit.Run(seen, exceptions), nil
+}
+
+// auditExceptions of the catalogue; a catalogue without the list excepts nothing.
+func (e *Environment) auditExceptions() (audit.Exceptions, error) {
+	root, err := e.Location.Root()
+	if err != nil {
+		return audit.Exceptions{}, err
+	}
+	b, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(auditExceptions)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return audit.Exceptions{}, nil
+	}
+	if err != nil {
+		return audit.Exceptions{}, fmt.Errorf("read the exceptions of the audit: %w", err)
+	}
+	return audit.LoadExceptions(b)
+}
+
+// evidence is what can be seen. What cannot is in Missing, with the reason.
+func (e *Environment) evidence(ctx context.Context) (audit.Evidence, error) {
+	obs, err := e.Observe(ctx)
+	if err != nil {
+		return audit.Evidence{}, err
+	}
+	if obs.Phase != driver.PhaseRunning && obs.Kubeconfig == "" {
+		return audit.Evidence{}, fmt.Errorf("environment %q is %s: 'orrery up%s' or 'orrery start%s' runs what is to be audited", e.Spec.Name, obs.Phase, e.Flag(), e.Flag())
+	}
+	client, err := e.connect(obs.Kubeconfig)
+	if err != nil {
+		return audit.Evidence{}, err
+	}
+	defer client.Close()
+	g := gathering{Evidence: audit.Evidence{Environment: e.Spec.Name, Now: time.Now(), Kubelets: map[string]map[string]any{}, Leaked: map[string][]string{}, Missing: map[string]string{}}, secrets: map[string][]string{}}
+	if err := g.objects(ctx, client); err != nil {
+		return audit.Evidence{}, err
+	}
+	g.kubelets(ctx, client)
+	if e.Kind.Distribution {
+		g.processes(obs)
+	} else {
+		g.staticPods()
+		g.Missing[audit.PartFiles] = "the nodes are not of this machine: run a CIS benchmark on them, such as kube-bench"
+	}
+	g.stateFolder(e.StateDir)
+	return g.Evidence, nil
+}
+
+type gathering struct {
+	audit.Evidence
+	secrets map[string][]string // what to look for, by the name of the Secret; never shown
+}
+
+func (g *gathering) objects(ctx context.Context, c *kube.Client) error {
+	secrets, err := c.List(ctx, "v1", "Secret", "", "")
+	if err != nil {
+		return fmt.Errorf("read the cluster: %w", err)
+	}
+	for _, s := range secrets {
+		g.secret(s)
+	}
+	for _, k := range []struct{ apiVersion, kinds string }{
+		{"v1", "Namespace Pod ConfigMap ServiceAccount Event"}, {"apps/v1", "Deployment StatefulSet DaemonSet"}, {"batch/v1", "Job CronJob"},
+		{"rbac.authorization.k8s.io/v1", "Role ClusterRole RoleBinding ClusterRoleBinding"}, {"networking.k8s.io/v1", "NetworkPolicy"},
+	} {
+		for _, kind := range strings.Fields(k.kinds) {
+			items, err := c.List(ctx, k.apiVersion, kind, "", "")
+			if err != nil {
+				return fmt.Errorf("read the cluster: %w", err)
+			}
+			for _, o := range items {
+				o.SetManagedFields(nil)
+				o.SetKind(kind)
+				if in := g.leaks(o); len(in) > 0 {
+					g.Leaked[audit.Name(o.Object)] = in
+				}
+				if kind != "Event" {
+					g.Objects = append(g.Objects, o.Object)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// secret notes when its certificate ends, and what must be nowhere else.
+func (g *gathering) secret(s unstructured.Unstructured) {
+	name := s.GetNamespace() + "/" + s.GetName()
+	data, _, _ := unstructured.NestedStringMap(s.Object, "data")
+	for key, text := range data {
+		value, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			continue
+		}
+		if key == "tls.crt" || key == "ca.crt" {
+			g.certificates("Secret/"+name+"/"+key, value)
+		}
+		if strings.HasSuffix(key, ".crt") || strings.HasSuffix(key, ".pub") || key == "namespace" {
+			continue
+		}
+		longest := ""
+		for line := range strings.Lines(string(value)) {
+			if line = strings.TrimSpace(line); len(line) > len(longest) && !strings.HasPrefix(line, "-----") {
+				longest = line
+			}
+		}
+		if len(longest) >= 16 && !strings.ContainsAny(longest, " /") { // sentences and paths are no secrets
+			g.secrets[name] = append(g.secrets[name], longest)
+		}
+	}
+}
+
+func (g *gathering) leaks(o unstructured.Unstructured) []string {
+	text, err := json.Marshal(o.Object)
+	if err != nil {
+		return nil
+	}
+	return g.secretsIn(string(text))
+}
+
+// secretsIn are the names of the Secrets of which a value is in text.
+func (g *gathering) secretsIn(text string) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(g.secrets)) {
+		if slices.ContainsFunc(g.secrets[name], func(v string) bool { return strings.Contains(text, v) }) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (g *gathering) certificates(where string, text []byte) {
+	for i := 0; ; i++ {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			g.Certificates = append(g.Certificates, audit.Certificate{Where: where, Subject: c.Subject.String(), NotAfter: c.NotAfter})
+		}
+	}
+}
+
+// kubelets say themselves which configuration they have.
+func (g *gathering) kubelets(ctx context.Context, c *kube.Client) {
+	nodes, err := c.List(ctx, "v1", "Node", "", "")
+	for _, n := range nodes {
+		var body []byte
+		if body, err = c.RawGet(ctx, "/api/v1/nodes/"+n.GetName()+"/proxy/configz"); err != nil {
+			break
+		}
+		var answer struct {
+			Config map[string]any `json:"kubeletconfig"`
+		}
+		if err = json.Unmarshal(body, &answer); err != nil {
+			break
+		}
+		g.Kubelets[n.GetName()] = answer.Config
+	}
+	if err != nil {
+		g.Missing[audit.PartKubelet] = "a kubelet does not say which configuration it has: " + err.Error()
+	}
+}
+
+var controlPlane = []string{audit.PartAPIServer, audit.PartController, audit.PartScheduler, audit.PartEtcd}
+
+// processes are looked at where they run: their command lines, and the files of their nodes.
+func (g *gathering) processes(obs driver.Observation) {
+	found, missed := map[string]bool{}, []string{}
+	for _, n := range obs.Nodes {
+		looked := false
+		for _, s := range n.Services {
+			if s.PID == 0 {
+				continue
+			}
+			proc := fmt.Sprintf("/proc/%d", s.PID)
+			line, err := os.ReadFile(proc + "/cmdline")
+			if err != nil {
+				missed = append(missed, err.Error())
+				continue
+			}
+			p := audit.Process{Node: n.Name, Name: s.Name, Args: strings.Split(strings.TrimRight(string(line), "\x00"), "\x00"), Configs: map[string]map[string]any{}}
+			for _, flag := range []string{"authentication-config", "encryption-provider-config"} {
+				if file := valueOf(p.Args, flag); file != "" {
+					p.Configs[flag] = configOf(flag, filepath.Join(proc, "root"), file)
+				}
+			}
+			g.Processes = append(g.Processes, p)
+			found[s.Name] = true
+			if !looked {
+				looked = true
+				g.nodeFiles(n.Name, proc+"/root")
+			}
+		}
+		if !looked {
+			missed = append(missed, "nothing of node "+n.Name+" runs, or can be seen: root sees it")
+		}
+	}
+	if len(g.Files) == 0 {
+		g.Missing[audit.PartFiles] = "no file of a node could be looked at: " + strings.Join(missed, "; ")
+	}
+	for _, part := range controlPlane {
+		if !found[part] {
+			g.Missing[part] = "no process of it could be looked at: " + strings.Join(missed, "; ")
+		}
+	}
+}
+
+func valueOf(args []string, flag string) string {
+	for _, a := range args {
+		if v, ok := strings.CutPrefix(a, "--"+flag+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// configOf reads a file of a node. Of the one with the keys of encryption only the names of the
+// ciphers are taken.
+func configOf(flag, root, file string) map[string]any {
+	b, err := readBeneath(root, file)
+	if err != nil {
+		return nil
+	}
+	var all map[string]any
+	if yaml.Unmarshal(b, &all) != nil {
+		return nil
+	}
+	if flag != "encryption-provider-config" {
+		return all
+	}
+	var config struct {
+		Resources []struct {
+			Providers []map[string]any `json:"providers"`
+		} `json:"resources"`
+	}
+	if yaml.Unmarshal(b, &config) != nil {
+		return nil
+	}
+	var first []string
+	for _, r := range config.Resources {
+		if len(r.Providers) > 0 {
+			first = append(first, slices.Sorted(maps.Keys(r.Providers[0]))...)
+		}
+	}
+	slices.Sort(first)
+	return map[string]any{"firstProvider": strings.Join(slices.Compact(first), ",")}
+}
+
+// readBeneath follows no link that a node laid.
+func readBeneath(root, file string) ([]byte, error) {
+	f, err := beneath.Open(root, file, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, auditFileLimit))
+}
+
+// nodeFiles are configuration and keys of a node. Its root is the node's to write.
+func (g *gathering) nodeFiles(node, root string) {
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	for _, below := range []string{"etc/kubernetes", "etc/containerd", "etc/cni"} {
+		left := auditFiles
+		_ = fs.WalkDir(dir.FS(), below, func(path string, d fs.DirEntry, err error) error {
+			if left--; err != nil || left < 0 || !d.Type().IsRegular() {
+				return nil
+			}
+			info, err := d.Info()
+			if err != nil {
+				return nil
+			}
+			b, err := readBeneath(root, path)
+			if err != nil {
+				return nil
+			}
+			f := fileOf(node+"/"+path, info, string(b))
+			g.Files = append(g.Files, f)
+			g.certificates("file/"+f.Path, b)
+			return nil
+		})
+	}
+	if info, err := dir.Lstat("var/lib/etcd"); err == nil {
+		f := fileOf(node+"/var/lib/etcd", info, "")
+		f.Key = true // all Secrets are in there
+		g.Files = append(g.Files, f)
+	}
+}
+
+func fileOf(path string, info fs.FileInfo, text string) audit.File {
+	f := audit.File{Path: path, Mode: uint32(info.Mode().Perm())}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		f.UID = int(st.Uid)
+	}
+	f.Key = strings.Contains(text, "PRIVATE KEY-----") || strings.Contains(text, "client-key-data:") || strings.Contains(text, "kind: EncryptionConfiguration")
+	return f
+}
+
+// staticPods show the flags of a control plane that runs in pods, as kubeadm's does.
+func (g *gathering) staticPods() {
+	found := map[string]bool{}
+	for _, o := range g.Objects {
+		u := unstructured.Unstructured{Object: o}
+		name := u.GetLabels()["component"]
+		if u.GetKind() != "Pod" || u.GetNamespace() != "kube-system" || !slices.Contains(controlPlane, name) {
+			continue
+		}
+		cs, _, _ := unstructured.NestedSlice(o, "spec", "containers")
+		for _, c := range cs {
+			c, _ := c.(map[string]any)
+			command, _, _ := unstructured.NestedStringSlice(c, "command")
+			args, _, _ := unstructured.NestedStringSlice(c, "args")
+			node, _, _ := unstructured.NestedString(o, "spec", "nodeName")
+			g.Processes = append(g.Processes, audit.Process{Node: node, Name: name, Args: append(command, args...)})
+			found[name] = true
+		}
+	}
+	for _, part := range controlPlane {
+		if !found[part] {
+			g.Missing[part] = "it runs neither on this machine nor in a pod that can be seen: ask who runs it"
+		}
+	}
+}
+
+// stateFolder: keys are for their owner, logs and records hold none.
+func (g *gathering) stateFolder(dir string) {
+	if dir == "" {
+		g.Missing[audit.PartState] = "there is no state folder"
+		return
+	}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		rel, relErr := filepath.Rel(dir, path)
+		if err != nil || relErr != nil {
+			if rel == "." {
+				return err
+			}
+			return nil
+		}
+		if d.IsDir() && (d.Name() == "var" || rel == "registry" || rel == "layers" || rel == "dist") {
+			return fs.SkipDir // data of nodes, images and programs
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		b, err := readBeneath(dir, rel)
+		if err != nil {
+			return nil
+		}
+		f := fileOf(rel, info, string(b))
+		f.Key = f.Key || strings.Contains(rel, "password") || strings.HasSuffix(rel, ".key")
+		switch filepath.Ext(rel) {
+		case ".log", ".jsonl", ".txt":
+			f.Log = true
+			f.Secrets = g.secretsIn(string(b))
+		}
+		g.State = append(g.State, f)
+		if strings.HasSuffix(rel, ".crt") {
+			g.certificates("state/"+rel, b)
+		}
+		return nil
+	})
+	if err != nil {
+		g.Missing[audit.PartState] = err.Error()
+	}
+}
