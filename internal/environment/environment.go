@@ -48,6 +48,8 @@ type Environment struct {
 	created time.Time
 	journal journal
 	unlock  func()
+
+	secrets secretValues
 }
 
 // journal is what an environment needs of an engine.Journal.
@@ -332,7 +334,7 @@ func (e *Environment) Kube(ctx context.Context) (*kube.Client, error) {
 }
 
 func (e *Environment) connect(kubeconfig string) (*kube.Client, error) {
-	return kube.Connect(kubeconfig, kube.WithLog(e.request.Log), kube.WithOwnership(e.ownership()))
+	return kube.Connect(kubeconfig, kube.WithLog(e.request.Log), kube.WithOwnership(e.ownership()), kube.WithSecrets(e.secretValues))
 }
 
 // ownership is what may be touched: all of a cluster that the environment made.

@@ -47,6 +47,9 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 		return Planned{}, err
 	}
 	planned := Planned{Observation: obs}
+	if err := p.tellSecrets(); err != nil {
+		return planned, err
+	}
 	if err := p.LearnImages(ctx); err != nil {
 		return planned, err
 	}

@@ -188,7 +188,7 @@ func (p *Platform) guest(ctx context.Context) (*kube.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		return kube.ConnectWith(data, kube.WithLog(p.request.Log), kube.WithOwnership(p.ownership()))
+		return kube.ConnectWith(data, kube.WithLog(p.request.Log), kube.WithOwnership(p.ownership()), kube.WithSecrets(p.secretValues))
 	}
 	return p.Kube(ctx)
 }

@@ -36,6 +36,7 @@ type Client struct {
 	mapper  mapper
 	settle  time.Duration // see isSettling
 	owner   Ownership
+	given   func() (map[string]map[string][]byte, error) // see WithSecrets
 }
 
 // Option changes how [Connect] sets up a client.
@@ -47,6 +48,12 @@ func WithLog(log *slog.Logger) Option { return func(c *Client) { c.log = log } }
 
 // WithOwnership has the client share the cluster with others.
 func WithOwnership(o Ownership) Option { return func(c *Client) { c.owner = o } }
+
+// WithSecrets has entries of generated Secrets taken from given, by "NAMESPACE/NAME" and key, in
+// place of being generated. It is asked when secrets are written or compared.
+func WithSecrets(given func() (map[string]map[string][]byte, error)) Option {
+	return func(c *Client) { c.given = given }
+}
 
 // ConnectWith is [Connect] with what a kubeconfig file would say.
 func ConnectWith(kubeconfig []byte, opts ...Option) (*Client, error) {

@@ -25,9 +25,9 @@ import (
 const labelGenerated = "orrery.dev/generated"
 
 // EnsureSecrets makes the generated secrets of a component, and their namespaces, where
-// they do not exist, and says how many it wrote. Values that exist are never overwritten, so that
-// it may run before every apply; an entry that component.yaml gained is added. Copies of public
-// keys and texts follow their source.
+// they do not exist, and says how many it wrote. Values that exist are never overwritten, but by those of
+// [WithSecrets], so that it may run before every apply; an entry that component.yaml gained is added. Copies
+// of public keys and texts follow their source.
 func (c *Client) EnsureSecrets(ctx context.Context, component catalog.Component) (written int, err error) {
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
@@ -193,6 +193,15 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 	put := func(key string, value []byte) {
 		if v := base64.StdEncoding.EncodeToString(value); data[key] != v {
 			data[key], changed = v, true
+		}
+	}
+	if c.given != nil {
+		given, err := c.given()
+		if err != nil {
+			return false, err
+		}
+		for key, value := range given[cmp.Or(s.Namespace, component.Namespace)+"/"+s.Name] {
+			put(key, value)
 		}
 	}
 	for _, prefix := range slices.Sorted(maps.Keys(s.NKeys)) {

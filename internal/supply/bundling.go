@@ -22,6 +22,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/lock"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/secrets"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
@@ -228,7 +229,7 @@ func catalogFiles(cat *catalog.Catalog) ([]string, error) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() || strings.HasPrefix(d.Name(), "."):
+		case d.IsDir() || strings.HasPrefix(d.Name(), "."), path == filepath.Join(cat.Root, filepath.FromSlash(secrets.KeyFile)):
 			return nil
 		case !d.Type().IsRegular():
 			return fmt.Errorf("%s is no regular file: a bundle does not take it", path)
