@@ -12,6 +12,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/pinned"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
@@ -145,6 +146,10 @@ func newRender(o *options) *cobra.Command {
 					continue
 				}
 				set, err := p.Render(c.Context(), comp)
+				if errors.Is(err, pinned.ErrNotReachable) && len(args) == 0 {
+					fmt.Fprintf(o.err, "note: left out, since its files are not here: %v\n", err)
+					continue
+				}
 				if err != nil {
 					return err
 				}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -21,13 +22,16 @@ func catalogTar(c Contents) ([]byte, error) {
 	var b bytes.Buffer
 	t := tar.NewWriter(&b)
 	files := append(slices.DeleteFunc(slices.Clone(c.Files), func(f string) bool { return f == lock.FileName }), lock.FileName)
+	files = slices.AppendSeq(files, maps.Keys(c.Extra))
 	slices.Sort(files)
 	for _, name := range slices.Compact(files) {
 		data, mode := c.Lock, int64(0o644)
-		if name != lock.FileName {
-			if err := plainName(name); err != nil {
-				return nil, err
-			}
+		if err := plainName(name); err != nil {
+			return nil, err
+		}
+		if extra, ok := c.Extra[name]; ok {
+			data = extra
+		} else if name != lock.FileName {
 			file := filepath.Join(c.Root, filepath.FromSlash(name))
 			info, err := os.Stat(file)
 			if err != nil {

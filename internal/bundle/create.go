@@ -33,6 +33,8 @@ type Contents struct {
 	// Root is the repository; Files of it, with slashes, are the catalogue.
 	Root  string
 	Files []string
+	// Extra are files of the catalogue that Root does not have, by name.
+	Extra map[string][]byte
 	// Lock takes the place of Root's: it has just what is in the bundle.
 	Lock []byte
 	// Programs of the node distribution.

@@ -15,16 +15,19 @@ import (
 )
 
 var (
-	labelForm   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)                            // RFC 1123 label
-	nameForm    = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)                          // RFC 1123 subdomain, near enough
-	imageForm   = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$`)      // OCI distribution spec, <name>
-	tagForm     = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)                             // OCI distribution spec, <reference>
-	programForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)                             // a file name
-	userForm    = regexp.MustCompile(`^[0-9]{1,10}(:[0-9]{1,10})?$`)                                    // UID[:GID]
-	keyForm     = regexp.MustCompile(`^[-._a-zA-Z0-9]{1,253}$`)                                         // a key of a Secret
-	nkeyTypes   = []string{"account", "cluster", "operator", "server", "user"}                          // nkeys with a seed
-	labelRule   = "lower-case letters, digits and \"-\", at most 63 characters"                         // of labelForm
-	tagRule     = "letters, digits, \".\", \"_\" and \"-\", at most 128 characters, such as \"v1.2.3\"" // of tagForm
+	labelForm   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)                                      // RFC 1123 label
+	nameForm    = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`)                                    // RFC 1123 subdomain, near enough
+	imageForm   = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*$`)                // OCI distribution spec, <name>
+	tagForm     = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)                                       // OCI distribution spec, <reference>
+	programForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)                                       // a file name
+	userForm    = regexp.MustCompile(`^[0-9]{1,10}(:[0-9]{1,10})?$`)                                              // UID[:GID]
+	httpsForm   = regexp.MustCompile(`^https://[a-z0-9]([-.a-z0-9]*[a-z0-9])?(:[0-9]+)?(/[A-Za-z0-9._~+@%-]+)+$`) // no query, no empty part
+	commitForm  = regexp.MustCompile(`^[0-9a-f]{40}$`)                                                            // of Git, SHA-1
+	sumForm     = regexp.MustCompile(`^[0-9a-f]{64}$`)                                                            // SHA-256
+	keyForm     = regexp.MustCompile(`^[-._a-zA-Z0-9]{1,253}$`)                                                   // a key of a Secret
+	nkeyTypes   = []string{"account", "cluster", "operator", "server", "user"}                                    // nkeys with a seed
+	labelRule   = "lower-case letters, digits and \"-\", at most 63 characters"                                   // of labelForm
+	tagRule     = "letters, digits, \".\", \"_\" and \"-\", at most 128 characters, such as \"v1.2.3\""           // of tagForm
 )
 
 // networks are the plugins that a component may be made for; those of the spec but for auto.
@@ -106,6 +109,7 @@ func checkComponent(c Component, folder string) []string {
 		p.image(fmt.Sprintf("images[%d]", i), image)
 	}
 	p.unique("images", images)
+	p.files(c.Files)
 	var secrets []string
 	for i, s := range c.Secrets {
 		secrets = append(secrets, c.secretNamespace(s)+"/"+s.Name)
@@ -116,6 +120,25 @@ func checkComponent(c Component, folder string) []string {
 	p.unique("smoke", c.Smoke)
 	p.smokeJob(c)
 	return p
+}
+
+func (p *problems) files(files []File) {
+	var names []string
+	for i, f := range files {
+		at := fmt.Sprintf("files[%d]", i)
+		names = append(names, f.Name)
+		p.want(at+".name", f.Name, programForm, "a file name")
+		p.want(at+".url", f.URL, httpsForm, "the address of one file, https://HOST/PATH without a query")
+		p.want(at+".commit", f.Commit, commitForm, "the 40 hexadecimal digits of a commit")
+		p.want(at+".sha256", f.SHA256, sumForm, "64 hexadecimal digits: sha256sum of the file")
+		if commitForm.MatchString(f.Commit) && !strings.Contains(f.URL, "/"+f.Commit+"/") {
+			p.add(at+".url", "does not have the commit %s in it; what a branch or a tag names changes", f.Commit)
+		}
+		if strings.Contains(f.URL, "/../") || strings.Contains(f.URL, "/./") {
+			p.add(at+".url", "is %q; write it without \".\" and \"..\"", f.URL)
+		}
+	}
+	p.unique("files", names)
 }
 
 func (p *problems) smokeJob(c Component) {
@@ -170,9 +193,11 @@ func (p *problems) image(path string, image Image) {
 // registry checks an image that is pulled: what only a build could use is refused.
 func (p *problems) registry(path string, image Image) {
 	host, _, _ := strings.Cut(image.Registry, "/")
-	switch _, err := reference.ParsePinned(image.Registry); {
+	switch r, err := reference.Parse(image.Registry); {
 	case err != nil:
 		p.add(path+".registry", "%v", err)
+	case r.Digest == "" && r.Tag == "":
+		p.add(path+".registry", "%v", fmt.Errorf("image reference %q %w; or a tag, whose digest 'orrery lock pin' asks for", image.Registry, reference.ErrNoDigest))
 	case !strings.ContainsAny(host, ".:") && host != "localhost":
 		p.add(path+".registry", "is %q; must begin with the registry's host, such as docker.io/", image.Registry)
 	}

@@ -58,6 +58,19 @@ func Load(repoRoot string) (*Catalog, error) {
 	return l.Catalog, nil
 }
 
+// Pin fills in the digests of images that component.yaml names by tag: by what it names, such as
+// docker.io/acme/operator:v1.2.3.
+func (c *Catalog) Pin(digests map[string]string) {
+	for _, component := range c.Components {
+		for i := range component.Images {
+			img := &component.Images[i]
+			if digest := digests[img.Registry]; digest != "" && img.Unpinned() {
+				img.Registry += "@" + digest
+			}
+		}
+	}
+}
+
 // EachBinary calls f for every program that is declared anywhere, to change it in place.
 func (c *Catalog) EachBinary(f func(*Binary)) {
 	each := func(list []Binary) {
@@ -219,6 +232,9 @@ func (l *loader) rendered(file string, c Component) {
 	}
 	if folder := c.Render.Chart; folder != "" {
 		check("render.chart", folder, "Chart.yaml")
+	}
+	if _, err := os.Lstat(filepath.Join(c.Dir, FilesDir)); err == nil && len(c.Files) > 0 {
+		l.fail(file, "files: the component has a folder %s too, which they would hide; name it otherwise", FilesDir)
 	}
 	if c.SmokeJob != nil {
 		check("smokeJob.kustomize", c.SmokeJob.Kustomize, "kustomization.yaml")

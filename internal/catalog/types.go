@@ -94,7 +94,8 @@ type Image struct {
 	Binaries []Binary `json:"binaries,omitempty"`
 	// Registry is the full reference by digest of an image that is not built here, such as
 	// docker.io/grafana/grafana@sha256:…, of an image or of an index of several platforms.
-	// The mirror gets a copy as NAME under the same digest.
+	// The mirror gets a copy as NAME under the same digest. One with a tag alone is not used
+	// before `orrery lock pin` has written its digest into the lock.
 	Registry string `json:"registry,omitempty"`
 	// Directories to make, with mode 0755 and the image's user as owner.
 	Directories []string `json:"directories,omitempty"`
@@ -109,6 +110,9 @@ func (i Image) RegistryDigest() string {
 	_, digest, _ := strings.Cut(i.Registry, "@")
 	return digest
 }
+
+// Unpinned reports whether nobody knows yet what the image is: see [Image.Registry].
+func (i Image) Unpinned() bool { return i.Registry != "" && i.RegistryDigest() == "" }
 
 // Distribution is what a native node is made of (infra/native/distribution.yaml).
 type Distribution struct {
@@ -178,6 +182,9 @@ type Component struct {
 	When   When    `json:"when,omitzero"`
 	Images []Image `json:"images,omitempty"`
 	Render Render  `json:"render"`
+	// Files of public repositories that Render uses: a kustomization names one as files/NAME,
+	// and files/ is no folder of the repository.
+	Files []File `json:"files,omitempty"`
 	// Secrets are generated once, inside the cluster, and never overwritten.
 	Secrets []Secret `json:"secrets,omitempty"`
 	// Ready names conditions beyond kstatus; see internal/check/smoke.
@@ -222,6 +229,24 @@ func (j SmokeJob) Time() time.Duration {
 	d, _ := time.ParseDuration(j.Deadline) // the loader has refused what cannot be read
 	return d
 }
+
+// File is a file of a public repository, at one commit and with one content, such as the CRDs
+// of an operator whose project publishes no module.
+type File struct {
+	// Name of it for the component: files/NAME.
+	Name string `json:"name"`
+	// URL begins with https:// and has Commit in it.
+	URL string `json:"url"`
+	// Commit of that repository, 40 hexadecimal digits.
+	Commit string `json:"commit"`
+	// SHA256 of the content, in hexadecimal.
+	SHA256 string `json:"sha256"`
+	// CRDs are applied as they stand, as those of [Render.CRDs]: no kustomization names them.
+	CRDs bool `json:"crds,omitempty"`
+}
+
+// FilesDir is where a kustomization finds the [Component.Files].
+const FilesDir = "files"
 
 // When is what an environment must be like.
 type When struct {

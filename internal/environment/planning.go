@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -74,6 +75,10 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 	built := maps.Clone(p.built)
 	p.mu.Unlock()
 	var g errgroup.Group
+	g.Go(func() (err error) {
+		in.Lacking, err = p.Supply.FindFiles(ctx, p.Components, p.patience(running))
+		return err
+	})
 	g.Go(func() error {
 		if p.Kind.Mirror {
 			in.Pulled, in.Missing = p.find(ctx, in.Cached, running)
@@ -202,10 +207,7 @@ func (p *Platform) find(ctx context.Context, cached map[string]bool, running boo
 			images = append(images, img)
 		}
 	}
-	limit := supply.ProbeTime
-	if running && len(p.Skipped) > 0 && len(p.selection.Require) == 0 {
-		limit = supply.ProbeTimeAgain
-	}
+	limit := p.patience(running)
 	pulled, lacking = p.Supply.Find(ctx, images, limit)
 	for _, name := range fetched {
 		pulled[name] = true
@@ -214,6 +216,14 @@ func (p *Platform) find(ctx context.Context, cached map[string]bool, running boo
 		p.asBefore(lacking)
 	}
 	return pulled, lacking
+}
+
+// patience is how long whoever has images and files is asked: briefly where they had no answer before.
+func (p *Platform) patience(running bool) time.Duration {
+	if running && len(p.Skipped) > 0 && len(p.selection.Require) == 0 {
+		return supply.ProbeTimeAgain
+	}
+	return supply.ProbeTime
 }
 
 // asBefore puts what was found out in the long time in place of what there was too little time

@@ -12,6 +12,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/spec"
+	"github.com/orrery-dev/orrery/internal/supply"
 )
 
 // Rendered is what a component is made of in the cluster.
@@ -29,6 +30,10 @@ func (p *Platform) Render(ctx context.Context, c catalog.Component) (Rendered, e
 		if in.Chart, err = p.Supply.Chart(ctx, chart); err != nil {
 			return Rendered{}, fmt.Errorf("component %s: chart %s: %w", c.Name, chart.Folder, err)
 		}
+	}
+	var err error
+	if in.Files, err = p.Supply.Files(ctx, c, supply.ProbeTime); err != nil {
+		return Rendered{}, err
 	}
 	objs, err := kube.Render(in)
 	return Rendered{objs, in.Inputs(p.tree())}, err
@@ -69,7 +74,7 @@ func (p *Platform) allowedImages() []string {
 	}
 	for _, c := range p.Catalog.Components {
 		for _, img := range c.Images {
-			if img.Registry != "" {
+			if img.RegistryDigest() != "" {
 				refs = append(refs, p.reference(image.Built{Name: img.Name, Version: img.Version, Digest: img.RegistryDigest()}))
 			}
 		}

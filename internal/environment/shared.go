@@ -22,6 +22,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/pinned"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/supply"
@@ -157,6 +158,9 @@ func (p *Platform) PreflightConditions(ctx context.Context) []check.Condition {
 		all := map[string][]*unstructured.Unstructured{}
 		for _, c := range p.Components {
 			set, err := p.Render(ctx, c)
+			if errors.Is(err, pinned.ErrNotReachable) {
+				continue // which the plan leaves out, and says so
+			}
 			if err != nil {
 				return nil, err
 			}

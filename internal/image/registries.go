@@ -119,6 +119,10 @@ func NewRegistries(o RegistryOptions) (*Registries, error) {
 // Close gives idle connections back.
 func (r *Registries) Close() { r.transport.CloseIdleConnections() }
 
+// Client is for what is asked for over HTTPS beside registries: by the same proxies, with the same
+// authorities and patience. This machine's own addresses may speak plain HTTP.
+func (r *Registries) Client() *http.Client { return &http.Client{Transport: r.transport} }
+
 // authorities are the system's and those of a PEM file.
 func authorities(bundle string) (*x509.CertPool, error) {
 	if bundle == "" {

@@ -31,7 +31,7 @@ func TestShippedCatalogue(t *testing.T) {
 	}
 	rendered := map[string][]*unstructured.Unstructured{}
 	for _, component := range components {
-		objs, err := Render(RenderInput{Component: component, Overlay: cat.Overlays["local"], Facts: testFacts})
+		objs, err := Render(RenderInput{Component: component, Overlay: cat.Overlays["local"], Facts: testFacts, Files: absentFiles(component)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,7 +45,7 @@ func applyPolicy(t *testing.T, c *Client, facts Facts) {
 	t.Helper()
 	cat := shipped(t)
 	for _, name := range []string{"namespaces", "image-policy"} {
-		objs, err := Render(RenderInput{Component: cat.Components[name], Overlay: cat.Overlays["local"], Facts: facts})
+		objs, err := Render(RenderInput{Component: cat.Components[name], Overlay: cat.Overlays["local"], Facts: facts, Files: absentFiles(cat.Components[name])})
 		if err != nil {
 			t.Fatal(err)
 		}

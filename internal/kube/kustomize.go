@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
 // kustomize builds a folder of the component, or the overlay's folder for it when there is
@@ -27,7 +26,11 @@ func kustomize(in RenderInput, folder, layer string) ([]*unstructured.Unstructur
 	opts := krusty.MakeDefaultOptions()
 	opts.LoadRestrictions = types.LoadRestrictionsNone // an overlay refers to files of the base
 	opts.PluginConfig = types.DisabledPluginConfig()
-	built, err := krusty.MakeKustomizer(opts).Run(filesys.MakeFsOnDisk(), dir)
+	files, err := withFiles(in)
+	if err != nil {
+		return nil, err
+	}
+	built, err := krusty.MakeKustomizer(opts).Run(files, dir)
 	if err != nil {
 		return nil, fmt.Errorf("kustomize build %s: %w", short(in, dir), err)
 	}

@@ -93,6 +93,8 @@ type RenderInput struct {
 	Facts     Facts
 	// Chart holds the files of the chart that the overlay adds to the component, by name.
 	Chart map[string][]byte
+	// Files are those that the component takes from public repositories, by name.
+	Files map[string][]byte
 	// Images maps the name of an image to its full reference. When nil, NAME:VERSION of
 	// the component's own images is put, which says what without needing a build.
 	Images map[string]string
@@ -110,6 +112,9 @@ func Render(in RenderInput) ([]*unstructured.Unstructured, error) {
 }
 
 func render(in RenderInput) ([]*unstructured.Unstructured, error) {
+	if err := lackingFiles(in); err != nil {
+		return nil, err
+	}
 	var objs []*unstructured.Unstructured
 	var err error
 	switch r := in.Component.Render; {
@@ -134,6 +139,10 @@ func render(in RenderInput) ([]*unstructured.Unstructured, error) {
 	}
 	crds, err := asTheyStand(in.Component)
 	if err != nil {
+		return nil, err
+	}
+	objs = append(objs, crds...)
+	if crds, err = pinnedCRDs(in); err != nil {
 		return nil, err
 	}
 	objs = append(objs, crds...)

@@ -16,7 +16,7 @@ type Difference struct {
 
 // Drift is an entry that is not as locked. It is an error, for those who refuse it.
 type Drift struct {
-	Kind        string       `json:"kind"` // binary | image
+	Kind        string       `json:"kind"` // binary | image | file
 	Name        string       `json:"name"`
 	Problem     string       `json:"problem,omitempty"` // when the entry is missing, on one side
 	Differences []Difference `json:"differences,omitempty"`
@@ -166,6 +166,36 @@ func Check(locked, have Platform, all bool) (drift []Drift, notes []string) {
 		}
 	}
 	return drift, notes
+}
+
+// CheckFiles compares the files of the whole catalogue with those that are locked.
+func CheckFiles(locked, have map[string]File) (drift []Drift) {
+	names := map[string]bool{}
+	for _, files := range []map[string]File{locked, have} {
+		for name := range files {
+			names[name] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		l, isLocked := locked[name]
+		h, isThere := have[name]
+		switch {
+		case !isLocked:
+			drift = append(drift, Drift{Kind: "file", Name: name, Problem: "is not in the lock"})
+			continue
+		case !isThere:
+			drift = append(drift, Drift{Kind: "file", Name: name, Problem: "is in the lock and not in the catalogue"})
+			continue
+		}
+		var d differences
+		d.text("url", l.URL, h.URL)
+		d.text("commit", l.Commit, h.Commit)
+		d.text("content (sha256)", l.SHA256, h.SHA256)
+		if len(d) > 0 {
+			drift = append(drift, Drift{Kind: "file", Name: name, Differences: d})
+		}
+	}
+	return drift
 }
 
 // SameInputs reports whether both are made from the same, but for C tools, which come from the

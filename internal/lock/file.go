@@ -74,6 +74,8 @@ var (
 	digestForm   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	sumForm      = regexp.MustCompile(`^h1:[A-Za-z0-9+/]{43}=$`)
 	goForm       = regexp.MustCompile(`^(go1\.[0-9]+|devel )`)
+	commitForm   = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	dayForm      = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}$`)
 	nameForm     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 )
 
@@ -149,6 +151,22 @@ func (l Lock) validate() error {
 				errs = append(errs, fmt.Errorf("%s.omitted: %q is not omitted: there is an entry for it", at, entry))
 			}
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Pins)) {
+		p, at := l.Pins[name], "pins."+name
+		want(at+".digest", p.Digest, digestForm, aDigest)
+		want(at+".seen", p.Seen, dayForm, "a day, such as 2026-11-30")
+		if p.Bytes < 0 {
+			errs = append(errs, fmt.Errorf("%s.bytes: is %d; must not be negative", at, p.Bytes))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Files)) {
+		f, at := l.Files[name], "files."+name
+		if !strings.HasPrefix(f.URL, "https://") {
+			errs = append(errs, fmt.Errorf("%s.url: is %q; must begin with https://", at, f.URL))
+		}
+		want(at+".commit", f.Commit, commitForm, "40 hexadecimal digits")
+		want(at+".sha256", f.SHA256, hexForm, "64 hexadecimal digits")
 	}
 	return errors.Join(errs...)
 }

@@ -19,16 +19,18 @@ const (
 func hexOf(c string) string { return strings.Repeat(c, 64) }
 
 func sample() Lock {
-	return Lock{APIVersion: APIVersion, Kind: Kind, Platforms: map[string]Platform{linx: {
-		Binaries: map[string]Binary{
-			"server": {Module: "example.org/server@v1.0.0", Sum: sumA, Package: "example.org/server", Go: "go1.26.8",
-				Flags: []string{"-trimpath", "CGO_ENABLED=0"}, Pins: "sha256:" + hexOf("a"), SHA256: hexOf("b"), CPUSeconds: 12.5},
-			"own": {Module: "example.org/repo", Package: ".", Go: "go1.26.8", Flags: []string{"-trimpath"}, Tree: "sha256:" + hexOf("c"), SHA256: hexOf("d")},
-			"c": {Module: "example.org/c@v1.0.0", Sum: sumA, Package: "example.org/c", Go: "go1.26.8", Flags: []string{"CGO_ENABLED=1"},
-				CTools: []string{"gcc 12", "libc6-dev 2.36"}, SHA256: hexOf("e")},
-		},
-		Images: map[string]Image{"server": {Version: "v1", Binaries: []string{"server"}, Digest: "sha256:" + hexOf("f")}},
-	}}}
+	return Lock{APIVersion: APIVersion, Kind: Kind, Pins: map[string]Pin{"docker.io/acme/op:v1": {
+		Digest: "sha256:" + hexOf("9"), Seen: "2026-11-30", Platforms: []string{linx}, Bytes: 1000}},
+		Files: map[string]File{"db/crd.yaml": {URL: "https://x.test/crd.yaml", Commit: strings.Repeat("8", 40), SHA256: hexOf("7")}}, Platforms: map[string]Platform{linx: {
+			Binaries: map[string]Binary{
+				"server": {Module: "example.org/server@v1.0.0", Sum: sumA, Package: "example.org/server", Go: "go1.26.8",
+					Flags: []string{"-trimpath", "CGO_ENABLED=0"}, Pins: "sha256:" + hexOf("a"), SHA256: hexOf("b"), CPUSeconds: 12.5},
+				"own": {Module: "example.org/repo", Package: ".", Go: "go1.26.8", Flags: []string{"-trimpath"}, Tree: "sha256:" + hexOf("c"), SHA256: hexOf("d")},
+				"c": {Module: "example.org/c@v1.0.0", Sum: sumA, Package: "example.org/c", Go: "go1.26.8", Flags: []string{"CGO_ENABLED=1"},
+					CTools: []string{"gcc 12", "libc6-dev 2.36"}, SHA256: hexOf("e")},
+			},
+			Images: map[string]Image{"server": {Version: "v1", Binaries: []string{"server"}, Digest: "sha256:" + hexOf("f")}},
+		}}}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -93,7 +95,12 @@ func TestBadFiles(t *testing.T) {
 		"omitted":     {change("    images:", "    omitted: {binary own: no compiler}\n    images:"), `"binary own" is not omitted`},
 		"no reason":   {change("    images:", "    omitted: {image x: ''}\n    images:"), "platforms.linux/amd64.omitted"},
 		"no kind":     {change("    images:", "    omitted: {x: why}\n    images:"), "must be binary NAME or image NAME"},
-		"conflict":    {change("platforms:", "<<<<<<< HEAD\nplatforms:"), "merge conflict"},
+		"pin":         {change("sha256:99", "sha256:9g"), "pins.docker.io/acme/op:v1.digest"},
+		"pin's day":   {change("2026-11-30", "yesterday"), "pins.docker.io/acme/op:v1.seen"},
+		"file":        {change("https://x.test", "http://x.test"), "files.db/crd.yaml.url"},
+		"file's hash": {change(hexOf("7"), "7"), "files.db/crd.yaml.sha256"},
+		"commit":      {change(strings.Repeat("8", 40), "main"), "files.db/crd.yaml.commit"},
+		"conflict":    {change("\nplatforms:", "\n<<<<<<< HEAD\nplatforms:"), "merge conflict"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse([]byte(tc.text), FileName)
@@ -195,6 +202,21 @@ func TestCheck(t *testing.T) {
 }
 
 // TestOmitted: what the lock leaves out is compared with nothing, and that is said.
+func TestCheckFiles(t *testing.T) {
+	locked := sample().Files
+	if drift := CheckFiles(locked, sample().Files); len(drift) > 0 {
+		t.Errorf("the same: %v", drift)
+	}
+	moved := File{URL: "https://x.test/crd.yaml", Commit: strings.Repeat("8", 40), SHA256: hexOf("6")}
+	drift := CheckFiles(locked, map[string]File{"db/crd.yaml": moved, "db/new.yaml": moved})
+	if len(drift) != 2 || !strings.Contains(drift[0].Error(), "content (sha256) is "+hexOf("6")+", locked is "+hexOf("7")) || !strings.Contains(drift[1].Error(), "is not in the lock") {
+		t.Errorf("%v", drift)
+	}
+	if drift = CheckFiles(locked, nil); len(drift) != 1 || !strings.Contains(drift[0].Error(), "not in the catalogue") {
+		t.Errorf("%v", drift)
+	}
+}
+
 func TestOmitted(t *testing.T) {
 	l, h := sample().Platforms[linx], sample().Platforms[linx]
 	delete(l.Binaries, "server")

@@ -15,6 +15,43 @@ type Lock struct {
 	Kind       string `json:"kind"`
 	// Platforms by "linux/amd64", "linux/arm64".
 	Platforms map[string]Platform `json:"platforms"`
+	// Pins are the digests of images that component.yaml names by tag, by that name: what a
+	// registry answered when somebody asked ('orrery lock pin').
+	Pins map[string]Pin `json:"pins,omitempty"`
+	// Files of public repositories that components use, by "COMPONENT/NAME".
+	Files map[string]File `json:"files,omitempty"`
+}
+
+// Pin is what a registry had under a tag.
+type Pin struct {
+	// Digest of what the tag named ("sha256:…"): an image, or an index of several platforms.
+	Digest string `json:"digest"`
+	// Seen is the day of the answer, "2026-11-30".
+	Seen string `json:"seen"`
+	// Platforms that it has, such as "linux/amd64".
+	Platforms []string `json:"platforms,omitempty"`
+	// Bytes to be pulled of the platform of the machine that asked.
+	Bytes int64 `json:"bytes,omitempty"`
+	// Labels of that image's configuration that say what it was made of
+	// (org.opencontainers.image.{version,revision,source,licenses}).
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Digests are the digests of all pins.
+func (l Lock) Digests() map[string]string {
+	digests := map[string]string{}
+	for name, p := range l.Pins {
+		digests[name] = p.Digest
+	}
+	return digests
+}
+
+// File is a file of a public repository. All of it is written by a person, in component.yaml;
+// the lock lists it so that one file says what an environment is made of.
+type File struct {
+	URL    string `json:"url"`
+	Commit string `json:"commit"`
+	SHA256 string `json:"sha256"`
 }
 
 // Platform is what one operating system and processor gets.

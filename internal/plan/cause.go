@@ -6,11 +6,14 @@ import "fmt"
 type CauseKind string
 
 const (
-	// CauseUnreachable: an image that only a registry has, and none that may be asked has it.
+	// CauseUnreachable: an image that only a registry has, or a file of a public repository, and
+	// nobody who may be asked has it.
 	CauseUnreachable CauseKind = "unreachable"
 	// CauseNoAnswer: as unreachable, and nothing answered in the time there was. With more
 	// time the answer may be another.
 	CauseNoAnswer CauseKind = "no-answer"
+	// CauseUnpinned: nobody has asked yet which image a tag means.
+	CauseUnpinned CauseKind = "unpinned"
 	// CauseFailed: what it needs failed.
 	CauseFailed CauseKind = "failed"
 	// CauseCheck: a check says that it cannot be made here.

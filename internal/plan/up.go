@@ -32,6 +32,8 @@ type Input struct {
 	Pulled map[string]bool
 	// Missing: image name → why no source has it. What needs it is skipped.
 	Missing map[string]Cause
+	// Lacking: component name → why its files cannot be had. It is skipped.
+	Lacking map[string]Cause
 	// Mirror: images are pushed to a registry of the environment's own, by steps of the plan.
 	// Without one they are in a registry already, or [Input.Missing].
 	Mirror bool
@@ -140,7 +142,7 @@ func (b *builder) components() {
 			}
 			needs = append(needs, "deploy/"+n)
 		}
-		b.add(Step{ID: "deploy/" + c.Name, Kind: KindDeploy, Subject: c.Name, Phase: PhaseDeploy, Title: "Deploy " + c.Name, Needs: needs, Done: b.running && b.in.Current[c.Name]})
+		b.add(Step{ID: "deploy/" + c.Name, Kind: KindDeploy, Subject: c.Name, Phase: PhaseDeploy, Title: "Deploy " + c.Name, Needs: needs, Done: b.running && b.in.Current[c.Name], Skip: b.in.Lacking[c.Name]})
 	}
 }
 

@@ -148,6 +148,11 @@ type Images struct {
 	// found as HOST/PATH/NAME@DIGEST, and programs as HOST/PATH/programs:sha256-DIGEST.
 	// Default none: only images with a registry reference of their own are pulled.
 	Registry string `json:"registry,omitempty"`
+	// Files are mirrors of the files that components take from public repositories (CRDs of
+	// operators), asked in this order before where they are published: https://HOST[/PATH], to
+	// which the file's own host and path are added. Their content is known, so that a mirror
+	// needs no trust.
+	Files []string `json:"files,omitempty" jsonschema:"uniqueItems=true"`
 	// CABundle is a PEM file with certificate authorities that registries are trusted by,
 	// besides the system's. Relative to orrery.yaml.
 	CABundle string `json:"caBundle,omitempty"`

@@ -254,6 +254,12 @@ func (e *Environment) validateImages(c *collector) {
 			c.add("images.registry", "%v", err)
 		}
 	}
+	for n, mirror := range i.Files {
+		if !mirrorForm.MatchString(mirror) {
+			c.add(fmt.Sprintf("images.files[%d]", n), "want https://HOST[:PORT][/PATH] without a query (http only of 127.0.0.1), got %q", mirror)
+		}
+	}
+	duplicates(c, "images.files", i.Files)
 	c.oneOf("images.verify", string(i.Verify), string(VerifyEnforce), string(VerifyWarn))
 	for n, file := range i.TrustedKeys {
 		if file == "" {
@@ -284,6 +290,9 @@ func (e *Environment) validateImages(c *collector) {
 		}
 	}
 }
+
+// mirrorForm is a web server's folder.
+var mirrorForm = regexp.MustCompile(`^(https://[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?|http://127\.0\.0\.1)(:[0-9]{1,5})?(/[A-Za-z0-9._~%+-]+)*/?$`)
 
 // uriForm is as much of RFC 3986 as tells a URI from a name.
 var uriForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:[^\s<>"]+$`)

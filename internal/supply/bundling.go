@@ -47,8 +47,11 @@ func (s *Supply) Contents(ctx context.Context, overlay string, components []cata
 	if err != nil {
 		return c, err
 	}
-	c.Lock, err = lock.Lock{APIVersion: lock.APIVersion, Kind: lock.Kind, Platforms: map[string]lock.Platform{c.Platform: locked}}.Format()
-	if err != nil {
+	l := lock.Lock{APIVersion: lock.APIVersion, Kind: lock.Kind, Platforms: map[string]lock.Platform{c.Platform: locked}}
+	if err := s.bundledContent(ctx, components, &l, &c); err != nil {
+		return c, err
+	}
+	if c.Lock, err = l.Format(); err != nil {
 		return c, err
 	}
 	for _, bin := range nodes {

@@ -23,7 +23,7 @@ type Location struct {
 	opened func() (*bundle.Imported, error)
 
 	catalog func() (*catalog.Catalog, error)
-	lock    func() (*lock.Platform, error)
+	lock    func() (lock.Lock, error)
 }
 
 // Folder is the catalogue in dir or the nearest folder above it; "" is the working folder.
@@ -64,10 +64,10 @@ func inBundle(digest string, open func() (*bundle.Imported, error)) *Location {
 }
 
 func (l *Location) reading() *Location {
-	l.lock = sync.OnceValues(func() (*lock.Platform, error) {
+	l.lock = sync.OnceValues(func() (lock.Lock, error) {
 		root, err := l.root()
 		if err != nil {
-			return nil, failure.Usage{Err: err}
+			return lock.Lock{}, failure.Usage{Err: err}
 		}
 		return readLock(root)
 	})
@@ -85,12 +85,15 @@ func (l *Location) reading() *Location {
 			return nil, failure.Usage{Err: err}
 		}
 		// Somebody wrote the build costs down once; the lock has them from a real build.
-		if locked, err := l.lock(); err == nil && locked != nil {
+		if locked, err := l.Lock(); err == nil && locked != nil {
 			c.EachBinary(func(b *catalog.Binary) {
 				if cpu := locked.Binaries[b.Name].CPUSeconds; cpu > 0 {
 					b.CPUSeconds = cpu
 				}
 			})
+		}
+		if locked, err := l.lock(); err == nil {
+			c.Pin(locked.Digests())
 		}
 		return c, nil
 	})
@@ -109,7 +112,17 @@ func (l *Location) Catalog() (*catalog.Catalog, error) { return l.catalog() }
 
 // Lock is what the lock has for this machine's platform; nil when there is no lock, or when it
 // has nothing for it: then nothing is compared.
-func (l *Location) Lock() (*lock.Platform, error) { return l.lock() }
+func (l *Location) Lock() (*lock.Platform, error) {
+	whole, err := l.lock()
+	if err != nil {
+		return nil, err
+	}
+	p, ok := whole.Platforms[build.Platform()]
+	if !ok {
+		return nil, nil
+	}
+	return &p, nil
+}
 
 // Components are those that a bundle was made with, and the overlay; none in a folder.
 func (l *Location) Components() (overlay string, names []string, err error) {
@@ -124,18 +137,14 @@ func (l *Location) Components() (overlay string, names []string, err error) {
 	return overlay, names, nil
 }
 
-// readLock reads what root's lock has for this platform.
-func readLock(root string) (*lock.Platform, error) {
+// readLock reads root's lock; an empty one when there is none.
+func readLock(root string) (lock.Lock, error) {
 	l, err := lock.Load(filepath.Join(root, lock.FileName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return lock.Lock{}, nil
 	}
 	if err != nil {
-		return nil, failure.Usage{Err: err}
+		return lock.Lock{}, failure.Usage{Err: err}
 	}
-	p, ok := l.Platforms[build.Platform()]
-	if !ok {
-		return nil, nil
-	}
-	return &p, nil
+	return l, nil
 }

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,6 +31,8 @@ func (s *Supply) LockInto(ctx context.Context, want LockTarget, l *lock.Lock) (l
 	if target == own && len(want.Only) > 0 {
 		return locked, have, failure.Usagef("--only is for another platform than this machine's, %s, of which everything is locked", own)
 	}
+	l.Files = s.lockedFiles()
+	maps.DeleteFunc(l.Pins, func(name string, _ lock.Pin) bool { return !s.named(name) })
 	locked = l.Platforms[target]
 	if target == own {
 		if have, err = s.lockOwn(ctx, locked); err != nil {
@@ -130,5 +134,17 @@ func (s *Supply) CompareLock(ctx context.Context, l lock.Lock) (have lock.Platfo
 	}
 	s.noteSBOMs(have)
 	elsewhere, err = s.driftElsewhere(ctx, l)
-	return have, elsewhere, err
+	return have, append(elsewhere, lock.CheckFiles(l.Files, s.lockedFiles())...), err
+}
+
+// named reports whether a component names an image by that tag.
+func (s *Supply) named(tag string) bool {
+	for _, c := range s.Catalog.Components {
+		for _, img := range c.Images {
+			if img.Registry == tag || strings.HasPrefix(img.Registry, tag+"@") {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -30,7 +30,7 @@ const (
 func (s *Supply) pull(img catalog.Image) (image.Pull, bool) {
 	p := image.Pull{Name: img.Name, Version: img.Version, Reference: img.Registry}
 	if img.Registry != "" {
-		return p, true
+		return p, !img.Unpinned()
 	}
 	registry := s.options.Images.Registry
 	if registry == "" || s.Locked == nil || s.Locked.Images[img.Name].Digest == "" {
@@ -114,6 +114,10 @@ func (s *Supply) Find(ctx context.Context, images []catalog.Image, limit time.Du
 	pulled, lacking = map[string]bool{}, map[string]plan.Cause{}
 	ask := map[string][]catalog.Image{} // by reference
 	for _, img := range images {
+		if img.Unpinned() {
+			lacking[img.Name] = s.unpinned(img)
+			continue
+		}
 		p, ok := s.pull(img)
 		only := img.Registry != "" || !s.allows(spec.SourceSource)
 		switch {

@@ -115,6 +115,7 @@ var registry = map[string][]probe{
 	"alerts": {{"alerts", alerts}},
 
 	"image-policy": {{"image-policy", imagePolicy}},
+	"nack":         {{"nack", nack}},
 
 	"cert-manager": {{"cert-manager", certificates}},
 
