@@ -49,7 +49,7 @@ type Environment struct {
 	journal journal
 	unlock  func()
 
-	secrets secretValues
+	secrets *secretValues
 }
 
 // journal is what an environment needs of an engine.Journal.
@@ -155,7 +155,7 @@ func (e *Environment) remember(kept engine.State) {
 
 // begin takes the environment, if the request changes it: what is kept is read after that.
 func begin(r Request, named spec.Environment) (*Environment, error) {
-	e := &Environment{Spec: named, StateDir: filepath.Join(r.StateRoot, named.Name), request: r, journal: readOnlyJournal{}, unlock: func() {}}
+	e := &Environment{Spec: named, StateDir: filepath.Join(r.StateRoot, named.Name), request: r, journal: readOnlyJournal{}, unlock: func() {}, secrets: &secretValues{}}
 	if r.Verb == "" {
 		return e, nil
 	}

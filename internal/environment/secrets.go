@@ -24,7 +24,7 @@ type secretValues struct {
 
 // secretValues are the values that the repository has for Secrets; none where it has no file, or this machine no key.
 func (e *Environment) secretValues() (map[string]map[string][]byte, error) {
-	s := &e.secrets
+	s := e.secrets
 	s.once.Do(func() {
 		root, err := e.Location.Root()
 		if err != nil || !secrets.Exists(root) {
