@@ -94,7 +94,8 @@ existing it deploys to a cluster that somebody else made, without root and on ma
 		&cobra.Group{ID: "main", Title: "The main job:"},
 		&cobra.Group{ID: "steps", Title: "Single steps:"},
 		&cobra.Group{ID: "supply", Title: "Where it all comes from:"},
-		&cobra.Group{ID: "look", Title: "Look around:"})
+		&cobra.Group{ID: "look", Title: "Look around:"},
+		&cobra.Group{ID: "dev", Title: "Change orrery itself:"})
 	add := func(group string, cs ...*cobra.Command) {
 		for _, c := range cs {
 			c.GroupID = group
@@ -105,6 +106,7 @@ existing it deploys to a cluster that somebody else made, without root and on ma
 	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o))
 	add("supply", newLock(o), newImages(o), newPrograms(o), newBundle(o), newCache(o), newSecrets(o))
 	add("look", newStatus(o), newList(o), newAudit(o), newNode(o), newEtcd(o), newLogs(o), newConsole(o), newFlows(o), newQuery(o), newTrace(o), newOpen(o), newKubeconfig(o), newTrust(o), newKubectl(o), newSupport(o))
+	add("dev", newCI(o), newDev(o))
 	root.AddCommand(newVersion(o))
 	finish(root)
 	return root
