@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/orrery-dev/orrery/internal/secrets"
 )
 
 const hookMark = "# Written by 'orrery dev hooks install'."
@@ -123,22 +125,16 @@ func (r *Runner) stagedSecrets(ctx context.Context, files []string) error {
 	return refuse(bad)
 }
 
-// plain says whether a file of infra/secrets is readable by everybody.
+// plain says whether a file of infra/secrets can be read by everybody and must not be.
 func plain(name string, data []byte) bool {
-	base := filepath.Base(name)
 	if bytes.Contains(data, []byte("AGE-SECRET-KEY-1")) {
 		return true
 	}
-	switch filepath.Ext(base) {
-	case ".yaml", ".yml", ".json", ".env", ".ini":
-		if base == ".sops.yaml" {
-			return false
-		}
-		return !bytes.Contains(data, []byte("ENC[AES256_GCM,")) || !bytes.Contains(data, []byte("sops"))
-	case ".md", ".pub", ".go", ".gitignore":
+	switch filepath.Ext(name) {
+	case ".md", ".gitignore":
 		return false
 	}
-	return base != ".gitkeep" && !bytes.Contains(data, []byte("ENC[AES256_GCM,"))
+	return secrets.Encrypted(data) != nil
 }
 
 func (r *Runner) stagedKeys(ctx context.Context, files []string) error {

@@ -21,3 +21,9 @@ type AtRestKeeper interface {
 	// "" when it is not encrypted. The environment must run.
 	AtRestKey(ctx context.Context, resource, namespace, name string) (string, error)
 }
+
+// Auditor is implemented by drivers whose API servers keep an audit log: it is a service of every
+// server, for [LogSource], and this its name.
+type Auditor interface {
+	AuditService() string
+}

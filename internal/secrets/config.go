@@ -288,6 +288,30 @@ func checkFile(path string, d fs.DirEntry, rule Rule, keys []age.Identity) (prob
 	return problems, true
 }
 
+// Encrypted says what is against a file of secrets being read by everybody: without its rule and
+// a key, that is whether SOPS encrypted it and left no value of a Secret in the clear.
+func Encrypted(data []byte) error {
+	docs, err := parse(data)
+	if err != nil {
+		return err
+	}
+	m, err := takeMetadata(docs)
+	if err != nil {
+		return err
+	}
+	f, err := m.file(docs)
+	if err != nil {
+		return err
+	}
+	w := inspector(f.selection, func(n *yaml.Node, path []string) {
+		err = fmt.Errorf("line %d: %s: %w", n.Line, strings.Join(path, "."), ErrPlain)
+	})
+	if faulty := w.documents(docs); faulty != nil {
+		return faulty
+	}
+	return err
+}
+
 // Exists reports whether the repository has manifests of Secrets.
 func Exists(root string) bool {
 	_, err := os.Lstat(filepath.Join(root, filepath.FromSlash(DataFile)))

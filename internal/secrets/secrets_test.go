@@ -366,6 +366,14 @@ func TestCheck(t *testing.T) {
 		t.Errorf("clean, without a key: %+v", r)
 	}
 	good, _ := os.ReadFile(path)
+	if err := Encrypted(good); err != nil {
+		t.Error(err)
+	}
+	for _, text := range []string{plainFile, "", "{", regexp.MustCompile(`password: ENC\S+`).ReplaceAllString(string(good), "password: "+sentinel)} {
+		if Encrypted([]byte(text)) == nil {
+			t.Errorf("taken for encrypted:\n%s", text)
+		}
+	}
 	for name, tt := range map[string]struct {
 		file, text, want string
 		keyless          bool // it is found without the key too
@@ -430,7 +438,11 @@ func FuzzDecrypt(f *testing.F) {
 func TestStockPrograms(t *testing.T) {
 	sops, err := exec.LookPath("sops")
 	if err != nil {
-		t.Skip("sops is not on PATH (tools/build sops compiles it): nothing was compared with it")
+		out, built := exec.CommandContext(t.Context(), "../../tools/build", "--cached", "sops").Output()
+		sops, err = strings.TrimSpace(string(out)), built
+	}
+	if err != nil {
+		t.Skip("sops is neither on PATH nor compiled (tools/build sops): nothing was compared with it")
 	}
 	root := t.TempDir()
 	recipient, keyFile, _, err := NewKey(root)

@@ -59,7 +59,8 @@ const auditSentinel = "orrery-probe-content"
 // audit: an API server wrote down who made a Secret, and not what is in it.
 func audit(ctx context.Context, env Env) check.Result {
 	logs, ok := env.Driver.(driver.LogSource)
-	if _, own := env.Driver.(driver.AtRestKeeper); !ok || !own {
+	auditor, keeps := env.Driver.(driver.Auditor)
+	if !ok || !keeps {
 		return check.Skip("the API servers of this cluster are others'")
 	}
 	return inSandbox(ctx, env, "audit", func(s *sandbox) (string, error) {
@@ -72,7 +73,7 @@ func audit(ctx context.Context, env Env) check.Result {
 			var errs []error
 			for _, n := range servers(env) {
 				w := &lineFinder{want: []byte(name)}
-				if err := logs.Logs(ctx, n.Name, "audit", false, w); err != nil {
+				if err := logs.Logs(ctx, n.Name, auditor.AuditService(), false, w); err != nil {
 					errs = append(errs, err)
 				} else if w.line != nil {
 					found = string(w.line)

@@ -106,3 +106,6 @@ rules:
   verbs: [get, list, watch]
 - level: Metadata
 `
+
+// AuditService implements [driver.Auditor].
+func (d *Driver) AuditService() string { return auditService }

@@ -1,8 +1,10 @@
 package smoketest
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -15,8 +17,15 @@ import (
 	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 )
 
-// Install has probe answer in the pods of a cluster.
-func Install(s *kubetest.Server) { s.HandleExec(Probe(s)) }
+// Install has probe answer in the pods of a cluster, and its API give tokens of an hour.
+func Install(s *kubetest.Server) {
+	s.HandleExec(Probe(s))
+	s.Handle("/api/v1/namespaces/apps/serviceaccounts/default/token", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		claims := base64.RawURLEncoding.EncodeToString([]byte(`{"iat":1800000000,"exp":1800003600}`))
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","status":{"token":"e30.%s.x"}}`, claims)
+	}))
+}
 
 // Probe runs `probe get URL` and `probe reach [N*]URL...`.
 func Probe(s *kubetest.Server) func(kubetest.Exec) (string, error) {
