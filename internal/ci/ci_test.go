@@ -8,6 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/orrery-dev/orrery/internal/secrets"
 )
 
 const here = "../.."
@@ -217,7 +222,19 @@ func TestHooks(t *testing.T) {
 	want(t, r.Hook(t.Context(), "pre-commit", nil), "a.go is not formatted")
 	stage(map[string]string{"infra/secrets/db.yaml": "password: x\n"})
 	want(t, r.Hook(t.Context(), "pre-commit", nil), "is not encrypted")
-	stage(map[string]string{"infra/secrets/db.yaml": "password: ENC[AES256_GCM,data:x]\nsops: {}\n"})
+	key, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := secrets.NewManifests()
+	if err := f.Set("data", "db", "password", "x"); err != nil {
+		t.Fatal(err)
+	}
+	encrypted, err := f.Encrypt([]string{key.Recipient().String()}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage(map[string]string{"infra/secrets/db.yaml": string(encrypted)})
 	want(t, r.Hook(t.Context(), "pre-commit", nil), "")
 	write(t, r.Root, map[string]string{".git/hooks/pre-commit": "#!/bin/sh\n"})
 	_, err = r.InstallHooks(t.Context())

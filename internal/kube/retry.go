@@ -83,6 +83,7 @@ func Transient(err error) bool {
 			"etcdserver: ",             // leader changes and timeouts
 			"because it is being term", // a namespace of the same name is going away
 			"the object has been modified",
+			"resource quota evaluation timed out", // an API server that has much else to do
 		} {
 			if strings.Contains(text, passing) {
 				return true

@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -76,6 +78,19 @@ func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(con
 	if err != nil {
 		return err
 	}
+	servers, err := l.client.Get(ctx, "v1", "Secret", "messaging", "nats-tls")
+	if err != nil {
+		return err
+	}
+	ca, err := secretValue(servers, "ca.crt")
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return errors.New("secret nats-tls has no authority in ca.crt")
+	}
+	secure := nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12})
 	pods, err := l.client.List(ctx, "v1", "Pod", "messaging", "app.kubernetes.io/name=nats")
 	if err != nil {
 		return err
@@ -96,7 +111,7 @@ func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(con
 			continue
 		}
 		defer stop()
-		conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(3*time.Second), nats.UserCredentialBytes(creds))
+		conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(3*time.Second), nats.UserCredentialBytes(creds), secure)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", pod.GetName(), err))
 			continue

@@ -104,7 +104,7 @@ func auditEntry(line string) (string, error) {
 	if e.Level != "Metadata" || strings.Contains(line, auditSentinel) || strings.Contains(line, encoded) {
 		return "", fmt.Errorf("the audit log has what is in a Secret: level %s", e.Level)
 	}
-	return fmt.Sprintf("the audit log has %s of a Secret by %s, without its content", e.Verb, e.User.Username), nil
+	return fmt.Sprintf("the audit log has the %s of a Secret by %s, without its content", e.Verb, e.User.Username), nil
 }
 
 // lineFinder keeps the first line written to it that has want.

@@ -148,7 +148,7 @@ func TestPatient(t *testing.T) {
 		// The check that once failed a whole `up` over this.
 		env.Client = shaky{f, err, map[string]int{"create": 2}}
 		f.admit = func(*unstructured.Unstructured) error {
-			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "x", errors.New("violates PodSecurity"))
+			return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "x", errors.New("violates PodSecurity; exceeded quota"))
 		}
 		for _, c := range Checks(env)["namespaces"]("namespaces") {
 			if r := check.Await(t.Context(), c, nil); r.State != check.Succeeded {
