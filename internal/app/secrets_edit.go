@@ -5,15 +5,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/proc"
@@ -98,33 +95,4 @@ func (o *options) runEditor(ctx context.Context, file string) error {
 	cmd.Env = proc.Environment("LANG", "LC_*", "SHELL", "COLORTERM", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = o.in, o.out, o.err
 	return cmd.Run()
-}
-
-// inMemory puts bytes into a file that no disk gets, and that its owner alone can read.
-func inMemory(data []byte) (file string, shred func(), err error) {
-	const shm = "/dev/shm"
-	var st unix.Statfs_t
-	if err := unix.Statfs(shm, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
-		return "", nil, fmt.Errorf("%s is no file system in memory, so that what is edited would reach a disk: use 'orrery secrets set'", shm)
-	}
-	dir, err := os.MkdirTemp(shm, "orrery-secrets-") // 0700
-	if err != nil {
-		return "", nil, err
-	}
-	file = filepath.Join(dir, "data.yaml")
-	shred = func() {
-		// Whatever the editor left beside it too.
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-				_ = os.WriteFile(filepath.Join(dir, e.Name()), make([]byte, info.Size()), 0o600)
-			}
-		}
-		_ = os.RemoveAll(dir)
-	}
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		shred()
-		return "", nil, errors.Join(err)
-	}
-	return file, shred, nil
 }

@@ -206,10 +206,7 @@ func (e exercise) create(ctx context.Context, js jetstream.JetStream, config jet
 		defer cancel()
 		var err error
 		stream, err = js.CreateStream(ctx, config)
-		if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
-			return check.Final(err)
-		}
-		if err != nil {
+		if err != nil { // a server that has just started lets an account in before it has its JetStream
 			return fmt.Errorf("create with %d replicas: %w", config.Replicas, err)
 		}
 		return nil
