@@ -265,7 +265,7 @@ func TestFlags(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"worker", "-nats-seed=/nowhere"}, {"worker", "-otlp=gateway:4317"}, {"ingest", "-outbox=/proc/nowhere"}, {"worker", "-listen=nowhere:x"},
+		{"worker", "-nats-creds=/nowhere"}, {"worker", "-otlp=gateway:4317"}, {"ingest", "-outbox=/proc/nowhere"}, {"worker", "-listen=nowhere:x"},
 	} {
 		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil {
 			t.Errorf("%q: started", args)

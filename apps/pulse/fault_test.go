@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
+	"github.com/orrery-dev/orrery/apps/pulse/internal/credential"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/event"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/ledger"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/messaging"
@@ -136,7 +137,11 @@ func TestKeptEventsSurviveTheProcess(t *testing.T) {
 // parts are a ledger, a store and a consumer without the processes around them.
 func parts(t *testing.T, server *natstest.Server) (messaging.Topology, *ledger.Ledger) {
 	t.Helper()
-	connection, err := messaging.Connect(messaging.Options{URL: server.URL(), SeedFile: server.SeedFile, Log: telemetry.NewLogger(t.Output(), 0)})
+	keeper, err := credential.New(credential.Options{File: server.CredsFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connection, err := messaging.Connect(messaging.Options{URL: server.URL(), Credential: keeper, Log: telemetry.NewLogger(t.Output(), 0)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/orrery-dev/orrery/apps/pulse/internal/alerts"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/beat"
+	"github.com/orrery-dev/orrery/apps/pulse/internal/credential"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/ingest"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/ledger"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/messaging"
@@ -59,6 +60,7 @@ type config struct {
 	role          string
 	listen, admin string
 	nats          messaging.Options
+	credential    credential.Options
 	replicas      int
 	deadline      time.Duration
 	outboxDir     string
@@ -84,7 +86,13 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	f.StringVar(&c.listen, "listen", ":8080", "`address` for clients, HTTP and gRPC")
 	f.StringVar(&c.admin, "admin", ":8081", "`address` for probes and metrics")
 	f.StringVar(&c.nats.URL, "nats", "nats://nats.messaging:4222", "`URL` of NATS")
-	f.StringVar(&c.nats.SeedFile, "nats-seed", "", "`file` with the nkey seed of the NATS user")
+	f.StringVar(&c.credential.File, "nats-creds", "", "`file` with the credentials of the NATS user, for while Vault gives none")
+	f.StringVar(&c.credential.Vault.Address, "vault", "", "`URL` of the Vault that gives credentials for NATS; empty: none does")
+	f.StringVar(&c.credential.Vault.CAFile, "vault-ca", "", "`file` with the CA of Vault")
+	f.StringVar(&c.credential.Vault.TokenFile, "vault-token", "/var/run/pulse/vault/token", "`file` with the service account's token for Vault")
+	f.StringVar(&c.credential.Vault.Login, "vault-login", "auth/kubernetes/login", "`path` of Vault to log in at")
+	f.StringVar(&c.credential.Vault.Role, "vault-role", "pulse", "`role` to log in as")
+	f.StringVar(&c.credential.Vault.Path, "vault-path", "nats/creds/pulse", "`path` of Vault with the credential")
 	f.StringVar(&c.nats.CAFile, "nats-ca", "", "`file` with the CA of NATS; TLS is used then")
 	f.IntVar(&c.replicas, "replicas", 3, "replicas of the streams: 1, 3 or 5; no more than NATS has servers")
 	f.DurationVar(&c.deadline, "deadline", 30*time.Second, "after which an acknowledged event that was not delivered is lost")
@@ -172,7 +180,19 @@ func (c config) run(ctx context.Context, out io.Writer) (err error) {
 		}
 	}()
 
-	c.nats.Log, c.nats.Name = log, "pulse "+c.role+" "+hostname()
+	c.credential.Log = log
+	keeper, err := credential.New(c.credential)
+	if err != nil {
+		return err
+	}
+	work := []func(ctx, last context.Context){}
+	if keeper != nil {
+		keeper.Begin(ctx)
+		// After the connection: NATS closes one whose credential is given back.
+		defer func() { keeper.Close(context.WithoutCancel(ctx)) }()
+		work = append(work, func(ctx, _ context.Context) { keeper.Run(ctx) })
+	}
+	c.nats.Log, c.nats.Name, c.nats.Credential = log, "pulse "+c.role+" "+hostname(), keeper
 	connection, err := messaging.Connect(c.nats)
 	if err != nil {
 		return err
@@ -190,7 +210,7 @@ func (c config) run(ctx context.Context, out io.Writer) (err error) {
 	options := service.Options{
 		Listen: c.listen, Admin: c.admin, Handler: mux, Metrics: t.Metrics(), Ready: topology.Check,
 		Delay: c.delay, Grace: c.grace, Listening: c.listening, Log: log,
-		Work: []func(ctx, last context.Context){func(ctx, _ context.Context) { topology.Keep(ctx, log, func() { close(ensured) }) }},
+		Work: append(work, func(ctx, _ context.Context) { topology.Keep(ctx, log, func() { close(ensured) }) }),
 	}
 	if c.role == "ingest" {
 		err = c.ingest(&options, mux, js, book, connection, log)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orrery-dev/orrery/apps/pulse/internal/credential"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/ledger"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/messaging"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/natstest"
@@ -49,7 +50,7 @@ func start(t testing.TB, server *natstest.Server, role string, edit func(*config
 	addresses := make(chan [2]net.Addr, 1)
 	c := config{
 		role: role, listen: "127.0.0.1:0", admin: "127.0.0.1:0", replicas: 1, deadline: 2 * time.Second, sample: 1,
-		nats:  messaging.Options{URL: server.URL(), SeedFile: server.SeedFile},
+		nats: messaging.Options{URL: server.URL()}, credential: credential.Options{File: server.CredsFile},
 		delay: 50 * time.Millisecond, grace: 10 * time.Second, debug: true,
 		listening: func(listen, admin net.Addr) { addresses <- [2]net.Addr{listen, admin} },
 	}

@@ -32,8 +32,8 @@ var openables = map[string]openable{
 	"prometheus": {observe.Namespace, "prometheus", 9090, "http", "/", "the API; this build of Prometheus has no" +
 		" pages, see 'orrery console%s'"},
 	"alertmanager": {observe.Namespace, "alertmanager", 9093, "http", "/", ""},
-	"nats": {"messaging", "nats", 4222, "nats", "", "the user's seed:" +
-		" orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.seed\"|base64decode}}'"},
+	"nats": {"messaging", "nats", 4222, "nats", "", "the user's credentials (.creds):" +
+		" orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.creds\"|base64decode}}'"},
 }
 
 const consoleName = "console"

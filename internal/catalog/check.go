@@ -113,7 +113,7 @@ func checkComponent(c Component, folder string) []string {
 	var secrets []string
 	for i, s := range c.Secrets {
 		secrets = append(secrets, c.secretNamespace(s)+"/"+s.Name)
-		p.secret(fmt.Sprintf("secrets[%d]", i), s)
+		p.secret(fmt.Sprintf("secrets[%d]", i), s, c.natsUsers())
 	}
 	p.unique("secrets", secrets)
 	p.unique("ready", c.Ready)
@@ -309,23 +309,67 @@ func (p *problems) archive(at string, b Binary) {
 	}
 }
 
-func (p *problems) secret(path string, s Secret) {
+// natsUsers are the entries that texts know of users of NATS.
+func (c Component) natsUsers() (names []string) {
+	for _, s := range c.Secrets {
+		for _, key := range sortedKeys(s.NATSJWTs) {
+			if len(s.NATSJWTs[key].Publish)+len(s.NATSJWTs[key].Subscribe) > 0 {
+				names = append(names, key+".publish", key+".subscribe")
+			}
+		}
+	}
+	return names
+}
+
+func (p *problems) secret(path string, s Secret, natsUsers []string) {
 	p.want(path+".name", s.Name, nameForm, "lower-case letters, digits, \"-\" and \".\"")
 	if s.Namespace != "" {
 		p.want(path+".namespace", s.Namespace, labelForm, labelRule)
 	}
-	if len(s.NKeys)+len(s.PublicNKeys)+len(s.Passwords) == 0 {
-		p.add(path, "generates nothing; give nkeys, publicNKeys or passwords")
+	if len(s.NKeys)+len(s.PublicNKeys)+len(s.Passwords)+len(s.NATSJWTs) == 0 && s.Authority == nil {
+		p.add(path, "generates nothing; give nkeys, publicNKeys, passwords, natsJWTs or authority")
 	}
+	if a := s.Authority; a != nil {
+		if len(a.Issuers) == 0 || len(a.Domains) == 0 {
+			p.add(path+".authority", "needs issuers and domains: who signs with it, and what it may sign for")
+		}
+		for i, name := range a.Issuers {
+			p.want(fmt.Sprintf("%s.authority.issuers[%d]", path, i), name, nameForm, "lower-case letters, digits, \"-\" and \".\"")
+		}
+		for i, name := range a.Domains {
+			p.want(fmt.Sprintf("%s.authority.domains[%d]", path, i), name, nameForm, "lower-case letters, digits, \"-\" and \".\"")
+		}
+	}
+	entries := slices.Concat(sortedKeys(s.Passwords), natsUsers)
 	for _, key := range sortedKeys(s.NKeys) {
 		p.want(path+".nkeys."+key, key, keyForm, "letters, digits, \"-\", \"_\" and \".\"")
 		if !slices.Contains(nkeyTypes, s.NKeys[key]) {
 			p.add(path+".nkeys."+key, "is %q; must be one of %s", s.NKeys[key], list(nkeyTypes))
 		}
+		entries = append(entries, key+".pub", key+".seed")
 	}
-	for i, ref := range s.PublicNKeys {
-		if name, key, ok := strings.Cut(ref, "/"); !ok || name == "" || key == "" || strings.Contains(key, "/") {
-			p.add(fmt.Sprintf("%s.publicNKeys[%d]", path, i), "is %q; must be \"secret/prefix\"", ref)
+	ref := func(path, ref string) (prefix string) {
+		name, key, ok := strings.Cut(ref, "/")
+		if !ok || name == "" || key == "" || strings.Contains(key, "/") {
+			p.add(path, "is %q; must be \"secret/prefix\"", ref)
+		}
+		return key
+	}
+	for i, r := range s.PublicNKeys {
+		entries = append(entries, ref(fmt.Sprintf("%s.publicNKeys[%d]", path, i), r)+".pub")
+	}
+	for _, key := range sortedKeys(s.NATSJWTs) {
+		at := path + ".natsJWTs." + key
+		p.want(at, key, keyForm, "letters, digits, \"-\", \"_\" and \".\"")
+		entries = append(entries, key+".jwt")
+		j := s.NATSJWTs[key]
+		if _, own := s.NKeys[key]; j.Of == "" && !own {
+			p.add(at+".of", "is missing, and the secret has no key %q of its own", key)
+		} else if j.Of != "" {
+			ref(at+".of", j.Of)
+		}
+		for _, r := range j.Refs() {
+			ref(at, r)
 		}
 	}
 	for _, key := range sortedKeys(s.Passwords) {
@@ -340,8 +384,8 @@ func (p *problems) secret(path string, s Secret) {
 			p.add(path+".texts."+key, "is a password too; must be another key")
 		}
 		os.Expand(s.Texts[key], func(name string) string {
-			if _, ok := s.Passwords[name]; !ok {
-				p.add(path+".texts."+key, "names ${%s}; must be one of its passwords: %s", name, list(sortedKeys(s.Passwords)))
+			if !slices.Contains(entries, name) {
+				p.add(path+".texts."+key, "names ${%s}; must be another of its entries: %s", name, list(entries))
 			}
 			return ""
 		})

@@ -282,9 +282,55 @@ type Secret struct {
 	PublicNKeys []string `json:"publicNKeys,omitempty"`
 	// Passwords maps a key to a length in characters.
 	Passwords map[string]int `json:"passwords,omitempty"`
-	// Texts maps a key to a text in which ${KEY} is a password of this secret: files for programs
-	// that read their password nowhere but in their configuration.
+	// NATSJWTs maps a prefix to what NATS in operator mode is to believe of a key: <prefix>.jwt is
+	// written, and <prefix>.creds where that key is a user's of this secret.
+	NATSJWTs map[string]NATSJWT `json:"natsJWTs,omitempty"`
+	// Texts maps a key to a text in which ${KEY} is another entry of this secret: files for programs
+	// that read what they need nowhere but in their configuration. ${PREFIX.publish} and
+	// ${PREFIX.subscribe} are, as JSON, what a user of the component may do.
 	Texts map[string]string `json:"texts,omitempty"`
+	// Authority makes tls.crt, tls.key and ca.crt of a certificate authority.
+	Authority *Authority `json:"authority,omitempty"`
+}
+
+// Authority is a certificate authority of the environment.
+type Authority struct {
+	// Issuers are the ClusterIssuers that sign with it. Certificates that name one are issued
+	// before cert-manager is there.
+	Issuers []string `json:"issuers"`
+	// Domains are those that it may sign for, with all names below them.
+	Domains []string `json:"domains"`
+}
+
+// NATSJWT says something of an nkey, signed. Keys are named "secret/prefix", as the component
+// generates them.
+type NATSJWT struct {
+	// Of is the key that it is about; the one of the same prefix in the same secret when empty.
+	Of string `json:"of,omitempty"`
+	// By is the key that signs.
+	By string `json:"by"`
+	// SigningKeys of an operator or account may sign in its place.
+	SigningKeys []string `json:"signingKeys,omitempty"`
+	// SystemAccount of an operator.
+	SystemAccount string `json:"systemAccount,omitempty"`
+	// Account of a user.
+	Account string `json:"account,omitempty"`
+	// JetStream lets an account use it.
+	JetStream bool `json:"jetStream,omitempty"`
+	// Publish and Subscribe are the subjects that a user may use; none: all.
+	Publish   []string `json:"publish,omitempty"`
+	Subscribe []string `json:"subscribe,omitempty"`
+}
+
+// Refs are the keys that it names, beside Of.
+func (j NATSJWT) Refs() []string {
+	refs := append([]string{j.By}, j.SigningKeys...)
+	for _, ref := range []string{j.SystemAccount, j.Account} {
+		if ref != "" {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
 }
 
 // Overlay names the components of one target (infra/k8s/overlays/<name>/overlay.yaml).

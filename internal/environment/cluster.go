@@ -155,6 +155,9 @@ func (p *Platform) isCurrent(ctx context.Context, seen clusterState, c catalog.C
 	if lacking, err := seen.client.LackingSecrets(ctx, c); err != nil || len(lacking) > 0 {
 		return false
 	}
+	if lacking, err := seen.client.LackingCertificates(ctx, c.Name, applied); err != nil || lacking {
+		return false
+	}
 	if inputs := p.renderInput(ctx, c).Inputs(p.tree()); inputs != "" && inputs == applied.Inputs && found.Intact && found.Ready {
 		return true
 	}

@@ -23,7 +23,7 @@ func (e *Environment) Remove(ctx context.Context) (leaks []string, err error) {
 			return nil, fmt.Errorf("%w\nwhat is kept of the environment stays in %s: 'orrery down%s' goes on", err, e.StateDir, e.Flag())
 		}
 	}
-	errs := []error{e.unmergeKubeconfigs(), e.Driver.Delete(ctx), e.discard()}
+	errs := []error{e.unmergeKubeconfigs(), e.distrusted(ctx), e.Driver.Delete(ctx), e.discard()}
 	leaks, auditErr := e.Driver.Audit(ctx)
 	if sign.Remembered(e.ownKeys()) {
 		leaks = append(leaks, "entry of the kernel's keyring for "+e.ownKeys())

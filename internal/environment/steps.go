@@ -161,8 +161,15 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 	if err != nil {
 		return ui.StateFailed, err
 	}
+	certificates, err := client.EnsureCertificates(ctx, c, set.Objects)
+	if err != nil {
+		return ui.StateFailed, err
+	}
 	applied, err := p.apply(ctx, client, c.Name, set)
 	if err != nil {
+		return ui.StateFailed, err
+	}
+	if err := client.InjectAuthorities(ctx, c.Name, set.Objects); err != nil {
 		return ui.StateFailed, err
 	}
 	tell := func(r check.Result) { report(r.Message, 0, 0) }
@@ -179,7 +186,7 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 			return ui.StateFailed, r.Err
 		}
 	}
-	if secrets+later+applied.Created+applied.Changed+applied.Pruned == 0 {
+	if secrets+certificates+later+applied.Created+applied.Changed+applied.Pruned == 0 {
 		return ui.StateCached, nil
 	}
 	return ui.StateDone, nil

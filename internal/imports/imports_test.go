@@ -21,6 +21,7 @@ var pure = map[string]string{
 // "ours" for this module, "others" for all but the standard library.
 var rules = []struct{ packages, not, why string }{
 	{"atomicfile beneath disk filelock golden mirror proc profile reference spelling statedir ui", "ours", "what everything may use uses nothing"},
+	{"authority", "ours k8s.io", "it makes certificates, and knows no cluster"},
 	{"failure", "ours", "everything may say whose an error is"},
 	{"supply", "internal/environment internal/engine internal/driver internal/kube internal/console", "it knows no environment and no cluster"},
 	{"environment", "internal/app internal/console internal/driver/native github.com/spf13/cobra", "it knows no verb, and drivers only by their kind"},
@@ -30,6 +31,7 @@ var rules = []struct{ packages, not, why string }{
 	{"check/jobline", "os net k8s.io internal/kube", "it is pure"},
 	{"absent", "ours others", "it is pinned by what it imports, and compiled where a program leaves modules out"},
 	{"clangcache", "ours others", "programs of nodes are pinned by what they import"},
+	{"natsjwt", "ours net os os/exec k8s.io", "it is pure"},
 	{"dashboard", "net os/exec k8s.io internal/observe internal/kube", "it is pure"},
 	{"lock", "os/exec net internal/build internal/image internal/app", "it reads, writes and compares"},
 	{"sbom licence", "os/exec net", "it never looks at the world"},

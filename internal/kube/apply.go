@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -146,6 +147,11 @@ func (c *Client) applyOne(ctx context.Context, o, before *unstructured.Unstructu
 	if before != nil && before.GetDeletionTimestamp() != nil {
 		// Applying to an object that is going away succeeds, and then it is gone.
 		if err := c.gone(ctx, ref, before); err != nil {
+			return nil, err
+		}
+	} else if before != nil && before.GetAnnotations()[AnnotationReplace] != o.GetAnnotations()[AnnotationReplace] {
+		c.log.WarnContext(ctx, "replaced, for what it was and what it becomes cannot run beside each other", "object", ref.String())
+		if _, err := c.deleteOne(ctx, o.GetLabels()[LabelComponent], ref, metav1.DeletePropagationForeground); err != nil {
 			return nil, err
 		}
 	}

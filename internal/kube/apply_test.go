@@ -187,6 +187,39 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestReplace: an object is made anew when its annotation says another thing, and only then.
+func TestReplace(t *testing.T) {
+	c := connect(t)
+	ns := namespace(t, c)
+	with := func(annotation string) []*unstructured.Unstructured {
+		all := objects(t, ns, configMap("a", "x"))
+		if annotation != "" {
+			all[0].SetAnnotations(map[string]string{AnnotationReplace: annotation})
+		}
+		return all
+	}
+	uid := func() types.UID {
+		t.Helper()
+		live, err := c.Get(t.Context(), "v1", "ConfigMap", ns, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return live.GetUID()
+	}
+	var last types.UID
+	for _, step := range []struct {
+		annotation string
+		anew       bool
+	}{{"", true}, {"", false}, {"one", true}, {"one", false}, {"two", true}} {
+		mustApply(t, c, ns, with(step.annotation))
+		now := uid()
+		if (now != last) != step.anew {
+			t.Errorf("%q: made anew is %t, want %t", step.annotation, now != last, step.anew)
+		}
+		last = now
+	}
+}
+
 func TestApplyCRDWithItsObjects(t *testing.T) {
 	c := connect(t)
 	ns := namespace(t, c)

@@ -236,6 +236,11 @@ func judge(o, live *unstructured.Unstructured, unserved bool) verdict {
 			v.message = "the Job is not complete"
 		}
 		return v
+	case schema.GroupKind{Group: certManager, Kind: "Certificate"}:
+		if o.GetAnnotations()[AnnotationOptional] == "true" { // issued before: nothing waits for cert-manager
+			v.state = check.Succeeded
+			return v
+		}
 	case schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
 		if c := StatusCondition(live, "Available"); c.True() {
 			v.state = check.Succeeded

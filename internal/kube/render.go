@@ -39,6 +39,9 @@ const (
 	// AnnotationReady names a condition that must be True before an object counts as ready:
 	// for kinds whose controller says so in another way than kstatus knows.
 	AnnotationReady = "orrery.dev/ready"
+	// AnnotationReplace, when its value changes, has an object deleted, with all that it made, before
+	// it is applied: where old and new pods cannot work beside each other. Claims of volumes stay.
+	AnnotationReplace = "orrery.dev/replace"
 	// AnnotationSubstitute, "false", leaves ${…} in an object alone.
 	AnnotationSubstitute = "orrery.dev/substitute"
 )

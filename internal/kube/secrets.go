@@ -10,12 +10,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nkeys"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
 
@@ -78,13 +80,29 @@ func (c *Client) LackingSecrets(ctx context.Context, component catalog.Component
 	return lacking, nil
 }
 
-// generated are the secrets of a component, with their namespaces. Those that copy come after
-// those that are copied from.
+// generated are the secrets of a component, with their namespaces. Those that name others come
+// after those.
 func generated(component catalog.Component) []catalog.Secret {
+	byName := map[string]catalog.Secret{}
+	for _, s := range component.Secrets {
+		byName[s.Name] = s
+	}
+	var depth func(s catalog.Secret, seen []string) int
+	depth = func(s catalog.Secret, seen []string) (n int) {
+		refs := slices.Clone(s.PublicNKeys)
+		for _, j := range s.NATSJWTs {
+			refs = append(refs, append(j.Refs(), j.Of)...)
+		}
+		for _, ref := range refs {
+			name, _, _ := strings.Cut(ref, "/")
+			if of, ok := byName[name]; ok && name != s.Name && !slices.Contains(seen, name) {
+				n = max(n, 1+depth(of, append(seen, s.Name)))
+			}
+		}
+		return n
+	}
 	secrets := slices.Clone(component.Secrets)
-	slices.SortStableFunc(secrets, func(a, b catalog.Secret) int {
-		return min(1, len(a.PublicNKeys)) - min(1, len(b.PublicNKeys))
-	})
+	slices.SortStableFunc(secrets, func(a, b catalog.Secret) int { return depth(a, nil) - depth(b, nil) })
 	for i := range secrets {
 		secrets[i].Namespace = cmp.Or(secrets[i].Namespace, component.Namespace)
 	}
@@ -92,13 +110,17 @@ func generated(component catalog.Component) []catalog.Secret {
 }
 
 func (c *Client) newSecret(component catalog.Component, s catalog.Secret) *unstructured.Unstructured {
-	return &unstructured.Unstructured{Object: map[string]any{
+	secret := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
 		"metadata": map[string]any{
 			"name": s.Name, "namespace": s.Namespace,
 			"labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager, LabelComponent: component.Name, labelGenerated: "true"}),
 		},
 	}}
+	if s.Authority != nil {
+		secret.SetAnnotations(map[string]string{annotationIssuers: strings.Join(s.Authority.Issuers, ",")})
+	}
+	return secret
 }
 
 // fillSecret is fill for a whole object.
@@ -133,31 +155,37 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 	if err != nil || !changed && !missing {
 		return false, err
 	}
+	err = c.writeSecret(ctx, secret, missing)
+	return err == nil, err
+}
+
+// writeSecret updates a Secret, or makes it, with its namespace where there is none.
+func (c *Client) writeSecret(ctx context.Context, secret *unstructured.Unstructured, missing bool) error {
 	if !missing {
-		r, err := c.resource(ctx, "v1", "Secret", s.Namespace)
+		r, err := c.resource(ctx, "v1", "Secret", secret.GetNamespace())
 		if err != nil {
-			return false, err
+			return err
 		}
 		// The resourceVersion that was read makes a concurrent writer a conflict, which is retried.
 		_, err = r.Update(ctx, secret, metav1.UpdateOptions{FieldManager: FieldManager})
-		return err == nil, err
+		return err
 	}
-	err = c.Create(ctx, secret)
+	err := c.Create(ctx, secret)
 	switch {
 	case apierrors.IsAlreadyExists(err):
-		return false, fmt.Errorf("%w: another process made it just now", errNotYet)
+		return fmt.Errorf("%w: another process made it just now", errNotYet)
 	case apierrors.IsNotFound(err):
 		// The component that owns the namespace, or this one, adopts it later.
 		ns := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Namespace",
-			"metadata": map[string]any{"name": s.Namespace, "labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager})},
+			"metadata": map[string]any{"name": secret.GetNamespace(), "labels": c.owner.labels(map[string]any{LabelManagedBy: FieldManager})},
 		}}
 		if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
-			return false, err
+			return err
 		}
-		return false, fmt.Errorf("%w: its namespace was made just now", errNotYet)
+		return fmt.Errorf("%w: its namespace was made just now", errNotYet)
 	}
-	return err == nil, err
+	return err
 }
 
 // fill adds the entries that are not there yet; data holds base64, as the API does.
@@ -205,11 +233,14 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 			put(key, newPassword(s.Passwords[key]))
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(s.Texts)) {
-		put(key, []byte(os.Expand(s.Texts[key], func(name string) string {
-			password, _ := base64.StdEncoding.DecodeString(data[name])
-			return string(password)
-		})))
+	if s.Authority != nil && (data["tls.crt"] == "" || data["tls.key"] == "") {
+		pair, err := authority.New(fmt.Sprintf("Orrery authority %s", newPassword(6)), s.Authority.Domains, time.Now())
+		if err != nil {
+			return false, fmt.Errorf("authority: %w", err)
+		}
+		put("tls.crt", pair.Certificate)
+		put("tls.key", pair.Key)
+		put("ca.crt", pair.Certificate)
 	}
 	for _, ref := range s.PublicNKeys {
 		name, prefix, _ := strings.Cut(ref, "/")
@@ -218,6 +249,20 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 			return false, fmt.Errorf("publicNKeys %s: %w", ref, err)
 		}
 		put(prefix+".pub", public)
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.NATSJWTs)) {
+		if err := c.signNATS(ctx, component, s, key, data, put); err != nil {
+			return false, fmt.Errorf("natsJWTs.%s: %w", key, err)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Texts)) {
+		put(key, []byte(os.Expand(s.Texts[key], func(name string) string {
+			if subjects, ok := natsSubjects(component, name); ok {
+				return subjects
+			}
+			entry, _ := base64.StdEncoding.DecodeString(data[name])
+			return string(entry)
+		})))
 	}
 	return changed, nil
 }

@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 )
@@ -113,6 +116,100 @@ func TestEnsureSecrets(t *testing.T) {
 	}
 	if exists(t, c, ns, "Secret", "public") || !exists(t, c, ns, "Secret", "copy") {
 		t.Error("the wrong secrets were removed")
+	}
+}
+
+// TestNATSSecrets: from what an environment had before JWTs comes what NATS has to be given now. Nothing
+// is signed again without need; a new key that signs has what it signed follow.
+func TestNATSSecrets(t *testing.T) {
+	c := connect(t)
+	ns := fmt.Sprintf("n%d", time.Now().UnixNano())
+	all, err := catalog.Load("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	component := catalog.Component{Name: ns, Namespace: ns}
+	for _, s := range all.Components["nats"].Secrets {
+		s.Namespace = ns
+		component.Secrets = append(component.Secrets, s)
+	}
+	before := catalog.Component{Name: ns, Namespace: ns, Secrets: []catalog.Secret{{Name: "nats-app", NKeys: map[string]string{"app": "user"}}}}
+	read := func(name, key string) string {
+		t.Helper()
+		o, err := c.Get(t.Context(), "v1", "Secret", ns, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, _, _ := unstructured.NestedString(o.Object, "data", key)
+		text, err := base64.StdEncoding.DecodeString(value)
+		if err != nil || len(text) == 0 {
+			t.Fatalf("%s has no %s (%v)", name, key, err)
+		}
+		return string(text)
+	}
+	ensure := func(component catalog.Component, want int) {
+		t.Helper()
+		if wrote, err := c.EnsureSecrets(t.Context(), component); err != nil || wrote != want {
+			t.Fatalf("wrote %d, want %d: %v", wrote, want, err)
+		}
+	}
+	ensure(before, 1)
+	seed := read("nats-app", "app.seed")
+	ensure(component, len(component.Secrets))
+	ensure(component, 0)
+	creds := read("nats-app", "app.creds")
+	if read("nats-app", "app.seed") != seed || !strings.Contains(creds, seed) || !strings.Contains(creds, read("nats-app", "app.jwt")) {
+		t.Error("the user has another key than before")
+	}
+	conf := read("nats-accounts", "accounts.conf")
+	for _, part := range []string{read("nats-accounts", "operator.jwt"), read("nats-accounts", "app.jwt"), read("nats-keys", "app.pub")} {
+		if !strings.Contains(conf, `"`+part+`"`) {
+			t.Errorf("accounts.conf does not have %s", part)
+		}
+	}
+	if strings.Contains(conf, "${") || strings.Contains(conf, `""`) || regexp.MustCompile(`\bS[OAU][A-Z2-7]{56}\b`).MatchString(conf) {
+		t.Errorf("accounts.conf:\n%s", conf)
+	}
+	var vault struct {
+		Write []struct{ Data map[string]any }
+	}
+	if err := yaml.Unmarshal([]byte(read("nats-vault", "nats.yaml")), &vault); err != nil {
+		t.Fatal(err)
+	}
+	if role := vault.Write[1].Data; len(role["publish"].([]any)) < 10 || vault.Write[0].Data["signing_seed"] != read("nats-vault", "vault-signing.seed") {
+		t.Errorf("nats.yaml has %v", role)
+	}
+	// The key that signs users is made anew.
+	secret, err := c.Get(t.Context(), "v1", "Secret", ns, "nats-keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := read("nats-keys", "app.pub")
+	unstructured.RemoveNestedField(secret.Object, "data", "app-signing.seed")
+	r, err := c.resource(t.Context(), "v1", "Secret", ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ensure(component, 4) // keys, accounts, and the two users
+	if read("nats-app", "app.creds") == creds || read("nats-app", "app.seed") != seed || read("nats-keys", "app.pub") != account {
+		t.Error("the user was not signed again, or the account is another")
+	}
+	if claims, err := jwt.DecodeAccountClaims(read("nats-accounts", "app.jwt")); err != nil || !claims.SigningKeys.Contains(read("nats-keys", "app-signing.pub")) {
+		t.Errorf("the account does not know the new key: %v", err)
+	}
+	lacking, err := c.LackingSecrets(t.Context(), component)
+	if err != nil || len(lacking) != 0 {
+		t.Errorf("lacking: %v, %v", lacking, err)
+	}
+	if err := c.Remove(t.Context(), component.Name); err != nil {
+		t.Error(err)
+	}
+	// All of it at once, of what does not exist.
+	if lacking, err = c.LackingSecrets(t.Context(), component); err != nil || len(lacking) == 0 {
+		t.Errorf("lacking: %v, %v", lacking, err)
 	}
 }
 

@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -15,7 +17,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -73,18 +74,23 @@ func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(con
 	if err != nil {
 		return err
 	}
-	seed, err := secretValue(secret, "app.seed")
+	creds, err := secretValue(secret, "app.creds")
 	if err != nil {
 		return err
 	}
-	keys, err := nkeys.FromSeed(seed)
+	servers, err := l.client.Get(ctx, "v1", "Secret", "messaging", "nats-tls")
 	if err != nil {
 		return err
 	}
-	public, err := keys.PublicKey()
+	ca, err := secretValue(servers, "ca.crt")
 	if err != nil {
 		return err
 	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return errors.New("secret nats-tls has no authority in ca.crt")
+	}
+	secure := nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12})
 	pods, err := l.client.List(ctx, "v1", "Pod", "messaging", "app.kubernetes.io/name=nats")
 	if err != nil {
 		return err
@@ -105,7 +111,7 @@ func (l *ledger) withStream(ctx context.Context, limit time.Duration, f func(con
 			continue
 		}
 		defer stop()
-		conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(3*time.Second), nats.Nkey(public, keys.Sign))
+		conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(3*time.Second), nats.UserCredentialBytes(creds), secure)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", pod.GetName(), err))
 			continue

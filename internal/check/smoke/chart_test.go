@@ -78,9 +78,9 @@ func TestNATSChart(t *testing.T) {
 	}{
 		{
 			name: "local", overlay: "local", when: "DoNotSchedule",
-			config:  []string{"sync_interval: always", `unique_tag: "zone"`, "server_tags: [$SERVER_TAG]", `include "../nats-routes/authorization.conf"`, `include "../nats-routes/routes.conf"`, "max_memory_store: 268435456", `lame_duck_grace_period: "1s"`},
-			absent:  []string{"tls", "no_advertise", "password"},
-			objects: []string{"StatefulSet/messaging/nats", "Service/messaging/nats", "Service/messaging/nats-headless", "Service/messaging/nats-monitor", "PodDisruptionBudget/messaging/nats", "NetworkPolicy/messaging/nats", "NetworkPolicy/apps/allow-nats", "ServiceMonitor/messaging/nats"},
+			config:  []string{"sync_interval: always", `unique_tag: "zone"`, "server_tags: [$SERVER_TAG]", `include "../nats-routes/authorization.conf"`, `include "../nats-routes/routes.conf"`, "max_memory_store: 268435456", "verify: true", "no_advertise: true", `lame_duck_grace_period: "1s"`},
+			absent:  []string{"password"},
+			objects: []string{"StatefulSet/messaging/nats", "Service/messaging/nats", "Service/messaging/nats-headless", "Service/messaging/nats-monitor", "PodDisruptionBudget/messaging/nats", "NetworkPolicy/messaging/nats", "NetworkPolicy/apps/allow-nats", "ServiceMonitor/messaging/nats", "Certificate/messaging/nats"},
 		},
 		{
 			name: "two zones, no fsync", overlay: "local", when: "ScheduleAnyway",
@@ -103,7 +103,7 @@ func TestNATSChart(t *testing.T) {
 		{name: "even replicas", values: map[string]any{"replicas": 2}, err: "replicas"},
 		{name: "unknown value", values: map[string]any{"replica": 3}, err: "replica"},
 		{name: "short lame duck", values: map[string]any{"lameDuck": map[string]any{"durationSeconds": 5}}, err: "durationSeconds"},
-		{name: "no issuer", values: map[string]any{"tls": map[string]any{"enabled": true}}, err: "issuer"},
+		{name: "no issuer", values: map[string]any{"tls": map[string]any{"certManager": map[string]any{"issuer": map[string]any{"name": ""}}}}, err: "issuer"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			objects, err := renderNATS(t, test.overlay, test.values)

@@ -3,12 +3,16 @@ package smoke
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
@@ -166,6 +170,61 @@ func TestExerciseOverTLS(t *testing.T) {
 	plain.options = plain.options[:len(plain.options)-1]
 	if message, err := (exercise{messages: 1, replicas: 1}).run(t.Context(), plain); err == nil {
 		t.Errorf("a client that does not know the servers' CA was content: %s", message)
+	}
+}
+
+// TestRenewal: servers take renewed certificates while messages are published and read. No client
+// is cut off, no message is lost, and who connects afterwards sees the new certificate.
+func TestRenewal(t *testing.T) {
+	cluster := startNATS(t, "local")
+	serial := func() string {
+		t.Helper()
+		connection := cluster.connect()
+		defer connection.Close()
+		state, err := connection.TLSConnectionState()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.PeerCertificates[0].SerialNumber.String()
+	}
+	before := serial()
+	watcher := cluster.connect()
+	var cut atomic.Int32
+	watcher.SetDisconnectErrHandler(func(_ *nats.Conn, err error) { cut.Add(1) })
+	renewed := make(chan error, 1)
+	message, err := exercise{messages: 300, replicas: 3, tamper: once(60, func() {
+		cluster.renew()
+		// Each server looks every five seconds.
+		go func() {
+			renewed <- until(context.Background(), 30*time.Second, func() error {
+				for i := range cluster.addr {
+					log, _ := os.ReadFile(cluster.file(cluster.dir, i) + ".log")
+					if !strings.Contains(string(log), "New certificates are taken") {
+						return fmt.Errorf("server %d keeps the old certificate", i)
+					}
+				}
+				return nil
+			})
+		}()
+	})}.run(t.Context(), cluster.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-renewed; err != nil {
+		t.Fatal(err)
+	}
+	t.Log(message)
+	if after := serial(); after == before {
+		t.Error("a new connection sees the old certificate")
+	}
+	if n := cut.Load(); n > 0 || strings.Contains(message, "reconnect") {
+		t.Errorf("clients were cut off: %d times, and %q", n, message)
+	}
+	// Routes too: what they reconnect with is the new certificate.
+	cluster.restart(0, syscall.SIGTERM)
+	cluster.awaitHealthy()
+	if message, err := (exercise{messages: 60, replicas: 3}).run(t.Context(), cluster.target); err != nil {
+		t.Errorf("after a restart: %v %s", err, message)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nkeys"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -191,29 +190,17 @@ func natsTargetOf(ctx context.Context, env Env) (natsTarget, error) {
 	return natsTarget{url: strings.Join(urls, ","), options: append(options, secure...), auth: []nats.Option{auth}, servers: replicas}, nil
 }
 
-// natsUser signs in as the application's user with the seed that the cluster generated.
+// natsUser signs in as the application's user with the credentials that the cluster generated.
 func natsUser(ctx context.Context, env Env) (nats.Option, error) {
 	secret, err := env.Client.Get(ctx, "v1", "Secret", natsNamespace, natsAppSecret)
 	if err != nil {
 		return nil, fmt.Errorf("read the credentials of NATS: %w", err)
 	}
-	seed, err := secretValue(secret, "app.seed")
+	creds, err := secretValue(secret, "app.creds")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; orrery up writes it", err)
 	}
-	return nkeyOption(seed)
-}
-
-func nkeyOption(seed []byte) (nats.Option, error) {
-	pair, err := nkeys.FromSeed(seed)
-	if err != nil {
-		return nil, fmt.Errorf("seed of the NATS user: %w", err)
-	}
-	public, err := pair.PublicKey()
-	if err != nil {
-		return nil, fmt.Errorf("seed of the NATS user: %w", err)
-	}
-	return nats.Nkey(public, pair.Sign), nil
+	return nats.UserCredentialBytes(creds), nil
 }
 
 // natsTLS trusts the servers' CA where they have certificates (the prod overlay).

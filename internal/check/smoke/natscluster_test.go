@@ -1,21 +1,18 @@
 package smoke
 
 import (
+	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,7 +23,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/catalog"
+	"github.com/orrery-dev/orrery/internal/natsjwt"
 )
 
 // natsServerBinary finds or builds the server that the component pins.
@@ -43,7 +42,7 @@ var natsServerBinary = sync.OnceValues(func() (string, error) {
 	}
 	builtServer = dir
 	path := filepath.Join(dir, "nats-server")
-	build := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2")
+	build := exec.Command("go", "build", "-o", path, ".")
 	build.Dir = filepath.Join(natsChart, "../source")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -58,14 +57,17 @@ var builtServer string // folder to remove at the end
 // the loopback interface in place of pods.
 type natsCluster struct {
 	t       *testing.T
-	config  string // as rendered
-	env     []string
+	config  string            // as rendered
+	entries map[string]string // of the generated secrets
 	addr    []string
 	running []*exec.Cmd
+	env     []string
 	target  natsTarget
+	dir     string // of configurations and certificates
+	renew   func() // writes another certificate of the same authority
 }
 
-// startNATS starts the configuration of an overlay; prod's has TLS.
+// startNATS starts the configuration of an overlay.
 func startNATS(t *testing.T, overlay string) *natsCluster {
 	t.Helper()
 	if testing.Short() {
@@ -79,26 +81,11 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	user, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, _ := user.Seed()
-	public, _ := user.PublicKey()
-	system, _ := nkeys.CreateUser()
-	systemPublic, _ := system.PublicKey()
-	pulse, _ := nkeys.CreateUser()
-	pulsePublic, _ := pulse.PublicKey()
-	nackUser, _ := nkeys.CreateUser()
-	nackPublic, _ := nackUser.PublicKey()
-	auth, err := nkeyOption(seed)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := t.TempDir()
 	c := &natsCluster{t: t, config: natsConf(t, objects), running: make([]*exec.Cmd, 3)}
 	// Any 127/8 address is the host's own; a random network keeps test runs apart.
 	network := fmt.Sprintf("127.%d.%d", 1+rand.IntN(200), rand.IntN(250))
-	c.env = []string{"SYS_PUBLIC=" + systemPublic, "APP_PUBLIC=" + public, "PULSE_PUBLIC=" + pulsePublic, "NACK_PUBLIC=" + nackPublic}
+	c.env = []string{"NATS_CERTIFICATES=" + filepath.Join(root, "nats")}
 	var urls []string
 	for i := range 3 {
 		c.addr = append(c.addr, fmt.Sprintf("%s.%d", network, i+1))
@@ -107,21 +94,19 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	c.target = natsTarget{
 		url:     strings.Join(urls, ","),
 		servers: 3,
-		auth:    []nats.Option{auth},
 		options: []nats.Option{nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)},
 	}
-	root := t.TempDir()
 	dir := filepath.Join(root, "nats")
-	c.writeRoutes(filepath.Join(root, "nats-routes"))
+	c.writeSecrets(root)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if overlay == "prod" {
-		roots := writeCertificate(t, dir, c.addr)
-		c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
-	}
+	c.dir = dir
+	roots, renew := writeCertificate(t, dir, c.addr)
+	c.renew = renew
+	c.target.options = append(c.target.options, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS12}))
 	for i := range 3 {
-		text := strings.NewReplacer("/etc/nats-tls", dir, "0.0.0.0:", c.addr[i]+":", `"/data"`, fmt.Sprintf("%q", filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
+		text := strings.NewReplacer("/etc/nats-tls", dir, "0.0.0.0:", c.addr[i]+":", `"/data`, fmt.Sprintf(`"%s`, filepath.Join(dir, fmt.Sprint("data", i)))).Replace(c.config)
 		if err := os.WriteFile(c.file(dir, i), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -142,31 +127,73 @@ func startNATS(t *testing.T, overlay string) *natsCluster {
 	return c
 }
 
-// writeRoutes writes what the generated secret mounts, with addresses in place of the pods' names.
-func (c *natsCluster) writeRoutes(dir string) {
+// writeSecrets writes what the generated secrets mount, with addresses in place of the pods' names,
+// and keeps the credentials of each user.
+func (c *natsCluster) writeSecrets(root string) {
 	c.t.Helper()
 	all, err := catalog.Load("../../..")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		c.t.Fatal(err)
+	secrets := all.Components["nats"].Secrets
+	entries := map[string]string{"nats-routes/password": "12e4"} // would be a number, were it not quoted
+	for _, s := range secrets {
+		for prefix, kind := range s.NKeys {
+			pair, err := nkeys.CreatePair(map[string]nkeys.PrefixByte{
+				"operator": nkeys.PrefixByteOperator, "account": nkeys.PrefixByteAccount, "user": nkeys.PrefixByteUser}[kind])
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			seed, _ := pair.Seed()
+			public, _ := pair.PublicKey()
+			entries[s.Name+"/"+prefix+".seed"], entries[s.Name+"/"+prefix+".pub"] = string(seed), public
+		}
 	}
-	for _, s := range all.Components["nats"].Secrets {
+	for _, s := range secrets {
+		if s.Namespace != "" {
+			continue // of others than the servers
+		}
+		for _, ref := range s.PublicNKeys {
+			entries[s.Name+"/"+path.Base(ref)+".pub"] = entries[ref+".pub"]
+		}
+		for prefix, j := range s.NATSJWTs {
+			own := s.Name + "/" + prefix
+			claim := natsjwt.Claim{Subject: entries[cmp.Or(j.Of, own)+".pub"], SystemAccount: entries[j.SystemAccount+".pub"],
+				Account: entries[j.Account+".pub"], JetStream: j.JetStream, Publish: j.Publish, Subscribe: j.Subscribe}
+			for _, ref := range j.SigningKeys {
+				claim.SigningKeys = append(claim.SigningKeys, entries[ref+".pub"])
+			}
+			token, err := claim.Sign([]byte(entries[j.By+".seed"]), "")
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			entries[own+".jwt"] = token
+			if s.NKeys[prefix] == "user" {
+				creds, err := natsjwt.Creds(token, []byte(entries[own+".seed"]))
+				if err != nil {
+					c.t.Fatal(err)
+				}
+				entries[own+".creds"] = string(creds)
+			}
+		}
 		for name, text := range s.Texts {
-			// Would be a number, were it not quoted.
-			text = os.Expand(text, func(string) string { return "12e4" })
+			text = os.Expand(text, func(name string) string { return entries[s.Name+"/"+name] })
 			for i, addr := range c.addr {
 				text = strings.ReplaceAll(text, fmt.Sprintf("nats-%d.nats-headless.messaging.svc", i), addr)
 			}
 			if strings.Contains(text, ".svc:") {
 				c.t.Fatalf("%s names more servers than there are:\n%s", name, text)
 			}
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			if err := os.MkdirAll(filepath.Join(root, s.Name), 0o700); err != nil {
+				c.t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(root, s.Name, name), []byte(text), 0o600); err != nil {
 				c.t.Fatal(err)
 			}
 		}
 	}
+	c.entries = entries
+	c.target.auth = []nats.Option{nats.UserCredentialBytes([]byte(entries["nats-app/app.creds"]))}
 }
 
 func (c *natsCluster) file(dir string, i int) string {
@@ -242,43 +269,35 @@ func (c *natsCluster) connect() *nats.Conn {
 }
 
 // writeCertificate puts what cert-manager makes of the chart's Certificate into dir: its
-// names, and the test's addresses in place of the pods'.
-func writeCertificate(t *testing.T, dir string, addresses []string) *x509.CertPool {
+// names, and the test's addresses in place of the pods'. renew writes the next one.
+func writeCertificate(t *testing.T, dir string, addresses []string) (roots *x509.CertPool, renew func()) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	ca, err := authority.New("test", []string{"svc"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:    []string{"nats.messaging.svc"},
+	request := authority.Request{
+		DNSNames: []string{"nats.messaging.svc"}, Lifetime: time.Hour,
+		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, a := range addresses {
-		template.IPAddresses = append(template.IPAddresses, net.ParseIP(a))
+		request.IPAddresses = append(request.IPAddresses, net.ParseIP(a))
 	}
-	der, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, text := range map[string][]byte{
-		"tls.crt": certificate, "ca.crt": certificate,
-		"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
+	renew = func() {
+		issued, err := ca.Issue(request, time.Now())
+		if err != nil {
+			t.Error(err)
+		}
+		for name, text := range map[string][]byte{"tls.crt": issued.Certificate, "tls.key": issued.Key, "ca.crt": ca.Certificate} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+				t.Error(err)
+			}
 		}
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certificate)
-	return roots
+	renew()
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.Certificate)
+	return roots, renew
 }
 
 func tail(s string, n int) string {

@@ -372,6 +372,9 @@ func (m *manifests) named(t *testing.T, namespaces map[string]labels.Set) {
 		for _, found := range pattern.FindAllStringSubmatch(m.configuration(p), -1) {
 			s := m.service(found[3], found[2])
 			if s == nil {
+				if found[2] == "vault" && found[3] == "platform" {
+					continue // pulse works without one
+				}
 				if found[4] != "" || found[5] != "" {
 					t.Errorf("%s names %q, which is no Service of this overlay", p.name, found[0])
 				}

@@ -117,6 +117,8 @@ var registry = map[string][]probe{
 	"image-policy": {{"image-policy", imagePolicy}},
 	"nack":         {{"nack", nack}},
 
+	"cert-manager": {{"cert-manager", certificates}},
+
 	"nats": {
 		{"nats-spread", natsSpread},
 		{"nats-anonymous", natsAnonymous},

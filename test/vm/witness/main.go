@@ -21,7 +21,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -68,28 +67,20 @@ func withStream(ctx context.Context, kubeconfig string, f func(context.Context, 
 	if err != nil {
 		return err
 	}
-	encoded, _, err := unstructured.NestedString(secret.Object, "data", "app.seed")
+	encoded, _, err := unstructured.NestedString(secret.Object, "data", "app.creds")
 	if err != nil {
 		return fmt.Errorf("secret messaging/nats-app: %w", err)
 	}
-	seed, err := base64.StdEncoding.DecodeString(encoded)
+	creds, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
 		return fmt.Errorf("secret messaging/nats-app: %w", err)
-	}
-	keys, err := nkeys.FromSeed(seed)
-	if err != nil {
-		return err
-	}
-	public, err := keys.PublicKey()
-	if err != nil {
-		return err
 	}
 	addr, stop, err := client.PortForward(ctx, "messaging", "nats-0", 4222)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(patience), nats.Nkey(public, keys.Sign))
+	conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(patience), nats.UserCredentialBytes(creds))
 	if err != nil {
 		return fmt.Errorf("connect to nats-0: %w", err)
 	}

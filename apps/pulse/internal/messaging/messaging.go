@@ -5,18 +5,16 @@
 package messaging
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 
+	"github.com/orrery-dev/orrery/apps/pulse/internal/credential"
 	"github.com/orrery-dev/orrery/apps/pulse/internal/event"
 )
 
@@ -40,8 +38,8 @@ type Options struct {
 	URL string
 	// Name that the servers show for this client.
 	Name string
-	// SeedFile holds the user's nkey seed; empty: no credentials.
-	SeedFile string
+	// Credential signs in; nil: nobody has to.
+	Credential *credential.Keeper
 	// CAFile holds the certificates to trust; empty: no TLS.
 	CAFile string
 	Log    *slog.Logger
@@ -74,14 +72,15 @@ func Connect(o Options) (*nats.Conn, error) {
 		nats.ReconnectHandler(connected),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			o.Log.Warn("NATS reports an error", "error", err)
+			refused := errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked)
+			if refused && o.Credential != nil {
+				o.Credential.Refused()
+			}
 		}),
 	}
-	if o.SeedFile != "" {
-		auth, err := seedOption(o.SeedFile)
-		if err != nil {
-			return nil, err
-		}
-		options = append(options, auth)
+	if o.Credential != nil {
+		// One that has ended is refused until there is another: that is no reason to give up.
+		options = append(options, o.Credential.Option(), nats.IgnoreAuthErrorAbort())
 	}
 	if o.CAFile != "" {
 		options = append(options, nats.RootCAs(o.CAFile))
@@ -90,40 +89,14 @@ func Connect(o Options) (*nats.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS at %s: %w", o.URL, err)
 	}
+	if o.Credential != nil {
+		o.Credential.Changed(func() {
+			if err := connection.ForceReconnect(); err != nil && !connection.IsClosed() {
+				o.Log.Warn("the next sign-in to NATS has another credential, this one not", "error", err)
+			}
+		})
+	}
 	return connection, nil
-}
-
-// seedOption signs in with the seed in a file, which is read again for each sign-in.
-func seedOption(file string) (nats.Option, error) {
-	load := func() (nkeys.KeyPair, error) {
-		seed, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("seed of the NATS user: %w", err)
-		}
-		defer clear(seed)
-		pair, err := nkeys.FromSeed(bytes.TrimSpace(seed))
-		if err != nil {
-			return nil, fmt.Errorf("seed of the NATS user in %s: %w", file, err)
-		}
-		return pair, nil
-	}
-	pair, err := load()
-	if err != nil {
-		return nil, err
-	}
-	defer pair.Wipe()
-	public, err := pair.PublicKey()
-	if err != nil {
-		return nil, fmt.Errorf("seed of the NATS user in %s: %w", file, err)
-	}
-	return nats.Nkey(public, func(nonce []byte) ([]byte, error) {
-		pair, err := load()
-		if err != nil {
-			return nil, err
-		}
-		defer pair.Wipe()
-		return pair.Sign(nonce)
-	}), nil
 }
 
 // Topology is what pulse needs in JetStream.

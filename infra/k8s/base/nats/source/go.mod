@@ -2,7 +2,7 @@ module github.com/orrery-dev/orrery/infra/k8s/base/nats/source
 
 go 1.26.0
 
-require github.com/nats-io/nats-server/v2 v2.15.2 // indirect
+require github.com/nats-io/nats-server/v2 v2.15.2
 
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
@@ -16,5 +16,3 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
-
-tool github.com/nats-io/nats-server/v2

@@ -78,27 +78,14 @@ tls {
 }
 {{- end }}
 
-# No user without a key, and no default user: an anonymous client is refused. The servers
-# know public keys only.
-accounts {
-  SYS {
-    users: [{nkey: $SYS_PUBLIC}]
-  }
-  APP {
-    jetstream: enabled
-    users: [
-      {nkey: $APP_PUBLIC}
-{{- range .Values.clients.users }}
-      {
-        nkey: ${{ upper .name }}_PUBLIC
-        permissions {
-          publish: {allow: {{ toRawJson .publish }}}
-          subscribe: {allow: {{ toRawJson .subscribe }}}
-        }
-      }
-{{- end }}
-    ]
-  }
+# Operator mode: who logs in shows a JWT that an account's key signed, and proves its own key. The
+# operator and the accounts as they are when the environment is made; a newer version of an account, such
+# as one with revocations, is pushed to the servers, which keep it on their volumes and tell each other.
+include "../nats-accounts/accounts.conf"
+resolver {
+  type: full
+  dir: "/data/accounts"
+  # After which a server that was away has heard of what was revoked.
+  interval: "2s"
 }
-system_account: SYS
 {{- end -}}

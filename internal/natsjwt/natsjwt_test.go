@@ -1,0 +1,104 @@
+package natsjwt
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+)
+
+type key struct {
+	seed   []byte
+	public string
+}
+
+func newKey(t *testing.T, kind nkeys.PrefixByte) key {
+	t.Helper()
+	pair, err := nkeys.CreatePair(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, _ := pair.Seed()
+	public, _ := pair.PublicKey()
+	return key{seed, public}
+}
+
+// TestSign: each kind of key says what it should, and is signed again only when that, or who signs, changes.
+func TestSign(t *testing.T) {
+	operator, other := newKey(t, nkeys.PrefixByteOperator), newKey(t, nkeys.PrefixByteOperator)
+	account, signing, user := newKey(t, nkeys.PrefixByteAccount), newKey(t, nkeys.PrefixByteAccount), newKey(t, nkeys.PrefixByteUser)
+	for _, test := range []struct {
+		name    string
+		issuer  key
+		claim   Claim
+		changed func(Claim) Claim
+		check   func(token string) bool
+	}{
+		{"operator", operator, Claim{Name: "o", Subject: operator.public, SystemAccount: account.public, SigningKeys: []string{other.public}},
+			func(c Claim) Claim { c.SigningKeys = nil; return c },
+			func(token string) bool {
+				c, err := jwt.DecodeOperatorClaims(token)
+				return err == nil && c.SystemAccount == account.public && c.DidSign(c) && c.SigningKeys.Contains(other.public)
+			}},
+		{"account", operator, Claim{Name: "a", Subject: account.public, JetStream: true, SigningKeys: []string{signing.public}},
+			func(c Claim) Claim { c.JetStream = false; return c },
+			func(token string) bool {
+				c, err := jwt.DecodeAccountClaims(token)
+				return err == nil && c.Issuer == operator.public && c.Limits.IsJSEnabled() && c.SigningKeys.Contains(signing.public)
+			}},
+		{"user", signing, Claim{Name: "u", Subject: user.public, Account: account.public, Publish: []string{"b", "a"}, Subscribe: []string{"c"}},
+			func(c Claim) Claim { c.Publish = []string{"a"}; return c },
+			func(token string) bool {
+				c, err := jwt.DecodeUserClaims(token)
+				return err == nil && c.IssuerAccount == account.public && len(c.Pub.Allow) == 2 && c.Sub.Allow.Contains("c")
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sign := func(c Claim, by key, existing string) string {
+				t.Helper()
+				token, err := c.Sign(by.seed, existing)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return token
+			}
+			token := sign(test.claim, test.issuer, "")
+			if !test.check(token) {
+				t.Error(token)
+			}
+			if again := sign(test.claim, test.issuer, token); again != token {
+				t.Error("signed again without need")
+			}
+			if again := sign(test.changed(test.claim), test.issuer, token); again == token {
+				t.Error("a change was not signed")
+			}
+			for _, damaged := range []string{"x", token[:len(token)-4] + "AAAA"} {
+				if again := sign(test.claim, test.issuer, damaged); !test.check(again) {
+					t.Error("what is damaged was kept")
+				}
+			}
+			if test.name == "account" {
+				if again := sign(test.claim, other, token); again == token {
+					t.Error("another issuer did not sign")
+				}
+			}
+		})
+	}
+	creds, err := Creds("a.b.c", user.seed)
+	if err == nil && !strings.Contains(string(creds), string(user.seed)) {
+		t.Error("no seed in the credentials")
+	}
+	for name, c := range map[string]Claim{"no key": {Subject: "x"}, "a server's": {Subject: newKey(t, nkeys.PrefixByteServer).public}} {
+		if _, err := c.Sign(operator.seed, ""); err == nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+	if _, err := (Claim{Subject: user.public}).Sign([]byte("SU"), ""); err == nil || strings.Contains(err.Error(), "SU\"") {
+		t.Errorf("error = %v", err)
+	}
+	// A user's key may sign nothing.
+	if _, err := (Claim{Subject: account.public}).Sign(user.seed, ""); err == nil {
+		t.Error("a user signed an account")
+	}
+}
