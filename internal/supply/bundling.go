@@ -217,8 +217,8 @@ func subjectOf(built image.Built) (v1.Descriptor, error) {
 	return v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: digest, Size: info.Size()}, nil
 }
 
-// catalogFiles are what a bundle takes of a repository: all of infra/, and go.mod and
-// go.sum of every module that the catalogue names.
+// catalogFiles are what a bundle takes of a repository: all of infra/, and of every module
+// that the catalogue names what the catalogue's loader asks for.
 func catalogFiles(cat *catalog.Catalog) ([]string, error) {
 	var files []string
 	add := func(path string) error {
@@ -242,24 +242,23 @@ func catalogFiles(cat *catalog.Catalog) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules := map[string]bool{cat.Root: true}
+	wanted := []string{filepath.Join(cat.Root, "go.mod"), filepath.Join(cat.Root, "go.sum"), filepath.Join(cat.Root, "LICENSE")}
 	for _, bin := range allBinaries(cat) {
-		if bin.Dir != "" { // a program of Debian's is of no module
-			modules[bin.Dir] = true
+		if bin.Dir == "" { // a program of Debian's is of no module
+			continue
+		}
+		wanted = append(wanted, filepath.Join(bin.Dir, "go.mod"), filepath.Join(bin.Dir, "go.sum"))
+		if bin.Absent != "" {
+			wanted = append(wanted, filepath.Join(bin.Dir, bin.Absent))
 		}
 	}
-	for dir := range modules {
-		for _, name := range []string{"go.mod", "go.sum"} {
-			if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-				continue
-			}
-			if err := add(filepath.Join(dir, name)); err != nil {
-				return nil, err
-			}
+	for _, path := range wanted {
+		if _, err := os.Stat(path); err != nil {
+			continue
 		}
-	}
-	if _, err := os.Stat(filepath.Join(cat.Root, "LICENSE")); err == nil {
-		files = append(files, "LICENSE")
+		if err := add(path); err != nil {
+			return nil, err
+		}
 	}
 	slices.Sort(files)
 	return files, nil

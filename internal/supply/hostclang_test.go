@@ -109,3 +109,39 @@ func TestCatalogFilesOfTheCurrentFolder(t *testing.T) {
 		}
 	}
 }
+
+// What a bundle takes of this repository is a catalogue by itself.
+func TestCatalogFilesAreEnough(t *testing.T) {
+	root, err := catalog.FindRoot(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cat, err := catalog.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := catalogFiles(cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := t.TempDir()
+	for _, name := range files {
+		data, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(there, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(there, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carried, err := catalog.Load(there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(carried.Components) != len(cat.Components) {
+		t.Errorf("%d components of %d", len(carried.Components), len(cat.Components))
+	}
+}
