@@ -138,12 +138,6 @@ func (p *Platform) current(ctx context.Context) (clusterState, map[string]bool) 
 		current[name] = ok
 		return nil
 	})
-	// What others are about to bring may be the kinds that these wait for.
-	if slices.ContainsFunc(p.Components, func(c catalog.Component) bool { return !current[c.Name] }) {
-		for name := range components {
-			current[name] = current[name] && len(seen.inventories[name].Deferred) == 0
-		}
-	}
 	return seen, current
 }
 

@@ -101,6 +101,10 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 		})
 		g.Go(func() error {
 			planned.cluster, in.Current = p.current(ctx)
+			in.Deferred = map[string]bool{}
+			for name, inv := range planned.cluster.inventories {
+				in.Deferred[name] = len(inv.Deferred) > 0
+			}
 			in.NodesReady = p.nodesAsWanted(planned.cluster.nodes)
 			// The cluster believes in a node for a while after its death; the driver does not.
 			in.NodesReady = in.NodesReady && !slices.ContainsFunc(obs.Nodes, func(n driver.Node) bool { return !n.Running && !n.Stopped })

@@ -228,6 +228,46 @@ func TestMissingImageOfWhatRuns(t *testing.T) {
 	}
 }
 
+// What waits for kinds is applied again beside what is deployed, which may bring them: not
+// beside what is skipped, or a second up would always find something to do.
+func TestDeferred(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Input)
+		want   string // pending steps
+	}{
+		{"nothing else to do", func(*Input) {}, ""},
+		{"another is deployed", func(in *Input) { in.Current["nats"] = false }, "deploy/coredns deploy/nats"},
+		{"another is skipped", func(in *Input) {
+			in.Current["nats"], in.Missing = false, map[string]Cause{"nats-exporter": {Kind: CauseUnreachable, Root: "gone"}}
+			delete(in.Pushed, "nats-exporter")
+		}, ""},
+		{"what it needs cannot be had any more", func(in *Input) {
+			in.Current["nats"], in.Missing = false, map[string]Cause{"coredns": {Kind: CauseUnreachable, Root: "gone"}}
+			delete(in.Pushed, "coredns")
+		}, "deploy/nats"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := seed()
+			everything(&in)
+			in.Phase, in.NodesReady, in.SkipVerify = "running", true, true
+			in.Deferred = map[string]bool{"coredns": true}
+			c.change(&in)
+			p, err := Up(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, s := range p.Changes() {
+				got = append(got, s.ID)
+			}
+			if s := strings.Join(got, " "); s != c.want {
+				t.Errorf("%q is left to do, want %q", s, c.want)
+			}
+		})
+	}
+}
+
 // An image that the mirror lost is pushed again while all that needs it runs, and what it takes
 // is built if it is not cached; nothing else is.
 func TestLostImage(t *testing.T) {

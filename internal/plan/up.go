@@ -46,6 +46,9 @@ type Input struct {
 	NodesReady bool
 	// Current: component name → its rendered hash is in the cluster and it is ready.
 	Current map[string]bool
+	// Deferred: component name → some of its objects were left for when the cluster knows their
+	// kinds, which whatever else is deployed may bring. So then it is applied again.
+	Deferred map[string]bool
 	// Installed components of the cluster; those that were not selected are removed.
 	Installed []string
 	// SkipVerify leaves the verify steps out.
@@ -68,6 +71,7 @@ func Up(in Input) (Plan, error) {
 		return Plan{}, err
 	}
 	p.leaveOut()
+	p.takeUpDeferred(in.Deferred)
 	p.markUnneeded(in)
 	p.Milestones = milestones(in)
 	p.setStages()
@@ -283,6 +287,22 @@ func (p *Plan) leaveOut() {
 		}
 		if !s.Skip.IsZero() {
 			skipped[s.ID] = *s
+		}
+	}
+}
+
+// takeUpDeferred applies components again that wait for kinds, if anything else is deployed.
+func (p *Plan) takeUpDeferred(deferred map[string]bool) {
+	pending := func(s Step) bool { return s.Kind == KindDeploy && !s.Done && s.Skip.IsZero() }
+	if !slices.ContainsFunc(p.Steps, pending) {
+		return
+	}
+	skipped := map[string]bool{}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		skipped[s.ID] = !s.Skip.IsZero()
+		if s.Kind == KindDeploy && deferred[s.Subject] && !slices.ContainsFunc(s.Needs, func(id string) bool { return skipped[id] }) {
+			s.Done = false
 		}
 	}
 }
