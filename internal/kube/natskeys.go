@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,10 +17,10 @@ import (
 
 // signNATS puts a JWT, and the credentials of a user of this secret, where they do not say yet what
 // they should. data is that of the secret.
-func (c *Client) signNATS(ctx context.Context, component catalog.Component, s catalog.Secret, key string, data map[string]string,
+func signNATS(ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret, key string, data map[string]string,
 	put func(key string, value []byte)) error {
 	j := s.NATSJWTs[key]
-	entry := func(ref, suffix string) ([]byte, error) { return c.nkey(ctx, component, s, data, ref, suffix) }
+	entry := func(ref, suffix string) ([]byte, error) { return keys.entry(ctx, component, s, data, ref, suffix) }
 	public := func(ref string) (string, error) {
 		if ref == "" {
 			return "", nil
@@ -76,21 +77,31 @@ func (c *Client) signNATS(ctx context.Context, component catalog.Component, s ca
 	return err
 }
 
-// nkey reads an entry of a key that the component generates: of the secret that is being filled, or another.
-func (c *Client) nkey(ctx context.Context, component catalog.Component, s catalog.Secret, data map[string]string,
+// entry is one of a key that the component generates: of the secret that is being filled, or another.
+func (k *generatedKeys) entry(ctx context.Context, component catalog.Component, s catalog.Secret, data map[string]string,
 	ref, suffix string) ([]byte, error) {
 	name, prefix, _ := strings.Cut(ref, "/")
 	if name != s.Name {
+		all, err := k.secrets(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("key %s: %w", ref, err)
+		}
 		data = nil
 		for _, o := range component.Secrets {
 			if o.Name != name {
 				continue
 			}
-			other, err := c.Get(ctx, "v1", "Secret", cmp.Or(o.Namespace, component.Namespace), name)
-			if err != nil {
-				return nil, fmt.Errorf("key %s: %w", ref, err)
+			namespace := cmp.Or(o.Namespace, component.Namespace)
+			i := slices.IndexFunc(all, func(u unstructured.Unstructured) bool { return u.GetName() == name && u.GetNamespace() == namespace })
+			if i < 0 { // somebody else's, which was adopted, has no label
+				other, err := k.client.Get(ctx, "v1", "Secret", namespace, name)
+				if err != nil {
+					return nil, fmt.Errorf("key %s: %w", ref, err)
+				}
+				all, i = append(all, *other), len(all)
+				k.all = all
 			}
-			data, _, _ = unstructured.NestedStringMap(other.Object, "data")
+			data, _, _ = unstructured.NestedStringMap(all[i].Object, "data")
 		}
 	}
 	value, err := base64.StdEncoding.DecodeString(data[prefix+suffix])

@@ -52,6 +52,7 @@ func (c *Client) LackingSecrets(ctx context.Context, component catalog.Component
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
 	var lacking []Change
+	keys := &generatedKeys{client: c}
 	for _, s := range generated(component) {
 		ref := Ref{APIVersion: "v1", Kind: "Secret", Namespace: s.Namespace, Name: s.Name}
 		before, err := c.Get(ctx, "v1", "Secret", s.Namespace, s.Name)
@@ -63,7 +64,7 @@ func (c *Client) LackingSecrets(ctx context.Context, component catalog.Component
 		case err == nil:
 			after = before.DeepCopy()
 			var changed bool
-			if changed, err = c.fillSecret(ctx, component, s, after); err != nil && len(lacking) > 0 {
+			if changed, err = c.fillSecret(ctx, keys, component, s, after); err != nil && len(lacking) > 0 {
 				continue // a copy, of a key that is lacking itself
 			} else if err == nil && !changed {
 				continue
@@ -124,7 +125,7 @@ func (c *Client) newSecret(component catalog.Component, s catalog.Secret) *unstr
 }
 
 // fillSecret is fill for a whole object.
-func (c *Client) fillSecret(ctx context.Context, component catalog.Component, s catalog.Secret, secret *unstructured.Unstructured) (changed bool, err error) {
+func (c *Client) fillSecret(ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret, secret *unstructured.Unstructured) (changed bool, err error) {
 	data, _, err := unstructured.NestedStringMap(secret.Object, "data")
 	if err != nil {
 		return false, fmt.Errorf("data: %w", err)
@@ -132,7 +133,7 @@ func (c *Client) fillSecret(ctx context.Context, component catalog.Component, s 
 	if data == nil {
 		data = map[string]string{}
 	}
-	if changed, err = c.fill(ctx, component, s, data); err != nil || !changed {
+	if changed, err = c.fill(ctx, keys, component, s, data); err != nil || !changed {
 		return false, err
 	}
 	return true, unstructured.SetNestedStringMap(secret.Object, data, "data")
@@ -151,7 +152,7 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 			return false, errTaken(refOf(secret), by)
 		}
 	}
-	changed, err := c.fillSecret(ctx, component, s, secret)
+	changed, err := c.fillSecret(ctx, &generatedKeys{client: c}, component, s, secret)
 	if err != nil || !changed && !missing {
 		return false, err
 	}
@@ -189,7 +190,7 @@ func (c *Client) writeSecret(ctx context.Context, secret *unstructured.Unstructu
 }
 
 // fill adds the entries that are not there yet; data holds base64, as the API does.
-func (c *Client) fill(ctx context.Context, component catalog.Component, s catalog.Secret, data map[string]string) (changed bool, err error) {
+func (c *Client) fill(ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret, data map[string]string) (changed bool, err error) {
 	put := func(key string, value []byte) {
 		if v := base64.StdEncoding.EncodeToString(value); data[key] != v {
 			data[key], changed = v, true
@@ -244,14 +245,14 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 	}
 	for _, ref := range s.PublicNKeys {
 		name, prefix, _ := strings.Cut(ref, "/")
-		public, err := c.publicKey(ctx, component, s, name, prefix)
+		public, err := keys.public(ctx, component, s, name, prefix)
 		if err != nil {
 			return false, fmt.Errorf("publicNKeys %s: %w", ref, err)
 		}
 		put(prefix+".pub", public)
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.NATSJWTs)) {
-		if err := c.signNATS(ctx, component, s, key, data, put); err != nil {
+		if err := signNATS(ctx, keys, component, s, key, data, put); err != nil {
 			return false, fmt.Errorf("natsJWTs.%s: %w", key, err)
 		}
 	}
@@ -267,16 +268,31 @@ func (c *Client) fill(ctx context.Context, component catalog.Component, s catalo
 	return changed, nil
 }
 
-// publicKey reads a public key of another generated secret: one of the same component,
-// else the only one of that name in the cluster that has the key.
-func (c *Client) publicKey(ctx context.Context, component catalog.Component, s catalog.Secret, name, prefix string) ([]byte, error) {
+// generatedKeys are the entries of the generated secrets of the cluster, read once.
+type generatedKeys struct {
+	client *Client
+	read   bool
+	all    []unstructured.Unstructured
+}
+
+func (k *generatedKeys) secrets(ctx context.Context) (all []unstructured.Unstructured, err error) {
+	if !k.read {
+		k.all, err = k.client.List(ctx, "v1", "Secret", "", labelGenerated+"=true")
+		k.read = err == nil
+	}
+	return k.all, err
+}
+
+// public is a public key of another generated secret: one of the same component, else the only
+// one of that name in the cluster that has the key.
+func (k *generatedKeys) public(ctx context.Context, component catalog.Component, s catalog.Secret, name, prefix string) ([]byte, error) {
 	var own []string
 	for _, o := range component.Secrets {
 		if _, ok := o.NKeys[prefix]; ok && o.Name == name {
 			own = append(own, cmp.Or(o.Namespace, component.Namespace))
 		}
 	}
-	all, err := c.List(ctx, "v1", "Secret", "", labelGenerated+"=true")
+	all, err := k.secrets(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -247,7 +247,7 @@ func TestTexts(t *testing.T) {
 		{"a new password", func() { delete(data, "password") }, true},
 	} {
 		step.before()
-		changed, err := (&Client{}).fill(t.Context(), catalog.Component{}, s, data)
+		changed, err := (&Client{}).fill(t.Context(), nil, catalog.Component{}, s, data)
 		if err != nil || changed != step.changed {
 			t.Errorf("%s: changed %t, want %t (%v)", step.name, changed, step.changed, err)
 		}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -55,6 +56,7 @@ type environment struct {
 	file       string   // orrery.yaml; "" for the defaults
 	ports      []string // on 127.0.0.1, after up
 	components int      // that status has to list, after up
+	catalog    string   // folder that holds infra/; "" for this repository
 }
 
 // newEnvironment names an environment that nobody else has, so that a search for its
@@ -133,7 +135,7 @@ func (e *environment) command(ctx context.Context, args []string) (*exec.Cmd, []
 	// kubectl wants our flags first and passes the rest on.
 	flags := []string{"--env", e.name}
 	if args[0] != "kubectl" {
-		flags = append(flags, "--catalog", repo)
+		flags = append(flags, "--catalog", cmp.Or(e.catalog, repo))
 		if e.file != "" {
 			flags = append(flags, "--file", e.file)
 		}
