@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 	"time"
 )
 
@@ -89,6 +91,40 @@ func others() []string {
 func isDir(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.IsDir()
+}
+
+// bounded: the environment as a whole may not take all memory and process numbers of the machine.
+func bounded(t *testing.T, e *environment) {
+	t.Helper()
+	read := func(patterns ...string) (n uint64) {
+		for _, pattern := range patterns {
+			paths, _ := filepath.Glob(pattern)
+			for _, path := range paths {
+				if b, err := os.ReadFile(path); err == nil {
+					if v, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil {
+						n = max(n, v)
+					}
+				}
+			}
+		}
+		return n
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	total := info.Totalram * uint64(info.Unit)
+	groups := []string{"/sys/fs/cgroup/*/orrery/" + e.name, "/sys/fs/cgroup/orrery/" + e.name, "/sys/fs/cgroup/system.slice/orrery-" + e.name + ".scope"}
+	var memory, pids []string
+	for _, g := range groups {
+		memory, pids = append(memory, g+"/memory.limit_in_bytes", g+"/memory.max"), append(pids, g+"/pids.max")
+	}
+	if got := read(memory...); got == 0 || got >= total {
+		t.Errorf("it may take %d bytes of %d", got, total)
+	}
+	if got, all := read(pids...), read("/proc/sys/kernel/pid_max"); got == 0 || got >= all {
+		t.Errorf("it may have %d processes of %d", got, all)
+	}
 }
 
 // unchanged compares the machine with what it was before the first test.

@@ -50,6 +50,7 @@ func TestPlatform(t *testing.T) {
 	journey("verify", func(t *testing.T) { verifyForms(t, e) })
 	journey("again", func(t *testing.T) { again(t, e) })
 	journey("host", unchanged)
+	journey("bounds", func(t *testing.T) { bounded(t, e) })
 	journey("kubectl", func(t *testing.T) { kubectl(t, e) })
 	journey("logs", func(t *testing.T) { logs(t, e) })
 	journey("observed", func(t *testing.T) { observed(t, e) })

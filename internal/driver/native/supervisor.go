@@ -149,6 +149,9 @@ func settle(cg cgroups, env string, log *slog.Logger) (cgroups, error) {
 	if err := cg.create(own); err != nil {
 		return cg, err
 	}
+	if err := cg.bound(cg.root(env), readBounds()); err != nil {
+		log.Warn("the environment is not bounded as a whole: it could take all memory or process numbers of the machine", "error", err)
+	}
 	return cg, cg.join(own, os.Getpid())
 }
 
