@@ -89,7 +89,7 @@ func TestDataSources(t *testing.T) {
 			continue
 		}
 		service, namespace, _ := strings.Cut(u.Hostname(), ".")
-		if namespace != "observability" || !hasService(t, service, u.Port()) {
+		if namespace != "observability.svc" || !hasService(t, service, u.Port()) {
 			t.Errorf("%s: no component has a Service %s in observability with port %s", d.UID, service, u.Port())
 		}
 		if d.JSONData["tlsAuthWithCACert"] != true || d.SecureJSONData["tlsCACert"] == nil {
