@@ -29,9 +29,9 @@ type openable struct {
 var openables = map[string]openable{
 	"grafana": {observe.Namespace, "grafana", 3000, "http", "/", "user admin, password:" +
 		" orrery kubectl%s get secret -n observability grafana-admin -o go-template='{{.data.password|base64decode}}'"},
-	"prometheus": {observe.Namespace, "prometheus", 9090, "http", "/", "the API; this build of Prometheus has no" +
+	"prometheus": {observe.Namespace, "prometheus", 9090, "https", "/", "the API; this build of Prometheus has no" +
 		" pages, see 'orrery console%s'"},
-	"alertmanager": {observe.Namespace, "alertmanager", 9093, "http", "/", ""},
+	"alertmanager": {observe.Namespace, "alertmanager", 9093, "https", "/", ""},
 	"nats": {"messaging", "nats", 4222, "nats", "", "the user's credentials (.creds):" +
 		" orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.creds\"|base64decode}}'"},
 }

@@ -3,7 +3,8 @@
 // Checks, verbs and the console share it.
 //
 // The services are reached through the API server's service proxy, so that nothing but a
-// kubeconfig is needed and nothing listens on the host. Answers are decoded into small
+// kubeconfig is needed and nothing listens on the host. It speaks TLS to them, and verifies them no
+// more than any API server does: who they are is what the node that runs the pod says. Answers are decoded into small
 // types of our own: it must never import the servers' libraries, which would multiply the
 // build time of the command line.
 //

@@ -46,7 +46,7 @@ type service struct {
 }
 
 func (s service) get(ctx context.Context, path string, query url.Values, into any) error {
-	full := fmt.Sprintf("/api/v1/namespaces/%s/services/%s:%d/proxy%s", s.namespace, s.host, s.port, path)
+	full := fmt.Sprintf("/api/v1/namespaces/%s/services/https:%s:%d/proxy%s", s.namespace, s.host, s.port, path)
 	if len(query) > 0 {
 		full += "?" + query.Encode()
 	}

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -56,7 +58,7 @@ func opening(t *testing.T, e *environment, args ...string) (address string, stop
 		t.Fatalf("%v: %v\n%s", args, err, r.stderr)
 	}
 	var at struct{ URL string }
-	if err := json.Unmarshal([]byte(line), &at); err != nil || !strings.HasPrefix(at.URL, "http://") {
+	if err := json.Unmarshal([]byte(line), &at); err != nil || !strings.HasPrefix(at.URL, "http") {
 		t.Fatalf("%v printed %q", args, line)
 	}
 	return at.URL, func() {
@@ -70,7 +72,11 @@ func throughOpen(t *testing.T, e *environment, name, path string) string {
 	t.Helper()
 	address, stop := opening(t, e, "open", name)
 	defer stop()
-	resp, err := http.Get(strings.TrimSuffix(address, "/") + path)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(e.run(t, "trust", "--print")))
+	// As a browser of who trusts the environment's authority.
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	resp, err := client.Get(strings.TrimSuffix(address, "/") + path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func few(all []string) string {
 
 // samples counts the values of a metric, by value, in the last hour.
 func (p proxied) samples(ctx context.Context, name string) (map[string]int, error) {
-	status, answer, err := p.do(ctx, "GET", p.service("prometheus:9090", "/api/v1/query?query="+name+"[1h]"), nil)
+	status, answer, err := p.do(ctx, "GET", p.service("https:prometheus:9090", "/api/v1/query?query="+name+"[1h]"), nil)
 	if err != nil || status != 200 {
 		return nil, errors.Join(fmt.Errorf("Prometheus: %d: %.300s", status, answer), err)
 	}

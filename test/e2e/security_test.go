@@ -41,9 +41,13 @@ var openOnPurpose = []struct{ who, what, why string }{
 	{`.`, `^https? /(livez|readyz|healthz)$`, "health says yes or no, and nothing else"},
 	{`^(kubernetes|kube-apiserver|exe|orrery)`, `^https /version$`, "the version of Kubernetes, as every cluster has it"},
 	{`^coredns`, `.`, "names of Services and pods, to whom the network policy lets in; its metrics and health say how many were asked"},
-	{`^nats-server`, `^http /(|varz|connz|healthz|metrics)$`, "monitoring, in the pod's network: a network policy lets Prometheus in, and nobody else"},
+	{`^nats-server`, `^http /(|varz|healthz|metrics)$`, "monitoring, in the pod's network: a network policy lets Prometheus in, and nobody else"},
+	{`^nats-server`, `^http /connz`, "who is connected from where, on the same port, which NATS cannot open in part: a user's JWT is no secret," +
+		" it signs in with a key that NATS never has"},
 	{`^(etcd|kubernetes)`, `^http /(metrics|health)$`, "etcd's metrics on the fabric, which pods do not reach without a rule: numbers, no keys"},
-	{`^kube-proxy`, `^http /(metrics|configz)$`, "numbers and its settings, on the fabric, for Prometheus: it has no way to ask who somebody is, and holds no key there"},
+	{`^kube-proxy`, `^http /metrics$`, "numbers, on the fabric, for Prometheus: it has no way to ask who somebody is"},
+	{`^kube-proxy`, `^http /configz$`, "its settings, which Kubernetes serves beside the metrics and has no switch for: they name files and hold no key;" +
+		" on loopback alone nobody would see whether it works. Without it: plugin cilium, which replaces it"},
 	{`^local-path`, `^http /metrics$`, "numbers about volumes, for Prometheus"},
 	{`^metrics-server`, `^https /version$`, "the version of an aggregated API, as Kubernetes has it"},
 	{`^registry`, `^http /(v2/)?$`, "whoever is on the machine may pull: what is in images is public by design, and no secret is in any"},
@@ -96,8 +100,11 @@ func attacks(t *testing.T, e *environment) {
 
 var asked = []string{
 	"/", "/metrics", "/api/v1/secrets", "/api/v1/nodes", "/version", "/healthz", "/livez", "/readyz", "/pods", "/configz", "/runningpods/", "/logs/",
-	"/debug/pprof/", "/debug/flags/v", "/v2/", "/v2/_catalog", "/v2/keys", "/varz", "/connz", "/health", "/stats/summary", "/containerLogs/a/b/c",
+	"/debug/pprof/", "/debug/flags/v", "/v2/", "/v2/_catalog", "/v2/keys", "/varz", "/connz", "/connz?auth=1&subs=1", "/health", "/stats/summary", "/containerLogs/a/b/c",
 }
+
+// credential is what nobody may be answered, on purpose or not: keys, seeds of NATS' keys, tokens of Kubernetes, passwords.
+var credential = regexp.MustCompile(`PRIVATE KEY|eyJhbGciOi[\w-]+\.|\bS[AOU][A-Z2-7]{56}\b|"(password|passwd|pass|seed|secret|token|auth_token)": ?"[^"]+"`)
 
 // ports: whatever listens, found by looking, is asked by who has no right to.
 func ports(a *attacker) {
@@ -139,7 +146,9 @@ func (a *attacker) knock(l listening, who, authorization string) {
 		case err != nil:
 			refusals[regexp.MustCompile(`^.*: `).ReplaceAllString(err.Error(), "")]++
 		case status >= 200 && status < 300:
-			if why := purposeOf(l.process, what); why != "" {
+			if found := credential.FindString(body); found != "" {
+				a.succeeded(at, fmt.Sprintf("%s: a credential: %q", what, found))
+			} else if why := purposeOf(l.process, what); why != "" {
 				a.purpose(at+", "+what, why)
 			} else {
 				a.succeeded(at, fmt.Sprintf("%s: %d %q", what, status, last(body, 120)))

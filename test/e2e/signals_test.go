@@ -71,7 +71,7 @@ func (p proxied) send(ctx context.Context, signal string, request any) error {
 	if err != nil {
 		return err
 	}
-	status, answer, err := p.do(ctx, http.MethodPost, p.service("otel-gateway:4318", "/v1/"+signal), body)
+	status, answer, err := p.do(ctx, http.MethodPost, p.service("https:otel-gateway:4318", "/v1/"+signal), body)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("%d: %.300s", status, answer)
 	}
@@ -81,7 +81,7 @@ func (p proxied) send(ctx context.Context, signal string, request any) error {
 // query asks Prometheus for an instant vector: the labels of each series, and its value
 // under "".
 func (p proxied) query(ctx context.Context, promql string) ([]map[string]string, error) {
-	status, answer, err := p.do(ctx, http.MethodGet, p.service("prometheus:9090", "/api/v1/query?query="+url.QueryEscape(promql)), nil)
+	status, answer, err := p.do(ctx, http.MethodGet, p.service("https:prometheus:9090", "/api/v1/query?query="+url.QueryEscape(promql)), nil)
 	if err != nil || status != http.StatusOK {
 		return nil, errors.Join(err, fmt.Errorf("Prometheus: %d: %.300s", status, answer))
 	}
@@ -119,7 +119,7 @@ func (p proxied) number(ctx context.Context, promql string) (float64, error) {
 // lines are the bodies of the lines that Loki finds, of up to ten days.
 func (p proxied) lines(ctx context.Context, logql string) ([]string, error) {
 	q := url.Values{"query": {logql}, "limit": {"10000"}, "start": {nanos(time.Now().Add(-29 * 24 * time.Hour))}, "end": {nanos(time.Now().Add(time.Hour))}}
-	status, answer, err := p.do(ctx, http.MethodGet, p.service("loki:3100", "/loki/api/v1/query_range?"+q.Encode()), nil)
+	status, answer, err := p.do(ctx, http.MethodGet, p.service("https:loki:3100", "/loki/api/v1/query_range?"+q.Encode()), nil)
 	if err != nil || status != http.StatusOK {
 		return nil, errors.Join(err, fmt.Errorf("Loki: %d: %.300s", status, answer))
 	}
@@ -142,7 +142,7 @@ func (p proxied) lines(ctx context.Context, logql string) ([]string, error) {
 
 // spans is how many of a trace Tempo has.
 func (p proxied) spans(ctx context.Context, id string) (int, error) {
-	status, answer, err := p.do(ctx, http.MethodGet, p.service("tempo:3200", "/api/traces/"+id), nil)
+	status, answer, err := p.do(ctx, http.MethodGet, p.service("https:tempo:3200", "/api/traces/"+id), nil)
 	switch {
 	case err != nil:
 		return 0, err

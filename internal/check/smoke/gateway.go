@@ -3,6 +3,7 @@ package smoke
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ const (
 	gatewayNamespace = "observability"
 	gatewaySelector  = "app.kubernetes.io/name=otel-gateway"
 	gatewayPort      = 4318 // OTLP over HTTP
+	gatewayTLSSecret = "otel-gateway-tls"
+	gatewayName      = "otel-gateway.observability.svc" // in its certificate, whatever pod a forward leads to
 )
 
 // sendOTLP posts a request in OTLP's JSON form (opentelemetry-proto, "JSON Protobuf
@@ -53,12 +56,20 @@ func postOTLP(ctx context.Context, env Env, pod, signal string, body []byte) err
 		return fmt.Errorf("reach %s: %w", pod, err)
 	}
 	defer stop()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/v1/"+signal, bytes.NewReader(body))
+	roots, err := authorityOf(ctx, env, gatewayNamespace, gatewayTLSSecret)
+	if err != nil {
+		return fmt.Errorf("reach %s: %w", pod, err)
+	}
+	secure := &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{RootCAs: roots, ServerName: gatewayName, MinVersion: tls.VersionTLS12},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+address+"/v1/"+signal, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
-	response, err := http.DefaultClient.Do(request)
+	response, err := (&http.Client{Transport: secure}).Do(request)
 	if err != nil {
 		return fmt.Errorf("send %s to %s: %w", signal, pod, err)
 	}

@@ -205,12 +205,23 @@ func natsUser(ctx context.Context, env Env) (nats.Option, error) {
 
 // natsTLS trusts the servers' CA where they have certificates (the prod overlay).
 func natsTLS(ctx context.Context, env Env) ([]nats.Option, error) {
-	secret, err := env.Client.Get(ctx, "v1", "Secret", natsNamespace, natsTLSSecret)
+	roots, err := authorityOf(ctx, env, natsNamespace, natsTLSSecret)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the certificates of NATS: %w", err)
+		return nil, err
+	}
+	// The name in the certificates is the Service's, whatever pod a forward leads to.
+	name := natsSet + "." + natsNamespace + ".svc"
+	return []nats.Option{nats.Secure(&tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12})}, nil
+}
+
+// authorityOf is who signed for the server whose certificate is in a Secret.
+func authorityOf(ctx context.Context, env Env, namespace, name string) (*x509.CertPool, error) {
+	secret, err := env.Client.Get(ctx, "v1", "Secret", namespace, name)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate authority in secret %s/%s: %w", namespace, name, err)
 	}
 	ca, err := secretValue(secret, "ca.crt")
 	if err != nil {
@@ -218,11 +229,9 @@ func natsTLS(ctx context.Context, env Env) ([]nats.Option, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("secret %s/%s: ca.crt holds no certificate", natsNamespace, natsTLSSecret)
+		return nil, fmt.Errorf("secret %s/%s: ca.crt holds no certificate", namespace, name)
 	}
-	// The name in the certificates is the Service's, whatever pod a forward leads to.
-	name := natsSet + "." + natsNamespace + ".svc"
-	return []nats.Option{nats.Secure(&tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12})}, nil
+	return roots, nil
 }
 
 func secretValue(secret *unstructured.Unstructured, key string) ([]byte, error) {

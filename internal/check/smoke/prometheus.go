@@ -19,7 +19,7 @@ const (
 	monitoring      = "monitoring.coreos.com/v1"
 	monitoringAlpha = "monitoring.coreos.com/v1alpha1"
 	// otlpPath is where Prometheus takes metrics in OTLP, behind the API server's proxy.
-	otlpPath = "/api/v1/namespaces/" + observe.Namespace + "/services/prometheus:9090/proxy/api/v1/otlp/v1/metrics"
+	otlpPath = "/api/v1/namespaces/" + observe.Namespace + "/services/https:prometheus:9090/proxy/api/v1/otlp/v1/metrics"
 )
 
 // prometheusPush: what is pushed through OTLP is found by a query.

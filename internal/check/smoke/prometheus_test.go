@@ -12,7 +12,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/observe"
 )
 
-const promProxy = "/api/v1/namespaces/observability/services/prometheus:9090/proxy"
+const promProxy = "/api/v1/namespaces/observability/services/https:prometheus:9090/proxy"
 
 // fakeProm is a Prometheus that finds what was pushed, with a rule on it, an Alertmanager
 // and a receiver behind it.

@@ -2,9 +2,13 @@ package smoke
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/check"
 )
 
@@ -23,12 +28,14 @@ import (
 type telemetry struct {
 	*fakeAPI
 	gateway *httptest.Server
-	refuse  int    // status of the gateway's answers
-	answer  string // and their body
-	busy    int    // so many requests are refused before
-	spans   []map[string]any
-	value   float64
-	run     string
+	// authority that signed for the gateway, and that is in the cluster.
+	authority authority.Pair
+	refuse    int    // status of the gateway's answers
+	answer    string // and their body
+	busy      int    // so many requests are refused before
+	spans     []map[string]any
+	value     float64
+	run       string
 	// What is wrong.
 	absent   string // a service that is not there
 	deaf     bool   // nothing sent or printed arrives
@@ -45,8 +52,15 @@ type telemetry struct {
 func newTelemetry(t *testing.T) (*telemetry, Env) {
 	f, env := newFake(t)
 	c := &telemetry{fakeAPI: f, refuse: http.StatusOK, answer: "{}", job: "smoke"}
-	c.gateway = httptest.NewServer(c)
+	c.gateway = httptest.NewUnstartedServer(c)
+	c.authority = newAuthority(t)
+	c.gateway.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{serving(t, c.authority)}}
+	c.gateway.StartTLS()
 	t.Cleanup(c.gateway.Close)
+	f.put(map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": gatewayTLSSecret, "namespace": gatewayNamespace},
+		"data": map[string]any{"ca.crt": base64.StdEncoding.EncodeToString(c.authority.Certificate)},
+	})
 	f.put(map[string]any{
 		"apiVersion": "v1", "kind": "Pod",
 		"metadata": map[string]any{"name": "otel-gateway-0", "namespace": gatewayNamespace, "labels": map[string]any{"app.kubernetes.io/name": "otel-gateway"}},
@@ -54,6 +68,52 @@ func newTelemetry(t *testing.T) (*telemetry, Env) {
 	})
 	env.Client, env.Components = c, []string{"loki", "tempo", "prometheus", "otel-collector"}
 	return c, env
+}
+
+func newAuthority(t *testing.T) authority.Pair {
+	t.Helper()
+	a, err := authority.New("test", []string{"svc"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// serving is a certificate of the gateway.
+func serving(t *testing.T, signer authority.Pair) tls.Certificate {
+	t.Helper()
+	issued, err := signer.Issue(authority.Request{
+		DNSNames: []string{gatewayName}, Lifetime: time.Hour, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(issued.Certificate, issued.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+// TestGatewaySigned: who is not signed by the environment's authority is sent nothing.
+func TestGatewaySigned(t *testing.T) {
+	c, env := newTelemetry(t)
+	if err := sendOTLP(t.Context(), env, "traces", map[string]any{}); err != nil {
+		t.Fatal(err)
+	}
+	other, env := newTelemetry(t)
+	other.gateway.Config.ErrorLog = log.New(io.Discard, "", 0)
+	other.gateway.TLS.Certificates = []tls.Certificate{serving(t, newAuthority(t))}
+	other.gateway.TLS.GetCertificate = nil
+	err := sendOTLP(t.Context(), env, "traces", map[string]any{})
+	if err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("signed by another authority: %v", err)
+	}
+	delete(c.objects, "Secret/"+gatewayNamespace+"/"+gatewayTLSSecret)
+	env.Client = c
+	if err := sendOTLP(t.Context(), env, "traces", map[string]any{}); err == nil || !strings.Contains(err.Error(), gatewayTLSSecret) {
+		t.Errorf("without an authority: %v", err)
+	}
 }
 
 func (c *telemetry) PortForward(context.Context, string, string, int) (string, func(), error) {
@@ -113,7 +173,7 @@ func (c *telemetry) RawGet(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.absent != "" && strings.Contains(u.Path, "/services/"+c.absent+":") {
+	if c.absent != "" && strings.Contains(u.Path, "/services/https:"+c.absent+":") {
 		return []byte(`{"kind":"Status"}`), &apierrors.StatusError{ErrStatus: metav1.Status{Code: 503}}
 	}
 	c.mu.Lock()

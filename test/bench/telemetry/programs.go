@@ -139,18 +139,25 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 	}{
 		{"loki", "loki/loki.yaml", "loki", "307MiB", []string{"-config.file=%s"}, "http://" + at("loki") + "/ready", []string{
 			"http_listen_port: 3100", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["loki"]),
-			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["loki-grpc"]), "/var/loki", filepath.Join(dir, "loki"),
+			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["loki-grpc"]),
+			"http_tls_config: {cert_file: /etc/loki-tls/tls.crt, key_file: /etc/loki-tls/tls.key}", "", "/var/loki", filepath.Join(dir, "loki"),
 		}},
 		{"tempo", "tempo/tempo.yaml", "tempo", "410MiB", []string{"-config.file=%s"}, "http://" + at("tempo") + "/ready", []string{
 			"http_listen_port: 3200", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["tempo"]),
-			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4318", at("tempo-otlp"), "/var/tempo", filepath.Join(dir, "tempo"),
+			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4318", at("tempo-otlp"),
+			"http_tls_config: {cert_file: /etc/tempo-tls/tls.crt, key_file: /etc/tempo-tls/tls.key}", "",
+			"tls: {cert_file: /etc/tempo-tls/tls.crt, key_file: /etc/tempo-tls/tls.key, reload_interval: 1m}", "", "/var/tempo", filepath.Join(dir, "tempo"),
 		}},
 		{"gateway", "otel-collector/gateway.yaml", "otelcol", "204MiB", []string{"--config", "%s"}, "http://" + at("gateway-health"), []string{
+			// Everything is on loopback here, and speaks no TLS.
+			"tls: &served {cert_file: /etc/otelcol-tls/tls.crt, key_file: /etc/otelcol-tls/tls.key, reload_interval: 1m}", "", ", tls: *served", "",
+			"tls: &signed {ca_file: /etc/otelcol-tls/ca.crt, reload_interval: 1m}", "", "tls: *signed", "", "ca_file: /etc/otelcol-tls/ca.crt", "", "https://", "http://",
 			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"), "tempo.observability.svc.${clusterDomain}.:3200", at("tempo"),
 			"loki.observability.svc.${clusterDomain}.:3100", at("loki"), "prometheus.observability.svc.${clusterDomain}.:9090", "127.0.0.1:1",
 			"0.0.0.0:13133", at("gateway-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["gateway"]), "/var/lib/otelcol", filepath.Join(dir, "gateway"),
 		}},
 		{"agent", "otel-collector/agent.yaml", "otelcol", "102MiB", []string{"--config", "%s"}, "http://" + at("agent-health"), []string{
+			"tls: {ca_file: /etc/otelcol-tls/ca.crt, reload_interval: 1m}", "", "https://", "http://",
 			"/var/log/pods", filepath.Join(dir, "pods"), "loki.observability.svc.${clusterDomain}.:3100", at("loki"),
 			"0.0.0.0:13133", at("agent-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["agent"]), "/var/lib/otelcol", filepath.Join(dir, "agent"),
 		}},
