@@ -22,7 +22,7 @@ const usage = `usage: keeper [flags] run | check | snapshot > FILE | restore < F
 func main() {
 	var o keeper.Options
 	var nodes string
-	flag.StringVar(&o.Address, "vault", "http://vault:8200", "URL of Vault")
+	flag.StringVar(&o.Address, "vault", "https://vault:8200", "URL of Vault")
 	flag.StringVar(&nodes, "nodes", "", "URLs of all its nodes, with commas between them; run asks the first to initialise")
 	flag.StringVar(&o.CAFile, "ca", "", "authority of Vault's certificate")
 	flag.StringVar(&o.TokenFile, "token", "/var/run/vault/token", "file with a service account's token for Vault")
@@ -30,6 +30,7 @@ func main() {
 	flag.StringVar(&o.Config, "config", "/etc/vault", "folder of what is applied")
 	flag.StringVar(&o.Secret, "secret", "vault-recovery", "Secret that recovery keys are kept in")
 	flag.StringVar(&o.Listen, "listen", ":8080", "address of /readyz")
+	flag.StringVar(&o.NATS, "nats", "", "URL of NATS, whose certificate -ca vouches for too; check tries a leased user there")
 	deadline := flag.Duration("deadline", 0, "how long check, snapshot and restore may take; default: 4 minutes")
 	flag.Usage = func() { fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()

@@ -26,6 +26,8 @@ type Options struct {
 	Config    string
 	Secret    string
 	Listen    string
+	// NATS is where a leased user of NATS is tried; empty: it is not.
+	NATS string
 }
 
 const (
