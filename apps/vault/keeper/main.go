@@ -16,7 +16,7 @@ import (
 	"github.com/orrery-dev/orrery/apps/vault/internal/keeper"
 )
 
-const usage = `usage: keeper [flags] run | check | snapshot > FILE | restore < FILE
+const usage = `usage: keeper [flags] run | check | deliver | snapshot > FILE | restore < FILE
 `
 
 func main() {
@@ -31,6 +31,7 @@ func main() {
 	flag.StringVar(&o.Secret, "secret", "vault-recovery", "Secret that recovery keys are kept in")
 	flag.StringVar(&o.Listen, "listen", ":8080", "address of /readyz")
 	flag.StringVar(&o.NATS, "nats", "", "URL of NATS, whose certificate -ca vouches for too; check tries a leased user there")
+	flag.StringVar(&o.File, "file", "", "where deliver waits for what it has written to Vault")
 	deadline := flag.Duration("deadline", 0, "how long check, snapshot and restore may take; default: 4 minutes")
 	flag.Usage = func() { fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()
@@ -63,6 +64,8 @@ func run(ctx context.Context, log *slog.Logger, o keeper.Options, verb string, d
 	switch verb {
 	case "check":
 		return k.Check(ctx, os.Stdout)
+	case "deliver":
+		return k.Deliver(ctx, os.Stdout)
 	case "snapshot":
 		return k.Snapshot(ctx, os.Stdout)
 	case "restore":

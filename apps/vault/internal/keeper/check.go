@@ -37,17 +37,26 @@ type result struct {
 	Seconds float64 `json:"seconds"`
 }
 
+type checkFunc = func(context.Context, *api.Client) (string, error)
+
+type check struct {
+	name string
+	run  checkFunc
+}
+
 // Check writes to Vault and reads it, as a pod would, and prints a line for each check.
 func (k *Keeper) Check(ctx context.Context, out io.Writer) error {
+	return report(out, []check{{"vault-secrets", checkSecrets}, {"vault-leases", checkLeases}, {"vault-leases-nats", k.checkNATS}},
+		func(run checkFunc) (string, error) { return k.attempt(ctx, run) })
+}
+
+// report prints a line for each check.
+func report(out io.Writer, checks []check, attempt func(checkFunc) (string, error)) error {
 	enc := json.NewEncoder(out)
 	failed := 0
-	checks := []struct {
-		name string
-		run  func(context.Context, *api.Client) (string, error)
-	}{{"vault-secrets", checkSecrets}, {"vault-leases", checkLeases}, {"vault-leases-nats", k.checkNATS}}
 	for _, c := range checks {
 		start := time.Now()
-		detail, err := k.attempt(ctx, c.run)
+		detail, err := attempt(c.run)
 		r := result{Name: c.name, State: "succeeded", Detail: detail, Seconds: time.Since(start).Seconds()}
 		if _, skipped := errors.AsType[skippedError](err); skipped {
 			r.State, r.Detail = "skipped", err.Error()

@@ -28,6 +28,8 @@ type Options struct {
 	Listen    string
 	// NATS is where a leased user of NATS is tried; empty: it is not.
 	NATS string
+	// File is where a secret of Vault's is delivered to.
+	File string
 }
 
 const (
