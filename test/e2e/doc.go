@@ -12,6 +12,8 @@
 //
 // ORRERY_E2E_TELEMETRY=1 adds TestTelemetry: what metrics, logs and traces do when things fail.
 //
+// ORRERY_E2E_FULL=1 adds TestVault: pulse on leased credentials, and Vault sealed, lost and restored.
+//
 // ORRERY_E2E_DIR is where state is kept meanwhile (default /var/tmp; a real file system,
 // not an overlay), ORRERY_E2E_LOGS where support archives of failed tests go. Binaries and
 // images come from the usual cache, so that they are built once.

@@ -16,13 +16,13 @@ import (
 	"github.com/orrery-dev/orrery/apps/vault/internal/keeper"
 )
 
-const usage = `usage: keeper [flags] run | check | snapshot > FILE | restore < FILE
+const usage = `usage: keeper [flags] run | check | deliver | snapshot > FILE | restore < FILE
 `
 
 func main() {
 	var o keeper.Options
 	var nodes string
-	flag.StringVar(&o.Address, "vault", "http://vault:8200", "URL of Vault")
+	flag.StringVar(&o.Address, "vault", "https://vault:8200", "URL of Vault")
 	flag.StringVar(&nodes, "nodes", "", "URLs of all its nodes, with commas between them; run asks the first to initialise")
 	flag.StringVar(&o.CAFile, "ca", "", "authority of Vault's certificate")
 	flag.StringVar(&o.TokenFile, "token", "/var/run/vault/token", "file with a service account's token for Vault")
@@ -30,6 +30,8 @@ func main() {
 	flag.StringVar(&o.Config, "config", "/etc/vault", "folder of what is applied")
 	flag.StringVar(&o.Secret, "secret", "vault-recovery", "Secret that recovery keys are kept in")
 	flag.StringVar(&o.Listen, "listen", ":8080", "address of /readyz")
+	flag.StringVar(&o.NATS, "nats", "", "URL of NATS, whose certificate -ca vouches for too; check tries a leased user there")
+	flag.StringVar(&o.File, "file", "", "where deliver waits for what it has written to Vault")
 	deadline := flag.Duration("deadline", 0, "how long check, snapshot and restore may take; default: 4 minutes")
 	flag.Usage = func() { fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()
@@ -62,6 +64,8 @@ func run(ctx context.Context, log *slog.Logger, o keeper.Options, verb string, d
 	switch verb {
 	case "check":
 		return k.Check(ctx, os.Stdout)
+	case "deliver":
+		return k.Deliver(ctx, os.Stdout)
 	case "snapshot":
 		return k.Snapshot(ctx, os.Stdout)
 	case "restore":

@@ -17,19 +17,23 @@ var update = flag.Bool("update", false, "write generated files anew")
 
 // operators are where kinds of operators come from: the component, the module that it is compiled
 // from, and the files there. Of Prometheus's, agents and Thanos rulers are left out, of
-// cert-manager's what only ACME needs: both run without, and every kind costs each API server
-// memory.
+// cert-manager's what only ACME needs, of external-secrets' what is not of one namespace: they run
+// without, and every kind costs each API server memory.
 var operators = []struct {
-	component, module, file string
-	kinds                   []string
+	component, source, module, file string
+	kinds                           []string
 }{
 	{
-		"prometheus-operator", "github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd/monitoring.coreos.com_%s.yaml",
+		"prometheus-operator", "infra/k8s/base/prometheus-operator/source", "github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd/monitoring.coreos.com_%s.yaml",
 		[]string{"alertmanagerconfigs", "alertmanagers", "podmonitors", "probes", "prometheuses", "prometheusrules", "scrapeconfigs", "servicemonitors"},
 	},
 	{
-		"cert-manager", "github.com/cert-manager/cert-manager", "deploy/crds/cert-manager.io_%s.yaml",
+		"cert-manager", "infra/k8s/base/cert-manager/source", "github.com/cert-manager/cert-manager", "deploy/crds/cert-manager.io_%s.yaml",
 		[]string{"certificaterequests", "certificates", "clusterissuers", "issuers"},
+	},
+	{
+		"external-secrets", "apps/external-secrets", "github.com/external-secrets/external-secrets", "config/crds/bases/external-secrets.io_%s.yaml",
+		[]string{"externalsecrets", "secretstores"},
 	},
 }
 
@@ -41,7 +45,7 @@ var operators = []struct {
 func TestOperatorCRDs(t *testing.T) {
 	for _, o := range operators {
 		folder := filepath.Join("../../../infra/k8s/base", o.component)
-		module := moduleDir(t, filepath.Join(folder, "source"), o.module)
+		module := moduleDir(t, filepath.Join("../../..", o.source), o.module)
 		for _, kind := range o.kinds {
 			checkCRD(t, filepath.Join(module, fmt.Sprintf(o.file, kind)), filepath.Join(folder, "crds", kind+".yaml"))
 		}

@@ -13,14 +13,21 @@ import (
 	"github.com/hashicorp/vault/builtin/logical/transit"
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/orrery-dev/orrery/apps/vault-plugins/foundationdb"
+	"github.com/orrery-dev/orrery/apps/vault-plugins/nats"
+	"github.com/orrery-dev/orrery/apps/vault-plugins/scylla"
 )
 
 // Secrets returns the secrets engines by type.
 func Secrets() map[string]logical.Factory {
 	return map[string]logical.Factory{
-		"kv":      kv.Factory,
-		"pki":     pki.Factory,
-		"transit": transit.Factory,
+		"foundationdb": foundationdb.Factory,
+		"kv":           kv.Factory,
+		"nats":         nats.Factory,
+		"pki":          pki.Factory,
+		"scylla":       scylla.Factory,
+		"transit":      transit.Factory,
 	}
 }
 

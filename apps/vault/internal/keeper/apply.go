@@ -32,20 +32,27 @@ func apply(ctx context.Context, c *api.Client, d Desired) error {
 			return err
 		}
 	}
+	// One that fails, for what it is about is away, does not keep the others from being made.
+	var failed error
 	for _, w := range d.Write {
-		if w.Unless != "" {
-			s, err := c.Logical().ReadWithContext(ctx, w.Unless)
-			// pki says 400 of an authority that it does not have yet.
-			if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusBadRequest) {
-				return fmt.Errorf("read %s: %w", w.Unless, err)
-			}
-			if s != nil {
-				continue
-			}
+		failed = errors.Join(failed, write(ctx, c, w))
+	}
+	return failed
+}
+
+func write(ctx context.Context, c *api.Client, w Write) error {
+	if w.Unless != "" {
+		s, err := c.Logical().ReadWithContext(ctx, w.Unless)
+		// pki says 400 of an authority that it does not have yet.
+		if err != nil && !isStatus(err, http.StatusNotFound) && !isStatus(err, http.StatusBadRequest) {
+			return fmt.Errorf("read %s: %w", w.Unless, err)
 		}
-		if _, err := c.Logical().WriteWithContext(ctx, w.Path, w.Data); err != nil {
-			return fmt.Errorf("write %s: %w", w.Path, err)
+		if s != nil {
+			return nil
 		}
+	}
+	if _, err := c.Logical().WriteWithContext(ctx, w.Path, w.Data); err != nil {
+		return fmt.Errorf("write %s: %w", w.Path, err)
 	}
 	return nil
 }

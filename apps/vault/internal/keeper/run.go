@@ -26,6 +26,10 @@ type Options struct {
 	Config    string
 	Secret    string
 	Listen    string
+	// NATS is where a leased user of NATS is tried; empty: it is not.
+	NATS string
+	// File is where a secret of Vault's is delivered to.
+	File string
 }
 
 const (
