@@ -95,7 +95,12 @@ func bumpKustomization(text, image, digest string) (string, bool, error) {
 }
 
 // bump moves every image of the release.
-func (l *release) bump(context.Context) error {
+func (l *release) bump(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(l.dir, imagesFile)); err != nil && l.publishes() == nil { // made on another machine
+		if _, err := l.gh(ctx, "release", "download", l.tag, "--dir", l.dir, "--pattern", imagesFile, "--clobber"); err != nil {
+			return err
+		}
+	}
 	rows, err := pushedImages(l.dir)
 	if err != nil {
 		return err

@@ -82,6 +82,7 @@ var jobs = []Job{
 		"copies", "pins", "links", "commits", "secrets", "actionlint", "gitleaks"}},
 	{Name: "test", Short: "all of a push to main", Of: []string{"e2e"}},
 	{Name: "nightly", Short: "all of a night", Of: []string{"fuzz", "conformance", "tags", "govulncheck", "trivy"}},
+	{Name: "update", Short: "newer modules of the command line, where they pass", run: updates},
 
 	{Name: "release-version", Short: "HEAD is clean, and its tag the version of the changelog", run: releasing((*release).version)},
 	{Name: "release-binaries", Short: "the command line for Linux and, as a client, for macOS", run: releasing((*release).binaries)},

@@ -184,3 +184,15 @@ func (u *update) try(ctx context.Context, version string) (notes []string, err e
 	}
 	return nil, err
 }
+
+// updates is Update as a job: what became of each module is in its log.
+func updates(ctx context.Context, r *Runner) error {
+	rows, err := r.Update(ctx, "")
+	for _, u := range rows {
+		fmt.Fprintf(r.Out, "%s: %s -> %s\n", u.Module, u.From, u.To)
+		for _, why := range append(u.Left, u.Notes...) {
+			fmt.Fprintf(r.Out, "  %s\n", why)
+		}
+	}
+	return err
+}
