@@ -88,7 +88,7 @@ func TestFlake(t *testing.T) {
 		"ask.nix": `let
   out = (import ` + flake + `).outputs {
     self = { outPath = "/src"; rev = "c0ffee"; shortRev = "c0f"; };
-    nixpkgs = { outPath = ./nixpkgs; lib.fakeHash = "fake"; };
+    nixpkgs = ./nixpkgs;
     rust-overlay = ./rust;
     flake-utils.lib.eachSystem = systems: f: f (builtins.head systems);
   };

@@ -329,6 +329,8 @@ func gitleaks(ctx context.Context, r *Runner) error {
 // govulncheck asks vuln.go.dev, or ORRERY_VULNDB.
 func govulncheck(ctx context.Context, r *Runner) error { return r.vulnerabilities(ctx, r.Root) }
 
+var noDatabase = regexp.MustCompile(`(?m)fetching vulnerabilities|^creating client: `)
+
 func (r *Runner) vulnerabilities(ctx context.Context, dir string) error {
 	tool, err := r.tool(ctx, "govulncheck", true)
 	if err != nil {
@@ -344,7 +346,7 @@ func (r *Runner) vulnerabilities(ctx context.Context, dir string) error {
 	err = cmd.Run()
 	_, _ = r.Out.Write(out.Bytes())
 	// It ends with 3 when it found something, and with 1 when it could not look.
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 && strings.Contains(out.String(), "fetching vulnerabilities") {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 && noDatabase.MatchString(out.String()) {
 		return skipf("the database of vulnerabilities cannot be reached: %s", lastLine(out.String()))
 	}
 	if err != nil {
