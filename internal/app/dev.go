@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -12,14 +13,14 @@ import (
 func newDev(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dev",
-		Short: "For those who change orrery: hooks of the clone, generated files",
+		Short: "For those who change orrery: hooks of the clone, tools, generated files",
 	}
 	hooks := &cobra.Command{
 		Use:   "hooks",
 		Short: "Checks before a commit, without pre-commit",
 	}
 	hooks.AddCommand(newHooksInstall(o), newHooksRun(o))
-	c.AddCommand(hooks, newDevGenerate(o))
+	c.AddCommand(hooks, newDevGenerate(o), newDevSetup(o))
 	return c
 }
 
@@ -73,4 +74,53 @@ func newDevGenerate(o *options) *cobra.Command {
 			return ci.Generate(r.Root)
 		},
 	}
+}
+
+func newDevSetup(o *options) *cobra.Command {
+	var list bool
+	c := &cobra.Command{
+		Use:   "setup [TOOL...]",
+		Short: "Compile the developer's tools that the folder tools pins, and say where they are",
+		Long: `Compile tools from the source that the folder tools pins, unless that was done before: those
+named, or without names those that hooks and gates use, half a minute each. "all" takes
+minutes for each of the others. Exit status 1 when one could not be compiled.`,
+		Example: `  orrery dev setup
+  orrery dev setup cosign syft
+  orrery dev setup --list`,
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := o.runner(o.err)
+			if err != nil {
+				return err
+			}
+			var tools []ci.Tool
+			if list {
+				tools, err = r.Tools()
+			} else {
+				tools, err = r.Setup(c.Context(), args)
+			}
+			if err != nil {
+				return err
+			}
+			if o.json() {
+				err = printJSON(o.out, tools)
+			}
+			failed := false
+			for _, t := range tools {
+				failed = failed || t.Error != ""
+				if !o.json() {
+					where := cmp.Or(t.Path, t.Error, "not compiled")
+					if list {
+						where = t.Module
+					}
+					fmt.Fprintf(o.out, "%-14s %-12s %s\n", t.Name, t.Version, where)
+				}
+			}
+			if err == nil && failed {
+				return exitError(exitFailed)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&list, "list", false, "only say which tools are pinned")
+	return c
 }

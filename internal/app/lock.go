@@ -50,7 +50,7 @@ changed since, until this is run again.`,
 	f.StringVar(&target.Platform, "platform", "", "lock for another platform, such as linux/arm64 (default: this machine's)")
 	f.StringSliceVar(&target.Only, "only", nil, "with --platform, build only these binaries and images")
 	c.MarkFlagsMutuallyExclusive("check", "platform")
-	c.AddCommand(newLockPin(o))
+	c.AddCommand(newLockPin(o), newLockUpdate(o))
 	return c
 }
 

@@ -194,6 +194,9 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
+// Set by the linker in a release; what Go knows of the clone otherwise.
+var released, revision string
+
 func newVersion(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -211,6 +214,9 @@ func newVersion(o *options) *cobra.Command {
 					}
 				}
 			}
+			if released != "" {
+				v["version"], v["revision"] = released, revision
+			}
 			if o.json() {
 				return printJSON(o.out, v)
 			}
@@ -222,6 +228,9 @@ func newVersion(o *options) *cobra.Command {
 
 // programVersion is what `orrery version` calls this program.
 func programVersion() string {
+	if released != "" {
+		return released
+	}
 	if bi, ok := debug.ReadBuildInfo(); ok && bi.Main.Version != "" {
 		return bi.Main.Version
 	}

@@ -24,8 +24,9 @@ type Job struct {
 	// Of are the jobs of which this one consists.
 	Of []string `json:"of,omitempty"`
 
-	stages []string // of .ci/run
-	run    func(context.Context, *Runner) error
+	stages  []string // of .ci/run
+	ordered bool     // what comes after a failure is not run
+	run     func(context.Context, *Runner) error
 }
 
 // Results of a job.
@@ -58,7 +59,7 @@ var jobs = []Job{
 	{Name: "unit", Short: "go test of everything that needs no cluster", stages: []string{"unit", "pinned"}},
 	{Name: "race", Short: "the race detector, where it pays", stages: []string{"race"}},
 	{Name: "fuzz", Short: "a few seconds of each fuzz target", stages: []string{"fuzz"}},
-	{Name: "licences", Short: "licences of all that is linked", stages: []string{"licences"}},
+	{Name: "licences", Short: "licences of all that is linked", run: licences},
 	{Name: "lock", Short: "what is compiled is as locked", stages: []string{"locked"}},
 	{Name: "e2e", Short: "a whole platform: up, verify, down", stages: []string{"e2e"}},
 	{Name: "conformance", Short: "Kubernetes' own tests", stages: []string{"conformance"}},
@@ -68,19 +69,43 @@ var jobs = []Job{
 	{Name: "commits", Short: "messages of commits since main", run: commits},
 	{Name: "links", Short: "relative links of documents lead somewhere", run: links},
 	{Name: "actionlint", Short: "workflows are well-formed", run: actionlint},
+	{Name: "secrets", Short: "nothing in infra/secrets can be read by everybody", run: secretFiles},
 	{Name: "gitleaks", Short: "no key is in the tree", run: gitleaks},
 	{Name: "govulncheck", Short: "no known vulnerability is called", run: govulncheck},
 	{Name: "trivy", Short: "vulnerabilities, misconfiguration and secrets of the tree", run: trivy},
-	{Name: "rust", Short: "rustfmt and clippy of a Cargo workspace", run: rust},
+	{Name: "rust", Short: "a Cargo workspace: rustfmt, clippy, cargo-audit, cargo-deny, wasm-pack", run: rust},
 	{Name: "reproducible", Short: "two builds in two places are the same bits", run: reproducible},
 	{Name: "build", Short: "all of a pull request", Of: []string{
 		"format", "vet", "lint", "modules", "copies", "pins", "links", "actionlint", "commits", "unit", "race", "fuzz",
-		"licences", "gitleaks", "govulncheck", "trivy", "rust", "lock", "reproducible"}},
+		"licences", "secrets", "gitleaks", "govulncheck", "trivy", "rust", "lock", "reproducible"}},
 	{Name: "gates", Short: "what .ci/run does not do by itself and needs no network", Of: []string{
-		"copies", "pins", "links", "commits", "actionlint"}},
+		"copies", "pins", "links", "commits", "secrets", "actionlint", "gitleaks"}},
 	{Name: "test", Short: "all of a push to main", Of: []string{"e2e"}},
 	{Name: "nightly", Short: "all of a night", Of: []string{"fuzz", "conformance", "tags", "govulncheck", "trivy"}},
+	{Name: "update", Short: "newer modules of the command line, where they pass", run: updates},
+
+	{Name: "release-version", Short: "HEAD is clean, and its tag the version of the changelog", run: releasing((*release).version)},
+	{Name: "release-binaries", Short: "the command line for Linux and, as a client, for macOS", run: releasing((*release).binaries)},
+	{Name: "release-sbom", Short: "bills of materials, ours and syft's, compared", run: releasing((*release).sboms)},
+	{Name: "release-images", Short: "images are compiled and pushed to a registry", run: releasing((*release).images)},
+	{Name: "release-cache", Short: "what is compiled is pushed to a registry", run: releasing((*release).cache)},
+	{Name: "release-bundle", Short: "the platform in one file", run: releasing((*release).bundle)},
+	{Name: "release-checksums", Short: "SHA256SUMS", run: releasing((*release).checksums)},
+	{Name: "release-sign", Short: "signatures by the workflow's identity, or by a key", run: releasing((*release).sign)},
+	{Name: "release-draft", Short: "a draft on GitHub has all of it", run: releasing((*release).draft)},
+	{Name: "release-verify", Short: "what was published is read back and checked", run: releasing((*release).verify)},
+	{Name: "release-undraft", Short: "what was verified is published", run: releasing((*release).undraft)},
+	{Name: "release-bump", Short: "digests of the images move in infra/k8s/overlays", run: releasing((*release).bump)},
+	{Name: "release-make", Short: "all that is released, made and signed", ordered: true, Of: making},
+	{Name: "release-publish", Short: "it is published, once it is verified", ordered: true, Of: publishing},
+	{Name: "release", Short: "all of a tag", ordered: true, Of: slices.Concat(making, publishing)},
 }
+
+var (
+	making = []string{"release-version", "release-binaries", "release-sbom", "release-images", "release-cache", "release-bundle",
+		"release-checksums", "release-sign"}
+	publishing = []string{"release-draft", "release-verify", "release-undraft"}
+)
 
 // Jobs are all jobs, in the order in which `build` runs them.
 func Jobs() []Job { return slices.Clone(jobs) }
@@ -120,20 +145,28 @@ func (r *Runner) Run(ctx context.Context, name string) ([]Result, error) {
 		names = []string{name}
 	}
 	var results []Result
+	stopped := ""
 	for _, n := range names {
+		if stopped != "" {
+			results = append(results, Result{Job: n, Result: Skipped, Why: stopped + " failed, and comes before"})
+			continue
+		}
 		j, err := find(n)
 		if err != nil {
 			return nil, err
 		}
 		fmt.Fprintf(r.Out, "\n== %s\n", n)
 		start := time.Now()
-		err = r.one(ctx, j)
+		err = r.logged(ctx, j)
 		result := Result{Job: n, Result: Passed, Seconds: time.Since(start).Seconds()}
 		if s, ok := errors.AsType[Skip](err); ok {
 			result.Result, result.Why = Skipped, s.Why
 		} else if err != nil {
 			result.Result, result.Why = Failed, err.Error()
 			fmt.Fprintln(r.Out, err)
+			if job.ordered {
+				stopped = n
+			}
 		}
 		results = append(results, result)
 		if ctx.Err() != nil {
@@ -150,6 +183,28 @@ func find(name string) (Job, error) {
 		}
 	}
 	return Job{}, failure.Usagef("there is no job %q: 'orrery ci list' names them", name)
+}
+
+// logged runs a job, and keeps what it prints in a file of the folder that ORRERY_CI_LOGS names.
+func (r *Runner) logged(ctx context.Context, j Job) (err error) {
+	dir := os.Getenv("ORRERY_CI_LOGS")
+	if dir == "" {
+		return r.one(ctx, j)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("keep the log: %w", err)
+	}
+	f, err := os.Create(filepath.Join(dir, j.Name+".log"))
+	if err != nil {
+		return fmt.Errorf("keep the log: %w", err)
+	}
+	to := *r
+	to.Out = io.MultiWriter(r.Out, f)
+	err = to.one(ctx, j)
+	if err != nil {
+		fmt.Fprintln(f, err)
+	}
+	return errors.Join(err, f.Close())
 }
 
 func (r *Runner) one(ctx context.Context, j Job) error {
@@ -263,7 +318,7 @@ func Summary(w io.Writer, results []Result, markdown bool) {
 		if markdown {
 			fmt.Fprintf(w, "| %s | %s | %.1f |\n", r.Job, said, r.Seconds)
 		} else {
-			fmt.Fprintf(w, "%-12s %6.1f s  %s\n", r.Job, r.Seconds, said)
+			fmt.Fprintf(w, "%-18s %6.1f s  %s\n", r.Job, r.Seconds, said)
 		}
 	}
 }

@@ -327,7 +327,11 @@ func gitleaks(ctx context.Context, r *Runner) error {
 }
 
 // govulncheck asks vuln.go.dev, or ORRERY_VULNDB.
-func govulncheck(ctx context.Context, r *Runner) error {
+func govulncheck(ctx context.Context, r *Runner) error { return r.vulnerabilities(ctx, r.Root) }
+
+var noDatabase = regexp.MustCompile(`(?m)fetching vulnerabilities|^creating client: `)
+
+func (r *Runner) vulnerabilities(ctx context.Context, dir string) error {
 	tool, err := r.tool(ctx, "govulncheck", true)
 	if err != nil {
 		return err
@@ -338,11 +342,11 @@ func govulncheck(ctx context.Context, r *Runner) error {
 	}
 	var out bytes.Buffer
 	cmd := r.command(ctx, tool, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &out
 	err = cmd.Run()
 	_, _ = r.Out.Write(out.Bytes())
 	// It ends with 3 when it found something, and with 1 when it could not look.
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 && strings.Contains(out.String(), "fetching vulnerabilities") {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 && noDatabase.MatchString(out.String()) {
 		return skipf("the database of vulnerabilities cannot be reached: %s", lastLine(out.String()))
 	}
 	if err != nil {
@@ -359,17 +363,42 @@ func trivy(ctx context.Context, r *Runner) error {
 	return r.do(ctx, tool, "fs", "--scanners", "vuln,misconfig,secret", "--severity", "HIGH,CRITICAL", "--exit-code", "1", "--quiet", ".")
 }
 
+// rust holds a Cargo workspace to its format and to clippy, and to what the other tools say that
+// are on PATH; those that are not are named, and the job counts as skipped.
 func rust(ctx context.Context, r *Runner) error {
-	if _, err := os.Stat(filepath.Join(r.Root, "Cargo.toml")); err != nil {
+	manifest, err := os.ReadFile(filepath.Join(r.Root, "Cargo.toml"))
+	if err != nil {
 		return Skip{"there is no Cargo workspace"}
 	}
 	if _, err := exec.LookPath("cargo"); err != nil {
 		return Skip{"cargo is not on PATH"}
 	}
-	if err := r.do(ctx, "cargo", "fmt", "--all", "--check"); err != nil {
-		return err
+	var missing []string
+	for _, c := range []struct {
+		tool string
+		args []string
+	}{
+		{"cargo-fmt", []string{"cargo", "fmt", "--all", "--check"}},
+		{"cargo-clippy", []string{"cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"}},
+		{"cargo-audit", []string{"cargo", "audit", "--deny", "warnings"}},
+		{"cargo-deny", []string{"cargo", "deny", "check"}},
+		{"wasm-pack", []string{"wasm-pack", "build", "--release"}},
+	} {
+		if c.tool == "wasm-pack" && !bytes.Contains(manifest, []byte("cdylib")) {
+			continue // nothing for the web
+		}
+		if _, err := exec.LookPath(c.tool); err != nil {
+			missing = append(missing, c.tool)
+			continue
+		}
+		if err := r.do(ctx, c.args[0], c.args[1:]...); err != nil {
+			return fmt.Errorf("%s: %w", c.tool, err)
+		}
 	}
-	return r.do(ctx, "cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings")
+	if len(missing) > 0 {
+		return skipf("what is on PATH passed; not on PATH: %s (nix develop has them)", strings.Join(missing, ", "))
+	}
+	return nil
 }
 
 func reproducible(ctx context.Context, r *Runner) error {
