@@ -10,8 +10,9 @@ import (
 
 var (
 	// A tag or digest that stands behind the name is part of the placeholder, so that a
-	// manifest cannot pin something other than what was built.
-	imagePlaceholder = regexp.MustCompile(regexp.QuoteMeta(mirror.Host) + `/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?`)
+	// manifest cannot pin something other than what was built. Objects of operators name an image
+	// in two fields: #repository is what stands before the tag, #tag the rest.
+	imagePlaceholder = regexp.MustCompile(regexp.QuoteMeta(mirror.Host) + `/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?(#(?:repository|tag)\b)?`)
 	// $${name} is the way to write a literal ${name}.
 	factPlaceholder = regexp.MustCompile(`\$?\$\{[A-Za-z][A-Za-z0-9]*\}`)
 )
@@ -65,7 +66,8 @@ func (s *substitution) fact(placeholder string) string {
 }
 
 func (s *substitution) image(placeholder string) string {
-	name := imagePlaceholder.FindStringSubmatch(placeholder)[1]
+	groups := imagePlaceholder.FindStringSubmatch(placeholder)
+	name, part := groups[1], groups[4]
 	ref, declared := s.images[name]
 	switch {
 	case !declared:
@@ -73,6 +75,13 @@ func (s *substitution) image(placeholder string) string {
 			" declare it under images in component.yaml; declared: %s", name, sortedNames(s.images)))
 	case ref == "":
 		s.errs = append(s.errs, fmt.Errorf("image %s is declared but was not built", name))
+	}
+	repository, tag, _ := strings.Cut(ref, ":")
+	switch part {
+	case "#repository":
+		return repository
+	case "#tag":
+		return tag
 	}
 	return ref
 }
