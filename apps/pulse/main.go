@@ -66,7 +66,7 @@ type config struct {
 	outboxDir     string
 	beatRate      float64
 	beatTarget    string
-	otlp, otlpCA  string
+	otlp          string
 	sample        float64
 	debug         bool
 	delay, grace  time.Duration
@@ -96,8 +96,7 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	f.StringVar(&c.nats.CAFile, "nats-ca", "", "`file` with the CA of NATS; TLS is used then")
 	f.IntVar(&c.replicas, "replicas", 3, "replicas of the streams: 1, 3 or 5; no more than NATS has servers")
 	f.DurationVar(&c.deadline, "deadline", 30*time.Second, "after which an acknowledged event that was not delivered is lost")
-	f.StringVar(&c.otlp, "otlp", "", "`URL` of the OTLP gateway (gRPC), such as https://otel-gateway.observability.svc:4317; empty: no traces are sent")
-	f.StringVar(&c.otlpCA, "otlp-ca", "", "`file` with the CA of the OTLP gateway, for https; empty: the system's")
+	f.StringVar(&c.otlp, "otlp", "", "`URL` of the OTLP gateway (gRPC), such as http://otel-gateway.observability:4317; empty: no traces are sent")
 	f.Float64Var(&c.sample, "sample", 1, "share of the traces that are recorded, 0 to 1")
 	f.BoolVar(&c.debug, "debug", false, "log every event")
 	f.DurationVar(&c.delay, "shutdown-delay", 3*time.Second, "between the end of readiness and that of accepting")
@@ -168,7 +167,7 @@ func (c config) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	log := telemetry.NewLogger(out, level).With("component", c.role)
 	t, err := telemetry.Start(ctx, telemetry.Options{
-		Service: "pulse", Version: version, Component: c.role, Endpoint: c.otlp, CAFile: c.otlpCA, SampleRatio: c.sample, Log: log,
+		Service: "pulse", Version: version, Component: c.role, Endpoint: c.otlp, SampleRatio: c.sample, Log: log,
 	})
 	if err != nil {
 		return err

@@ -151,7 +151,7 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 		{"gateway", "otel-collector/gateway.yaml", "otelcol", "204MiB", []string{"--config", "%s"}, "http://" + at("gateway-health"), []string{
 			// Everything is on loopback here, and speaks no TLS.
 			"tls: &served {cert_file: /etc/otelcol-tls/tls.crt, key_file: /etc/otelcol-tls/tls.key, reload_interval: 1m}", "", ", tls: *served", "",
-			"tls: &signed {ca_file: /etc/otelcol-tls/ca.crt, reload_interval: 1m}", "", "tls: *signed", "", "ca_file: /etc/otelcol-tls/ca.crt", "", "https://", "http://",
+			"tls: &signed {ca_file: /etc/otelcol-tls/ca.crt, reload_interval: 1m}", "", "tls: *signed", "", "https://", "http://",
 			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"), "tempo.observability.svc.${clusterDomain}.:3200", at("tempo"),
 			"loki.observability.svc.${clusterDomain}.:3100", at("loki"), "prometheus.observability.svc.${clusterDomain}.:9090", "127.0.0.1:1",
 			"0.0.0.0:13133", at("gateway-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["gateway"]), "/var/lib/otelcol", filepath.Join(dir, "gateway"),

@@ -3,12 +3,10 @@ package telemetry
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,30 +27,18 @@ type uploader struct {
 // exportProcedure is the one call of OTLP for traces.
 const exportProcedure = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
-// newUploader to http://HOST:PORT (cleartext HTTP/2) or https://HOST:PORT, which the authority in
-// caFile has to have signed for.
-func newUploader(endpoint, caFile string, timeout time.Duration) (*uploader, error) {
+// newUploader to http://HOST:PORT (cleartext HTTP/2) or https://HOST:PORT.
+func newUploader(endpoint string, timeout time.Duration) (*uploader, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("OTLP endpoint %q: must be http://HOST:PORT or https://HOST:PORT", endpoint)
-	}
-	secure := &tls.Config{MinVersion: tls.VersionTLS12}
-	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("CA of the OTLP gateway: %w", err)
-		}
-		secure.RootCAs = x509.NewCertPool()
-		if !secure.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA of the OTLP gateway: %s holds no certificate", caFile)
-		}
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(u.Scheme == "https")
 	protocols.SetUnencryptedHTTP2(u.Scheme == "http")
 	transport := &http.Transport{
 		Protocols:       protocols,
-		TLSClientConfig: secure,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		IdleConnTimeout: time.Minute,
 		HTTP2:           &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}

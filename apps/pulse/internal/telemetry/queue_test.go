@@ -2,14 +2,7 @@ package telemetry
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
-	"io"
-	"log"
-	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -109,39 +102,8 @@ func FuzzPartialSuccess(f *testing.F) {
 
 func TestEndpoints(t *testing.T) {
 	for _, bad := range []string{"gateway:4317", "http://", "ftp://x:1", "://"} {
-		if _, err := newUploader(bad, "", time.Second); err == nil || !strings.Contains(err.Error(), "must be http://HOST:PORT") {
+		if _, err := newUploader(bad, time.Second); err == nil || !strings.Contains(err.Error(), "must be http://HOST:PORT") {
 			t.Errorf("%q: %v", bad, err)
 		}
-	}
-}
-
-// TestSigned: only a gateway that the authority signed for gets spans.
-func TestSigned(t *testing.T) {
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/grpc")
-		_, _ = w.Write([]byte{0, 0, 0, 0, 0})
-		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
-	}))
-	s.EnableHTTP2 = true
-	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	file := filepath.Join(t.TempDir(), "ca.crt")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct{ ca, says string }{{file, ""}, {"", "certificate"}} {
-		u, err := newUploader(s.URL, c.ca, 5*time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = u.UploadTraces(t.Context(), nil)
-		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
-			t.Errorf("CA %q: %v", c.ca, err)
-		}
-		_ = u.Stop(t.Context())
-	}
-	if _, err := newUploader(s.URL, file+"x", time.Second); err == nil || !strings.Contains(err.Error(), "CA of the OTLP gateway") {
-		t.Errorf("no file: %v", err)
 	}
 }

@@ -37,11 +37,9 @@ import (
 type Options struct {
 	// Service, Version and Component name this process in traces.
 	Service, Version, Component string
-	// Endpoint of the OTLP gateway (gRPC), such as https://otel-gateway.observability.svc:4317.
+	// Endpoint of the OTLP gateway (gRPC), such as http://otel-gateway.observability:4317.
 	// Empty: no traces are sent, but there are trace IDs all the same.
 	Endpoint string
-	// CAFile has the authority that the gateway is signed by. Empty: the system's.
-	CAFile string
 	// SampleRatio of the traces that begin here, from 0 to 1. Who calls with a trace
 	// decides for it.
 	SampleRatio float64
@@ -85,7 +83,7 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 		trace.WithSampler(trace.ParentBased(trace.TraceIDRatioBased(o.SampleRatio))),
 	}
 	if o.Endpoint != "" {
-		upload, err := newUploader(o.Endpoint, o.CAFile, 5*time.Second)
+		upload, err := newUploader(o.Endpoint, 5*time.Second)
 		if err != nil {
 			return nil, err
 		}

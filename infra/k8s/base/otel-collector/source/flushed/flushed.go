@@ -2,8 +2,6 @@ package flushed
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"os"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -23,8 +20,6 @@ import (
 type Config struct {
 	// Probe is a URL that the server answers to GET, cheaply, with 200.
 	Probe string `mapstructure:"probe"`
-	// CAFile has the authority that the probe's server is signed by. Empty: the system's.
-	CAFile string `mapstructure:"ca_file"`
 	// After which time the server has written what it acknowledged. The exporter's own
 	// timeout has to be longer.
 	After time.Duration `mapstructure:"after"`
@@ -46,7 +41,7 @@ func NewFactory() extension.Factory {
 	return extension.NewFactory(component.MustNewType("flushed"),
 		func() component.Config { return &Config{} },
 		func(_ context.Context, _ extension.Settings, c component.Config) (extension.Extension, error) {
-			return newMiddleware(*c.(*Config))
+			return newMiddleware(*c.(*Config)), nil
 		}, component.StabilityLevelStable)
 }
 
@@ -59,26 +54,13 @@ type middleware struct {
 
 var _ extensionmiddleware.HTTPClient = (*middleware)(nil)
 
-func newMiddleware(c Config) (*middleware, error) {
-	secure := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		secure.RootCAs = x509.NewCertPool()
-		if !secure.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s holds no certificate", c.CAFile)
-		}
-	}
-	// Its own configuration keeps it at HTTP/1.1: a connection is one process' and is closed with it.
+func newMiddleware(c Config) *middleware {
 	return &middleware{config: c, probe: &http.Transport{
-		TLSClientConfig:       secure,
 		DialContext:           (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 		ResponseHeaderTimeout: 5 * time.Second,
 		MaxConnsPerHost:       1,
 		MaxIdleConnsPerHost:   1,
-	}}, nil
+	}}
 }
 
 // Start implements component.Component.

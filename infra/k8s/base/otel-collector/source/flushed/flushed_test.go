@@ -2,13 +2,10 @@ package flushed
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -50,21 +47,13 @@ func newServer(t *testing.T, l net.Listener) *server {
 // client sends to s as an exporter does.
 func client(t *testing.T, s *server, after time.Duration) *http.Client {
 	t.Helper()
-	return clientOf(t, Config{Probe: s.URL + "/ready", After: after}, &http.Transport{DisableKeepAlives: true})
-}
-
-func clientOf(t *testing.T, c Config, next http.RoundTripper) *http.Client {
-	t.Helper()
-	m, err := newMiddleware(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := newMiddleware(Config{Probe: s.URL + "/ready", After: after})
 	t.Cleanup(func() { _ = m.Shutdown(context.Background()) })
 	wrap, err := m.GetHTTPRoundTripper(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport, err := wrap(t.Context(), next)
+	transport, err := wrap(t.Context(), &http.Transport{DisableKeepAlives: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,53 +160,15 @@ func TestConfig(t *testing.T) {
 		Config
 		wrong string
 	}{
-		{Config{Probe: "http://tempo:3200/ready", After: time.Second}, ""},
-		{Config{Probe: "tempo:3200", After: time.Second}, "probe is"},
-		{Config{Probe: "", After: time.Second}, "probe is"},
-		{Config{Probe: "http://tempo:3200/ready", After: 0}, "after is 0s"},
-		{Config{Probe: "http://tempo:3200/ready", After: time.Hour}, "no more than a minute"},
+		{Config{"http://tempo:3200/ready", time.Second}, ""},
+		{Config{"tempo:3200", time.Second}, "probe is"},
+		{Config{"", time.Second}, "probe is"},
+		{Config{"http://tempo:3200/ready", 0}, "after is 0s"},
+		{Config{"http://tempo:3200/ready", time.Hour}, "no more than a minute"},
 	} {
 		err := c.Validate()
 		if c.wrong == "" && err != nil || c.wrong != "" && (err == nil || !strings.Contains(err.Error(), c.wrong)) {
 			t.Errorf("%+v: %v", c.Config, err)
 		}
-	}
-}
-
-func TestSigned(t *testing.T) {
-	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	t.Cleanup(s.Close)
-	file := filepath.Join(t.TempDir(), "ca.crt")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	known := s.Client().Transport
-	c := Config{Probe: s.URL + "/ready", After: time.Millisecond}
-	send := func(c Config) error {
-		r, err := clientOf(t, c, known).Post(s.URL+"/v1/traces", "application/x-protobuf", strings.NewReader("spans"))
-		if err == nil {
-			_ = r.Body.Close()
-		}
-		return err
-	}
-	if err := send(c); err == nil || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("signed by nobody that is known: %v", err)
-	}
-	c.CAFile = file
-	if err := send(c); err != nil {
-		t.Errorf("signed by the one in ca_file: %v", err)
-	}
-	for name, content := range map[string]string{"empty": "", "other": "no certificate"} {
-		c.CAFile = filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(c.CAFile, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := newMiddleware(c); err == nil || !strings.Contains(err.Error(), "holds no certificate") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	c.CAFile = file + "x"
-	if _, err := newMiddleware(c); err == nil || !strings.Contains(err.Error(), "ca_file") {
-		t.Errorf("no file: %v", err)
 	}
 }
