@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -112,19 +117,56 @@ func freePorts(t *testing.T, n int) (addresses []string) {
 	return addresses
 }
 
+// certificate of every Vault here, which vouches for itself.
+var certificate = sync.OnceValues(func() (cert, key []byte) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &private.PublicKey, private)
+	if err != nil {
+		panic(err)
+	}
+	bytes, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		panic(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: bytes})
+})
+
+// serving writes it to files.
+func serving(t *testing.T) (cert, key string) {
+	dir := t.TempDir()
+	c, k := certificate()
+	cert, key = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for file, text := range map[string][]byte{cert: c, key: k} {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
 func startVault(t *testing.T, data, seal string) *node {
 	binary := os.Getenv("ORRERY_VAULT")
 	if binary == "" {
 		t.Skip("ORRERY_VAULT does not name a vault: go build -tags minimal -o /tmp/vault .")
 	}
 	ports := freePorts(t, 3)
-	n := &node{url: "http://" + ports[0], data: data, seal: seal}
+	n := &node{url: "https://" + ports[0], data: data, seal: seal}
+	cert, certKey := serving(t)
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte(seal), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n.cmd = exec.Command(binary, "-node=vault-0", "-data="+data, "-seal-key="+key, "-listen="+ports[0], "-listen-cluster="+ports[1],
-		"-listen-metrics="+ports[2], "-address="+n.url, "-cluster-address=https://"+ports[1], "-log-level=warn")
+		"-listen-metrics="+ports[2], "-address="+n.url, "-cluster-address=https://"+ports[1], "-log-level=warn",
+		"-tls-cert="+cert, "-tls-key="+certKey, "-tls-ca="+cert)
 	n.cmd.Stderr = t.Output()
 	return n
 }
@@ -163,9 +205,10 @@ func as(t *testing.T, k *kubernetes, n *node, name, role string) *Keeper {
 	if err := os.WriteFile(token, []byte(k.token(t, name, "vault")), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ca, _ := serving(t)
 	kp, err := New(slog.New(slog.NewTextHandler(t.Output(), nil)), Options{
 		Address: n.url, Nodes: []string{n.url}, TokenFile: token, Role: role, Secret: "vault-recovery",
-		Config: desired(t),
+		Config: desired(t), CAFile: ca,
 	})
 	if err != nil {
 		t.Fatal(err)
