@@ -364,3 +364,40 @@ func TestBump(t *testing.T) {
 	_, err = Bump(root, "ghcr.io/o/nats", "latest")
 	want(t, err, "is no digest")
 }
+
+// Provenance that the real cosign has signed: of this release, of another builder, of another file.
+func TestVerifyProvenance(t *testing.T) {
+	key := pairOfKeys(t)
+	t.Setenv("GITHUB_REPOSITORY", "o/r")
+	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "")
+	t.Setenv("SIGSTORE_ID_TOKEN", "")
+	root, err := filepath.Abs(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	l := &release{Runner: &Runner{Root: root, Out: io.Discard}, tag: "v1.0.0", commit: "c0ffee", dir: dir}
+	want(t, l.verifyProvenance(t.Context(), dir), "skipped: there is no provenance")
+	write(t, dir, map[string]string{"orrery-x": "program"})
+	want(t, l.checksums(t.Context()), "")
+	attest := func(builder string) {
+		t.Helper()
+		predicate := filepath.Join(t.TempDir(), "predicate.json")
+		text := `{"buildDefinition": {"buildType": "` + githubBuildType + `", "externalParameters": {"workflow":
+			{"ref": "refs/tags/v1.0.0", "repository": "https://github.com/o/r", "path": "` + releaseWorkflow + `"}},
+			"resolvedDependencies": [{"uri": "git+https://github.com/o/r@refs/tags/v1.0.0", "digest": {"gitCommit": "c0ffee"}}]},
+			"runDetails": {"builder": {"id": "` + builder + `"}}}`
+		if err := os.WriteFile(predicate, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want(t, l.runCosign(t.Context(), "attest-blob", "--yes", "--key", key, "--type", "slsaprovenance1", "--predicate", predicate,
+			"--tlog-upload=false", "--use-signing-config=false", "--bundle", filepath.Join(dir, provenanceFile), filepath.Join(dir, "orrery-x")), "")
+	}
+	attest(githubBuilder)
+	want(t, l.verifyProvenance(t.Context(), dir), "")
+	attest("https://example.org/somebody")
+	want(t, l.verifyProvenance(t.Context(), dir), `its builder is "https://example.org/somebody"`)
+	attest(githubBuilder)
+	write(t, dir, map[string]string{"orrery-x": "another program"})
+	want(t, l.verifyProvenance(t.Context(), dir), "provenance of orrery-x: cosign")
+}
