@@ -92,7 +92,11 @@ func TestFlake(t *testing.T) {
     rust-overlay = ./rust;
     flake-utils.lib.eachSystem = systems: f: f (builtins.head systems);
   };
-in { app = { inherit (out.packages.app) version compiler vendorHash ldflags; }; shell = out.devShells.default; checks = builtins.attrNames out.checks; }`,
+in {
+  app = { inherit (out.packages.app) version compiler vendorHash ldflags; };
+  shell = out.devShells.default;
+  checks = builtins.attrNames out.checks;
+}`,
 	})
 	cmd := exec.CommandContext(t.Context(), nix, "--eval", "--strict", "--json", filepath.Join(dir, "ask.nix"))
 	cmd.Env = append(os.Environ(), "NIX_STORE_DIR="+dir+"/store", "NIX_STATE_DIR="+dir+"/state", "NIX_LOG_DIR="+dir+"/log",

@@ -160,7 +160,8 @@ func (r *Runner) stagedKeys(ctx context.Context, files []string) error {
 	if err != nil {
 		return err
 	}
-	return r.do(ctx, tool, "git", "--staged", "--no-banner", "--redact", "--log-level", "warn", "--config", filepath.Join(r.Root, ".gitleaks.toml"), ".")
+	return r.do(ctx, tool, "git", "--staged", "--no-banner", "--redact", "--log-level", "warn",
+		"--config", filepath.Join(r.Root, ".gitleaks.toml"), ".")
 }
 
 func (r *Runner) stagedCopies(ctx context.Context, files []string) error {

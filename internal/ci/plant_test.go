@@ -31,9 +31,10 @@ func withTools(t *testing.T, needed ...string) *Runner {
 
 // vulnDB is a database with one finding: Parse of net/url, in every version of Go.
 var vulnDB = map[string]string{
-	"index/db.json":      `{"modified": "2026-01-01T00:00:00Z"}`,
-	"index/modules.json": `[{"path": "stdlib", "vulns": [{"id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z"}]}]`,
-	"index/vulns.json":   `[{"id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z", "aliases": ["CVE-2026-00001"]}]`,
+	"index/db.json": `{"modified": "2026-01-01T00:00:00Z"}`,
+	"index/modules.json": `[{"path": "stdlib",
+		"vulns": [{"id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z"}]}]`,
+	"index/vulns.json": `[{"id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z", "aliases": ["CVE-2026-00001"]}]`,
 	"ID/GO-2026-0001.json": `{"schema_version": "1.3.1", "id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z", "aliases": ["CVE-2026-00001"],
 		"summary": "a fixture", "affected": [{"package": {"name": "stdlib", "ecosystem": "Go"},
 		"ranges": [{"type": "SEMVER", "events": [{"introduced": "0"}]}],
@@ -46,7 +47,8 @@ func TestVulnerabilities(t *testing.T) {
 	write(t, db, vulnDB)
 	t.Setenv("ORRERY_VULNDB", "file://"+db)
 	program := func(does string) {
-		write(t, r.Root, map[string]string{"go.mod": "module x\n\ngo 1.26\n", "main.go": "package main\n\nimport \"net/url\"\n\nfunc main() { " + does + " }\n"})
+		write(t, r.Root, map[string]string{"go.mod": "module x\n\ngo 1.26\n"})
+		write(t, r.Root, map[string]string{"main.go": "package main\n\nimport \"net/url\"\n\nfunc main() { " + does + " }\n"})
 	}
 	program(`_ = url.PathEscape("x")`)
 	want(t, govulncheck(t.Context(), r), "")
@@ -69,7 +71,8 @@ func licenceText(t *testing.T, file string) string {
 func TestLicences(t *testing.T) {
 	r := &Runner{Root: t.TempDir(), Out: io.Discard}
 	files := map[string]string{
-		"go.mod":              "module github.com/orrery-dev/orrery\n\ngo 1.26\n\nrequire example.org/dep v1.0.0\n\nreplace example.org/dep => ./dep\n",
+		"go.mod": "module github.com/orrery-dev/orrery\n\ngo 1.26\n\nrequire example.org/dep v1.0.0\n" +
+			"\nreplace example.org/dep => ./dep\n",
 		"cmd/orrery/main.go":  "package main\n\nimport _ \"example.org/dep\"\n\nfunc main() {}\n",
 		"dep/go.mod":          "module example.org/dep\n\ngo 1.26\n",
 		"dep/dep.go":          "package dep\n",

@@ -63,7 +63,7 @@ func (r *Runner) release(ctx context.Context) (*release, error) {
 		return nil, err
 	}
 	if dirty != "" {
-		return nil, fmt.Errorf("the tree is not what HEAD is: commit, stash or ignore\n%s", dirty)
+		return nil, fmt.Errorf("%s\nthe tree is not what HEAD is: commit, stash or ignore these", dirty)
 	}
 	l := &release{Runner: r, commit: commit, tag: os.Getenv(envTag)}
 	if l.tag == "" && os.Getenv("GITHUB_REF_TYPE") == "tag" {
@@ -133,7 +133,7 @@ func releasing(do func(*release, context.Context) error) func(context.Context, *
 		l, err := r.release(ctx)
 		if err != nil {
 			// Not skipped: a release that nobody made must not look like one.
-			return errors.New(err.Error())
+			return errors.New(strings.ReplaceAll(err.Error(), "skipped: ", ""))
 		}
 		return do(l, ctx)
 	}

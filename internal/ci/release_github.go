@@ -156,7 +156,9 @@ func (l *release) verify(ctx context.Context) error {
 		return err
 	}
 	var skipped []error
-	for _, check := range []func(context.Context, string) error{l.verifySums, l.verifySBOMs, l.verifySignature, l.verifyProvenance, l.verifyImages} {
+	for _, check := range []func(context.Context, string) error{
+		l.verifySums, l.verifySBOMs, l.verifySignature, l.verifyProvenance, l.verifyImages,
+	} {
 		err := check(ctx, dir)
 		if _, ok := errors.AsType[Skip](err); ok {
 			skipped = append(skipped, err)

@@ -42,7 +42,8 @@ func (l *release) sboms(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read what %s consists of: %w", t.file(), err)
 		}
-		doc, err := sbom.ProgramCycloneDX(sbom.Program{Name: t.file(), Version: l.tag, Platform: t.os + "/" + t.arch, SHA256: sum, Info: info}, licences)
+		program := sbom.Program{Name: t.file(), Version: l.tag, Platform: t.os + "/" + t.arch, SHA256: sum, Info: info}
+		doc, err := sbom.ProgramCycloneDX(program, licences)
 		if err != nil {
 			return err
 		}
@@ -52,7 +53,8 @@ func (l *release) sboms(ctx context.Context) error {
 		if noSyft != nil {
 			continue
 		}
-		cmd := l.command(ctx, syft, "scan", "--quiet", "--source-name", t.file(), "--source-version", l.tag, "-o", "cyclonedx-json="+file+syftSuffix, "file:"+file)
+		cmd := l.command(ctx, syft, "scan", "--quiet", "--source-name", t.file(), "--source-version", l.tag,
+			"-o", "cyclonedx-json="+file+syftSuffix, "file:"+file)
 		cmd.Env = append(cmd.Env, "SYFT_CHECK_FOR_APP_UPDATE=false")
 		cmd.Stdout, cmd.Stderr = l.Out, l.Out
 		if err := cmd.Run(); err != nil {

@@ -307,7 +307,8 @@ func TestSameModules(t *testing.T) {
 		return data
 	}
 	ours := bill("pkg:golang/std@1.26.8", "pkg:golang/example.org/A@v1.0.0%2Bincompatible", "pkg:golang/example.org/b@v1.0.0")
-	want(t, sameModules(ours, bill("pkg:golang/stdlib@1.26.8", "pkg:golang/example.org/A@v1.0.0+incompatible", "pkg:golang/example.org/b@v1.0.0#sub")), "")
+	theirs := bill("pkg:golang/stdlib@1.26.8", "pkg:golang/example.org/A@v1.0.0+incompatible", "pkg:golang/example.org/b@v1.0.0#sub")
+	want(t, sameModules(ours, theirs), "")
 	want(t, sameModules(ours, bill("pkg:golang/example.org/a@v1.0.0+incompatible")), "b@v1.0.0 is in ours only")
 	want(t, sameModules(bill(), ours), "b@v1.0.0 is missing in ours")
 	want(t, sameModules(ours, []byte("{}")), "not CycloneDX")
@@ -317,10 +318,13 @@ func TestProvenance(t *testing.T) {
 	good := `{"_type": "https://in-toto.io/Statement/v1", "predicateType": "https://slsa.dev/provenance/v1",
 		"subject": [{"name": "orrery-linux-amd64", "digest": {"sha256": "` + sha + `"}}],
 		"predicate": {"buildDefinition": {"buildType": "https://actions.github.io/buildtypes/workflow/v1",
-			"externalParameters": {"workflow": {"ref": "refs/tags/v1.0.0", "repository": "https://github.com/o/r", "path": ".github/workflows/release.yml"}},
+			"externalParameters": {"workflow":
+				{"ref": "refs/tags/v1.0.0", "repository": "https://github.com/o/r", "path": ".github/workflows/release.yml"}},
 			"resolvedDependencies": [{"uri": "git+https://github.com/o/r@refs/tags/v1.0.0", "digest": {"gitCommit": "c0ffee"}}]},
 			"runDetails": {"builder": {"id": "https://github.com/actions/runner/github-hosted"}}}}`
-	o := origin{repository: "https://github.com/o/r", ref: "refs/tags/v1.0.0", workflow: releaseWorkflow, commit: "c0ffee", builder: githubBuilder}
+	o := origin{
+		repository: "https://github.com/o/r", ref: "refs/tags/v1.0.0", workflow: releaseWorkflow, commit: "c0ffee", builder: githubBuilder,
+	}
 	want(t, checkProvenance([]byte(good), "orrery-linux-amd64", sha, o), "")
 	for _, c := range []struct{ old, new, say string }{
 		{"runner/github-hosted", "runner/self-hosted", "its builder is"},
@@ -340,7 +344,8 @@ func TestProvenance(t *testing.T) {
 func TestBump(t *testing.T) {
 	root := t.TempDir()
 	old, other := "sha256:"+strings.Repeat("1", 64), "sha256:"+strings.Repeat("2", 64)
-	kustomization := "images:\n  # why\n  - name: ghcr.io/o/nats\n    digest: %s # kept\n  - name: ghcr.io/o/nats-box\n    digest: " + other + "\n"
+	kustomization := "images:\n  # why\n  - name: ghcr.io/o/nats\n    digest: %s # kept\n" +
+		"  - name: ghcr.io/o/nats-box\n    digest: " + other + "\n"
 	values := "a: ghcr.io/o/nats:v1@%s\nb: x/ghcr.io/o/nats@" + other + "\nc: \"ghcr.io/o/nats@%[1]s\"\n"
 	write(t, root, map[string]string{
 		"infra/k8s/overlays/prod/nats/kustomization.yaml": fmt.Sprintf(kustomization, old),
@@ -363,4 +368,41 @@ func TestBump(t *testing.T) {
 	want(t, err, "nothing under infra/k8s names")
 	_, err = Bump(root, "ghcr.io/o/nats", "latest")
 	want(t, err, "is no digest")
+}
+
+// Provenance that the real cosign has signed: of this release, of another builder, of another file.
+func TestVerifyProvenance(t *testing.T) {
+	key := pairOfKeys(t)
+	t.Setenv("GITHUB_REPOSITORY", "o/r")
+	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "")
+	t.Setenv("SIGSTORE_ID_TOKEN", "")
+	root, err := filepath.Abs(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	l := &release{Runner: &Runner{Root: root, Out: io.Discard}, tag: "v1.0.0", commit: "c0ffee", dir: dir}
+	want(t, l.verifyProvenance(t.Context(), dir), "skipped: there is no provenance")
+	write(t, dir, map[string]string{"orrery-x": "program"})
+	want(t, l.checksums(t.Context()), "")
+	attest := func(builder string) {
+		t.Helper()
+		predicate := filepath.Join(t.TempDir(), "predicate.json")
+		text := `{"buildDefinition": {"buildType": "` + githubBuildType + `", "externalParameters": {"workflow":
+			{"ref": "refs/tags/v1.0.0", "repository": "https://github.com/o/r", "path": "` + releaseWorkflow + `"}},
+			"resolvedDependencies": [{"uri": "git+https://github.com/o/r@refs/tags/v1.0.0", "digest": {"gitCommit": "c0ffee"}}]},
+			"runDetails": {"builder": {"id": "` + builder + `"}}}`
+		if err := os.WriteFile(predicate, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want(t, l.runCosign(t.Context(), "attest-blob", "--yes", "--key", key, "--type", "slsaprovenance1", "--predicate", predicate,
+			"--tlog-upload=false", "--use-signing-config=false", "--bundle", filepath.Join(dir, provenanceFile), filepath.Join(dir, "orrery-x")), "")
+	}
+	attest(githubBuilder)
+	want(t, l.verifyProvenance(t.Context(), dir), "")
+	attest("https://example.org/somebody")
+	want(t, l.verifyProvenance(t.Context(), dir), `its builder is "https://example.org/somebody"`)
+	attest(githubBuilder)
+	write(t, dir, map[string]string{"orrery-x": "another program"})
+	want(t, l.verifyProvenance(t.Context(), dir), "provenance of orrery-x: cosign")
 }
