@@ -115,8 +115,7 @@ type secretsInit struct {
 // seeded are the Secrets that `secrets init` gives values, which people and the stores' own clients
 // share.
 var seeded = []struct{ namespace, name, key string }{
-	{"data", "foundationdb", "password"},
-	{"data", "scylladb", "password"},
+	{"scylladb", "scylladb", "password"},
 }
 
 func newSecretsInit(o *options) *cobra.Command {
@@ -213,7 +212,7 @@ func newSecretsSet(o *options) *cobra.Command {
 Secret NAMESPACE/NAME of infra/secrets/data.yaml under KEY. It is never an argument: those can be read by
 every user of the machine. A line feed at its end is left out.`,
 		Example: `  orrery secrets set messaging/nats-app app.seed < seed
-  orrery secrets set data/scylladb password --random`,
+  orrery secrets set scylladb/scylladb password --random`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			namespace, name, ok := strings.Cut(args[0], "/")

@@ -187,6 +187,9 @@ type Component struct {
 	Files []File `json:"files,omitempty"`
 	// Secrets are generated once, inside the cluster, and never overwritten.
 	Secrets []Secret `json:"secrets,omitempty"`
+	// AIO is how many slots for asynchronous I/O its pods take of the host's fs.aio-max-nr, all
+	// of them together.
+	AIO int `json:"aio,omitempty"`
 	// Ready names conditions beyond kstatus; see internal/check/smoke.
 	Ready []string `json:"ready,omitempty"`
 	// Smoke names checks of internal/check/smoke that `verify` runs.

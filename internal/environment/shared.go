@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -148,11 +149,12 @@ func (p *Platform) findPublished(ctx context.Context) (missing map[string]plan.C
 	return missing
 }
 
-// PreflightConditions are the driver's, and those of a cluster that somebody else made.
+// PreflightConditions are the driver's, those of components that need much of the host, and those of a
+// cluster that somebody else made.
 func (p *Platform) PreflightConditions(ctx context.Context) []check.Condition {
 	conditions := p.Driver.Preflight(ctx)
 	if p.Kind.Nodes {
-		return conditions
+		return append(conditions, aioConditions(p.Components, os.ReadFile)...)
 	}
 	rendered := sync.OnceValues(func() (map[string][]*unstructured.Unstructured, error) {
 		all := map[string][]*unstructured.Unstructured{}

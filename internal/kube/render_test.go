@@ -266,16 +266,20 @@ func TestRepository(t *testing.T) {
 }
 
 func TestSubstitution(t *testing.T) {
-	s := substitution{facts: map[string]string{"a": "1"}, images: map[string]string{"x/y-z": "REF", "x": "X"}}
+	s := substitution{facts: map[string]string{"a": "1"}, images: map[string]string{"x/y-z": "REF", "x": "X", "db": "host/db:1.2@sha256:ab"}}
 	for in, want := range map[string]string{
-		"":                                     "",
-		"${a}${a}":                             "11",
-		"$${a} $$ ${ a } ${} $a ${a-b} $(a)":   "${a} $$ ${ a } ${} $a ${a-b} $(a)",
-		"registry.orrery.internal/x/y-z:v1.2":  "REF",
-		"registry.orrery.internal/x.":          "X.",
-		"'registry.orrery.internal/x',":        "'X',",
-		"docker.io/registry.orrery.internal":   "docker.io/registry.orrery.internal",
-		"http://registry.orrery.internal:5000": "http://registry.orrery.internal:5000",
+		"":                                       "",
+		"${a}${a}":                               "11",
+		"$${a} $$ ${ a } ${} $a ${a-b} $(a)":     "${a} $$ ${ a } ${} $a ${a-b} $(a)",
+		"registry.orrery.internal/x/y-z:v1.2":    "REF",
+		"registry.orrery.internal/x.":            "X.",
+		"'registry.orrery.internal/x',":          "'X',",
+		"registry.orrery.internal/db#repository": "host/db",
+		"registry.orrery.internal/db#tag":        "1.2@sha256:ab",
+		"registry.orrery.internal/db:v3#tag":     "1.2@sha256:ab",
+		"registry.orrery.internal/db#tags":       "host/db:1.2@sha256:ab#tags",
+		"docker.io/registry.orrery.internal":     "docker.io/registry.orrery.internal",
+		"http://registry.orrery.internal:5000":   "http://registry.orrery.internal:5000",
 	} {
 		if got := s.text(in); got != want || s.errs != nil {
 			t.Errorf("%q becomes %q, want %q (%v)", in, got, want, s.errs)

@@ -19,9 +19,9 @@ import (
 // that is enforced.
 func TestEveryNamespaceIsGuarded(t *testing.T) {
 	for overlay, weak := range map[string]map[string]string{
-		"local": {"observability-agents": "privileged", "local-path-storage": "privileged", "default": "baseline"},
+		"local": {"observability-agents": "privileged", "local-path-storage": "privileged", "scylladb": "privileged", "default": "baseline"},
 		// Cilium's agents are pods of kube-system.
-		"prod": {"observability-agents": "privileged", "kube-system": "privileged", "default": "baseline"},
+		"prod": {"observability-agents": "privileged", "kube-system": "privileged", "scylladb": "privileged", "default": "baseline"},
 	} {
 		_, objs := rendered(t, overlay)
 		levels := map[string]string{}

@@ -117,6 +117,9 @@ var registry = map[string][]probe{
 	"image-policy": {{"image-policy", imagePolicy}},
 	"nack":         {{"nack", nack}},
 
+	"scylladb":     {{"scylladb", scylladb}},
+	"foundationdb": {{"foundationdb", foundationdb}},
+
 	"cert-manager": {{"cert-manager", certificates}},
 
 	"nats": {
