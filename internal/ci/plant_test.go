@@ -35,8 +35,8 @@ var vulnDB = map[string]string{
 	"index/modules.json": `[{"path": "stdlib",
 		"vulns": [{"id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z"}]}]`,
 	"index/vulns.json": `[{"id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z", "aliases": ["CVE-2026-00001"]}]`,
-	"ID/GO-2026-0001.json": `{"schema_version": "1.3.1", "id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z", "aliases": ["CVE-2026-00001"],
-		"summary": "a fixture", "affected": [{"package": {"name": "stdlib", "ecosystem": "Go"},
+	"ID/GO-2026-0001.json": `{"schema_version": "1.3.1", "id": "GO-2026-0001", "modified": "2026-01-01T00:00:00Z",
+		"aliases": ["CVE-2026-00001"], "summary": "a fixture", "affected": [{"package": {"name": "stdlib", "ecosystem": "Go"},
 		"ranges": [{"type": "SEMVER", "events": [{"introduced": "0"}]}],
 		"ecosystem_specific": {"imports": [{"path": "net/url", "symbols": ["Parse"]}]}}]}`,
 }
