@@ -247,6 +247,14 @@ func readManifests(t *testing.T, overlay string) *manifests {
 		}
 		m.parties = append(m.parties, p)
 	}
+	// What operators make of an object of theirs.
+	m.parties = append(m.parties, party{name: "ScyllaDB", namespace: scyllaNamespace,
+		labels: labels.Set{"scylla/cluster": "scylladb", "scylla-operator.scylladb.com/pod-type": "scylladb-node"},
+		spec:   map[string]any{"containers": []any{portsOf("prometheus", 9180)}}},
+		party{name: "the Job scylladb-roles", namespace: scyllaNamespace, labels: labels.Set{"app.kubernetes.io/name": "scylladb-roles"}},
+		party{name: "a client of ScyllaDB", namespace: "apps", labels: labels.Set{"orrery.dev/scylladb": "client"}},
+		party{name: "FoundationDB", namespace: fdbNamespace, labels: labels.Set{"foundationdb.org/fdb-cluster-name": "foundationdb"}},
+		party{name: "a client of FoundationDB", namespace: "apps", labels: labels.Set{"orrery.dev/foundationdb": "client"}})
 	return m
 }
 
@@ -509,6 +517,19 @@ func TestEveryConnectionIsAllowed(t *testing.T) {
 				{"a node", "StatefulSet otel-gateway", 4318, "TCP", "API servers' proxy"},
 				{"StatefulSet otel-gateway", "Prometheus prometheus", 9090, "TCP", "metrics"},
 				{"StatefulSet otel-gateway", "StatefulSet loki", 3100, "TCP", "lines"},
+				{"ScyllaDB", "ScyllaDB", 7000, "TCP", "gossip and data"},
+				{"ScyllaDB", "ScyllaDB", 10001, "TCP", "clean-up after nodes came or went"},
+				{"ScyllaDB", "a node", 6443, "TCP", "its side container asks the API"},
+				{"the Job scylladb-roles", "ScyllaDB", 9042, "TCP", "roles"},
+				{"Deployment scylla-operator", "ScyllaDB", 10001, "TCP", "the agent"},
+				{"Deployment scylla-operator", "a node", 6443, "TCP", "the API"},
+				{"a node", "Deployment scylla-operator-webhook", 5000, "TCP", "admission"},
+				{"a client of ScyllaDB", "ScyllaDB", 9142, "TCP", "clients, by TLS"},
+				{"FoundationDB", "FoundationDB", 4500, "TCP", "each other"},
+				{"FoundationDB", "a node", 6443, "TCP", "the labels of its node"},
+				{"Deployment fdb-operator", "FoundationDB", 4500, "TCP", "status and configuration"},
+				{"Deployment fdb-operator", "a node", 6443, "TCP", "the API"},
+				{"a client of FoundationDB", "FoundationDB", 4500, "TCP", "clients"},
 				{"a node", "a pod of the check datapath", 8080, "TCP", "ClusterIP from a node"},
 				{"a pod of the check datapath", "a pod of the check datapath", 8080, "TCP", "the check"},
 				{"a pod of the check datapath", "a node", 6443, "TCP", "readyz of each API server"},
@@ -607,6 +628,12 @@ func TestNothingElseIsAllowed(t *testing.T) {
 			{mine, m.party(t, "StatefulSet nats"), 6222, "TCP", "apps acts as a server"},
 			{mine, m.party(t, "StatefulSet nats"), 8222, "TCP", "apps reads NATS's monitoring"},
 			{mine, mine, 8080, "TCP", "apps among themselves"},
+			{mine, m.party(t, "ScyllaDB"), 9142, "TCP", "apps asks ScyllaDB without the label"},
+			{m.party(t, "a client of ScyllaDB"), m.party(t, "ScyllaDB"), 9042, "TCP", "a client comes without TLS"},
+			{m.party(t, "a client of ScyllaDB"), m.party(t, "ScyllaDB"), 10001, "TCP", "a client asks the agent"},
+			{mine, m.party(t, "FoundationDB"), 4500, "TCP", "apps asks FoundationDB without the label"},
+			{m.party(t, "a client of FoundationDB"), m.party(t, "FoundationDB"), 4501, "TCP", "a client comes without TLS"},
+			{m.party(t, "ScyllaDB"), m.party(t, "FoundationDB"), 4500, "TCP", "one database asks the other"},
 			{mine, m.party(t, "Deployment pulse-ingest"), 8081, "TCP", "apps reads the metrics of pulse"},
 			{m.party(t, "the check of pulse"), m.party(t, "StatefulSet nats"), 8222, "TCP", "pulse's check reads NATS's monitoring"},
 			{m.party(t, "the check of pulse"), node, 6443, "TCP", "pulse's check asks the API"},
