@@ -30,7 +30,7 @@ func TestVault(t *testing.T) {
 		t.Skip("ORRERY_E2E_FULL is not 1")
 	}
 	e := newEnvironment(t, "vault", vaultPlatform)
-	e.up(t, "--profile", "full")
+	e.up(t)
 	client, err := kube.Connect(e.state("kubeconfig"))
 	if err != nil {
 		t.Fatal(err)
