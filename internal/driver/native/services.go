@@ -117,7 +117,7 @@ func apiserverService(c cluster, n node) service {
 		// A token that a pod was given is good for an hour; kubelets renew it before.
 		"--service-account-extend-token-expiration=false",
 		"--audit-policy-file=/etc/kubernetes/audit.yaml", "--audit-log-path=" + auditLog,
-		fmt.Sprintf("--audit-log-maxsize=%d", auditMegabytes), fmt.Sprintf("--audit-log-maxbackup=%d", auditBackups),
+		fmt.Sprintf("--audit-log-maxsize=%d", auditMegabytes), fmt.Sprintf("--audit-log-maxbackup=%d", auditBackups), "--audit-log-maxage=30",
 		"--audit-log-truncate-enabled", "--audit-log-truncate-max-event-size=102400",
 		"--kubelet-client-certificate=" + p + "apiserver-kubelet-client.crt", "--kubelet-client-key=" + p + "apiserver-kubelet-client.key",
 		"--kubelet-certificate-authority=" + p + "ca.crt", "--kubelet-preferred-address-types=InternalIP",
