@@ -21,7 +21,7 @@ import (
 
 // vaultPlatform is what Vault, and who takes credentials of it, need.
 const vaultPlatform = "servers: 1\nagents: 0\nnetwork: {plugin: ptp}\n" +
-	"components: [namespaces, coredns, local-path, nats, pulse, vault]\n"
+	"components: [namespaces, coredns, local-path, nats, pulse, vault, external-secrets]\n"
 
 // TestVault is a day of a Vault: pulse works on credentials that end and are followed by others, through a
 // Vault that is sealed, lost and restored.
@@ -99,7 +99,7 @@ func (v *vaulted) onLeases(ctx context.Context) error {
 
 func (v *vaulted) leased(t *testing.T) {
 	eventually(t, "pulse has credentials of Vault's", restored, v.onLeases)
-	for _, c := range v.verify(t, "vault").Checks {
+	for _, c := range v.verify(t, "vault", "external-secrets").Checks {
 		t.Logf("%s %s: %s", c.Name, c.State, c.Detail)
 		if c.State != "succeeded" {
 			t.Errorf("%s %s: %s; nothing is to be skipped here", c.Name, c.State, c.Detail)
@@ -174,7 +174,7 @@ func (v *vaulted) opened(t *testing.T) {
 	t.Helper()
 	v.run(t, "kubectl", "-n", "platform", "rollout", "status", "statefulset/vault", "--timeout=180s")
 	v.run(t, "kubectl", "-n", "platform", "wait", "--for=condition=Available", "deployment/vault-keeper", "--timeout=180s")
-	v.verify(t, "vault")
+	v.verify(t, "vault", "external-secrets")
 	eventually(t, "pulse has credentials of Vault's", slowly, v.onLeases)
 }
 
