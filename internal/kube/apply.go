@@ -70,7 +70,7 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 	}
 	union.Objects = slices.Concat(wanted, left)
 	union.Found = s.found
-	final := Inventory{Hash: hash, Inputs: inputs, Objects: wanted, Marks: map[string]string{}, Deferred: s.deferred}
+	final := Inventory{Hash: hash, Inputs: inputs, Objects: wanted, Marks: map[string]string{}, Deferred: s.deferred, DeferredKinds: s.deferredKinds}
 	for _, r := range s.found {
 		if final.has(r) {
 			final.Found = append(final.Found, r)
@@ -97,7 +97,8 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 }
 
 func sameSet(a, b Inventory) bool {
-	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Found, b.Found) || !slices.Equal(a.Deferred, b.Deferred) {
+	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Found, b.Found) || !slices.Equal(a.Deferred, b.Deferred) ||
+		!slices.Equal(a.DeferredKinds, b.DeferredKinds) {
 		return false
 	}
 	return !slices.ContainsFunc(b.Objects, func(r Ref) bool { return !a.has(r) })

@@ -250,7 +250,20 @@ func TestDeferred(t *testing.T) {
 	if changes, err := c.Diff(t.Context(), ns, set); err != nil || len(changes) != 0 {
 		t.Errorf("diff = %+v, %v; a deferred object is no change", changes, err)
 	}
+	observe := func(want Observed) {
+		t.Helper()
+		inventories, err := c.Inventories(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Observe(t.Context(), map[string]Inventory{ns: inventories[ns]})
+		if err != nil || got[ns] != want {
+			t.Errorf("observed %+v, %v, want %+v", got[ns], err, want)
+		}
+	}
+	observe(Observed{Intact: true, Ready: true})
 	mustApply(t, c, ns+"-crds", objects(t, ns, crdYAML))
+	observe(Observed{})
 	if r := c.Ready(ns, set).Probe(t.Context()); r.State != check.Failed || !errors.Is(r.Err, ErrDeferred) {
 		t.Errorf("readiness = %+v", r)
 	}
@@ -259,6 +272,7 @@ func TestDeferred(t *testing.T) {
 	if len(second.Deferred) != 0 {
 		t.Errorf("still deferred: %q", second.Deferred)
 	}
+	observe(Observed{Intact: true, Ready: true})
 	if inv, err := c.Inventories(t.Context()); err != nil || len(inv[ns].Deferred) != 0 || len(inv[ns].Objects) != 2 {
 		t.Errorf("inventory = %+v, %v", inv[ns], err)
 	}

@@ -37,6 +37,8 @@ type Inventory struct {
 	// Deferred optional objects ("Kind namespace/name"): their kind did not exist when
 	// the set was applied. Applying again when it does makes them.
 	Deferred []string `json:"deferred,omitempty"`
+	// DeferredKinds are the kinds of Deferred ("cert-manager.io/v1 Certificate"), each once.
+	DeferredKinds []string `json:"deferredKinds,omitempty"`
 	// Found are those of Objects that were there before, and were adopted. They outlive the
 	// component.
 	Found []Ref `json:"found,omitempty"`

@@ -19,9 +19,10 @@ import (
 
 // Observed is how the objects of a component are found.
 type Observed struct {
-	// Intact: every object that was applied is there, and nobody has changed what was applied.
+	// Intact: every object that was applied is there, nobody has changed what was applied, and
+	// what was deferred still waits for its kind.
 	Intact bool
-	// Ready: every object is there and ready, as [Client.Ready] sees it.
+	// Ready: every object is there and ready, as [Client.Ready] sees it, but for what still waits.
 	Ready bool
 }
 
@@ -61,11 +62,16 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 	if err != nil {
 		return nil, err
 	}
+	served, err := c.servedKinds(ctx, inventories)
+	if err != nil {
+		return nil, err
+	}
 	observed := map[string]Observed{}
 	claims := readiness{client: c}
 	for name, inv := range inventories {
-		// An apply that was not finished, or that has left something for later, has no say.
-		s := Observed{Intact: inv.Hash != "" && len(inv.Deferred) == 0, Ready: len(inv.Deferred) == 0}
+		// An apply that was not finished, or that left something which can be made now, has no say.
+		due := len(inv.Deferred) > 0 && (len(inv.DeferredKinds) == 0 || slices.ContainsFunc(inv.DeferredKinds, func(k string) bool { return served[k] }))
+		s := Observed{Intact: inv.Hash != "" && !due, Ready: !due}
 		for _, r := range inv.Objects {
 			o := live[r.id()]
 			mark := inv.Marks[r.id().String()]
@@ -75,6 +81,28 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 		observed[name] = s
 	}
 	return observed, nil
+}
+
+// kindOf is "apiVersion Kind".
+func kindOf(o *unstructured.Unstructured) string { return o.GetAPIVersion() + " " + o.GetKind() }
+
+// servedKinds says which of the kinds that components wait for the cluster knows by now.
+func (c *Client) servedKinds(ctx context.Context, inventories map[string]Inventory) (map[string]bool, error) {
+	served := map[string]bool{}
+	for _, inv := range inventories {
+		for _, name := range inv.DeferredKinds {
+			if _, asked := served[name]; asked {
+				continue
+			}
+			apiVersion, kind, _ := strings.Cut(name, " ")
+			_, err := c.mapper.find(ctx, apiVersion, kind)
+			if err != nil && !isNoMatch(err) {
+				return nil, err
+			}
+			served[name] = err == nil
+		}
+	}
+	return served, nil
 }
 
 // stands judges an object by itself.
