@@ -31,8 +31,13 @@ func TestShippedCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Without its pinned files, which are not in the repository, a component is skipped.
-	components = slices.DeleteFunc(components, func(c catalog.Component) bool { return len(absentFiles(c)) > 0 })
+	// Without its pinned files, which are not in the repository, a component is skipped, and so is what
+	// needs it. Those that are needed come first.
+	skipped := map[string]bool{}
+	components = slices.DeleteFunc(components, func(c catalog.Component) bool {
+		skipped[c.Name] = len(absentFiles(c)) > 0 || slices.ContainsFunc(c.Needs, func(n string) bool { return skipped[n] })
+		return skipped[c.Name]
+	})
 	rendered := map[string][]*unstructured.Unstructured{}
 	for _, component := range components {
 		objs, err := Render(RenderInput{Component: component, Overlay: cat.Overlays["local"], Facts: testFacts})

@@ -193,7 +193,7 @@ func TestNATSSecrets(t *testing.T) {
 	if _, err := r.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	ensure(component, 4) // keys, accounts, and the two users
+	ensure(component, 5) // keys, accounts, and the three users
 	if read("nats-app", "app.creds") == creds || read("nats-app", "app.seed") != seed || read("nats-keys", "app.pub") != account {
 		t.Error("the user was not signed again, or the account is another")
 	}
