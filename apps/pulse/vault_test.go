@@ -148,6 +148,7 @@ func TestCredentialsChangeWhileEventsFlow(t *testing.T) {
 	in.ready()
 	out.ready()
 	var kept, refused, n int
+	// Longer than two lives of a credential; the pause is the pace of a producer, not a wait for anything.
 	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(3 * time.Millisecond) {
 		n++
 		for {
