@@ -55,7 +55,10 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 	if c := StatusCondition(live, "ReplicaFailure"); c.True() && c.Message != "" {
 		return "its pods are refused: " + oneLine(c.Message), false
 	}
-	pods := c.podsOf(ctx, ref, live)
+	pods, err := c.podsOf(ctx, ref, live)
+	if err != nil {
+		return "", false
+	}
 	for _, pod := range pods {
 		if reason, hopeless := podReason(pod); reason != "" {
 			if pod.Spec.NodeName == "" {
@@ -84,9 +87,10 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 }
 
 // podsOf yields the pods of a workload, those that are not ready first, newest first.
-func (c *Client) podsOf(ctx context.Context, ref Ref, live *unstructured.Unstructured) []corev1.Pod {
+// It is nil without an error for what has none.
+func (c *Client) podsOf(ctx context.Context, ref Ref, live *unstructured.Unstructured) ([]corev1.Pod, error) {
 	if ref.rank() != rankWorkload {
-		return nil
+		return nil, nil
 	}
 	var items []unstructured.Unstructured
 	if ref.Kind == "Pod" {
@@ -94,18 +98,18 @@ func (c *Client) podsOf(ctx context.Context, ref Ref, live *unstructured.Unstruc
 	} else {
 		raw, ok, _ := unstructured.NestedMap(live.Object, "spec", "selector")
 		if !ok {
-			return nil
+			return nil, nil
 		}
 		var selector metav1.LabelSelector
 		if runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &selector) != nil {
-			return nil
+			return nil, nil
 		}
 		s, err := metav1.LabelSelectorAsSelector(&selector)
 		if err != nil || s.Empty() {
-			return nil
+			return nil, nil
 		}
 		if items, err = c.List(ctx, "v1", "Pod", ref.Namespace, s.String()); err != nil {
-			return nil
+			return nil, err
 		}
 	}
 	var pods []corev1.Pod
@@ -124,7 +128,7 @@ func (c *Client) podsOf(ctx context.Context, ref Ref, live *unstructured.Unstruc
 		}
 		return b.CreationTimestamp.Compare(a.CreationTimestamp.Time)
 	})
-	return pods
+	return pods, nil
 }
 
 func podReady(pod corev1.Pod) bool {

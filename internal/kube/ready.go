@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -96,8 +97,15 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 	var open []verdict
 	for _, o := range objs {
 		v := judge(o, live[refOf(o).id()], unserved[o.GroupVersionKind()])
-		if v.state == check.Running && v.live != nil {
+		switch {
+		case v.state == check.Running && v.live != nil:
 			v = p.storage(ctx, v)
+		case v.state == check.Succeeded && v.live != nil:
+			if v, err = p.pods(ctx, v); err != nil {
+				r := check.Wait("the API server does not answer: %v", ignoreCanceled(ctx, err))
+				r.Err = err
+				return objs, &r
+			}
 		}
 		if v.state == check.Succeeded {
 			continue
@@ -280,6 +288,23 @@ func operators(live *unstructured.Unstructured) string {
 		}
 	}
 	return ""
+}
+
+// pods holds a workload against its pods. After all nodes have died, kubelets say what has become
+// of the pods before a controller manager leads that would carry it into the workload's status:
+// until then that is the one of before.
+func (p *readiness) pods(ctx context.Context, v verdict) (verdict, error) {
+	pods, err := p.client.podsOf(ctx, v.ref, v.live)
+	if err != nil {
+		return v, err
+	}
+	for _, pod := range pods {
+		if !podReady(pod) && pod.Status.Phase != corev1.PodFailed {
+			v.state, v.message = check.Running, fmt.Sprintf("its controller has not seen yet that pod %s is not ready", pod.Name)
+			break
+		}
+	}
+	return v, nil
 }
 
 // storage lets a claim count as ready that nobody has asked for yet, when its class

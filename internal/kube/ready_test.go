@@ -123,6 +123,11 @@ lastTimestamp: "2030-01-01T00:00:00Z"
 	probe(check.Running, "Deployment "+ns+"/web: ") // may still end well
 	setStatus(t, c, deployment, `{observedGeneration: %g, replicas: 2, updatedReplicas: 2, readyReplicas: 2, availableReplicas: 2, conditions: [{type: Available, status: "True"}, {type: Progressing, status: "True", reason: NewReplicaSetAvailable}]}`)
 	probe(check.Succeeded, "7 objects are ready")
+	// The nodes have died and are back: kubelets tell of their pods before a controller manager leads.
+	setStatus(t, c, refOf(pod), `{phase: Running, conditions: [{type: Ready, status: "False"}]}`)
+	probe(check.Running, "Deployment "+ns+"/web: ", "pod web-1 is not ready")
+	setStatus(t, c, refOf(pod), `{phase: Failed, reason: Evicted}`) // it stays there, and counts for nothing
+	probe(check.Succeeded, "7 objects are ready")
 }
 
 func TestReadyAgain(t *testing.T) {
