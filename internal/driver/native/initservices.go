@@ -101,6 +101,7 @@ func (s *serviceSet) supervise(svc service) {
 				continue
 			}
 		}
+		s.awaitFile(svc, restarts)
 		began := time.Now()
 		pid, ended, err := s.spawn(svc, svc.Name)
 		if err != nil {
@@ -279,6 +280,32 @@ func (s *serviceSet) await(target, as string) error {
 type wait struct {
 	done chan struct{}
 	err  error
+}
+
+// afterLimit bounds what a service that started before waits for others: who removed the Node by
+// hand has a network plugin that waits for the kubelet.
+const afterLimit = time.Minute
+
+// awaitFile returns when nothing holds the service back any more, see service.After.
+func (s *serviceSet) awaitFile(svc service, restarts int) {
+	if svc.After == "" || emptyFolder(svc.AfterIf) || !emptyFolder(svc.After) {
+		return
+	}
+	s.tell(initEvent{Service: svc.Name, State: "waiting", Restarts: restarts, Detail: "a file in " + svc.After})
+	ctx, cancel := context.WithTimeout(s.stopping, afterLimit)
+	defer cancel()
+	_ = check.Until(ctx, check.Pause{First: 50 * time.Millisecond}, func() error {
+		if emptyFolder(svc.After) {
+			return fmt.Errorf("%s is empty", svc.After)
+		}
+		return nil
+	})
+}
+
+// emptyFolder is true of one that does not exist, too.
+func emptyFolder(folder string) bool {
+	entries, err := os.ReadDir(folder)
+	return err != nil || len(entries) == 0
 }
 
 func awaitTarget(ctx context.Context, target, as string) error {

@@ -15,12 +15,19 @@ type service struct {
 	Wait string `json:"wait,omitempty"`
 	// WaitAs names the pair that the client is known by, when the answer is not for everybody.
 	WaitAs string `json:"waitAs,omitempty"`
+	// After holds a start back until there is a file in this folder, for at most afterLimit, when
+	// AfterIf, another folder, is not empty.
+	After   string `json:"after,omitempty"`
+	AfterIf string `json:"afterIf,omitempty"`
 	// Pins is the bpf file system in which the service keeps what outlives it; it is looked
 	// after before each start, see repairPins.
 	Pins string `json:"pins,omitempty"`
 	// Last ends after the others at a graceful stop: what they write to.
 	Last bool `json:"last,omitempty"`
 }
+
+// kubeletRoot is where the kubelet keeps what its pods have mounted.
+const kubeletRoot = "/var/lib/kubelet"
 
 const containerdSocket = "unix:/run/containerd/containerd.sock"
 
@@ -60,10 +67,14 @@ func nodeServices(c cluster, n node, net network) []service {
 		Name: "kubelet",
 		Args: []string{
 			nodeBin + "kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
-			"--node-ip=" + n.Address.String(), "--hostname-override=" + n.Name, "--root-dir=/var/lib/kubelet",
+			"--node-ip=" + n.Address.String(), "--hostname-override=" + n.Name, "--root-dir=" + kubeletRoot,
 			"--node-labels=topology.kubernetes.io/zone=" + n.Zone + ",rack=" + n.Rack, "--v=1",
 		},
 		Wait: containerdSocket,
+		// A kubelet that has pods from before, but no network for them yet, tries to mount their
+		// volumes before it knows of them. Each try fails, and the pause between two doubles up to
+		// two minutes, which pods then wait although the network has come.
+		After: cniFolder, AfterIf: kubeletRoot + "/pods",
 	})
 	return append(s, net.services(c, n)...)
 }
