@@ -10,6 +10,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/orrery-dev/orrery/internal/check"
@@ -89,35 +90,15 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 // podsOf yields the pods of a workload, those that are not ready first, newest first.
 // It is nil without an error for what has none.
 func (c *Client) podsOf(ctx context.Context, ref Ref, live *unstructured.Unstructured) ([]corev1.Pod, error) {
-	if ref.rank() != rankWorkload {
-		return nil, nil
-	}
-	var items []unstructured.Unstructured
+	var pods []corev1.Pod
 	if ref.Kind == "Pod" {
-		items = []unstructured.Unstructured{*live}
-	} else {
-		raw, ok, _ := unstructured.NestedMap(live.Object, "spec", "selector")
-		if !ok {
-			return nil, nil
-		}
-		var selector metav1.LabelSelector
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &selector) != nil {
-			return nil, nil
-		}
-		s, err := metav1.LabelSelectorAsSelector(&selector)
-		if err != nil || s.Empty() {
-			return nil, nil
-		}
-		if items, err = c.List(ctx, "v1", "Pod", ref.Namespace, s.String()); err != nil {
+		pods = typedPods([]unstructured.Unstructured{*live})
+	} else if selector := podSelector(live); selector != nil {
+		items, err := c.List(ctx, "v1", "Pod", ref.Namespace, selector.String())
+		if err != nil {
 			return nil, err
 		}
-	}
-	var pods []corev1.Pod
-	for _, item := range items {
-		var pod corev1.Pod
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(item.Object, &pod) == nil && pod.DeletionTimestamp == nil {
-			pods = append(pods, pod)
-		}
+		pods = typedPods(items)
 	}
 	slices.SortStableFunc(pods, func(a, b corev1.Pod) int {
 		if x, y := podReady(a), podReady(b); x != y {
@@ -129,6 +110,38 @@ func (c *Client) podsOf(ctx context.Context, ref Ref, live *unstructured.Unstruc
 		return b.CreationTimestamp.Compare(a.CreationTimestamp.Time)
 	})
 	return pods, nil
+}
+
+// podSelector picks the pods of a workload; nil for what has none, or does not say which.
+func podSelector(live *unstructured.Unstructured) labels.Selector {
+	if refOf(live).rank() != rankWorkload {
+		return nil
+	}
+	raw, ok, _ := unstructured.NestedMap(live.Object, "spec", "selector")
+	if !ok {
+		return nil
+	}
+	var selector metav1.LabelSelector
+	if runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &selector) != nil {
+		return nil
+	}
+	s, err := metav1.LabelSelectorAsSelector(&selector)
+	if err != nil || s.Empty() {
+		return nil
+	}
+	return s
+}
+
+// typedPods leaves out those that are being deleted.
+func typedPods(items []unstructured.Unstructured) []corev1.Pod {
+	var pods []corev1.Pod
+	for _, item := range items {
+		var pod corev1.Pod
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(item.Object, &pod) == nil && pod.DeletionTimestamp == nil {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
 }
 
 func podReady(pod corev1.Pod) bool {

@@ -62,6 +62,10 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 	if err != nil {
 		return nil, err
 	}
+	pods, err := c.podsBehind(ctx, live)
+	if err != nil {
+		return nil, err
+	}
 	served, err := c.servedKinds(ctx, inventories)
 	if err != nil {
 		return nil, err
@@ -76,7 +80,7 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 			o := live[r.id()]
 			mark := inv.Marks[r.id().String()]
 			s.Intact = s.Intact && o != nil && mark != "" && mark == markOf(o)
-			s.Ready = s.Ready && o != nil && claims.stands(ctx, o)
+			s.Ready = s.Ready && o != nil && claims.stands(ctx, o) && overtaken(o, pods) == ""
 		}
 		observed[name] = s
 	}

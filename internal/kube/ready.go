@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 
@@ -88,6 +89,10 @@ func (p *readiness) probe(ctx context.Context) check.Result {
 // look judges objects and returns those that are not ready, and a result unless all are.
 func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, *check.Result) {
 	live, unserved, err := p.read(ctx, objs)
+	var pods []corev1.Pod
+	if err == nil {
+		pods, err = p.client.podsBehind(ctx, live)
+	}
 	if err != nil {
 		r := check.Wait("the API server does not answer: %v", ignoreCanceled(ctx, err))
 		r.Err = err
@@ -101,10 +106,8 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 		case v.state == check.Running && v.live != nil:
 			v = p.storage(ctx, v)
 		case v.state == check.Succeeded && v.live != nil:
-			if v, err = p.pods(ctx, v); err != nil {
-				r := check.Wait("the API server does not answer: %v", ignoreCanceled(ctx, err))
-				r.Err = err
-				return objs, &r
+			if v.message = overtaken(v.live, pods); v.message != "" {
+				v.state = check.Running
 			}
 		}
 		if v.state == check.Succeeded {
@@ -290,21 +293,42 @@ func operators(live *unstructured.Unstructured) string {
 	return ""
 }
 
-// pods holds a workload against its pods. After all nodes have died, kubelets say what has become
-// of the pods before a controller manager leads that would carry it into the workload's status:
-// until then that is the one of before.
-func (p *readiness) pods(ctx context.Context, v verdict) (verdict, error) {
-	pods, err := p.client.podsOf(ctx, v.ref, v.live)
-	if err != nil {
-		return v, err
-	}
-	for _, pod := range pods {
-		if !podReady(pod) && pod.Status.Phase != corev1.PodFailed {
-			v.state, v.message = check.Running, fmt.Sprintf("its controller has not seen yet that pod %s is not ready", pod.Name)
-			break
+// podsBehind are those of all workloads among live objects, with a list per namespace.
+func (c *Client) podsBehind(ctx context.Context, live map[id]*unstructured.Unstructured) ([]corev1.Pod, error) {
+	var namespaces []string
+	for _, o := range live {
+		if ns := o.GetNamespace(); podSelector(o) != nil && !slices.Contains(namespaces, ns) {
+			namespaces = append(namespaces, ns)
 		}
 	}
-	return v, nil
+	if len(namespaces) > 2 {
+		namespaces = []string{""} // of all
+	}
+	var all []corev1.Pod
+	for _, ns := range namespaces {
+		items, err := c.List(ctx, "v1", "Pod", ns, "")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, typedPods(items)...)
+	}
+	return all, nil
+}
+
+// overtaken says which of the pods of a workload contradicts the workload's status; "" when none
+// does. After all nodes have died, kubelets say what has become of the pods before a controller
+// manager leads that would carry it into the status: until then that is the one of before.
+func overtaken(live *unstructured.Unstructured, pods []corev1.Pod) string {
+	selector := podSelector(live)
+	if selector == nil {
+		return ""
+	}
+	for _, pod := range pods {
+		if pod.Namespace == live.GetNamespace() && selector.Matches(labels.Set(pod.Labels)) && !podReady(pod) && pod.Status.Phase != corev1.PodFailed {
+			return fmt.Sprintf("its controller has not seen yet that pod %s is not ready", pod.Name)
+		}
+	}
+	return ""
 }
 
 // storage lets a claim count as ready that nobody has asked for yet, when its class

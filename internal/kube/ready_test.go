@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -295,5 +296,37 @@ func TestReadyDeferred(t *testing.T) {
 	}
 	if v := judge(o, nil, false); v.state != check.Failed || !errors.Is(v.err, ErrDeferred) {
 		t.Errorf("its kind is known: %s %v", v.state, v.err)
+	}
+}
+
+// TestOvertaken: the status of a workload is older than what its pods say.
+func TestOvertaken(t *testing.T) {
+	workload := func(kind string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "apps/v1", "kind": kind, "metadata": map[string]any{"name": "x", "namespace": "n"},
+			"spec": map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"app": "x"}}},
+		}}
+	}
+	pod := func(namespace, app string, phase corev1.PodPhase, ready corev1.ConditionStatus) corev1.Pod {
+		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x-0", Namespace: namespace, Labels: map[string]string{"app": app}},
+			Status: corev1.PodStatus{Phase: phase, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}}}
+	}
+	for _, test := range []struct {
+		name, kind string
+		pod        corev1.Pod
+		overtaken  bool
+	}{
+		{"not ready", "StatefulSet", pod("n", "x", corev1.PodRunning, corev1.ConditionFalse), true},
+		{"not known", "DaemonSet", pod("n", "x", corev1.PodRunning, corev1.ConditionUnknown), true},
+		{"ready", "Deployment", pod("n", "x", corev1.PodRunning, corev1.ConditionTrue), false},
+		{"evicted", "Deployment", pod("n", "x", corev1.PodFailed, corev1.ConditionFalse), false},
+		{"finished", "Deployment", pod("n", "x", corev1.PodSucceeded, corev1.ConditionFalse), false},
+		{"another's", "Deployment", pod("n", "y", corev1.PodRunning, corev1.ConditionFalse), false},
+		{"of another namespace", "Deployment", pod("m", "x", corev1.PodRunning, corev1.ConditionFalse), false},
+		{"no workload", "ControllerRevision", pod("n", "x", corev1.PodRunning, corev1.ConditionFalse), false},
+	} {
+		if says := overtaken(workload(test.kind), []corev1.Pod{test.pod}); (says != "") != test.overtaken {
+			t.Errorf("%s: %q", test.name, says)
+		}
 	}
 }
