@@ -226,6 +226,9 @@ func (g *gathering) processes(obs driver.Observation) {
 			}
 			proc := fmt.Sprintf("/proc/%d", s.PID)
 			line, err := os.ReadFile(proc + "/cmdline")
+			if err == nil && len(line) == 0 {
+				err = fmt.Errorf("%s of %s is only starting, or has ended", s.Name, n.Name)
+			}
 			if err != nil {
 				missed = append(missed, err.Error())
 				continue
