@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -305,4 +306,15 @@ func (f *forwarded) Close() error {
 	err := f.Conn.Close()
 	f.stop()
 	return err
+}
+
+// ConnectNATS logs in to NATS as the application's user, and says how many servers there should be. The
+// connection ends with ctx.
+func ConnectNATS(ctx context.Context, env Env, name string) (*nats.Conn, int, error) {
+	target, err := natsTargetOf(ctx, env)
+	if err != nil {
+		return nil, 0, err
+	}
+	connection, err := connect(ctx, target.url, slices.Concat(target.options, target.auth, []nats.Option{nats.Name(name)}))
+	return connection, target.servers, err
 }
