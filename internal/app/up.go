@@ -28,7 +28,7 @@ const adoptUsage = "with driver: existing, take over objects that others manage;
 
 type upOptions struct {
 	*options
-	noInstall, retain, dryRun, skipVerify bool
+	noInstall, retain, dryRun, skipVerify, deleteData bool
 	clusterOnly                           bool // deploy nothing
 	from                                  bundleFlags
 	require                               []string
@@ -81,6 +81,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 	}, cobra.ShellCompDirectiveNoFileComp))
 	timeoutFlag(c, &u.timeout)
 	f.BoolVar(&u.adopt, "adopt", false, adoptUsage)
+	f.BoolVar(&u.deleteData, "delete-data", false, "remove components that hold data and are no longer wanted, and lose it")
 	f.BoolVar(&u.skipVerify, "skip-verify", false, "stop when everything is deployed and ready")
 	return c
 }
@@ -91,7 +92,7 @@ func (u *upOptions) run(ctx context.Context) error {
 	clock := &phaseClock{start: time.Now(), Sink: sink, renderer: sink}
 	request := u.change(environment.VerbUp, clock)
 	request.Timeout = u.timeout
-	request.Adopt = u.adopt
+	request.Adopt, request.DeleteData = u.adopt, u.deleteData
 	request.Profile = u.profile
 	if u.dryRun {
 		request.Verb = ""

@@ -190,6 +190,9 @@ type Component struct {
 	// AIO is how many slots for asynchronous I/O its pods take of the host's fs.aio-max-nr, all
 	// of them together.
 	AIO int `json:"aio,omitempty"`
+	// Holds says in a few words which data is lost when the component is removed; then that has to be
+	// asked for with --delete-data.
+	Holds string `json:"holds,omitempty"`
 	// Ready names conditions beyond kstatus; see internal/check/smoke.
 	Ready []string `json:"ready,omitempty"`
 	// Smoke names checks of internal/check/smoke that `verify` runs.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,16 +38,7 @@ func (e *Environment) SnapshotEtcd(ctx context.Context, file string, force bool)
 	if err != nil {
 		return s, err
 	}
-	if s.File, err = filepath.Abs(file); err != nil {
-		return s, err
-	}
-	st, err := os.Lstat(s.File)
-	switch {
-	case err == nil && !st.Mode().IsRegular():
-		return s, failure.Usagef("%s is no file", s.File)
-	case err == nil && !force:
-		return s, failure.Usagef("%s is there already: take another name, or --force to replace it", s.File)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	if s.File, err = newFile(file, force); err != nil {
 		return s, err
 	}
 	err = atomicfile.Replace(s.File, func(tmp string) error {

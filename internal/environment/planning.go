@@ -243,8 +243,8 @@ func (p *Platform) asBefore(lacking map[string]plan.Cause) {
 	}
 }
 
-// Refuse is the error when the plan leaves out what is required, and when it would compile
-// what is not to be compiled.
+// Refuse is the error when the plan leaves out what is required, when it would compile what is not to
+// be compiled, and when it would lose data.
 func (p *Platform) Refuse(pl plan.Plan) error {
 	var errs []error
 	for _, name := range p.selection.Require {
@@ -255,7 +255,7 @@ func (p *Platform) Refuse(pl plan.Plan) error {
 			}
 		}
 	}
-	errs = append(errs, p.Supply.RefuseBuilding(p.ToBuild(pl), p.Keys))
+	errs = append(errs, p.Supply.RefuseBuilding(p.ToBuild(pl), p.Keys), p.refuseLoss(pl))
 	return errors.Join(errs...)
 }
 

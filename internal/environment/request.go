@@ -40,11 +40,13 @@ type Request struct {
 	Verb string
 	// Timeout and Grace are those of driver.Options; usually 0.
 	Timeout, Grace time.Duration
-	// Adopt takes over what others manage in a cluster that is not the environment's own, and
-	// DeleteData removes claims of volumes there.
-	Adopt, DeleteData bool
-	Sink              ui.Sink
-	Log               *slog.Logger
+	// Adopt takes over what others manage in a cluster that is not the environment's own.
+	Adopt bool
+	// DeleteData may lose data: that of components which leave, what a restore replaces, and claims of
+	// volumes in a cluster that is not the environment's own.
+	DeleteData bool
+	Sink       ui.Sink
+	Log        *slog.Logger
 }
 
 // Spec is what the environment file wants, or the default without one.

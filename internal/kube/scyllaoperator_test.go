@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -41,7 +42,7 @@ func TestScyllaOperator(t *testing.T) {
 	}
 	c := connect(t)
 	withControllers(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
 	defer cancel()
 	withWorkloads(t)
 
@@ -66,7 +67,11 @@ func TestScyllaOperator(t *testing.T) {
 	apply := func(name string) []*unstructured.Unstructured {
 		t.Helper()
 		component := cat.Components[name]
-		objs, err := Render(RenderInput{Component: component, Overlay: overlay, Facts: facts, Images: images, Files: sourceFiles(t, source, component)})
+		in := RenderInput{Component: component, Overlay: overlay, Facts: facts, Files: sourceFiles(t, source, component)}
+		if len(component.Files) > 0 || name == "scylladb" {
+			in.Images = images
+		}
+		objs, err := Render(in)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,6 +94,18 @@ func TestScyllaOperator(t *testing.T) {
 			containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
 			args, _, _ = unstructured.NestedStringSlice(containers[0].(map[string]any), "args")
 		}
+	}
+	for _, zone := range []string{"a", "b", "c"} {
+		node := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{
+			"name": "node-" + zone, "labels": map[string]any{"topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": "node-" + zone}}}}
+		if err := c.Create(ctx, node); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := c.Delete(context.Background(), "v1", "Node", "", node.GetName(), 0); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	log := runProgram(t, program, append(args, "--kubeconfig="+as(t, "platform", "scylla-operator"), "--namespace=platform", "--image="+images["scylla-operator"])...)
 	go playNodes(ctx, t, c)
@@ -114,7 +131,7 @@ func TestScyllaOperator(t *testing.T) {
 	defer func() {
 		if t.Failed() {
 			text, _ := os.ReadFile(log)
-			os.WriteFile("/tmp/product-operator.log", text, 0o644)
+			t.Logf("the operator said, at the end:\n%s", text[max(0, len(text)-8<<10):])
 		}
 	}()
 	waitFor(t, ctx, func() error {
@@ -143,6 +160,19 @@ func TestScyllaOperator(t *testing.T) {
 		if _, err := c.Get(ctx, want.APIVersion, want.Kind, want.Namespace, want.Name); err != nil {
 			t.Errorf("the operator made no %s: %v", want, err)
 		}
+	}
+	pods, err := c.List(ctx, "v1", "Pod", "scylladb", "scylla/cluster=scylladb,scylla/rack")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var placed []string
+	for _, p := range pods {
+		node, _, _ := unstructured.NestedString(p.Object, "spec", "nodeName")
+		placed = append(placed, p.GetLabels()["scylla/rack"]+" on "+node)
+	}
+	slices.Sort(placed)
+	if want := []string{"a on node-a", "b on node-b", "c on node-c"}; !slices.Equal(placed, want) {
+		t.Errorf("racks: %v, want %v", placed, want)
 	}
 	text, err := os.ReadFile(log)
 	if err != nil {
@@ -263,15 +293,26 @@ func runWebhook(t *testing.T, program string, configuration *unstructured.Unstru
 	_ = unstructured.SetNestedSlice(configuration.Object, webhooks, "webhooks")
 }
 
-// playNodes schedules the pods of namespace scylladb by the zone that they ask for, and calls them ready.
+// playNodes is what nodes and the pods on them do in namespace scylladb: a pod is scheduled and gets an address, one of a
+// rack becomes ready and says who it is, with the rights of its account, and one of a Job ends.
 func playNodes(ctx context.Context, t *testing.T, c *Client) {
-	address := 10
+	member, err := Connect(as(t, "scylladb", "scylladb-member"))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer member.Close()
 	for ctx.Err() == nil {
 		pods, err := c.List(ctx, "v1", "Pod", "scylladb", "")
+		members := 0
 		for _, pod := range pods {
+			if !ofJob(&pod) {
+				members++
+			}
+		}
+		for i, pod := range pods {
 			if err == nil {
-				address++
-				err = playNode(ctx, c, &pod, fmt.Sprintf("10.244.0.%d", address))
+				err = playNode(ctx, c, member, &pod, fmt.Sprintf("10.244.0.%d", 10+i), members)
 			}
 		}
 		if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
@@ -280,12 +321,25 @@ func playNodes(ctx context.Context, t *testing.T, c *Client) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-func playNode(ctx context.Context, c *Client, pod *unstructured.Unstructured, address string) error {
+func ofJob(pod *unstructured.Unstructured) bool {
+	return slices.ContainsFunc(pod.GetOwnerReferences(), func(o metav1.OwnerReference) bool { return o.Kind == "Job" })
+}
+
+// zoneOf is the zone that a pod's affinity asks for; a where it asks for none.
+func zoneOf(pod *unstructured.Unstructured) string {
+	data, _ := pod.MarshalJSON()
+	if m := regexp.MustCompile(`"key":"topology.kubernetes.io/zone","operator":"In","values":\["(\w)"\]`).FindSubmatch(data); m != nil {
+		return string(m[1])
+	}
+	return "a"
+}
+
+func playNode(ctx context.Context, c, member *Client, pod *unstructured.Unstructured, address string, members int) error {
 	in, err := c.resource(ctx, "v1", "Pod", pod.GetNamespace())
 	if err != nil {
 		return err
@@ -293,10 +347,23 @@ func playNode(ctx context.Context, c *Client, pod *unstructured.Unstructured, ad
 	if node, _, _ := unstructured.NestedString(pod.Object, "spec", "nodeName"); node == "" {
 		binding := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Binding", "metadata": map[string]any{"name": pod.GetName(), "namespace": pod.GetNamespace()},
-			"target": map[string]any{"apiVersion": "v1", "kind": "Node", "name": "node-" + pod.GetName()},
+			"target": map[string]any{"apiVersion": "v1", "kind": "Node", "name": "node-" + zoneOf(pod)},
 		}}
-		_, err := in.Create(ctx, binding, metav1.CreateOptions{}, pod.GetName(), "binding")
+		_, err := in.Create(ctx, binding, metav1.CreateOptions{}, "binding")
 		return err
+	}
+	ended := ofJob(pod)
+	if !ended {
+		// What the program in the pod writes once ScyllaDB runs. The ring changes with each that joins.
+		services, err := member.resource(ctx, "v1", "Service", pod.GetNamespace())
+		if err != nil {
+			return err
+		}
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{"internal.scylla-operator.scylladb.com/host-id":%q,`+
+			`"internal.scylla-operator.scylladb.com/current-token-ring-hash":"ring-%d"}}}`, pod.GetUID(), members)
+		if _, err := services.Patch(ctx, pod.GetName(), types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("as the account of a member: %w", err)
+		}
 	}
 	if phase, _, _ := unstructured.NestedString(pod.Object, "status", "phase"); phase != "Pending" {
 		return nil
@@ -306,14 +373,20 @@ func playNode(ctx context.Context, c *Client, pod *unstructured.Unstructured, ad
 	containers, _, _ := unstructured.NestedSlice(pod.Object, "spec", "containers")
 	for _, x := range containers {
 		x := x.(map[string]any)
-		statuses = append(statuses, map[string]any{
-			"name": x["name"], "image": x["image"], "imageID": x["image"], "ready": true, "started": true, "restartCount": int64(0),
-			"containerID": "played://" + pod.GetName(), "state": map[string]any{"running": map[string]any{"startedAt": now}},
-		})
+		status := map[string]any{"name": x["name"], "image": x["image"], "imageID": x["image"], "ready": !ended, "started": !ended, "restartCount": int64(0),
+			"containerID": "played://" + pod.GetName(), "state": map[string]any{"running": map[string]any{"startedAt": now}}}
+		if ended {
+			status["state"] = map[string]any{"terminated": map[string]any{"exitCode": int64(0), "startedAt": now, "finishedAt": now, "reason": "Completed"}}
+		}
+		statuses = append(statuses, status)
+	}
+	phase, ready := "Running", "True"
+	if ended {
+		phase, ready = "Succeeded", "False"
 	}
 	pod.Object["status"] = map[string]any{
-		"phase": "Running", "podIP": address, "podIPs": []any{map[string]any{"ip": address}}, "startTime": now, "containerStatuses": statuses,
-		"conditions": []any{map[string]any{"type": "Ready", "status": "True", "lastTransitionTime": now}},
+		"phase": phase, "podIP": address, "podIPs": []any{map[string]any{"ip": address}}, "startTime": now, "containerStatuses": statuses,
+		"conditions": []any{map[string]any{"type": "Ready", "status": ready, "lastTransitionTime": now}},
 	}
 	_, err = in.UpdateStatus(ctx, pod, metav1.UpdateOptions{})
 	return err
