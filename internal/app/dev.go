@@ -1,6 +1,8 @@
 package app
 
 import (
+	"os"
+
 	"cmp"
 	"fmt"
 
@@ -49,11 +51,14 @@ func newHooksRun(o *options) *cobra.Command {
 		Short: "Run a hook: pre-commit, or commit-msg FILE",
 		Long: `Run what the hook of that name runs: on what is staged the format, plain text in
 infra/secrets, keys (when gitleaks is compiled: tools/build gitleaks) and the copies of
-workflows; on a message its form.`,
+workflows, and whether orrery.lock is what the tree says; on a message its form.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := o.runner(o.err)
 			if err != nil {
+				return err
+			}
+			if r.Self, err = os.Executable(); err != nil {
 				return err
 			}
 			return r.Hook(c.Context(), args[0], args[1:])

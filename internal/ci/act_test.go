@@ -53,7 +53,7 @@ func TestAct(t *testing.T) {
 	}{
 		{"build", "pull_request", append(build, "ci run reproducible --strict")},
 		{"test", "push", []string{"ci run test"}},
-		{"nightly", "schedule", []string{"ci run nightly", "ci run update"}},
+		{"nightly", "schedule", []string{"ci run nightly", "ci run released", "ci run update"}},
 		{"release", "push", []string{"dev setup syft", "ci run release-make --strict", "ci run release-publish --strict", "ci run release-bump"}},
 	} {
 		t.Run(tt.workflow, func(t *testing.T) {

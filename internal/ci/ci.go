@@ -82,6 +82,7 @@ var jobs = []Job{
 		"copies", "pins", "links", "commits", "secrets", "actionlint", "gitleaks"}},
 	{Name: "test", Short: "all of a push to main", Of: []string{"e2e"}},
 	{Name: "nightly", Short: "all of a night", Of: []string{"fuzz", "conformance", "tags", "govulncheck", "trivy"}},
+	{Name: "released", Short: "no vulnerability became known in the newest release (asks GitHub)", run: scanReleased},
 	{Name: "update", Short: "newer modules of the command line, where they pass", run: updates},
 
 	{Name: "release-version", Short: "HEAD is clean, and its tag the version of the changelog", run: releasing((*release).version)},
@@ -115,6 +116,7 @@ type Runner struct {
 	Root string    // of the clone
 	Out  io.Writer // what the jobs print
 	Env  []string  // beside the environment of the process
+	Self string    // the program orrery, for what this package does not know; "" where there is none
 }
 
 // Root finds the clone that holds dir.

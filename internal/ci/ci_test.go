@@ -1,6 +1,8 @@
 package ci
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -236,6 +238,21 @@ func TestHooks(t *testing.T) {
 	}
 	stage(map[string]string{"infra/secrets/db.yaml": string(encrypted)})
 	want(t, r.Hook(t.Context(), "pre-commit", nil), "")
+	// What the lock is of.
+	r.Out = new(bytes.Buffer)
+	stage(map[string]string{"apps/pulse/main.go": "package main\n"})
+	want(t, r.Hook(t.Context(), "pre-commit", nil), "")
+	if said := fmt.Sprint(r.Out); !strings.Contains(said, "skipped: nothing was given to compare orrery.lock with") {
+		t.Error(said)
+	}
+	write(t, r.Root, map[string]string{".git/orrery": "#!/bin/sh\n[ \"$*\" = 'lock --check' ] && [ ! -e .git/stale ]\n"})
+	want(t, os.Chmod(filepath.Join(r.Root, ".git/orrery"), 0o755), "")
+	r.Self = filepath.Join(r.Root, ".git/orrery")
+	want(t, r.Hook(t.Context(), "pre-commit", nil), "")
+	write(t, r.Root, map[string]string{".git/stale": ""})
+	want(t, r.Hook(t.Context(), "pre-commit", nil), "orrery lock && git add orrery.lock")
+	git(t, r.Root, "rm", "-q", "--cached", "-r", "apps")
+	want(t, r.Hook(t.Context(), "pre-commit", nil), "") // nothing of the lock is staged
 	write(t, r.Root, map[string]string{".git/hooks/pre-commit": "#!/bin/sh\n"})
 	_, err = r.InstallHooks(t.Context())
 	want(t, err, "somebody else's")

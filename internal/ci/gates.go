@@ -327,16 +327,15 @@ func gitleaks(ctx context.Context, r *Runner) error {
 }
 
 // govulncheck asks vuln.go.dev, or ORRERY_VULNDB.
-func govulncheck(ctx context.Context, r *Runner) error { return r.vulnerabilities(ctx, r.Root) }
+func govulncheck(ctx context.Context, r *Runner) error { return r.vulnerabilities(ctx, r.Root, "./...") }
 
 var noDatabase = regexp.MustCompile(`(?m)fetching vulnerabilities|^creating client: `)
 
-func (r *Runner) vulnerabilities(ctx context.Context, dir string) error {
+func (r *Runner) vulnerabilities(ctx context.Context, dir string, args ...string) error {
 	tool, err := r.tool(ctx, "govulncheck", true)
 	if err != nil {
 		return err
 	}
-	args := []string{"./..."}
 	if db := os.Getenv("ORRERY_VULNDB"); db != "" {
 		args = append([]string{"-db", db}, args...)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/orrery-dev/orrery/internal/secrets"
@@ -76,7 +77,7 @@ func (r *Runner) preCommit(ctx context.Context) error {
 	if out != "" {
 		files = strings.Split(strings.Trim(out, "\x00"), "\x00")
 	}
-	for _, check := range []func(context.Context, []string) error{r.stagedFormat, r.stagedSecrets, r.stagedKeys, r.stagedCopies} {
+	for _, check := range []func(context.Context, []string) error{r.stagedFormat, r.stagedSecrets, r.stagedKeys, r.stagedCopies, r.stagedLock} {
 		err := check(ctx, files)
 		if s, ok := errors.AsType[Skip](err); ok {
 			fmt.Fprintln(r.Out, s.Error())
@@ -169,6 +170,24 @@ func (r *Runner) stagedCopies(ctx context.Context, files []string) error {
 		if strings.HasPrefix(f, "cicd/github/") || strings.HasPrefix(f, ".github/") {
 			return errors.Join(copies(ctx, r), pins(ctx, r))
 		}
+	}
+	return nil
+}
+
+// stagedLock compares the lock with what it is of, when something that it may be of is staged. It looks at the tree, of
+// which the index is a part as a rule.
+func (r *Runner) stagedLock(ctx context.Context, files []string) error {
+	concerns := func(f string) bool {
+		return f == "orrery.lock" || strings.HasPrefix(f, "apps/") || strings.HasPrefix(f, "infra/") && !strings.HasPrefix(f, "infra/secrets/")
+	}
+	if !slices.ContainsFunc(files, concerns) {
+		return nil
+	}
+	if r.Self == "" {
+		return Skip{"nothing was given to compare orrery.lock with"}
+	}
+	if err := r.do(ctx, r.Self, "lock", "--check"); err != nil {
+		return fmt.Errorf("orrery.lock is not what the tree says: orrery lock && git add orrery.lock (%w)", err)
 	}
 	return nil
 }

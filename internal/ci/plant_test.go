@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -56,6 +57,43 @@ func TestVulnerabilities(t *testing.T) {
 	want(t, govulncheck(t.Context(), r), "govulncheck:")
 	t.Setenv("ORRERY_VULNDB", "http://127.0.0.1:1/")
 	want(t, govulncheck(t.Context(), r), "skipped: the database of vulnerabilities cannot be reached")
+}
+
+// A release whose program has a function that is known to be vulnerable by now.
+func TestReleased(t *testing.T) {
+	r := withTools(t, "govulncheck")
+	_, hub := releasable(t)
+	db := t.TempDir()
+	write(t, db, vulnDB)
+	t.Setenv("ORRERY_VULNDB", "file://"+db)
+	want(t, scanReleased(t.Context(), r), "skipped: nothing has been released yet")
+	here := target{runtime.GOOS, runtime.GOARCH}.file()
+	publish := func(imports string) {
+		t.Helper()
+		src, out := t.TempDir(), filepath.Join(hub, "v0.1.0")
+		write(t, src, map[string]string{"go.mod": "module x\n\ngo 1.26\n", "main.go": "package main\n\n" + imports})
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(out, here), ".")
+		cmd.Dir = src
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		sum, err := fileSum(filepath.Join(out, here))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, out, map[string]string{sumsFile: sum + "  " + here + "\n"})
+	}
+	// A stripped program does not say what it calls, but which version of what it was made of.
+	publish("import \"net/url\"\n\nfunc main() { _, _ = url.Parse(\"x\") }\n")
+	want(t, scanReleased(t.Context(), r), here+" of v0.1.0: govulncheck")
+	write(t, db, map[string]string{"index/modules.json": "[]", "index/vulns.json": "[]"})
+	want(t, scanReleased(t.Context(), r), "")
+	write(t, filepath.Join(hub, "v0.1.0"), map[string]string{here: "another"})
+	want(t, scanReleased(t.Context(), r), "is not what was released")
+	write(t, hub, map[string]string{"v0.1.0.draft": ""})
+	want(t, scanReleased(t.Context(), r), "skipped: nothing has been released yet")
+	t.Setenv("PATH", t.TempDir())
+	want(t, scanReleased(t.Context(), r), "skipped: gh is not on PATH")
 }
 
 // licenceText is one that a file of this machine has; skipped without it.

@@ -44,6 +44,13 @@ set -e
 at=$GH_FIXTURE/$3
 case $2 in
 view)
+	if [ "$3" = --json ]; then # the newest
+		for at in "$GH_FIXTURE"/v*; do
+			[ ! -d "$at" ] || [ -e "$at.draft" ] || { printf '{"tagName":"%s"}' "${at##*/}"; exit 0; }
+		done
+		echo "release not found" >&2
+		exit 1
+	fi
 	[ -d "$at" ] || { echo "release not found" >&2; exit 1; }
 	draft=false; [ ! -e "$at.draft" ] || draft=true
 	printf '{"isDraft":%s,"assets":[' $draft

@@ -57,13 +57,6 @@ func TestScyllaOperator(t *testing.T) {
 		}
 	}
 	names := []string{"namespaces", "image-policy", "scylla-operator", "scylladb"}
-	t.Cleanup(func() {
-		for _, name := range slices.Backward(names) {
-			if err := c.Remove(context.Background(), name); err != nil {
-				t.Error(err)
-			}
-		}
-	})
 	apply := func(name string) []*unstructured.Unstructured {
 		t.Helper()
 		component := cat.Components[name]
@@ -108,9 +101,23 @@ func TestScyllaOperator(t *testing.T) {
 		})
 	}
 	log := runProgram(t, program, append(args, "--kubeconfig="+as(t, "platform", "scylla-operator"), "--namespace=platform", "--image="+images["scylla-operator"])...)
-	go playNodes(ctx, t, c)
+	playing, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	go playNodes(playing, t, c)
+	// While the operator and the nodes are there to take away what is theirs.
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		defer cancel()
+		for _, name := range slices.Backward(names) {
+			if err := c.Remove(ctx, name); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 
+	start := time.Now()
 	apply("scylladb")
+	t.Log("our ScyllaCluster passes the operator's webhook")
 	eventually(t, func() error { // that what judges a ScyllaCluster is in force
 		bad, err := c.Get(ctx, "scylla.scylladb.com/v1", "ScyllaCluster", "scylladb", "scylladb")
 		if err != nil {
@@ -151,6 +158,7 @@ func TestScyllaOperator(t *testing.T) {
 		}
 		return nil
 	})
+	t.Logf("available after %s", time.Since(start).Round(time.Second))
 	for _, want := range []Ref{
 		{"apps/v1", "StatefulSet", "scylladb", "scylladb-dc1-a"}, {"apps/v1", "StatefulSet", "scylladb", "scylladb-dc1-b"},
 		{"apps/v1", "StatefulSet", "scylladb", "scylladb-dc1-c"}, {"v1", "Service", "scylladb", "scylladb-client"},
@@ -340,6 +348,9 @@ func zoneOf(pod *unstructured.Unstructured) string {
 }
 
 func playNode(ctx context.Context, c, member *Client, pod *unstructured.Unstructured, address string, members int) error {
+	if pod.GetDeletionTimestamp() != nil {
+		return c.Delete(ctx, "v1", "Pod", pod.GetNamespace(), pod.GetName(), 0)
+	}
 	in, err := c.resource(ctx, "v1", "Pod", pod.GetNamespace())
 	if err != nil {
 		return err
