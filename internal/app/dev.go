@@ -1,10 +1,9 @@
 package app
 
 import (
-	"os"
-
 	"cmp"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 

@@ -327,7 +327,9 @@ func gitleaks(ctx context.Context, r *Runner) error {
 }
 
 // govulncheck asks vuln.go.dev, or ORRERY_VULNDB.
-func govulncheck(ctx context.Context, r *Runner) error { return r.vulnerabilities(ctx, r.Root, "./...") }
+func govulncheck(ctx context.Context, r *Runner) error {
+	return r.vulnerabilities(ctx, r.Root, "./...")
+}
 
 var noDatabase = regexp.MustCompile(`(?m)fetching vulnerabilities|^creating client: `)
 

@@ -2,12 +2,19 @@ package ci
 
 import (
 	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
 // withTools is a runner for a folder that has the tools of this clone; skipped when one of
@@ -94,6 +101,50 @@ func TestReleased(t *testing.T) {
 	want(t, scanReleased(t.Context(), r), "skipped: nothing has been released yet")
 	t.Setenv("PATH", t.TempDir())
 	want(t, scanReleased(t.Context(), r), "skipped: gh is not on PATH")
+}
+
+// An image that nobody signed, and one that somebody else signed, in a registry on the loopback.
+func TestUnsignedImage(t *testing.T) {
+	r, _ := releasable(t)
+	key := pairOfKeys(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	tag, err := name.NewTag(strings.TrimPrefix(server.URL, "http://")+"/orrery/hello:v1", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := random.Image(1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, image, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := r.release(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference := tag.Context().Digest(digest.String()).String()
+	if err := l.write(imagesFile, []pushed{{Image: "hello", Reference: reference}}); err != nil {
+		t.Fatal(err)
+	}
+	const refused = "image hello is not signed by who released it"
+	want(t, l.verifyImages(t.Context(), l.dir), refused)
+	sign := func() {
+		t.Helper()
+		want(t, l.runCosign(t.Context(), "sign", "--yes", "--key", os.Getenv(envKey), "--tlog-upload=false", "--use-signing-config=false",
+			"--allow-http-registry", reference), "")
+	}
+	pairOfKeys(t) // somebody else
+	sign()
+	t.Setenv(envKey, key)
+	want(t, l.verifyImages(t.Context(), l.dir), refused)
+	sign()
+	want(t, l.verifyImages(t.Context(), l.dir), "")
 }
 
 // licenceText is one that a file of this machine has; skipped without it.
