@@ -29,12 +29,12 @@ const adoptUsage = "with driver: existing, take over objects that others manage;
 type upOptions struct {
 	*options
 	noInstall, retain, dryRun, skipVerify, deleteData bool
-	clusterOnly                           bool // deploy nothing
-	from                                  bundleFlags
-	require                               []string
-	profile                               string
-	timeout                               time.Duration
-	adopt                                 bool
+	clusterOnly                                       bool // deploy nothing
+	from                                              bundleFlags
+	require                                           []string
+	profile                                           string
+	timeout                                           time.Duration
+	adopt                                             bool
 }
 
 func newUp(o *options) *cobra.Command {

@@ -106,3 +106,38 @@ func TestProfileMistakes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A component that holds data leaves only when that may be lost.
+func TestLeavingWithData(t *testing.T) {
+	s := newSmall(t)
+	s.edit("infra/k8s/base/planets/component.yaml", "namespace: shop\n", "namespace: shop\nprofile: full\nholds: all moons\n")
+	all := Selection{Prune: true}
+	s.request.Profile = "full"
+	s.mustUp(all)
+	refuse := func() error {
+		t.Helper()
+		p := s.open(all)
+		defer p.Close()
+		planned, err := p.Plan(t.Context(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Refuse(planned.Plan)
+	}
+	if err := refuse(); err != nil {
+		t.Errorf("nothing leaves: %v", err)
+	}
+	s.request.Profile = "platform"
+	if err := refuse(); err == nil || !failure.IsUsage(err) || !strings.Contains(err.Error(), "component planets, and with it all moons") ||
+		!strings.Contains(err.Error(), "--delete-data") {
+		t.Errorf("it would leave: %v", err)
+	}
+	s.request.DeleteData = true
+	if err := refuse(); err != nil {
+		t.Errorf("it may be lost: %v", err)
+	}
+	s.mustUp(all)
+	if s.cluster.API.Get("example.org/v1", "Planet", "shop", "jupiter") != nil {
+		t.Error("its objects are left")
+	}
+}
