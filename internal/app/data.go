@@ -46,6 +46,9 @@ SHA-256 sums at its end, and is read again before it gets its name. Other enviro
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeStores,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := environment.KnownDataStore(args[0]); err != nil {
+				return err
+			}
 			e, err := environment.Existing(o.request(ui.Discard))
 			if err != nil {
 				return err
@@ -87,6 +90,9 @@ A stream with more replicas than there are servers gets as many as there are.`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeStores,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := environment.KnownDataStore(args[0]); err != nil {
+				return err
+			}
 			request := o.change("data restore", ui.Discard)
 			request.DeleteData = deleteData
 			e, err := environment.Existing(request)

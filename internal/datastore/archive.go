@@ -65,7 +65,11 @@ func (w *Writer) Add(name string, give func(io.Writer) error) (size int64, err e
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	// It has no name any more, so that nothing is left whatever ends us.
+	if err := os.Remove(f.Name()); err != nil {
+		return 0, errors.Join(err, f.Close())
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := give(f); err != nil {
 		return 0, err
 	}

@@ -21,8 +21,8 @@ import (
 // DataStores are the names of those that can be backed up.
 var DataStores = []string{datastore.NATS}
 
-// knownStore refuses what cannot be backed up, and says by what it could be.
-func knownStore(store string) error {
+// KnownDataStore refuses what cannot be backed up, and says by what it could be.
+func KnownDataStore(store string) error {
 	switch store {
 	case datastore.NATS:
 		return nil
@@ -64,7 +64,7 @@ func newFile(file string, force bool) (string, error) {
 
 // BackupData writes what a data store holds into file, for its owner only. A failure leaves what was there.
 func (e *Environment) BackupData(ctx context.Context, store, file string, force bool) (b DataBackup, err error) {
-	if err := knownStore(store); err != nil {
+	if err := KnownDataStore(store); err != nil {
 		return b, err
 	}
 	if file, err = newFile(file, force); err != nil {
@@ -119,7 +119,7 @@ func (e *Environment) BackupData(ctx context.Context, store, file string, force 
 // RestoreData gives a data store what a backup holds. What has the same names there is deleted when that is
 // wanted, and refused otherwise. done is told of each stream.
 func (e *Environment) RestoreData(ctx context.Context, store, file string, done func(datastore.Stream)) (b DataBackup, err error) {
-	if err := knownStore(store); err != nil {
+	if err := KnownDataStore(store); err != nil {
 		return b, err
 	}
 	if file, err = filepath.Abs(file); err != nil {
