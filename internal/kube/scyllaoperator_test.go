@@ -197,17 +197,21 @@ func TestScyllaOperator(t *testing.T) {
 	}
 }
 
-// waitFor retries f until the context ends.
+// waitFor retries f until the context ends, and then says what it last said by itself.
 func waitFor(t *testing.T, ctx context.Context, f func() error) {
 	t.Helper()
+	var last error
 	for {
 		err := f()
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatal(err)
+			t.Fatal(cmp.Or(last, err))
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
