@@ -54,6 +54,7 @@ func TestPlatform(t *testing.T) {
 	journey("kubectl", func(t *testing.T) { kubectl(t, e) })
 	journey("logs", func(t *testing.T) { logs(t, e) })
 	journey("observed", func(t *testing.T) { observed(t, e) })
+	journey("nats", func(t *testing.T) { natsFromHost(t, e) })
 	journey("registry", func(t *testing.T) { ownImage(t, e) })
 	journey("prune", func(t *testing.T) { pruned(t, e) })
 	journey("signatures", func(t *testing.T) { signatures(t, e) })
