@@ -20,10 +20,11 @@ import (
 func newEnv(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "env",
-		Short: "Print variables for a shell: where the kubeconfig and the age key are (for direnv, see .envrc)",
-		Long: `Print export lines for what other programs look for: KUBECONFIG of the environment, when it is there, and
-SOPS_AGE_KEY_FILE of the repository, when there is a key. They are paths, never values: who may not read
-the files learns nothing. What a shell has set already is left alone.`,
+		Short: "Print variables for a shell: where the kubeconfig, NATS and the age key are (for direnv, see .envrc)",
+		Long: `Print export lines for what other programs look for: KUBECONFIG of the environment, when it is there;
+NATS_URL, NATS_CREDS and NATS_CA, while 'orrery open nats' runs; and SOPS_AGE_KEY_FILE of the
+repository, when there is a key. They are paths and an address, never values: who may not read the
+files learns nothing. A key that a shell has named already is left alone.`,
 		Example: `  eval "$(orrery env)"
   orrery env --env staging -o json`,
 		Args: cobra.NoArgs,
@@ -34,6 +35,9 @@ the files learns nothing. What a shell has set already is left alone.`,
 				defer e.Close()
 				if path, err := e.Kubeconfig(c.Context()); err == nil {
 					vars["KUBECONFIG"] = path
+				}
+				if nats, ok := e.NATSAccess(); ok {
+					vars["NATS_URL"], vars["NATS_CREDS"], vars["NATS_CA"] = nats.URL, nats.Credentials, nats.Authority
 				}
 			} else {
 				fmt.Fprintf(o.err, "note: %v\n", err)

@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -32,11 +33,14 @@ var openables = map[string]openable{
 	"prometheus": {observe.Namespace, "prometheus", 9090, "https", "/", "the API; this build of Prometheus has no" +
 		" pages, see 'orrery console%s'"},
 	"alertmanager": {observe.Namespace, "alertmanager", 9093, "https", "/", ""},
-	"nats": {"messaging", "nats", 4222, "nats", "", "the user's credentials (.creds):" +
+	natsName: {"messaging", "nats", 4222, "nats", "", "the user's credentials (.creds):" +
 		" orrery kubectl%s get secret -n messaging nats-app -o go-template='{{index .data \"app.creds\"|base64decode}}'"},
 }
 
-const consoleName = "console"
+const (
+	consoleName = "console"
+	natsName    = "nats"
+)
 
 // openableNames are what can be opened by a name alone.
 func openableNames() []string { return append(slices.Sorted(maps.Keys(openables)), consoleName) }
@@ -47,6 +51,9 @@ type opened struct {
 	// Address is 127.0.0.1:PORT. The console has none: it answers under its URL alone.
 	Address string `json:"address,omitempty"`
 	URL     string `json:"url,omitempty"`
+	// Credentials and Authority are files for programs that log in to NATS.
+	Credentials string `json:"credentials,omitempty"`
+	Authority   string `json:"authority,omitempty"`
 }
 
 func newOpen(o *options) *cobra.Command {
@@ -61,10 +68,15 @@ Any service of the cluster can be opened as NAMESPACE/SERVICE, with the name or 
 port where it has several. Nothing has to be exposed for that: type ClusterIP is enough, and
 network policies need not allow it. What is printed is a URL where the port speaks HTTP by its
 appProtocol, name or number, else 127.0.0.1:PORT. It carries TCP. Whoever can reach 127.0.0.1
-on this machine can use it.`,
+on this machine can use it.
+
+For NATS there are files as well while it is open: a credential for the account of applications,
+which ends after a day, and the authority that the servers' certificate ends at. 'orrery env'
+prints their paths.`,
 		Example: `  orrery open apps/hello
   orrery open apps/hello:admin --port 8080
   orrery open prometheus
+  orrery open nats              # and in another shell: eval "$(orrery env)"
   orrery open console`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeOpenables,
@@ -82,7 +94,7 @@ on this machine can use it.`,
 	return c
 }
 
-func runOpen(ctx context.Context, o *options, name string, port int) error {
+func runOpen(ctx context.Context, o *options, name string, port int) (result error) {
 	what, known := openables[name]
 	which := ""
 	if !known {
@@ -114,7 +126,18 @@ func runOpen(ctx context.Context, o *options, name string, port int) error {
 	if err != nil {
 		return fmt.Errorf("%w; choose another with --port", err)
 	}
-	at := opened{name, l.Addr().String(), what.url(l.Addr())}
+	at := opened{Name: name, Address: l.Addr().String(), URL: what.url(l.Addr())}
+	if name == natsName {
+		access, end, err := e.OfferNATS(ctx, client, at.URL)
+		if err != nil {
+			fmt.Fprintf(o.err, "note: there are no files for programs: %v\n", err)
+		} else {
+			defer func() { result = errors.Join(result, end()) }()
+			at.Credentials, at.Authority = access.Credentials, access.Authority
+			what.hint = "credentials (for a day) and authority: " + at.Credentials + ", " + at.Authority + "\n" +
+				`in another shell: eval "$(orrery env%s)" sets NATS_URL, NATS_CREDS and NATS_CA to them`
+		}
+	}
 	if o.json() {
 		err = printJSON(o.out, at)
 	} else {

@@ -51,7 +51,7 @@ it from ` + "`/var/cache/orrery`" + `. What is waited for is built first: the no
 storage, NATS), then the rest. A first run says when each is expected, and when it is there.
 
 --profile says how much of the platform there is: core (nodes, network, DNS, storage, NATS),
-platform (core, and observability, pulse) or full (everything). An environment
+platform (core, and certificates that renew, observability, pulse) or full (everything). An environment
 keeps its profile until another one is asked for; then only what differs is deployed, or leaves
 the cluster. What was deployed by name beside the profile stays.
 
@@ -76,7 +76,7 @@ stands but fails verification is kept, so that it can be looked at.`,
 		" (default: what the environment has, or platform)")
 	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{
 		profile.Core + "\tnodes, network, DNS, storage, NATS",
-		profile.Platform + "\tcore, and observability, pulse",
+		profile.Platform + "\tcore, and certificates that renew, observability, pulse",
 		profile.Full + "\teverything",
 	}, cobra.ShellCompDirectiveNoFileComp))
 	timeoutFlag(c, &u.timeout)

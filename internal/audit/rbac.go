@@ -66,8 +66,9 @@ func rbacChecks() []Check {
 				}
 				return []string{"bound to " + subjects(o)}
 			})),
-		check("rbac-secrets", Medium, "CIS 5.1.2", "Few may read Secrets", "name the Secrets (resourceNames), in one namespace",
-			grants(right{"", "secrets", "get list watch"})),
+		// Whoever may patch one is answered with all that is in it.
+		check("rbac-secrets", Medium, "CIS 5.1.2", "Few may read or write Secrets", "name the Secrets (resourceNames), in one namespace",
+			grants(right{"", "secrets", "get list watch update patch"})),
 		check("rbac-wildcard", High, "CIS 5.1.3", "No role is for everything", "name the groups, resources and verbs",
 			each("Role ClusterRole", func(o Object) []string {
 				if builtIn(o) || str(o, "metadata", "name") == "cluster-admin" {

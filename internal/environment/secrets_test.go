@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/secrets"
@@ -143,5 +145,53 @@ func searchFor(t *testing.T, dir, text string) {
 	})
 	if err != nil || looked == 0 {
 		t.Fatalf("%s: %d files, %v", dir, looked, err)
+	}
+}
+
+// What reads a Secret is restarted when a value of it changed, once, and so is nothing else.
+func TestReadersOfAChangedSecret(t *testing.T) {
+	s := newSmall(t)
+	s.edit("infra/k8s/base/shop/component.yaml", "secrets:\n", "secrets:\n  - name: shop-login\n    passwords: {password: 40}\n  - name: shop-other\n    passwords: {password: 40}\n")
+	s.edit("infra/k8s/base/shop/shop.yaml", "          image: registry.orrery.internal/shop\n",
+		"          image: registry.orrery.internal/shop\n          env: [{name: LOGIN, valueFrom: {secretKeyRef: {name: shop-login, key: password}}}]\n")
+	all := Selection{Prune: true}
+	const restarted = "is restarted: a Secret that it reads was changed"
+	annotation := func() string {
+		t.Helper()
+		text, _, err := unstructured.NestedString(s.cluster.API.Get("apps/v1", "Deployment", "shop", "shop").Object,
+			"spec", "template", "metadata", "annotations", "orrery.dev/secrets-changed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	s.mustUp(all)
+	if annotation() != "" || s.told(ui.TypeNotice, restarted) {
+		t.Errorf("restarted when it was made: %q", annotation())
+	}
+	t.Setenv(secrets.EnvKey, s.keep("shop", "shop-other", "password", sentinel))
+	s.mustUp(all)
+	if annotation() != "" || s.told(ui.TypeNotice, restarted) {
+		t.Errorf("restarted for a Secret that it does not read: %q", annotation())
+	}
+	before := ""
+	for _, value := range []string{"another", "a third"} {
+		t.Setenv(secrets.EnvKey, s.keep("shop", "shop-login", "password", value))
+		s.mustUp(all)
+		now := annotation()
+		if _, err := time.Parse(time.RFC3339Nano, now); err != nil || now == before {
+			t.Errorf("%s: not restarted: %q, %q before, %v", value, now, before, err)
+		}
+		if !s.told(ui.TypeNotice, "Deployment shop/shop "+restarted) {
+			t.Errorf("nobody was told:\n%s", s.all())
+		}
+		if p := s.plan(all); !p.UpToDate() {
+			t.Errorf("%s: then there is to do: %q", value, changes(p))
+		}
+		s.mustUp(Selection{Components: []string{"shop"}})
+		if annotation() != now {
+			t.Errorf("%s: restarted once more", value)
+		}
+		before = now
 	}
 }

@@ -172,6 +172,13 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 	if err := client.InjectAuthorities(ctx, c.Name, set.Objects); err != nil {
 		return ui.StateFailed, err
 	}
+	restarted, err := client.RestartReaders(ctx, c)
+	if err != nil {
+		return ui.StateFailed, err
+	}
+	for _, w := range restarted {
+		p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: s.ID, Phase: plan.PhaseDeploy, Message: fmt.Sprintf("%s is restarted: a Secret that it reads was changed", w)})
+	}
 	tell := func(r check.Result) { report(r.Message, 0, 0) }
 	later, err := p.await(ctx, client, c.Name, set, tell)
 	if err != nil {
@@ -186,7 +193,7 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 			return ui.StateFailed, r.Err
 		}
 	}
-	if secrets+certificates+later+applied.Created+applied.Changed+applied.Pruned == 0 {
+	if secrets+certificates+later+len(restarted)+applied.Created+applied.Changed+applied.Pruned == 0 {
 		return ui.StateCached, nil
 	}
 	return ui.StateDone, nil

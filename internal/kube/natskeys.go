@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -129,4 +131,28 @@ func natsSubjects(component catalog.Component, name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// NATSUser makes a credential of NATS for a program on this host: a user with a key of its own who may do
+// what the account "app" may, until then.
+func (c *Client) NATSUser(ctx context.Context, until time.Time) (creds []byte, err error) {
+	keys, err := c.Get(ctx, "v1", "Secret", "messaging", "nats-keys")
+	if err != nil {
+		return nil, fmt.Errorf("read what signs for NATS' users: %w", err)
+	}
+	account, issuer := secretBytes(keys, "app.pub"), secretBytes(keys, "app-signing.seed")
+	if len(account) == 0 || len(issuer) == 0 {
+		return nil, errors.New("secret messaging/nats-keys has no app.pub and app-signing.seed: run `orrery deploy nats`, which completes it")
+	}
+	defer clear(issuer)
+	public, seed, err := natsjwt.NewUser()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(seed)
+	token, err := natsjwt.Claim{Name: "host", Subject: public, Account: string(account), Expires: until}.Sign(issuer, "")
+	if err != nil {
+		return nil, err
+	}
+	return natsjwt.Creds(token, seed)
 }

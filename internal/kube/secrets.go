@@ -152,10 +152,13 @@ func (c *Client) ensureSecret(ctx context.Context, component catalog.Component, 
 			return false, errTaken(refOf(secret), by)
 		}
 	}
+	before, _, _ := unstructured.NestedStringMap(secret.Object, "data")
 	changed, err := c.fillSecret(ctx, &generatedKeys{client: c}, component, s, secret)
 	if err != nil || !changed && !missing {
 		return false, err
 	}
+	after, _, _ := unstructured.NestedStringMap(secret.Object, "data")
+	noteChange(secret, before, after)
 	err = c.writeSecret(ctx, secret, missing)
 	return err == nil, err
 }

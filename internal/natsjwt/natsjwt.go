@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -23,6 +24,8 @@ type Claim struct {
 	JetStream bool
 	// Account of a user, when the issuer is a signing key.
 	Account string
+	// Expires is when a user's JWT ends; zero: never.
+	Expires time.Time
 	// Publish and Subscribe are the subjects that a user may use; none: all.
 	Publish, Subscribe []string
 }
@@ -71,6 +74,9 @@ func (c Claim) claims() (jwt.Claims, error) {
 		u.Name, u.IssuerAccount = c.Name, c.Account
 		u.Pub.Allow.Add(c.Publish...)
 		u.Sub.Allow.Add(c.Subscribe...)
+		if !c.Expires.IsZero() {
+			u.Expires = c.Expires.Unix()
+		}
 		return u, nil
 	default:
 		return nil, fmt.Errorf("%s: a key of type %s has no JWT", c.Name, kind)
@@ -100,4 +106,20 @@ func Creds(token string, seed []byte) ([]byte, error) {
 		return nil, fmt.Errorf("credentials of a NATS user: %w", err)
 	}
 	return text, nil
+}
+
+// NewUser makes a user's key.
+func NewUser() (public string, seed []byte, err error) {
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		return "", nil, fmt.Errorf("make the key of a NATS user: %w", err)
+	}
+	defer pair.Wipe()
+	if public, err = pair.PublicKey(); err != nil {
+		return "", nil, fmt.Errorf("make the key of a NATS user: %w", err)
+	}
+	if seed, err = pair.Seed(); err != nil {
+		return "", nil, fmt.Errorf("make the key of a NATS user: %w", err)
+	}
+	return public, slices.Clone(seed), nil // Wipe overwrites it
 }

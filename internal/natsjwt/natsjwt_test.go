@@ -3,6 +3,7 @@ package natsjwt
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -100,5 +101,27 @@ func TestSign(t *testing.T) {
 	// A user's key may sign nothing.
 	if _, err := (Claim{Subject: account.public}).Sign(user.seed, ""); err == nil {
 		t.Error("a user signed an account")
+	}
+}
+
+// TestEndingUser: a user of a new key, that ends when it was said.
+func TestEndingUser(t *testing.T) {
+	account := newKey(t, nkeys.PrefixByteAccount)
+	public, seed, err := NewUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pair, err := nkeys.FromSeed(seed); err != nil {
+		t.Fatal(err)
+	} else if got, _ := pair.PublicKey(); got != public || nkeys.Prefix(public) != nkeys.PrefixByteUser {
+		t.Errorf("the seed is of %s, not of %s", got, public)
+	}
+	end := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
+	token, err := Claim{Subject: public, Account: account.public, Expires: end}.Sign(account.seed, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := jwt.DecodeUserClaims(token); err != nil || c.Expires != end.Unix() {
+		t.Errorf("%+v, %v", c, err)
 	}
 }

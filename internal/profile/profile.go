@@ -7,7 +7,7 @@ import (
 
 const (
 	Core     = "core"     // nodes, network, DNS, storage, messaging
-	Platform = "platform" // and what a service in production has around it: observability, pulse
+	Platform = "platform" // and what a service in production has around it: certificates that renew, observability, pulse
 	Full     = "full"     // everything of the overlay
 	// Default is what an environment has, and a component belongs to, that names none.
 	Default = Platform

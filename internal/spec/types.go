@@ -50,8 +50,8 @@ type Environment struct {
 	// "local", and "prod" with driver: existing.
 	Overlay string `json:"overlay,omitempty" jsonschema:"maxLength=63,pattern=^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"`
 	// Profile is how much of the overlay is deployed: "core" (nodes, network, DNS, storage,
-	// NATS), "platform" (core, and observability, pulse) or "full" (all of it).
-	// Default: what the environment has, and "platform" for a new one. It stands beside no
+	// NATS), "platform" (core, and certificates that renew, observability, pulse) or "full" (all
+	// of it). Default: what the environment has, and "platform" for a new one. It stands beside no
 	// components.
 	Profile string `json:"profile,omitempty" jsonschema:"enum=core,enum=platform,enum=full"`
 	// Components to deploy; default: those of the profile. Their needs are added.

@@ -12,7 +12,8 @@
 //
 // ORRERY_E2E_TELEMETRY=1 adds TestTelemetry: what metrics, logs and traces do when things fail.
 //
-// ORRERY_E2E_FULL=1 adds TestVault: pulse on leased credentials, and Vault sealed, lost and restored.
+// ORRERY_E2E_FULL=1 adds TestVault: pulse on leased credentials, and Vault sealed, lost and restored; and
+// TestRenewal: certificates of a minute under load. ORRERY_E2E_SECURITY=1 adds TestSecurity, the attacks.
 //
 // ORRERY_E2E_DIR is where state is kept meanwhile (default /var/tmp; a real file system,
 // not an overlay), ORRERY_E2E_LOGS where support archives of failed tests go. Binaries and

@@ -54,6 +54,7 @@ func TestPlatform(t *testing.T) {
 	journey("kubectl", func(t *testing.T) { kubectl(t, e) })
 	journey("logs", func(t *testing.T) { logs(t, e) })
 	journey("observed", func(t *testing.T) { observed(t, e) })
+	journey("nats", func(t *testing.T) { natsFromHost(t, e) })
 	journey("registry", func(t *testing.T) { ownImage(t, e) })
 	journey("prune", func(t *testing.T) { pruned(t, e) })
 	journey("signatures", func(t *testing.T) { signatures(t, e) })
@@ -92,6 +93,10 @@ func fromNothing(t *testing.T, all []event, sum upSummary) {
 		}
 		if e.Type == "summary" && i != len(all)-1 {
 			t.Error("a summary is not the last line")
+		}
+		// The default profile brings the kinds of all its objects.
+		if e.Type == "notice" && strings.Contains(e.Message, "waits for its CRD") && limits() == "" {
+			t.Errorf("something was left undone: %s", e.Message)
 		}
 	}
 	for _, step := range []string{"prepare", "cluster", "nodes", "deploy/nats", "verify/nats", "verify/cluster"} {

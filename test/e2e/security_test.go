@@ -22,6 +22,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/orrery-dev/orrery/internal/kube"
 )
 
 // TestSecurity attacks an environment of one node with the components that every platform has.
@@ -30,7 +34,11 @@ func TestSecurity(t *testing.T) {
 	if os.Getenv("ORRERY_E2E_SECURITY") != "1" {
 		t.Skip("some six hundred attacks on an environment of its own take minutes: ORRERY_E2E_SECURITY=1 runs them")
 	}
-	e := newEnvironment(t, "attack", "servers: 1\nagents: 0\n"+core)
+	network := core
+	if limits() == "" { // with policies, where this machine can
+		network = "network: {plugin: auto}\ncomponents: [cilium, local-path, metrics-server, nats]\n"
+	}
+	e := newEnvironment(t, "attack", "servers: 1\nagents: 0\n"+network)
 	e.up(t)
 	attacks(t, e)
 }
@@ -78,7 +86,8 @@ func (a *attacker) purpose(what, why string) {
 func attacks(t *testing.T, e *environment) {
 	for name, attack := range map[string]func(*attacker){
 		"ports": ports, "other-user": otherUser, "escapes": escapes, "accounts": accounts, "stolen-token": stolenTokens,
-		"namespaces": crossNamespace, "web-pages": webPages, "links": nodeLinks,
+		"stolen-credential": stolenCredential,
+		"namespaces":        crossNamespace, "web-pages": webPages, "links": nodeLinks,
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := &attacker{environment: e, t: t}
@@ -95,7 +104,6 @@ func attacks(t *testing.T, e *environment) {
 			}
 		})
 	}
-	// A stolen NATS credential after its end belongs here, once NATS has credentials that end.
 }
 
 var asked = []string{
@@ -475,6 +483,53 @@ func signES256(t *testing.T, key *ecdsa.PrivateKey, sum []byte) []byte {
 	r.FillBytes(out[:32])
 	s.FillBytes(out[32:])
 	return out
+}
+
+// stolenCredential: who took a credential of NATS has what it may until it ends, and is cut off then.
+func stolenCredential(a *attacker) {
+	t := a.t
+	client, err := kube.Connect(a.state("kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ends := time.Now().Add(20 * time.Second)
+	creds, err := client.NATSUser(t.Context(), ends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers, options := natsServers(t, a.environment, client)
+	options = append(options, nats.UserCredentialBytes(creds))
+	cut := make(chan string, len(servers))
+	for name, url := range servers {
+		conn, err := nats.Connect(url, append(slices.Clone(options), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+			nats.ClosedHandler(func(c *nats.Conn) { cut <- fmt.Sprintf("%s: %v", name, c.LastError()) }))...)
+		if err != nil {
+			t.Fatalf("%s, before its end: %v", name, err)
+		}
+		defer conn.Close()
+	}
+	for range servers {
+		select {
+		case why := <-cut:
+			if early := time.Until(ends); early > time.Second {
+				t.Errorf("cut off %s before its end: %s", early, why)
+			}
+			a.refused("a NATS credential that ended while it was connected", why)
+		case <-time.After(time.Until(ends) + 30*time.Second):
+			a.succeeded("a NATS credential that ended while it was connected", "it is connected still")
+		}
+	}
+	for name, url := range servers {
+		what := "a NATS credential after its end, at " + name
+		conn, err := nats.Connect(url, options...)
+		if err != nil {
+			a.refused(what, err.Error())
+			continue
+		}
+		conn.Close()
+		a.succeeded(what, "it is connected")
+	}
 }
 
 // crossNamespace: from the network of NATS, whose policy lets out to its peers and DNS only, to

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,6 +63,16 @@ func certificates(ctx context.Context, env Env) check.Result {
 			return "", err
 		}
 		took := time.Since(start)
+		err = until(ctx, certificateTime, func() error {
+			c, err := env.Client.Get(ctx, "cert-manager.io/v1", "Certificate", namespace, name)
+			if err != nil {
+				return err
+			}
+			return doneWith(c)
+		})
+		if err != nil {
+			return "", err
+		}
 		if err := env.Client.Delete(ctx, "v1", "Secret", namespace, name, -1); err != nil && !apierrors.IsNotFound(err) {
 			return "", fmt.Errorf("delete the certificate's Secret: %w", err)
 		}
@@ -75,6 +86,21 @@ func certificates(ctx context.Context, env Env) check.Result {
 		return fmt.Sprintf("a certificate was issued in %.1f s, ends at the environment's authority, and was issued anew when it was lost; one of a minute was refused",
 			took.Seconds()), nil
 	})
+}
+
+// doneWith is nil when cert-manager has noted that a Certificate is issued. Until then it may write the
+// Secret once more, with the same key, whether or not somebody deleted it meanwhile.
+func doneWith(certificate *unstructured.Unstructured) error {
+	revision, _, _ := unstructured.NestedInt64(certificate.Object, "status", "revision")
+	conditions, _, _ := unstructured.NestedSlice(certificate.Object, "status", "conditions")
+	issuing := slices.ContainsFunc(conditions, func(c any) bool {
+		condition, _ := c.(map[string]any)
+		return condition["type"] == "Issuing" && condition["status"] == "True"
+	})
+	if revision == 0 || issuing {
+		return errors.New("its Secret is there, and cert-manager has not noted that the certificate is issued")
+	}
+	return nil
 }
 
 // issued waits for a certificate whose key is not other, and proves its chain.
