@@ -14,6 +14,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/apt"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/sign"
@@ -111,6 +112,9 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 			others := handed(planned.cluster.inventories)
 			for _, name := range others {
 				in.Deferred[name] = false
+			}
+			if len(others) > 0 { // who applies them stays
+				others = append(others, gitops.Component)
 			}
 			p.tellHanded(planned.cluster.inventories)
 			if p.selection.Prune {
