@@ -158,7 +158,12 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	if err := p.allow(ctx, client, registry, parts, inventories); err != nil {
 		return result, err
 	}
-	for _, c := range parts {
+	// Of what is as it was, nothing is to be handed over.
+	fresh := slices.DeleteFunc(slices.Clone(parts), func(c pushable) bool {
+		inv := inventories[c.Name]
+		return before[c.Name] == c.Digest && inv.Applier == kube.ApplierArgoCD && len(inv.Objects) == len(c.Objects)
+	})
+	for _, c := range fresh {
 		if err := client.HandOver(ctx, c.Name, c.Objects); err != nil {
 			return result, err
 		}
@@ -187,7 +192,7 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	if err := p.awaitSync(waiting, client, result.Revision, result.Components); err != nil {
 		return result, err
 	}
-	for _, c := range parts {
+	for _, c := range fresh {
 		if err := client.HandedOver(ctx, c.Name, c.Objects); err != nil {
 			return result, err
 		}

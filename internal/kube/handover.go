@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -150,22 +151,17 @@ func managedBy(live *unstructured.Unstructured, from, to string) map[string]any 
 	return change
 }
 
-// ApplyObjects applies objects that belong to no component, in the order of ranks. Nothing is
+// ApplyObjects applies objects that belong to no component and do not need each other. Nothing is
 // pruned, and no inventory knows of them.
 func (c *Client) ApplyObjects(ctx context.Context, objs []*unstructured.Unstructured) error {
 	ctx, cancel := bounded(ctx, defaultTimeout)
 	defer cancel()
-	objs = slices.Clone(objs)
-	sortObjects(objs)
-	for _, o := range objs { // few, and each may need the one before
-		if err := c.retry(ctx, "apply "+refOf(o).String(), func(ctx context.Context) error {
+	return each(ctx, objs, func(ctx context.Context, _ int, o *unstructured.Unstructured) error {
+		return c.retry(ctx, "apply "+refOf(o).String(), func(ctx context.Context) error {
 			_, err := c.serverSideApply(ctx, o, false)
 			return err
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+		})
+	})
 }
 
 // MergePatch changes fields of one object.
@@ -197,14 +193,37 @@ func (c *Client) Kind(ctx context.Context, apiVersion, kind string) (Kind, error
 }
 
 // Why says why an object is not ready, as its pods and events have it; "" when they say nothing.
-// hopeless: waiting does not help.
+// hopeless: waiting does not help, since Kubernetes itself has begun to wait longer and longer.
 func (c *Client) Why(ctx context.Context, ref Ref) (reason string, hopeless bool) {
 	live, err := c.Get(ctx, ref.APIVersion, ref.Kind, ref.Namespace, ref.Name)
 	if err != nil {
 		return "", false
 	}
 	reason, hopeless = c.why(ctx, ref, live)
+	for _, pod := range c.podsOf(ctx, ref, live) {
+		hopeless = hopeless || backsOff(pod)
+	}
 	return strings.TrimSpace(reason), hopeless
+}
+
+// crashes are how often a container may end before that is what it does: one may have come before what
+// it needs.
+const crashes = 2
+
+// backsOff: an image was asked for several times, or a container was started several times, in vain.
+func backsOff(pod corev1.Pod) bool {
+	return slices.ContainsFunc(slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses), func(s corev1.ContainerStatus) bool {
+		if s.State.Waiting == nil {
+			return false
+		}
+		switch s.State.Waiting.Reason {
+		case "ImagePullBackOff", "InvalidImageName":
+			return true
+		case "CrashLoopBackOff":
+			return s.RestartCount >= crashes
+		}
+		return false
+	})
 }
 
 // RefOf names an object.

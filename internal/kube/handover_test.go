@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -122,6 +123,25 @@ func TestHandedOver(t *testing.T) {
 	want(1)
 	if err := c.TakeBack(t.Context(), "handed2"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestBacksOff(t *testing.T) {
+	waiting := func(reason string, restarts int32) corev1.Pod {
+		return corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
+			RestartCount: restarts, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}},
+		}}}}
+	}
+	for _, c := range []struct {
+		pod  corev1.Pod
+		want bool
+	}{
+		{waiting("ContainerCreating", 0), false}, {waiting("ErrImagePull", 0), false}, {waiting("ImagePullBackOff", 0), true},
+		{waiting("CrashLoopBackOff", 1), false}, {waiting("CrashLoopBackOff", 2), true}, {corev1.Pod{}, false},
+	} {
+		if got := backsOff(c.pod); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.pod.Status, got, c.want)
+		}
 	}
 }
 

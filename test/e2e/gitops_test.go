@@ -214,7 +214,7 @@ func (g *handed) refused(t *testing.T) {
 }
 
 func (g *handed) crashes(t *testing.T) {
-	g.fails(t, "args:\n", "args:\n            - --no-such-flag\n", "crash", "exit", "CrashLoop")
+	g.fails(t, "- --kubelet-use-node-status-port\n", "- --kubelet-use-node-status-port\n            - --no-such-flag\n", "crash", "exit", "CrashLoop")
 }
 
 // drift: what somebody changes by hand is changed back.
