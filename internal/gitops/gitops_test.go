@@ -129,7 +129,7 @@ func TestRights(t *testing.T) {
 	if strings.Contains(text, "'*'") || strings.Contains(text, "cluster-admin") {
 		t.Errorf("too much:\n%s", text)
 	}
-	for _, want := range []string{"resourceNames:\n  - db\n  - ui\n", "- bind", "- escalate", "- system:auth-delegator"} {
+	for _, want := range []string{"resourceNames:\n  - db\n  - ui\n", "- bind", "- escalate", "- system:auth-delegator", "- applications\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

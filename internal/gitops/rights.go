@@ -77,9 +77,10 @@ func Rights(objects []Object, bound map[string][]string) []*unstructured.Unstruc
 }
 
 // readRules: kinds are watched as a whole, but for Secrets, which are read by name where one is applied.
-// Pods and ReplicaSets say how workloads are.
+// Pods and ReplicaSets say how workloads are; Applications are what the root applies, and are watched as
+// other kinds are only by who may list them everywhere.
 func readRules(objects []Object) []any {
-	kinds := map[[2]string]bool{{"", "pods"}: true, {"apps", "replicasets"}: true}
+	kinds := map[[2]string]bool{{"", "pods"}: true, {"apps", "replicasets"}: true, {"argoproj.io", "applications"}: true}
 	for _, o := range objects {
 		if o.Group != "" || o.Resource != "secrets" {
 			kinds[[2]string{o.Group, o.Resource}] = true
