@@ -200,7 +200,11 @@ func (c *Client) Why(ctx context.Context, ref Ref) (reason string, hopeless bool
 		return "", false
 	}
 	reason, hopeless = c.why(ctx, ref, live)
-	for _, pod := range c.podsOf(ctx, ref, live) {
+	pods, err := c.podsOf(ctx, ref, live)
+	if err != nil {
+		return strings.TrimSpace(reason), hopeless
+	}
+	for _, pod := range pods {
 		hopeless = hopeless || backsOff(pod)
 	}
 	return strings.TrimSpace(reason), hopeless
