@@ -189,7 +189,7 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
-	if err := p.awaitSync(waiting, client, result.Revision, result.Components); err != nil {
+	if err := p.awaitSync(waiting, client, result.Revision, parts); err != nil {
 		return result, err
 	}
 	for _, c := range fresh {
@@ -405,26 +405,43 @@ func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, 
 	return client.MergePatch(ctx, rootRef, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/refresh": "normal"}}})
 }
 
+// hopelessFor is how long something must look hopeless: pods of what was there before go away meanwhile.
+const hopelessFor = 5 * time.Second
+
 // awaitSync waits until the root has revision, and all that it points to runs. What cannot get better
-// by waiting ends it.
-func (p *Platform) awaitSync(ctx context.Context, client *kube.Client, revision string, components []string) error {
+// by waiting ends it, if it is of what was pushed now.
+func (p *Platform) awaitSync(ctx context.Context, client *kube.Client, revision string, parts []pushable) error {
+	pushed, names := map[string]string{}, []string{}
+	for _, c := range parts {
+		pushed[c.Name] = c.Digest
+		names = append(names, c.Name)
+	}
 	said := ""
+	since := map[string]time.Time{} // when a component began to look hopeless
 	for {
-		g, err := gitOpsStatus(ctx, client, components)
+		g, err := gitOpsStatus(ctx, client, names)
 		switch {
 		case err == nil:
 			bad := g.bad(revision)
 			if len(bad) == 0 {
 				return nil
 			}
-			for i, s := range bad {
-				bad[i].Hopeless = s.Hopeless || s.Component == gitops.Root && (s.Operation == "Failed" || s.Operation == "Error") && s.Synced == revision
+			hopeless := map[string]time.Time{}
+			for _, s := range bad {
+				if !s.HopelessWith(pushed[s.Component], revision) {
+					continue
+				}
+				hopeless[s.Component] = time.Now()
+				if before, known := since[s.Component]; known {
+					hopeless[s.Component] = before
+				}
+				if time.Since(hopeless[s.Component]) >= hopelessFor {
+					return fmt.Errorf("%s did not get through, and what ran before goes on running: %s\n"+
+						"'orrery gitops status%s' shows all; push what was there before, or something better", s.Component, s.Reason, p.Flag())
+				}
 			}
-			if hopeless := slices.IndexFunc(bad, func(s gitops.Status) bool { return s.Hopeless }); hopeless >= 0 {
-				return fmt.Errorf("%s did not get through, and what ran before goes on running: %s\n"+
-					"'orrery gitops status%s' shows all; push what was there before, or something better", bad[hopeless].Component, bad[hopeless].Reason, p.Flag())
-			}
-			if m := fmt.Sprintf("waiting for %d of %d: %s", len(bad), len(components)+1, bad[0].Line()); m != said {
+			since = hopeless
+			if m := fmt.Sprintf("waiting for %d of %d: %s", len(bad), len(names)+1, bad[0].Line()); m != said {
 				said = m
 				p.sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseDeploy, Message: m})
 			}

@@ -140,6 +140,24 @@ func TestRights(t *testing.T) {
 	}
 }
 
+func TestHopelessWith(t *testing.T) {
+	for _, c := range []struct {
+		s    Status
+		want bool
+	}{
+		{Status{Component: "nats", Revision: "r2", Synced: "r2", Hopeless: true}, true},
+		{Status{Component: "nats", Revision: "r1", Synced: "r1", Hopeless: true}, false}, // of before the push
+		{Status{Component: "nats", Revision: "r2", Synced: "r1", Hopeless: true}, false}, // not there yet
+		{Status{Component: "nats", Revision: "r2", Synced: "r2"}, false},
+		{Status{Component: Root, Revision: Tag, Synced: "root2", Operation: "Failed"}, true},
+		{Status{Component: Root, Revision: Tag, Synced: "root1", Operation: "Failed"}, false},
+	} {
+		if got := c.s.HopelessWith("r2", "root2"); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.s, got, c.want)
+		}
+	}
+}
+
 func TestStatusOf(t *testing.T) {
 	const spec = "metadata: {name: nats}\nspec: {source: {targetRevision: r2}}\n"
 	for _, c := range []struct {

@@ -44,6 +44,15 @@ func (s Status) Failed() bool {
 	return s.Operation == "Failed" || s.Operation == "Error" || s.Health == "Degraded"
 }
 
+// HopelessWith: it is hopeless, and that is due to what was pushed: the digest of its own artifact, or
+// root's where it is the root.
+func (s Status) HopelessWith(digest, root string) bool {
+	if s.Component == Root {
+		return (s.Operation == "Failed" || s.Operation == "Error") && s.Synced == root
+	}
+	return s.Hopeless && s.Revision == digest && s.Synced == digest
+}
+
 // Line says it to a person.
 func (s Status) Line() string {
 	line := s.Component + " is " + s.Sync + ", " + s.Health

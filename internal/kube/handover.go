@@ -205,7 +205,7 @@ func (c *Client) Why(ctx context.Context, ref Ref) (reason string, hopeless bool
 		return strings.TrimSpace(reason), hopeless
 	}
 	for _, pod := range pods {
-		hopeless = hopeless || backsOff(pod)
+		hopeless = hopeless || pod.DeletionTimestamp == nil && backsOff(pod)
 	}
 	return strings.TrimSpace(reason), hopeless
 }
