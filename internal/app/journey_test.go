@@ -30,12 +30,18 @@ type small struct {
 	cluster  *fake.Cluster
 	state    string
 	cache    string
+	// repository is the folder of this one.
+	repository string
 }
 
 func newSmall(t *testing.T) *small {
 	t.Helper()
 	dir := t.TempDir()
-	s := &small{t: t, platform: bundletest.New(t), host: fake.NewHost(t), state: filepath.Join(dir, "state"), cache: filepath.Join(dir, "cache")}
+	repository, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &small{t: t, repository: repository, platform: bundletest.New(t), host: fake.NewHost(t), state: filepath.Join(dir, "state"), cache: filepath.Join(dir, "cache")}
 	s.cluster = s.host.Cluster("small")
 	smoketest.Install(s.cluster.API)
 	for name, value := range map[string]string{

@@ -97,6 +97,8 @@ type NodeController interface {
 type Mirrored interface {
 	// Mirror is where images are pushed to, and how. It may not run yet.
 	Mirror() mirror.Mirror
+	// MirrorInside is where pods reach it, HOST:PORT, to read.
+	MirrorInside() string
 	// PruneMirror frees what no tag of the running mirror reaches and that is not in use, see
 	// [store.Store.Prune]; pushes wait meanwhile. inUse are digests.
 	PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error)

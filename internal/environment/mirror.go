@@ -9,9 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/mirror"
@@ -80,6 +82,18 @@ func (e *Environment) digestsInUse(ctx context.Context, client *kube.Client) ([]
 			}
 			all = append(all, digestPattern.FindAllString(string(text), -1)...)
 		}
+	}
+	// What Argo CD follows names the artifacts of components by digest.
+	apps, err := client.List(ctx, appVersion, "Application", gitops.Namespace, "")
+	if err != nil && !meta.IsNoMatchError(err) {
+		return nil, fmt.Errorf("ask the cluster what Argo CD follows: %w", err)
+	}
+	for _, a := range apps {
+		text, err := json.Marshal(a.Object["spec"])
+		if err != nil {
+			return nil, fmt.Errorf("read Application %s: %w", a.GetName(), err)
+		}
+		all = append(all, digestPattern.FindAllString(string(text), -1)...)
 	}
 	for _, ref := range e.Spec.Images.Allow {
 		all = append(all, digestPattern.FindAllString(ref, -1)...)

@@ -14,6 +14,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/apt"
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/driver"
+	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/sign"
@@ -108,10 +109,18 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 			in.NodesReady = p.nodesAsWanted(planned.cluster.nodes)
 			// The cluster believes in a node for a while after its death; the driver does not.
 			in.NodesReady = in.NodesReady && !slices.ContainsFunc(obs.Nodes, func(n driver.Node) bool { return !n.Running && !n.Stopped })
+			others := handed(planned.cluster.inventories)
+			for _, name := range others {
+				in.Deferred[name] = false
+			}
+			if len(others) > 0 { // who applies them stays
+				others = append(others, gitops.Component)
+			}
+			p.tellHanded(planned.cluster.inventories)
 			if p.selection.Prune {
 				planned.Beside = p.beside(planned.cluster.inventories)
 				in.Installed = slices.DeleteFunc(slices.Sorted(maps.Keys(planned.cluster.inventories)), func(n string) bool {
-					return slices.Contains(planned.Beside, n)
+					return slices.Contains(planned.Beside, n) || slices.Contains(others, n)
 				})
 			}
 			return nil

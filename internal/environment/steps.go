@@ -13,6 +13,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/image"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/supply"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -166,6 +167,9 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 		return ui.StateFailed, err
 	}
 	applied, err := p.apply(ctx, client, c.Name, set)
+	if errors.Is(err, kube.ErrHandedOver) { // its secrets and certificates are still made here
+		return ui.StateDone, client.InjectAuthorities(ctx, c.Name, set.Objects)
+	}
 	if err != nil {
 		return ui.StateFailed, err
 	}

@@ -37,6 +37,7 @@ var rules = []struct{ packages, not, why string }{
 	{"sbom licence", "os/exec net", "it never looks at the world"},
 	{"oci", "ours os/exec net", "formats only: requests are handed to it"},
 	{"audit", "ours os os/exec net k8s.io", "it judges what it is given"},
+	{"gitops", "ours os os/exec net k8s.io/client-go", "it computes, and asks nobody"},
 	{"ci", "internal/environment internal/engine internal/driver internal/kube internal/supply net", "it runs programs, and knows no environment"},
 	{"build", "internal/image internal/oci internal/kube internal/engine internal/driver", "it makes programs, and knows no image and no environment"},
 	{"image", "internal/kube internal/engine internal/driver", "it knows no environment"},

@@ -55,6 +55,9 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 	if err != nil {
 		return Applied{}, err
 	}
+	if s.own.Applier != "" {
+		return Applied{}, fmt.Errorf("%w to Argo CD: 'orrery gitops push' changes it, 'orrery gitops disable' takes it back", ErrHandedOver)
+	}
 	result := Applied{Deferred: s.deferred}
 	wanted := make([]Ref, len(s.objs))
 	for i, o := range s.objs {

@@ -162,6 +162,44 @@ func unified(r Ref, before, after *unstructured.Unstructured) (string, error) {
 	return string(diff.Diff(oldName, old, newName, new)), nil
 }
 
+// Compare tells how a set of objects becomes another, without a cluster.
+func Compare(before, after []*unstructured.Unstructured) ([]Change, error) {
+	was := map[id]*unstructured.Unstructured{}
+	for _, o := range before {
+		was[refOf(o).id()] = o
+	}
+	var changes []Change
+	add := func(o, old, new *unstructured.Unstructured, action string) error {
+		text, err := unified(refOf(o), old, new)
+		if err == nil && text != "" {
+			changes = append(changes, Change{refOf(o), action, text})
+		}
+		return err
+	}
+	for _, o := range after {
+		old, action := was[refOf(o).id()], ActionChange
+		delete(was, refOf(o).id())
+		if old == nil {
+			action = ActionCreate
+		}
+		if err := add(o, old, o, action); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range before {
+		if was[refOf(o).id()] == nil {
+			continue
+		}
+		if err := add(o, o, nil, ActionPrune); err != nil {
+			return nil, err
+		}
+	}
+	return changes, nil
+}
+
+// Objects reads a YAML stream as [Manifest] writes it.
+func Objects(manifest []byte) ([]*unstructured.Unstructured, error) { return parse(manifest) }
+
 func document(o *unstructured.Unstructured) ([]byte, error) {
 	if o == nil {
 		return nil, nil

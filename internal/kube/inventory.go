@@ -18,7 +18,8 @@ const (
 	inventoryPrefix    = "orrery-inventory-"
 	inventoryLabel     = "orrery.dev/inventory" // value: the component
 	inventoryKey       = "inventory.json"
-	inventoryVersion   = 1
+	// inventoryVersion 2 has Applier. What does not need it is still written as version 1.
+	inventoryVersion = 2
 )
 
 // Inventory is what a component owns in the cluster.
@@ -42,6 +43,8 @@ type Inventory struct {
 	// Found are those of Objects that were there before, and were adopted. They outlive the
 	// component.
 	Found []Ref `json:"found,omitempty"`
+	// Applier is who else applies the component ([ApplierArgoCD]); empty: Orrery does.
+	Applier string `json:"applier,omitempty"`
 }
 
 type storedInventory struct {
@@ -87,7 +90,11 @@ func (c *Client) Inventories(ctx context.Context) (map[string]Inventory, error) 
 func (c *Client) record(ctx context.Context, component string, inv Inventory) error {
 	inv.Objects = slices.Clone(inv.Objects)
 	slices.SortFunc(inv.Objects, compareRefs)
-	text, err := json.Marshal(storedInventory{inventoryVersion, inv})
+	version := 1
+	if inv.Applier != "" {
+		version = 2
+	}
+	text, err := json.Marshal(storedInventory{version, inv})
 	if err != nil {
 		return err
 	}

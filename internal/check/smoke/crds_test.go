@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "write generated files anew")
 
 // operators are where kinds of operators come from: the component, the module that it is compiled
 // from, and the files there. Of Prometheus's, agents and Thanos rulers are left out, of
-// cert-manager's what only ACME needs, of external-secrets' what is not of one namespace: they run
+// cert-manager's what only ACME needs, of external-secrets' what is not of one namespace, of Argo CD's what makes Applications: they run
 // without, and every kind costs each API server memory.
 var operators = []struct {
 	component, source, module, file string
@@ -34,6 +34,10 @@ var operators = []struct {
 	{
 		"external-secrets", "apps/external-secrets", "github.com/external-secrets/external-secrets", "config/crds/bases/external-secrets.io_%s.yaml",
 		[]string{"externalsecrets", "secretstores"},
+	},
+	{
+		"argocd", "apps/argocd", "github.com/argoproj/argo-cd/v3", "manifests/crds/%s-crd.yaml",
+		[]string{"application", "appproject"},
 	},
 }
 

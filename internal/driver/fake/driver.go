@@ -107,6 +107,9 @@ func (d *Driver) Mirror() mirror.Mirror {
 	return mirror.Mirror{Address: m.Registry}
 }
 
+// MirrorInside implements [driver.Mirrored].
+func (d *Driver) MirrorInside() string { return d.Mirror().Address }
+
 // PruneMirror implements [driver.Mirrored]. It frees nothing: [Cluster.Pruned] has what was asked.
 func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error) {
 	_, err := d.ask(ctx, order{Prune: &Pruning{inUse, dryRun}})

@@ -89,6 +89,9 @@ func (d *Driver) Mirror() mirror.Mirror {
 	return mirror.Mirror{Address: fmt.Sprintf("127.0.0.1:%d", d.cluster.Registry), PasswordFile: d.paths.mirrorPassword()}
 }
 
+// MirrorInside implements [driver.Mirrored].
+func (d *Driver) MirrorInside() string { return fmt.Sprintf("%s:%d", d.cluster.Gateway, registryPort) }
+
 // PruneMirror implements [driver.Mirrored].
 func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error) {
 	gone, err := newClient(d.paths).prune(ctx, pruneRequest{inUse, dryRun})

@@ -272,13 +272,6 @@ func (f *fabric) connectOut(ctx context.Context) error {
 	if err := f.handle.RouteAdd(&netlink.Route{Gw: e.host.Addr().AsSlice()}); err != nil {
 		return fmt.Errorf("default route of the fabric: %w", err)
 	}
-	// Pods' addresses are known behind their nodes only.
-	for _, n := range f.cluster.Nodes {
-		dst := &net.IPNet{IP: n.PodCIDR.Addr().AsSlice(), Mask: net.CIDRMask(n.PodCIDR.Bits(), 32)}
-		if err := f.handle.RouteAdd(&netlink.Route{Dst: dst, Gw: n.Address.AsSlice()}); err != nil {
-			return fmt.Errorf("route of the fabric to %s: %w", n.PodCIDR, err)
-		}
-	}
 	return f.ns.do(func() error {
 		if err := os.WriteFile(ipForward, []byte("1"), 0o644); err != nil {
 			return fmt.Errorf("let the fabric forward packets: %w", err)

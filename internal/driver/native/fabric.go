@@ -65,6 +65,14 @@ func newFabric(c cluster) (*fabric, error) {
 	if err := h.LinkSetUp(link); err != nil {
 		return nil, err
 	}
+	// Pods' addresses are known behind their nodes only. What listens here answers them, too: Argo CD
+	// reads what it applies from the mirror.
+	for _, n := range c.Nodes {
+		dst := &net.IPNet{IP: n.PodCIDR.Addr().AsSlice(), Mask: net.CIDRMask(n.PodCIDR.Bits(), 32)}
+		if err := h.RouteAdd(&netlink.Route{Dst: dst, Gw: n.Address.AsSlice()}); err != nil {
+			return nil, fmt.Errorf("route of the fabric to %s: %w", n.PodCIDR, err)
+		}
+	}
 	return f, nil
 }
 

@@ -1,0 +1,228 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/gitops"
+	"github.com/orrery-dev/orrery/internal/kube"
+)
+
+// argo is as much of Argo CD as a hand-over shows: it reads the artifacts that Applications name, makes
+// the Applications of the root's, and says how they are. What it applies it leaves as it is.
+type argo struct {
+	t      *testing.T
+	client *kube.Client
+	// broken says, by component, why its sync fails; guarded by mu.
+	mu     sync.Mutex
+	broken map[string]string
+}
+
+// deployArgo puts what of Argo CD is looked at into the cluster, and runs one until the test ends.
+func deployArgo(s *small) *argo {
+	t := s.t
+	t.Helper()
+	client, err := kube.ConnectWith(s.cluster.API.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "{apiVersion: v1, kind: Namespace, metadata: {name: argocd}}\n"
+	for _, name := range []string{"argocd-controller", "argocd-repo-server"} {
+		text += "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: " + name + ", namespace: argocd}, spec: {replicas: 1, selector: {matchLabels: {app: " + name + "}}, template: {metadata: {labels: {app: " + name + "}}}}}\n"
+	}
+	for _, kind := range []string{"application", "appproject"} {
+		crd, err := os.ReadFile(s.repository + "/infra/k8s/base/argocd/crds/" + kind + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += "---\n" + string(crd)
+	}
+	objs, err := kube.Objects([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Apply(t.Context(), gitops.Component, objs); err != nil {
+		t.Fatal(err)
+	}
+	a := &argo{t: t, client: client, broken: map[string]string{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if err := a.look(ctx); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				t.Errorf("Argo CD of the test: %v", err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done; client.Close() })
+	return a
+}
+
+func (a *argo) breaks(component, why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.broken[component] = why
+}
+
+// look is one round of the controller.
+func (a *argo) look(ctx context.Context) error {
+	apps, err := a.client.List(ctx, "argoproj.io/v1alpha1", "Application", gitops.Namespace, "")
+	if err != nil {
+		return err
+	}
+	for _, app := range apps {
+		digest, manifest, err := a.read(ctx, &app)
+		if err != nil {
+			return err
+		}
+		if app.GetName() == gitops.Root {
+			if err := a.client.ApplyObjects(ctx, manifest); err != nil {
+				return err
+			}
+		}
+		a.mu.Lock()
+		why := a.broken[app.GetName()]
+		a.mu.Unlock()
+		status := map[string]any{
+			"sync": map[string]any{"status": "Synced", "revision": digest}, "health": map[string]any{"status": "Healthy"},
+			"operationState": map[string]any{"phase": "Succeeded", "syncResult": map[string]any{"revision": digest, "resources": []any{}}},
+		}
+		if why != "" {
+			status["sync"] = map[string]any{"status": "OutOfSync", "revision": digest}
+			status["operationState"] = map[string]any{"phase": "Failed", "syncResult": map[string]any{"revision": digest, "resources": []any{
+				map[string]any{"kind": "Deployment", "name": app.GetName(), "status": "SyncFailed", "message": why},
+			}}}
+		}
+		ref := kube.RefOf(&app)
+		ref.APIVersion, ref.Kind = "argoproj.io/v1alpha1", "Application"
+		if err := a.client.MergePatch(ctx, ref, map[string]any{"status": status}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read is what an Application's source has.
+func (a *argo) read(ctx context.Context, app *unstructured.Unstructured) (digest string, manifest []*unstructured.Unstructured, err error) {
+	url, _, _ := unstructured.NestedString(app.Object, "spec", "source", "repoURL")
+	revision, _, _ := unstructured.NestedString(app.Object, "spec", "source", "targetRevision")
+	sep := ":"
+	if strings.Contains(revision, ":") {
+		sep = "@"
+	}
+	ref, err := name.ParseReference(strings.TrimPrefix(url, "oci://")+sep+revision, name.Insecure)
+	if err != nil {
+		return "", nil, err
+	}
+	image, err := remote.Image(ref, remote.WithContext(ctx))
+	if err != nil {
+		return "", nil, err
+	}
+	d, err := image.Digest()
+	if err != nil {
+		return "", nil, err
+	}
+	text, err := gitops.Manifest(image)
+	if err != nil {
+		return "", nil, err
+	}
+	manifest, err = kube.Objects(text)
+	return d.String(), manifest, err
+}
+
+func TestGitOps(t *testing.T) {
+	s := newSmall(t)
+	s.want(exitFailed, "gitops status", `there is no environment "small"`)
+	s.up()
+	s.want(exitOK, "gitops status", "Orrery applies this environment", "orrery gitops enable --env small")
+	s.want(exitRefused, "gitops push", "'orrery gitops enable --env small' hands it over to Argo CD first")
+	s.want(exitRefused, "gitops enable", "'orrery deploy argocd --env small' deploys it")
+	s.want(exitOK, "gitops disable", "nothing was handed over")
+
+	a := deployArgo(s)
+	shop := func() *unstructured.Unstructured { return s.cluster.API.Get("apps/v1", "Deployment", "shop", "shop") }
+	before := shop()
+	s.want(exitOK, "gitops enable", "Argo CD applies 3 components, all synced and healthy")
+	s.want(exitOK, "gitops enable", "nothing changed")
+	if after := shop(); after.GetGeneration() != before.GetGeneration() {
+		t.Errorf("generation %d became %d: pods are restarted", before.GetGeneration(), after.GetGeneration())
+	}
+	s.want(exitOK, "gitops status", "Argo CD applies this environment", "shop", "Synced", "Healthy")
+	s.want(exitOK, "gitops diff")
+	s.want(exitOK, "gitops push", "nothing changed")
+	s.want(exitOK, "up", "Argo CD applies 3 components: 'orrery gitops push --env small'")
+	s.want(exitOK, "images prune --mirror --dry-run")
+	if asked := s.cluster.Pruned(); asked == nil || !strings.Contains(strings.Join(asked.InUse, " "), s.revision("shop")) {
+		t.Errorf("the artifact that Argo CD follows may be freed: in use are %+v", asked)
+	}
+
+	// What was refused is said, with why.
+	a.breaks("shop", "denied: the image has no digest")
+	s.await("gitops status", exitFailed, "Deployment shop: denied: the image has no digest")
+	s.want(exitFailed, "gitops push", "shop did not get through", "denied: the image has no digest")
+	a.breaks("shop", "")
+	s.want(exitOK, "gitops push", "all synced")
+
+	s.want(exitOK, "gitops disable", "Orrery applies 3 components again")
+	s.want(exitOK, "gitops disable", "nothing was handed over")
+	for _, kind := range []string{"Application", "AppProject"} {
+		if left := s.cluster.API.List("argoproj.io/v1alpha1", kind, "argocd"); len(left) > 0 {
+			t.Errorf("%d of %s are left", len(left), kind)
+		}
+	}
+	s.want(exitOK, "up")
+	s.want(exitOK, "up", "nothing to do")
+	if after := shop(); after.GetGeneration() != before.GetGeneration() {
+		t.Errorf("generation %d became %d: pods were restarted", before.GetGeneration(), after.GetGeneration())
+	}
+}
+
+// revision is what the status says of an Application.
+func (s *small) revision(component string) string {
+	s.t.Helper()
+	var g struct {
+		Applications []gitops.Status `json:"applications"`
+	}
+	if err := json.Unmarshal([]byte(s.want(exitOK, "gitops status -o json")), &g); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, a := range g.Applications {
+		if a.Component == component {
+			return a.Revision
+		}
+	}
+	s.t.Fatalf("no Application %s", component)
+	return ""
+}
+
+// await repeats a verb that looks until it ends and says as is wanted.
+func (s *small) await(command string, code int, part string) {
+	s.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		got, out, errs := s.run(strings.Fields(command)...)
+		if got == code && strings.Contains(out+errs, part) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("orrery %s: exit status %d, no %q in\n%s%s", command, got, part, out, errs)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

@@ -1,0 +1,164 @@
+package gitops
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// Names in the cluster and in the registry.
+const (
+	Namespace = "argocd"
+	// Root is the Application that has all others.
+	Root = "orrery"
+	// Repository has all artifacts, and Tag there is what Root follows.
+	Repository = "gitops/platform"
+	Tag        = "current"
+	// Component is what Argo CD itself comes with. It is not handed over: who applies is not what it applies.
+	Component = "argocd"
+
+	apiVersion = "argoproj.io/v1alpha1"
+	inCluster  = "https://kubernetes.default.svc"
+	project    = "platform"
+)
+
+// Part is a component that is handed over.
+type Part struct {
+	Name      string
+	Namespace string
+	Needs     []string
+	Digest    string // of its artifact
+	Objects   []*unstructured.Unstructured
+}
+
+// Waves say when each part is applied: after all that it needs. Needs that are no parts do not count.
+func Waves(parts []Part) map[string]int {
+	needs := map[string][]string{}
+	for _, p := range parts {
+		needs[p.Name] = p.Needs
+	}
+	waves := map[string]int{}
+	var of func(name string) int
+	of = func(name string) int {
+		if w, known := waves[name]; known {
+			return w
+		}
+		waves[name] = 0 // the catalogue has no cycles
+		wave := 0
+		for _, n := range needs[name] {
+			if _, part := needs[n]; part {
+				wave = max(wave, of(n)+1)
+			}
+		}
+		waves[name] = wave
+		return wave
+	}
+	for _, name := range slices.Sorted(maps.Keys(needs)) {
+		of(name)
+	}
+	return waves
+}
+
+// Applications are those of parts, for the root's artifact. registry is HOST:PORT as pods reach it.
+func Applications(registry string, parts []Part) []*unstructured.Unstructured {
+	waves := Waves(parts)
+	var all []*unstructured.Unstructured
+	for _, p := range parts {
+		app := application(p.Name, project, registry, p.Digest, p.Namespace)
+		app.SetAnnotations(map[string]string{"argocd.argoproj.io/sync-wave": strconv.Itoa(waves[p.Name])})
+		all = append(all, app)
+	}
+	return all
+}
+
+// RootApplication is what Argo CD is told first.
+func RootApplication(registry string) *unstructured.Unstructured {
+	return application(Root, Root, registry, Tag, Namespace)
+}
+
+func application(name, project, registry, revision, namespace string) *unstructured.Unstructured {
+	return object("Application", name, map[string]any{
+		"project": project,
+		"source": map[string]any{
+			"repoURL": url(registry), "targetRevision": revision, "path": ".",
+		},
+		"destination": map[string]any{"server": inCluster, "namespace": namespace},
+		// Without a finalizer: who deletes an Application by hand deletes nothing that it applied, and
+		// the root makes it anew.
+		"syncPolicy": map[string]any{
+			"automated":   map[string]any{"prune": true, "selfHeal": true},
+			"syncOptions": []any{"ServerSideApply=true", "FailOnSharedResource=true", "PruneLast=true"},
+			"retry": map[string]any{
+				"limit":   int64(3),
+				"backoff": map[string]any{"duration": "2s", "factor": int64(2), "maxDuration": "20s"},
+			},
+		},
+		"revisionHistoryLimit": int64(5),
+	})
+}
+
+func url(registry string) string { return "oci://" + registry + "/" + Repository }
+
+func object(kind, name string, spec map[string]any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiVersion, "kind": kind,
+		"metadata": map[string]any{"name": name, "namespace": Namespace, "labels": map[string]any{"app.kubernetes.io/part-of": "argocd"}},
+		"spec":     spec,
+	}}
+}
+
+// Projects say what the Applications may have: the root Applications alone, the others what parts
+// consist of, and from nowhere else.
+func Projects(registry string, kinds Kinds) []*unstructured.Unstructured {
+	var cluster, namespaced, destinations []any
+	for _, k := range kinds.Cluster {
+		cluster = append(cluster, map[string]any{"group": k.Group, "kind": k.Kind})
+	}
+	for _, k := range kinds.Namespaced {
+		namespaced = append(namespaced, map[string]any{"group": k.Group, "kind": k.Kind})
+	}
+	for _, n := range kinds.Namespaces {
+		destinations = append(destinations, map[string]any{"server": inCluster, "namespace": n})
+	}
+	// An Application's own destination has to be allowed too, where it has only objects of the cluster.
+	return []*unstructured.Unstructured{
+		object("AppProject", Root, map[string]any{
+			"description":                "what applies the platform: Applications, and nothing else",
+			"sourceRepos":                []any{url(registry)},
+			"destinations":               []any{map[string]any{"server": inCluster, "namespace": Namespace}},
+			"namespaceResourceWhitelist": []any{map[string]any{"group": "argoproj.io", "kind": "Application"}},
+		}),
+		object("AppProject", project, map[string]any{
+			"description":                "the components of the platform, as they were pushed",
+			"sourceRepos":                []any{url(registry)},
+			"destinations":               destinations,
+			"clusterResourceWhitelist":   cluster,
+			"namespaceResourceWhitelist": namespaced,
+		}),
+	}
+}
+
+// RepositorySecret tells Argo CD that the repository is OCI's, and spoken to in plain HTTP, as all of
+// the environment's mirror. There is nothing secret in it.
+func RepositorySecret(registry string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+		"metadata": map[string]any{
+			"name": "repository", "namespace": Namespace,
+			"labels": map[string]any{"argocd.argoproj.io/secret-type": "repository", "app.kubernetes.io/part-of": "argocd"},
+		},
+		"stringData": map[string]any{"type": "oci", "name": "platform", "url": url(registry), "insecureOCIForceHttp": "true"},
+	}}
+}
+
+// Revision is how a digest is shown to people.
+func Revision(digest string) string {
+	_, hex, found := strings.Cut(digest, ":")
+	if !found || len(hex) < 12 {
+		return digest
+	}
+	return hex[:12]
+}

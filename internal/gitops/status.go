@@ -1,0 +1,141 @@
+package gitops
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// Status is how an Application is. Its JSON form is a contract.
+type Status struct {
+	Component string `json:"component"`
+	// Revision is what it is to have, Synced what it has; digests.
+	Revision string `json:"revision"`
+	Synced   string `json:"synced,omitempty"`
+	Sync     string `json:"sync"`   // Synced, OutOfSync, Unknown
+	Health   string `json:"health"` // Healthy, Progressing, Degraded, Missing, …
+	// Reason is why it is not both Synced and Healthy.
+	Reason string `json:"reason,omitempty"`
+	// Sick are its objects that are not healthy.
+	Sick []Sick `json:"sick,omitempty"`
+	// Operation is the phase of what Argo CD does or did last: Running, Succeeded, Failed, …
+	Operation string `json:"operation,omitempty"`
+	// Hopeless: waiting does not help.
+	Hopeless bool `json:"hopeless,omitempty"`
+}
+
+// Sick is an object that is not healthy.
+type Sick struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name"`
+	Health     string `json:"health"`
+	Message    string `json:"message,omitempty"`
+}
+
+// Good: what runs is what it is to have, and it is well.
+func (s Status) Good() bool {
+	return s.Sync == "Synced" && s.Health == "Healthy" && s.Operation != "Running"
+}
+
+// Failed: what it does now came to an end, and not to a good one.
+func (s Status) Failed() bool {
+	return s.Operation == "Failed" || s.Operation == "Error" || s.Health == "Degraded"
+}
+
+// HopelessWith: it is hopeless, and that is due to what was pushed: the digest of its own artifact, or
+// root's where it is the root.
+func (s Status) HopelessWith(digest, root string) bool {
+	if s.Component == Root {
+		return (s.Operation == "Failed" || s.Operation == "Error") && s.Synced == root
+	}
+	return s.Hopeless && s.Revision == digest && s.Synced == digest
+}
+
+// Line says it to a person.
+func (s Status) Line() string {
+	line := s.Component + " is " + s.Sync + ", " + s.Health
+	if s.Reason != "" {
+		line += ": " + s.Reason
+	}
+	return line
+}
+
+// StatusOf reads an Application.
+func StatusOf(app *unstructured.Unstructured) Status {
+	text := func(fields ...string) string { v, _, _ := unstructured.NestedString(app.Object, fields...); return v }
+	s := Status{
+		Component: app.GetName(), Revision: text("spec", "source", "targetRevision"), Synced: text("status", "sync", "revision"),
+		Sync: text("status", "sync", "status"), Health: text("status", "health", "status"), Operation: text("status", "operationState", "phase"),
+	}
+	if s.Sync == "" {
+		s.Sync = "Unknown"
+	}
+	if s.Health == "" {
+		s.Health = "Unknown"
+	}
+	resources, _, _ := unstructured.NestedSlice(app.Object, "status", "resources")
+	for _, r := range resources {
+		m, _ := r.(map[string]any)
+		health, _, _ := unstructured.NestedString(m, "health", "status")
+		if health == "" || health == "Healthy" {
+			continue
+		}
+		message, _, _ := unstructured.NestedString(m, "health", "message")
+		get := func(k string) string { v, _ := m[k].(string); return v }
+		version := get("version")
+		if g := get("group"); g != "" {
+			version = g + "/" + version
+		}
+		s.Sick = append(s.Sick, Sick{version, get("kind"), get("namespace"), get("name"), health, message})
+	}
+	if !s.Good() || s.Failed() {
+		s.Reason = reason(app, s)
+	}
+	// A sync that failed for what it is to have now is not tried again.
+	of := text("status", "operationState", "syncResult", "revision")
+	s.Hopeless = (s.Operation == "Failed" || s.Operation == "Error") && of == s.Revision
+	return s
+}
+
+// reason is the first of: what a sync came to, what is wrong with the source, which object is sick.
+func reason(app *unstructured.Unstructured, s Status) string {
+	if s.Operation == "Failed" || s.Operation == "Error" || s.Operation == "Running" {
+		results, _, _ := unstructured.NestedSlice(app.Object, "status", "operationState", "syncResult", "resources")
+		for _, r := range results {
+			m, _ := r.(map[string]any)
+			status, _ := m["status"].(string)
+			message, _ := m["message"].(string)
+			kind, _ := m["kind"].(string)
+			name, _ := m["name"].(string)
+			if status == "SyncFailed" {
+				return oneLine(kind + " " + name + ": " + message)
+			}
+		}
+	}
+	conditions, _, _ := unstructured.NestedSlice(app.Object, "status", "conditions")
+	for _, c := range conditions {
+		m, _ := c.(map[string]any)
+		kind, _ := m["type"].(string)
+		message, _ := m["message"].(string)
+		if strings.HasSuffix(kind, "Error") && message != "" {
+			return oneLine(message)
+		}
+	}
+	for _, x := range s.Sick {
+		if x.Message != "" {
+			return oneLine(x.Kind + " " + x.Name + ": " + x.Message)
+		}
+	}
+	for _, x := range s.Sick {
+		return x.Kind + " " + x.Name + " is " + x.Health
+	}
+	message, _, _ := unstructured.NestedString(app.Object, "status", "operationState", "message")
+	if s.Operation != "Succeeded" && message != "" {
+		return oneLine(message)
+	}
+	return ""
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -1,0 +1,327 @@
+package e2e
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/gitops"
+	"github.com/orrery-dev/orrery/internal/kube"
+)
+
+const gitopsPlatform = "servers: 1\nagents: 0\n" +
+	"components: [namespaces, coredns, local-path, metrics-server, nats, argocd]\n"
+
+// TestGitOps is the loop: handed over without a restart, a change that runs, its revert, changes that do
+// not get through, changes by hand that are undone, and taken back.
+func TestGitOps(t *testing.T) {
+	if os.Getenv("ORRERY_E2E_FULL") != "1" {
+		t.Skip("ORRERY_E2E_FULL is not 1")
+	}
+	e := newEnvironment(t, "gitops", gitopsPlatform)
+	e.catalog = filepath.Join(t.TempDir(), "clone")
+	for _, name := range []string{"apps", "infra", "cmd", "internal", "go.mod", "go.sum", "LICENSE", "orrery.lock"} {
+		copyOf(t, filepath.Join(repo, name), filepath.Join(e.catalog, name))
+	}
+	e.up(t)
+	client, err := kube.Connect(e.state("kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	g := &handed{e, client}
+	before := g.pods(t)
+	start := time.Now()
+	e.run(t, "gitops", "enable")
+	t.Logf("hand-over: %.1f s", time.Since(start).Seconds())
+	g.same(t, "handed over", before)
+	if out := e.run(t, "up", "--plain"); !strings.Contains(out, "gitops push") {
+		t.Errorf("up does not say who applies:\n%s", out)
+	}
+	g.same(t, "up", before)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"change-and-revert", g.change}, {"refused-image", g.refused}, {"crash-loop", g.crashes}, {"drift", g.drift}, {"application-deleted", g.deleted},
+		{"controller-killed", g.killed}, {"nothing-secret", g.secrets},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			t.Cleanup(func() { e.keepSupport(t) })
+			part.run(t)
+			e.run(t, "gitops", "status")
+		})
+	}
+	before = g.pods(t)
+	e.run(t, "gitops", "disable")
+	e.run(t, "up")
+	if out := e.run(t, "up", "--plain"); !strings.Contains(out, "nothing to do") {
+		t.Errorf("after it was taken back, up does not come to an end:\n%s", out)
+	}
+	g.same(t, "taken back", before)
+}
+
+type handed struct {
+	*environment
+	client *kube.Client
+}
+
+// metricsServer is the file that changes, and the Deployment in it.
+const metricsServer = "infra/k8s/base/metrics-server/deployment.yaml"
+
+// pods of all namespaces, by UID and number of restarts.
+func (g *handed) pods(t *testing.T) map[string]string {
+	t.Helper()
+	pods, err := g.client.List(t.Context(), "v1", "Pod", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, p := range pods {
+		restarts := int64(0)
+		list, _, _ := unstructured.NestedSlice(p.Object, "status", "containerStatuses")
+		for _, c := range list {
+			n, _, _ := unstructured.NestedInt64(c.(map[string]any), "restartCount")
+			restarts += n
+		}
+		found[p.GetNamespace()+"/"+p.GetName()] = fmt.Sprintf("%s, %d restarts", p.GetUID(), restarts)
+	}
+	return found
+}
+
+func (g *handed) same(t *testing.T, what string, before map[string]string) {
+	t.Helper()
+	if now := g.pods(t); !maps.Equal(before, now) {
+		t.Errorf("%s: pods were\n%v\nand are\n%v", what, before, now)
+	}
+}
+
+// edit changes the file, and puts it back when the test ends, without a push.
+func (g *handed) edit(t *testing.T, from, to string) (revert func()) {
+	t.Helper()
+	file := filepath.Join(g.catalog, metricsServer)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), from) {
+		t.Fatalf("no %q in %s", from, metricsServer)
+	}
+	write := func(s string) {
+		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.Replace(string(text), from, to, 1))
+	return func() { write(string(text)) }
+}
+
+func (g *handed) running(ctx context.Context) (map[string]bool, error) {
+	pods, err := g.client.List(ctx, "v1", "Pod", "kube-system", "k8s-app=metrics-server")
+	if err != nil {
+		return nil, err
+	}
+	if len(pods) == 0 {
+		pods, err = g.client.List(ctx, "v1", "Pod", "kube-system", "app.kubernetes.io/name=metrics-server")
+	}
+	ready := map[string]bool{}
+	for _, p := range pods {
+		if p.GetDeletionTimestamp() == nil && kube.StatusCondition(&p, "Ready").True() {
+			ready[p.GetName()] = true
+		}
+	}
+	return ready, err
+}
+
+func (g *handed) must(t *testing.T) map[string]bool {
+	t.Helper()
+	ready, err := g.running(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ready
+}
+
+// change: a push is a new pod, and the revert another one.
+func (g *handed) change(t *testing.T) {
+	old := g.must(t)
+	revert := g.edit(t, "    spec:\n", "      annotations: {orrery.dev/e2e: changed}\n    spec:\n")
+	if r := g.try(t, "gitops", "diff"); r.code != 1 || !strings.Contains(r.stdout, "orrery.dev/e2e: changed") {
+		t.Errorf("%v; want the change", r)
+	}
+	for _, step := range []string{"change", "revert"} {
+		start := time.Now()
+		out := g.run(t, "gitops", "push", "--plain")
+		t.Logf("%s: %.1f s", step, time.Since(start).Seconds())
+		if !strings.Contains(out, "changed: metrics-server") {
+			t.Errorf("%s reached more or less than one component:\n%s", step, out)
+		}
+		now := g.must(t)
+		for pod := range now {
+			if old[pod] {
+				t.Errorf("%s: pod %s is the old one", step, pod)
+			}
+		}
+		old = now
+		revert()
+	}
+	g.run(t, "gitops", "diff")
+}
+
+// fails: a push that does not get through says why, leaves the old pods, and the revert is quick.
+func (g *handed) fails(t *testing.T, from, to string, why ...string) {
+	old := g.must(t)
+	revert := g.edit(t, from, to)
+	r := g.try(t, "gitops", "push")
+	if r.code != 1 {
+		t.Errorf("%v; want exit status 1", r)
+	}
+	t.Logf("said after %.1f s: %s", r.took.Seconds(), last(r.stderr, 600))
+	status := g.try(t, "gitops", "status")
+	found := false
+	for _, w := range why {
+		found = found || strings.Contains(status.stdout, w) && strings.Contains(r.stderr, w)
+	}
+	if status.code != 1 || !found {
+		t.Errorf("%v\nand %v\nwant one of %q", r, status, why)
+	}
+	for pod := range old {
+		if !g.must(t)[pod] {
+			t.Errorf("the old pod %s is gone", pod)
+		}
+	}
+	revert()
+	g.run(t, "gitops", "push")
+	if now := g.must(t); !maps.Equal(old, now) {
+		t.Errorf("pods were %v and are %v", old, now)
+	}
+}
+
+// refused: an image that the lock does not name is stopped by the admission policy.
+func (g *handed) refused(t *testing.T) {
+	g.fails(t, "image: registry.orrery.internal/metrics-server", "image: example.com/other@sha256:"+strings.Repeat("1a", 32), "ImagePolicy", "image", "denied")
+}
+
+func (g *handed) crashes(t *testing.T) {
+	g.fails(t, "- --kubelet-use-node-status-port\n", "- --kubelet-use-node-status-port\n            - --no-such-flag\n", "crash", "exit", "CrashLoop")
+}
+
+// drift: what somebody changes by hand is changed back.
+func (g *handed) drift(t *testing.T) {
+	deployment := kube.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "kube-system", Name: "metrics-server"}
+	replicas := func(ctx context.Context) (int64, error) {
+		d, err := g.client.Get(ctx, deployment.APIVersion, deployment.Kind, deployment.Namespace, deployment.Name)
+		if err != nil {
+			return 0, err
+		}
+		n, _, err := unstructured.NestedInt64(d.Object, "spec", "replicas")
+		return n, err
+	}
+	want, err := replicas(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.run(t, "kubectl", "-n", "kube-system", "scale", "deployment", "metrics-server", fmt.Sprintf("--replicas=%d", want+1))
+	t.Logf("scaled by hand, undone: %s", eventually(t, "replicas are as pushed", time.Minute, func(ctx context.Context) error {
+		n, err := replicas(ctx)
+		if err == nil && n != want {
+			err = fmt.Errorf("%d replicas, pushed were %d", n, want)
+		}
+		return err
+	}))
+	g.run(t, "kubectl", "-n", "kube-system", "delete", "service", "metrics-server")
+	t.Logf("deleted by hand, there again: %s", eventually(t, "the Service is there", time.Minute, func(ctx context.Context) error {
+		_, err := g.client.Get(ctx, "v1", "Service", "kube-system", "metrics-server")
+		return err
+	}))
+	g.well(t)
+}
+
+func (g *handed) well(t *testing.T) {
+	t.Helper()
+	eventually(t, "all is synced and healthy", 2*time.Minute, func(ctx context.Context) error {
+		if r := g.invoke(ctx, nil, "gitops", "status"); r.code != 0 {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+}
+
+// deleted: an Application takes nothing with it, and comes back.
+func (g *handed) deleted(t *testing.T) {
+	before := g.must(t)
+	g.run(t, "kubectl", "-n", gitops.Namespace, "delete", "application", "metrics-server")
+	g.well(t)
+	if now := g.must(t); !maps.Equal(before, now) {
+		t.Errorf("pods were %v and are %v", before, now)
+	}
+}
+
+// killed: in the middle of a push the controller is made anew, and goes on.
+func (g *handed) killed(t *testing.T) {
+	revert := g.edit(t, "    spec:\n", "      annotations: {orrery.dev/e2e: killed}\n    spec:\n")
+	push := g.start(t, "gitops", "push", "-o", "json")
+	push.until(t, "it waits", func(e event) bool { return strings.Contains(e.Message, "waiting for") })
+	g.run(t, "kubectl", "-n", gitops.Namespace, "delete", "pod", "-l", "app.kubernetes.io/name=argocd-controller", "--grace-period=0", "--force")
+	push.until(t, "it is done", func(e event) bool { return e.Type == "summary" })
+	revert()
+	g.run(t, "gitops", "push")
+}
+
+// secrets: nothing that was pushed has a value of a Secret of NATS in it, however it is written.
+func (g *handed) secrets(t *testing.T) {
+	secret, err := g.client.Get(t.Context(), "v1", "Secret", "messaging", "nats-app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := kube.SecretData(secret)
+	registry := strings.TrimPrefix(g.status(t).Endpoints["registry"], "http://")
+	read := func(reference string) []byte {
+		t.Helper()
+		ref, err := name.ParseReference(registry+"/"+gitops.Repository+reference, name.Insecure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		artifact, err := remote.Image(ref, remote.WithContext(t.Context()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifest, err := gitops.Manifest(artifact)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return manifest
+	}
+	apps, err := kube.Objects(read(":" + gitops.Tag))
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := 0
+	for _, app := range apps {
+		manifest := string(read("@" + gitops.StatusOf(app).Revision))
+		for key, value := range values {
+			text := strings.TrimSpace(string(value))
+			if strings.HasSuffix(key, ".pub") || len(text) < 8 {
+				continue
+			}
+			looked++
+			if strings.Contains(manifest, text) || strings.Contains(manifest, base64.StdEncoding.EncodeToString(value)) {
+				t.Errorf("%s was pushed with %s of messaging/nats-app", app.GetName(), key)
+			}
+		}
+	}
+	if looked == 0 {
+		t.Fatal("nothing was looked for")
+	}
+}
