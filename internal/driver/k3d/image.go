@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/orrery-dev/orrery/internal/driver"
 )
 
 // file of an image.
@@ -236,23 +238,29 @@ func (i *image) save(w io.Writer) error {
 // applets of busybox that k3d's entry point and its commands in a node run, and the kubelet.
 var applets = strings.Fields("sh ash cat cp date echo env grep head hostname id kill ln ls mkdir mount mv ps rm sed sleep sort tail test touch umount uname wc xargs")
 
-// nodeImage is what all nodes run: programs of the distribution, a userland of Debian's, and the
-// program that k3d starts.
-func nodeImage(programs, userland, arch string) (*image, error) {
-	base, err := tree(userland, "")
-	if err != nil {
-		return nil, err
+// loaders of dynamic programs, where these look for them.
+var loaders = map[string]string{"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
+
+// nodeImage is what all nodes run: programs of the distribution, among them what k3d starts, and the
+// few of Debian's that they run themselves.
+func nodeImage(dist driver.Dist, arch string) (*image, error) {
+	var base layer
+	for _, from := range [][2]string{{"busybox/bin", "bin"}, {"busybox/doc", "usr/share/doc"}, {"nft/bin", "usr/sbin"}, {"nft/lib", "lib"}, {"nft/doc", "usr/share/doc"}} {
+		files, err := tree(dist.Unpacked(from[0]), from[1])
+		if err != nil {
+			return nil, fmt.Errorf("the node distribution lacks %s: 'orrery up' makes it: %w", from[0], err)
+		}
+		base = append(base, files...)
 	}
-	base = slices.DeleteFunc(base, func(f file) bool {
-		return strings.HasPrefix(f.name, "usr/share") || strings.HasPrefix(f.name, "doc")
-	})
+	for _, f := range slices.Clone(base) {
+		if strings.HasPrefix(f.name, "lib/ld-linux") { // programs ask for it where their architecture has it
+			base = append(base, file{name: loaders[arch], mode: 0o777, link: "/" + f.name})
+		}
+	}
 	for _, a := range applets {
 		base = append(base, file{name: "bin/" + a, mode: 0o777, link: "busybox"})
 	}
-	for name, target := range map[string]string{
-		"usr/sbin/iptables": "xtables-nft-multi", "usr/sbin/iptables-save": "xtables-nft-multi", "usr/sbin/iptables-restore": "xtables-nft-multi",
-		"bin/k3s": "/opt/orrery/bin/k3s", "bin/kubectl": "/opt/orrery/bin/kubectl", "bin/ctr": "/opt/orrery/bin/ctr",
-	} {
+	for name, target := range map[string]string{"bin/k3s": "/opt/orrery/bin/k3s", "bin/kubectl": "/opt/orrery/bin/kubectl", "bin/ctr": "/opt/orrery/bin/ctr"} {
 		base = append(base, file{name: name, mode: 0o777, link: target})
 	}
 	for _, d := range []string{"etc", "opt", "output", "proc", "root", "run", "sys", "tmp", "dev", "var", "var/lib", "var/log", "k3d", "k3d/images"} {
@@ -268,7 +276,7 @@ func nodeImage(programs, userland, arch string) (*image, error) {
 		base = append(base, file{name: name, mode: 0o644, content: []byte(content)})
 	}
 	base = slices.CompactFunc(sortLayer(base), func(a, b file) bool { return a.name == b.name })
-	node, err := tree(programs, "opt/orrery/bin")
+	node, err := tree(filepath.Join(string(dist), "bin"), "opt/orrery/bin")
 	if err != nil {
 		return nil, err
 	}
@@ -291,15 +299,23 @@ func sortLayer(l layer) layer {
 	return l
 }
 
-// helperImage runs the same program as something else than a node: k3d's load balancer or its tools.
-func helperImage(program, what, arch string) (*image, error) {
-	info, err := os.Stat(program)
-	if err != nil {
-		return nil, err
+// helperImage runs the program that k3d starts in nodes as something else: k3d's load balancer or
+// its tools, or the mirror, which has the registry beside it.
+func helperImage(what, arch string, programs ...string) (*image, error) {
+	l := layer{{name: "tmp", mode: 0o1777, folder: true}, {name: "etc/confd", mode: 0o755, folder: true}, {name: "var/lib/registry", mode: 0o755, folder: true}}
+	for _, p := range programs {
+		info, err := os.Stat(p)
+		if err != nil {
+			return nil, err
+		}
+		l = append(l, file{name: filepath.Base(p), mode: 0o755, from: p, size: info.Size()})
 	}
-	return &image{
-		name: "orrery/" + what, os: "linux", arch: arch,
-		layers: []layer{{{name: "k3s", mode: 0o755, from: program, size: info.Size()}, {name: "tmp", mode: 0o1777, folder: true}, {name: "etc/confd", mode: 0o755, folder: true}}},
+	i := &image{
+		name: "orrery/" + what, os: "linux", arch: arch, layers: []layer{l},
 		config: containerConfig{Entrypoint: []string{"/k3s", what}, WorkingDir: "/"},
-	}, nil
+	}
+	if what == "mirror" {
+		i.config.Volumes = map[string]struct{}{"/var/lib/registry": {}}
+	}
+	return i, nil
 }

@@ -63,10 +63,10 @@ type Contained struct {
 // Milestone of a start.
 type Milestone string
 
-// Milestones in the order in which they are reached; agents have no API.
+// Milestones in the order in which they are reached; agents have no server.
 const (
 	MilestoneRuntime    Milestone = "runtime"    // containers can be run
-	MilestoneAPI        Milestone = "api"        // its API server answers
+	MilestoneServer     Milestone = "server"     // its API server was started
 	MilestoneRegistered Milestone = "registered" // the API has its Node
 	MilestoneReady      Milestone = "ready"      // all that it has runs
 )
@@ -290,10 +290,11 @@ func (c Contained) announce(ctx context.Context, p paths, all cluster, n node, r
 	}
 	c.Tell(MilestoneRuntime)
 	if c.Server {
+		// Before it answers: when all servers start anew, others have to be started for that.
+		c.Tell(MilestoneServer)
 		if err := awaitTarget(ctx, apiURL(all, n)+readyPath, ""); err != nil {
 			return err
 		}
-		c.Tell(MilestoneAPI)
 		if err := c.prepareAPI(ctx, p); err != nil {
 			return err
 		}

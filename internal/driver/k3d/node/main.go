@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/driver/k3d/contract"
 	"github.com/orrery-dev/orrery/internal/driver/native"
 )
 
@@ -19,7 +21,7 @@ import (
 // last line of a node that ends for good says level=fatal, so that k3d tells it.
 var said = map[native.Milestone]string{
 	native.MilestoneRuntime:    "Containerd is now running",
-	native.MilestoneAPI:        "Running kube-apiserver",
+	native.MilestoneServer:     "Running kube-apiserver",
 	native.MilestoneRegistered: "Successfully registered node",
 	native.MilestoneReady:      "k3s is up and running",
 }
@@ -37,6 +39,8 @@ func Main(args []string, out io.Writer) int {
 		return Proxy(out)
 	case len(args) > 0 && args[0] == "tools":
 		return Tools(args[1:], out)
+	case len(args) > 0 && args[0] == "mirror":
+		return Mirror(strings.Split(os.Getenv(contract.MirrorNames), ","), out)
 	}
 	log := slog.New(slog.NewTextHandler(out, nil))
 	if err := run(args, out, log); err != nil {
@@ -73,11 +77,11 @@ func run(args []string, out io.Writer, log *slog.Logger) error {
 	c := native.Contained{
 		Environment: "k3d", State: state, Name: name, Address: address, Server: a.server, Names: a.names,
 		Pods: a.pods, Services: a.services, DNS: a.dns, Unconnected: a.unconnected, Unproxied: a.unproxied,
-		Join: join, Token: os.Getenv("K3S_TOKEN"), Hosts: hosts, Grace: grace, Log: log, Sandbox: os.Getenv("ORRERY_SANDBOX"),
+		Join: join, Token: os.Getenv("K3S_TOKEN"), Hosts: hosts, Grace: grace, Log: log, Sandbox: os.Getenv(contract.Sandbox),
 	}
 	c.Zone, c.Rack, c.Labels = a.place(name)
 	c.Tell = func(m native.Milestone) {
-		if m == native.MilestoneAPI {
+		if m == native.MilestoneServer {
 			if err := writeKubeconfigs(c.Kubeconfig()); err != nil {
 				log.Error("kubeconfig", "error", err)
 			}
