@@ -103,7 +103,6 @@ func configure(base []byte, w wish) ([]byte, error) {
 	}
 	// What failed half-way is looked at, gone on with or deleted by us.
 	child(options, "k3d")["disableRollback"] = true
-	child(options, "k3d")["disableImageVolume"] = true
 	var b bytes.Buffer
 	y := yaml.NewEncoder(&b)
 	y.SetIndent(2)

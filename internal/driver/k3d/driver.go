@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -418,14 +419,21 @@ func (d *Driver) k3dOutput(ctx context.Context, env []string, args ...string) (s
 	var out, said strings.Builder
 	err = proc.Run(ctx, &proc.Cmd{
 		Path: program, Args: args, Stdout: &out, Stderr: &said, Grace: 10 * time.Second,
-		Env: slices.Concat(os.Environ(), env, []string{"DOCKER_HOST=" + d.engine.address, "NO_COLOR=1"}),
+		Env: slices.Concat(os.Environ(), env, []string{"DOCKER_HOST=" + d.engine.address}),
 	})
 	d.Log.Debug("k3d", "args", args, "said", out.String()+said.String())
 	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, lastLines(out.String(), 6))
+		var failed *proc.Error
+		if errors.As(err, &failed) {
+			failed.Stderr = colours.ReplaceAllString(failed.Stderr, "")
+		}
+		return "", fmt.Errorf("%w\n%s", err, colours.ReplaceAllString(lastLines(out.String(), 6), ""))
 	}
 	return out.String(), nil
 }
+
+// colours are in what k3d says wherever it says it.
+var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 func lastLines(text string, n int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")

@@ -193,8 +193,8 @@ func TestJudgements(t *testing.T) {
 		}), "amd64"), check.Failed, "control groups v1"},
 		"memory":          {judgeMemory(8<<30, 3, 2), check.Succeeded, ""},
 		"too little":      {judgeMemory(2<<30, 3, 2), check.Failed, "give it more"},
-		"inotify":         {judgeInotify(128, 5), check.Succeeded, ""},
-		"too few of them": {judgeInotify(64, 5), check.Failed, "max_user_instances=150"},
+		"inotify":         {judgeInotify(128, 10, 3, 2), check.Succeeded, ""},
+		"too few of them": {judgeInotify(128, 50, 3, 2), check.Failed, "max_user_instances=266"},
 	} {
 		if c.got.State != c.want || !strings.Contains(c.got.Message, c.says) {
 			t.Errorf("%s: %+v, want %s with %q", name, c.got, c.want, c.says)

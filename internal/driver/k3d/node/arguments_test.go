@@ -67,14 +67,19 @@ func TestPlace(t *testing.T) {
 
 func TestRegistries(t *testing.T) {
 	for name, c := range map[string]struct{ in, file, want, err string }{
-		"all":         {in: "mirrors:\n  \"*\":\n    endpoint: [http://m:5000]\n", file: "_default", want: "\n[host.\"http://m:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
-		"one":         {in: "mirrors:\n  r.io:\n    endpoint: [https://m]\n", file: "r.io", want: "server = \"https://r.io\"\n\n[host.\"https://m\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
-		"a password":  {in: "configs:\n  m:\n    auth: {username: x}\n", err: "configs.m"},
-		"rewriting":   {in: "mirrors:\n  r.io:\n    rewrite: {a: b}\n", err: "rewrite"},
-		"no URL":      {in: "mirrors:\n  r.io:\n    endpoint: [m:5000]\n", err: "endpoint[0]"},
-		"out of here": {in: "mirrors:\n  ../x:\n    endpoint: [http://m]\n", err: "want HOST"},
-		"unknown":     {in: "mirror: {}\n", err: "mirror"},
-		"empty":       {},
+		"all": {in: "mirrors:\n  \"*\":\n    endpoint: [http://m:5000]\n", file: "_default", want: "\n[host.\"http://m:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
+		"one": {in: "mirrors:\n  r.io:\n    endpoint: [https://m]\n", file: "r.io", want: "server = \"https://r.io\"\n\n[host.\"https://m\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
+		"as k3d writes it": {
+			in:   "mirrors:\n  '*':\n    endpoint:\n    - http://m:5000\n    rewrite: {}\nconfigs: {}\nauths: null\n",
+			file: "_default", want: "\n[host.\"http://m:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+		},
+		"an old password": {in: "auths:\n  m: {username: x}\n", err: "auths.m"},
+		"a password":      {in: "configs:\n  m:\n    auth: {username: x}\n", err: "configs.m"},
+		"rewriting":       {in: "mirrors:\n  r.io:\n    rewrite: {a: b}\n", err: "rewrite"},
+		"no URL":          {in: "mirrors:\n  r.io:\n    endpoint: [m:5000]\n", err: "endpoint[0]"},
+		"out of here":     {in: "mirrors:\n  ../x:\n    endpoint: [http://m]\n", err: "want HOST"},
+		"unknown":         {in: "mirror: {}\n", err: "mirror"},
+		"empty":           {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := parseRegistries([]byte(c.in))

@@ -24,6 +24,7 @@ type registries struct {
 		Rewrite  map[string]string `yaml:"rewrite"`
 	} `yaml:"mirrors"`
 	Configs map[string]any `yaml:"configs"`
+	Auths   map[string]any `yaml:"auths"` // the old name
 }
 
 // readRegistries returns containerd's files by the names of registries; none when there is no file.
@@ -51,6 +52,9 @@ func parseRegistries(b []byte) (map[string][]byte, error) {
 	}
 	for name := range r.Configs {
 		return nil, fmt.Errorf("configs.%s: nodes of Orrery take mirrors without credentials or authorities of their own", name)
+	}
+	for name := range r.Auths {
+		return nil, fmt.Errorf("auths.%s: nodes of Orrery take mirrors without credentials of their own", name)
 	}
 	hosts := map[string][]byte{}
 	for name, m := range r.Mirrors {
