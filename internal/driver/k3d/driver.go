@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -398,11 +400,23 @@ func (d *Driver) images() ([]*image, error) {
 
 // connectMirror puts the mirror where nodes find it by name.
 func (d *Driver) connectMirror(ctx context.Context) error {
-	err := d.engine.call(ctx, http.MethodPost, "/networks/k3d-"+clusterName(d.Spec.Name)+"/connect", object{"Container": mirrorName(d.Spec.Name)}, nil)
+	err := d.engine.call(ctx, http.MethodPost, "/networks/k3d-"+clusterName(d.Spec.Name)+"/connect", object{
+		"Container": mirrorName(d.Spec.Name), "EndpointConfig": object{"IPAMConfig": object{"IPv4Address": mirrorAddress(d.Spec).String()}},
+	}, nil)
 	if err != nil && !strings.Contains(err.Error(), "already exists") {
 		return fmt.Errorf("connect the mirror to the nodes: %w", err)
 	}
 	return nil
+}
+
+// mirrorAddress is the last one of the range, which nodes do not come to: started before them, the mirror
+// would take one of theirs.
+func mirrorAddress(e spec.Environment) netip.Addr {
+	p := netip.MustParsePrefix(e.Network.Nodes).Masked() // a valid spec has one
+	a := p.Addr().As4()
+	n := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 2)
+	binary.BigEndian.PutUint32(a[:], n)
+	return netip.AddrFrom4(a)
 }
 
 // k3d runs the program. What it says is in the error, or in the log.
@@ -490,10 +504,10 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 	return nil
 }
 
-// startContainer starts a node where it was. k3d gives fixed addresses to servers only; others would
-// get what is free.
+// startContainer starts a node, or the load balancer, where it was. k3d gives fixed addresses to servers
+// only; others would get what is free at that moment, also one that somebody else had.
 func (d *Driver) startContainer(ctx context.Context, c container, address string) error {
-	if c.Labels[labelRole] == "agent" && address != "" {
+	if c.Labels[labelRole] != "server" && address != "" {
 		network := "/networks/k3d-" + clusterName(d.Spec.Name)
 		if err := d.engine.call(ctx, http.MethodPost, network+"/disconnect", object{"Container": c.ID, "Force": true}, nil); err != nil && !strings.Contains(err.Error(), "is not connected") {
 			return fmt.Errorf("address of %s: %w", c.name(), err)

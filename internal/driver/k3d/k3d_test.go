@@ -333,6 +333,16 @@ func TestUnframe(t *testing.T) {
 	}
 }
 
+func TestTheMirrorIsOutOfTheWay(t *testing.T) {
+	for nodes, want := range map[string]string{"10.89.0.0/24": "10.89.0.254", "10.1.0.0/16": "10.1.255.254"} {
+		e := environment("x")
+		e.Network.Nodes = nodes
+		if got := mirrorAddress(e).String(); got != want {
+			t.Errorf("%s: %s, want %s", nodes, got, want)
+		}
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	var names []string
 	for _, p := range places(environment("x")) {
