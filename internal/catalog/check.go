@@ -29,7 +29,7 @@ var (
 )
 
 // networks are the plugins that a component may be made for; those of the spec but for auto.
-var networks = []string{"cilium", "ptp"}
+var networks = []string{"cilium", "ptp", "routes"}
 
 // problems collects the mistakes of one file, each as "path: what is wrong; what is right".
 type problems []string

@@ -36,6 +36,9 @@ type Kind struct {
 	Capabilities
 	// HostPrograms are what it runs of the host's own programs, and Debian's package for each.
 	HostPrograms map[string]string
+	// MirrorPrograms are what Prepare runs beside the mirror's own program, by their names in the
+	// distribution.
+	MirrorPrograms []string
 	// New makes the driver of one environment. It looks at nothing and changes nothing.
 	New func(Options) (Driver, error)
 	// DecideNetwork turns network.plugin auto into what this machine can run; the reason is

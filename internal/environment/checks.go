@@ -187,7 +187,7 @@ func (p *Platform) conditions(ctx context.Context, component string, names []str
 	}
 	known := smoke.Checks(smoke.Env{
 		Client: client, Spec: p.Spec, Nodes: p.topology(ctx), Images: p.references(), Observe: p.Driver.Observe, Driver: p.Driver, Flows: p.Flows(nil).Read,
-		EnforcesPolicies: p.Spec.Network.Plugin != spec.PluginPTP, // of what others made, it is tried
+		EnforcesPolicies: !slices.Contains([]string{spec.PluginPTP, spec.PluginRoutes}, p.Spec.Network.Plugin), // of what others made, it is tried
 		Components:       p.ComponentNames(), Dashboards: boards, Jobs: p.smokeJobs(ctx),
 	})
 	var conditions []check.Condition

@@ -60,7 +60,7 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 		Mirror: p.Kind.Mirror, Nodes: p.Kind.Nodes, Phase: string(obs.Phase), Unsigned: map[string]bool{},
 	}
 	if p.Kind.Distribution {
-		in.Distribution = p.Catalog.Distribution
+		in.Distribution, in.MirrorPrograms = p.Catalog.Distribution, p.Kind.MirrorPrograms
 	}
 	running := obs.Phase == driver.PhaseRunning
 	var lost []string

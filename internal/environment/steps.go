@@ -68,17 +68,21 @@ func stateOf(err error) (ui.State, error) {
 	return ui.StateDone, nil
 }
 
-// prepare needs only the mirror's binary, so that images are pushed while the rest of
+// prepare needs only the mirror's programs, so that images are pushed while the rest of
 // the node distribution still compiles.
 func (p *Platform) prepare(ctx context.Context, s plan.Step, r reporter) (ui.State, error) {
-	isMirror := func(b catalog.Binary) bool { return b.Name == plan.MirrorBinary }
-	if i := slices.IndexFunc(p.Catalog.Distribution.Binaries, isMirror); i >= 0 && p.Kind.Distribution {
+	if p.Kind.Distribution {
 		dist, err := p.Dist()
 		if err != nil {
 			return ui.StateFailed, err
 		}
-		if _, err := p.install(ctx, dist, p.Catalog.Distribution.Binaries[i]); err != nil {
-			return ui.StateFailed, err
+		for _, b := range p.Catalog.Distribution.Binaries {
+			if b.Name != plan.MirrorBinary && !slices.Contains(p.Kind.MirrorPrograms, b.Name) {
+				continue
+			}
+			if _, err := p.install(ctx, dist, b); err != nil {
+				return ui.StateFailed, err
+			}
 		}
 	}
 	return p.drive(driver.Driver.Prepare)(ctx, s, r)

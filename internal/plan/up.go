@@ -17,6 +17,8 @@ type Input struct {
 	// Components that were selected, with their needs (catalog.Select).
 	Components   []catalog.Component
 	Distribution catalog.Distribution
+	// MirrorPrograms are what the mirror is made of beside [MirrorBinary].
+	MirrorPrograms []string
 	// Bootstrap names those of Components that all others stand on.
 	Bootstrap []string
 
@@ -98,7 +100,7 @@ func (b *builder) distribution() {
 	for _, bin := range all {
 		id := b.build(bin)
 		builds = append(builds, id)
-		if bin.Name == MirrorBinary {
+		if bin.Name == MirrorBinary || slices.Contains(b.in.MirrorPrograms, bin.Name) {
 			prepare = append(prepare, id)
 		}
 	}

@@ -23,7 +23,8 @@ type Environment struct {
 	// characters, beginning with a letter. Default "local".
 	Name string `json:"name,omitempty" jsonschema:"maxLength=20,pattern=^[a-z]([a-z0-9-]*[a-z0-9])?$"`
 	// Driver that makes the Kubernetes API: "native" makes a cluster on this machine,
-	// "existing" takes one that somebody else made. Default "native".
+	// "k3d" in containers with k3d and the engine that it finds, "existing" takes one that somebody
+	// else made. Default "native".
 	Driver string `json:"driver,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]*$"`
 	// Existing is the cluster of driver: existing. That cluster has its nodes, network and
 	// addresses already: servers, agents, zones, node, network.nodes, network.egress and
@@ -64,6 +65,9 @@ type Environment struct {
 // of its own here.
 const DriverExisting = "existing"
 
+// DriverK3d makes nodes of containers with k3d.
+const DriverK3d = "k3d"
+
 // Existing names a cluster that somebody else made.
 type Existing struct {
 	// Kubeconfig is the file that the cluster is reached with, relative to orrery.yaml. It is
@@ -90,6 +94,9 @@ const (
 	PluginPTP    = "ptp"
 	// PluginCluster: the cluster has its own. Only with driver: existing, where auto is this.
 	PluginCluster = "cluster"
+	// PluginRoutes: nodes find routes to each other's pods in the API, and kube-proxy serves Services.
+	// Only with driver: k3d, where auto is this.
+	PluginRoutes = "routes"
 )
 
 // Network holds the ranges (IPv4 CIDR) and the plugin. Ranges exist only inside the
@@ -99,8 +106,9 @@ type Network struct {
 	// kube-proxy), "ptp" (routes, and kube-proxy in nftables mode; no policies), or "auto",
 	// which is cilium where the machine can, otherwise ptp, decided once when the
 	// environment is made. With driver: existing, auto is "cluster": it has a network, and
-	// none is deployed; "cilium" deploys the catalogue's. Default "auto".
-	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp,enum=cluster"`
+	// none is deployed; "cilium" deploys the catalogue's. With driver: k3d, auto is "routes": routes
+	// between nodes, and kube-proxy; no policies. Default "auto".
+	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp,enum=cluster,enum=routes"`
 	// Nodes is the fabric; a /24 or larger. Default 10.89.0.0/24.
 	Nodes string `json:"nodes,omitempty"`
 	// Pods is split into a /24 per node. Default 10.244.0.0/16.

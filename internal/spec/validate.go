@@ -172,9 +172,18 @@ func (e *Environment) validateNodes(c *collector) {
 
 func (e *Environment) validateNetwork(c *collector) {
 	n := &e.Network
-	if e.Driver == DriverExisting {
+	switch e.Driver {
+	case DriverExisting:
 		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCluster, PluginCilium)
-	} else {
+	case DriverK3d:
+		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginRoutes)
+		if n.Egress {
+			c.add("network.egress", "nodes that are containers take their pods nowhere: leave it out with driver: k3d")
+		}
+		if e.Durability == DurabilityFast {
+			c.add("durability", "is full with driver: k3d; leave it out")
+		}
+	default:
 		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCilium, PluginPTP)
 	}
 	total := max(e.Servers, 0) + max(e.AgentCount(), 0)

@@ -5,8 +5,10 @@ package drivers
 import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/driver/existing"
+	"github.com/orrery-dev/orrery/internal/driver/k3d"
 )
 
 func init() {
 	driver.Register(existing.Kind())
+	driver.Register(k3d.Kind())
 }

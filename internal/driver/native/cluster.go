@@ -49,6 +49,8 @@ type cluster struct {
 	Fast        bool         `json:"fast"` // no fsync
 	Memory      int64        `json:"memory,omitempty"`
 	Nodes       []node       `json:"nodes"`
+	// Names by which API servers are called too.
+	Names []string `json:"names,omitempty"`
 }
 
 // node is one machine of the cluster.
@@ -60,6 +62,8 @@ type node struct {
 	Address netip.Addr   `json:"address"`
 	PodCIDR netip.Prefix `json:"podCIDR"`
 	Index   int          `json:"index"`
+	// Labels, NAME=VALUE, that its kubelet gives itself beside those of its place.
+	Labels []string `json:"labels,omitempty"`
 }
 
 func (n node) server() bool { return n.Role == driver.RoleServer }

@@ -170,7 +170,12 @@ func materialize(i *issuer, p paths, c cluster) (changed bool, err error) {
 	if err := credentials(i, p, c, net); err != nil {
 		return false, err
 	}
-	changed = i.issued != before
+	did, err := configure(p, c, net)
+	return did || i.issued != before, err
+}
+
+// configure is materialize for nodes whose credentials are there.
+func configure(p paths, c cluster, net network) (changed bool, err error) {
 	write := func(path string, content []byte) {
 		if err != nil {
 			return

@@ -83,7 +83,7 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 				entry{etcd, "etcd-server", leaf{cn: n.Name, names: local, server: true, client: true}},
 				entry{etcd, "etcd-peer", leaf{cn: n.Name, names: local, server: true, client: true}},
 				entry{etcd, "apiserver-etcd-client", leaf{cn: "kube-apiserver-etcd-client", client: true}},
-				entry{ca, "apiserver", leaf{cn: "kube-apiserver", server: true, names: append(local,
+				entry{ca, "apiserver", leaf{cn: "kube-apiserver", server: true, names: append(slices.Concat(local, c.Names),
 					c.Gateway.String(), c.APIService.String(), "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+domain)}},
 				// No system:masters: the driver binds this user to system:kubelet-api-admin.
 				entry{ca, "apiserver-kubelet-client", leaf{cn: kubeletClient, client: true}},

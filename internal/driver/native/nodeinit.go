@@ -93,6 +93,17 @@ func setUpNode(c initConfig, layout string) error {
 	if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
 		return fmt.Errorf("sethostname: %w", err)
 	}
+	if err := kernelOfNode(cg); err != nil {
+		return err
+	}
+	if c.Datapath != nil {
+		return c.Datapath.start()
+	}
+	return nil
+}
+
+// kernelOfNode sets what the kernel keeps for each namespace.
+func kernelOfNode(cg cgroups) error {
 	if cg.v2() {
 		// A v2 group that hands controllers to its children holds no process itself.
 		if err := os.MkdirAll("/sys/fs/cgroup/init", 0o755); err != nil {
@@ -111,9 +122,6 @@ func setUpNode(c initConfig, layout string) error {
 		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o644); err != nil {
 			return fmt.Errorf("sysctl net.ipv4.%s: %w", name, err)
 		}
-	}
-	if c.Datapath != nil {
-		return c.Datapath.start()
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package native
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // nodeBin is where the distribution is inside a node.
 const nodeBin = "/opt/orrery/bin/"
@@ -68,7 +71,7 @@ func nodeServices(c cluster, n node, net network) []service {
 		Args: []string{
 			nodeBin + "kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
 			"--node-ip=" + n.Address.String(), "--hostname-override=" + n.Name, "--root-dir=" + kubeletRoot,
-			"--node-labels=topology.kubernetes.io/zone=" + n.Zone + ",rack=" + n.Rack, "--v=1",
+			"--node-labels=" + strings.Join(append([]string{"topology.kubernetes.io/zone=" + n.Zone, "rack=" + n.Rack}, n.Labels...), ","), "--v=1",
 		},
 		Wait: containerdSocket,
 		// A kubelet that has pods from before, but no network for them yet, tries to mount their
