@@ -274,7 +274,7 @@ func (d *Driver) startMirror(ctx context.Context, m memory) error {
 		name, port := mirrorName(d.Spec.Name), fmt.Sprintf("%d/tcp", contract.MirrorPort)
 		if err := d.engine.call(ctx, http.MethodPost, "/containers/create?name="+name, object{
 			"Image": tag, "Hostname": name, "ExposedPorts": object{port: object{}},
-			"Env":    []string{contract.MirrorPassword + "=" + m.Password, contract.MirrorNames + "=" + name},
+			"Env":    []string{contract.MirrorPassword + "=" + m.Password, contract.MirrorNames + "=" + name + "," + mirrorAddress(d.Spec).String()},
 			"Labels": object{labelEnvironment: d.Spec.Name, labelID: m.ID},
 			"HostConfig": object{
 				"PortBindings":  object{port: []object{{"HostIp": "127.0.0.1", "HostPort": fmt.Sprint(d.Spec.Ports.Registry)}}},

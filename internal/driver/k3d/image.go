@@ -224,11 +224,11 @@ func (i *image) save(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for name, content := range map[string][]byte{configName: config, "manifest.json": manifest} {
-		if err := head(name, int64(len(content))); err != nil {
+	for _, f := range []file{{name: configName, content: config}, {name: "manifest.json", content: manifest}} {
+		if err := head(f.name, int64(len(f.content))); err != nil {
 			return err
 		}
-		if _, err := t.Write(content); err != nil {
+		if _, err := t.Write(f.content); err != nil {
 			return err
 		}
 	}
