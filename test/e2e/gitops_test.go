@@ -21,7 +21,7 @@ import (
 )
 
 const gitopsPlatform = "servers: 1\nagents: 0\n" +
-	"components: [namespaces, coredns, local-path, metrics-server, nats, argocd]\n"
+	"components: [namespaces, coredns, local-path, metrics-server, nats, pulse, argocd]\n"
 
 // TestGitOps is the loop: handed over without a restart, a change that runs, its revert, changes that do
 // not get through, changes by hand that are undone, and taken back.
@@ -77,8 +77,14 @@ type handed struct {
 	client *kube.Client
 }
 
-// metricsServer is the file that changes, and the Deployment in it.
-const metricsServer = "infra/k8s/base/metrics-server/deployment.yaml"
+// workload is a Deployment in a file of the catalogue.
+type workload struct{ file, namespace, selector string }
+
+var (
+	metricsServer = workload{"infra/k8s/base/metrics-server/deployment.yaml", "kube-system", "k8s-app=metrics-server"}
+	// ingest is in a namespace that is guarded: kube-system, where nodes' own pods are, is not.
+	ingest = workload{"infra/k8s/base/pulse/ingest.yaml", "apps", "app.kubernetes.io/name=pulse,app.kubernetes.io/component=ingest"}
+)
 
 // pods of all namespaces, by UID and number of restarts.
 func (g *handed) pods(t *testing.T) map[string]string {
@@ -108,15 +114,15 @@ func (g *handed) same(t *testing.T, what string, before map[string]string) {
 }
 
 // edit changes the file, and puts it back when the test ends, without a push.
-func (g *handed) edit(t *testing.T, from, to string) (revert func()) {
+func (g *handed) edit(t *testing.T, w workload, from, to string) (revert func()) {
 	t.Helper()
-	file := filepath.Join(g.catalog, metricsServer)
+	file := filepath.Join(g.catalog, w.file)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(text), from) {
-		t.Fatalf("no %q in %s", from, metricsServer)
+		t.Fatalf("no %q in %s", from, w.file)
 	}
 	write := func(s string) {
 		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
@@ -127,13 +133,12 @@ func (g *handed) edit(t *testing.T, from, to string) (revert func()) {
 	return func() { write(string(text)) }
 }
 
-func (g *handed) running(ctx context.Context) (map[string]bool, error) {
-	pods, err := g.client.List(ctx, "v1", "Pod", "kube-system", "k8s-app=metrics-server")
+// ready are the pods of a workload that are, by name; there is one at least.
+func (g *handed) ready(t *testing.T, w workload) map[string]bool {
+	t.Helper()
+	pods, err := g.client.List(t.Context(), "v1", "Pod", w.namespace, w.selector)
 	if err != nil {
-		return nil, err
-	}
-	if len(pods) == 0 {
-		pods, err = g.client.List(ctx, "v1", "Pod", "kube-system", "app.kubernetes.io/name=metrics-server")
+		t.Fatal(err)
 	}
 	ready := map[string]bool{}
 	for _, p := range pods {
@@ -141,22 +146,16 @@ func (g *handed) running(ctx context.Context) (map[string]bool, error) {
 			ready[p.GetName()] = true
 		}
 	}
-	return ready, err
-}
-
-func (g *handed) must(t *testing.T) map[string]bool {
-	t.Helper()
-	ready, err := g.running(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	if len(ready) == 0 {
+		t.Fatalf("no pod of %s is ready", w.selector)
 	}
 	return ready
 }
 
 // change: a push is a new pod, and the revert another one.
 func (g *handed) change(t *testing.T) {
-	old := g.must(t)
-	revert := g.edit(t, "    spec:\n", "      annotations: {orrery.dev/e2e: changed}\n    spec:\n")
+	old := g.ready(t, metricsServer)
+	revert := g.edit(t, metricsServer, "    spec:\n", "      annotations: {orrery.dev/e2e: changed}\n    spec:\n")
 	if r := g.try(t, "gitops", "diff"); r.code != 1 || !strings.Contains(r.stdout, "orrery.dev/e2e: changed") {
 		t.Errorf("%v; want the change", r)
 	}
@@ -167,7 +166,7 @@ func (g *handed) change(t *testing.T) {
 		if !strings.Contains(out, "changed: metrics-server") {
 			t.Errorf("%s reached more or less than one component:\n%s", step, out)
 		}
-		now := g.must(t)
+		now := g.ready(t, metricsServer)
 		for pod := range now {
 			if old[pod] {
 				t.Errorf("%s: pod %s is the old one", step, pod)
@@ -180,9 +179,9 @@ func (g *handed) change(t *testing.T) {
 }
 
 // fails: a push that does not get through says why, leaves the old pods, and the revert is quick.
-func (g *handed) fails(t *testing.T, from, to string, why ...string) {
-	old := g.must(t)
-	revert := g.edit(t, from, to)
+func (g *handed) fails(t *testing.T, w workload, from, to string, why ...string) {
+	old := g.ready(t, w)
+	revert := g.edit(t, w, from, to)
 	r := g.try(t, "gitops", "push")
 	if r.code != 1 {
 		t.Errorf("%v; want exit status 1", r)
@@ -190,31 +189,31 @@ func (g *handed) fails(t *testing.T, from, to string, why ...string) {
 	t.Logf("said after %.1f s: %s", r.took.Seconds(), last(r.stderr, 600))
 	status := g.try(t, "gitops", "status")
 	found := false
-	for _, w := range why {
-		found = found || strings.Contains(status.stdout, w) && strings.Contains(r.stderr, w)
+	for _, part := range why {
+		found = found || strings.Contains(status.stdout, part) && strings.Contains(r.stderr, part)
 	}
 	if status.code != 1 || !found {
 		t.Errorf("%v\nand %v\nwant one of %q", r, status, why)
 	}
 	for pod := range old {
-		if !g.must(t)[pod] {
+		if !g.ready(t, w)[pod] {
 			t.Errorf("the old pod %s is gone", pod)
 		}
 	}
 	revert()
 	g.run(t, "gitops", "push")
-	if now := g.must(t); !maps.Equal(old, now) {
+	if now := g.ready(t, w); !maps.Equal(old, now) {
 		t.Errorf("pods were %v and are %v", old, now)
 	}
 }
 
 // refused: an image that the lock does not name is stopped by the admission policy.
 func (g *handed) refused(t *testing.T) {
-	g.fails(t, "image: registry.orrery.internal/metrics-server", "image: example.com/other@sha256:"+strings.Repeat("1a", 32), "ImagePolicy", "image", "denied")
+	g.fails(t, ingest, "image: registry.orrery.internal/pulse", "image: example.com/other@sha256:"+strings.Repeat("1a", 32), "runs only images by a digest")
 }
 
 func (g *handed) crashes(t *testing.T) {
-	g.fails(t, "- --kubelet-use-node-status-port\n", "- --kubelet-use-node-status-port\n            - --no-such-flag\n", "crash", "exit", "CrashLoop")
+	g.fails(t, metricsServer, "- --kubelet-use-node-status-port\n", "- --kubelet-use-node-status-port\n            - --no-such-flag\n", "crash", "exit", "CrashLoop")
 }
 
 // drift: what somebody changes by hand is changed back.
@@ -260,17 +259,17 @@ func (g *handed) well(t *testing.T) {
 
 // deleted: an Application takes nothing with it, and comes back.
 func (g *handed) deleted(t *testing.T) {
-	before := g.must(t)
+	before := g.ready(t, metricsServer)
 	g.run(t, "kubectl", "-n", gitops.Namespace, "delete", "application", "metrics-server")
 	g.well(t)
-	if now := g.must(t); !maps.Equal(before, now) {
+	if now := g.ready(t, metricsServer); !maps.Equal(before, now) {
 		t.Errorf("pods were %v and are %v", before, now)
 	}
 }
 
 // killed: in the middle of a push the controller is made anew, and goes on.
 func (g *handed) killed(t *testing.T) {
-	revert := g.edit(t, "    spec:\n", "      annotations: {orrery.dev/e2e: killed}\n    spec:\n")
+	revert := g.edit(t, metricsServer, "    spec:\n", "      annotations: {orrery.dev/e2e: killed}\n    spec:\n")
 	push := g.start(t, "gitops", "push", "-o", "json")
 	push.until(t, "it waits", func(e event) bool { return strings.Contains(e.Message, "waiting for") })
 	g.run(t, "kubectl", "-n", gitops.Namespace, "delete", "pod", "-l", "app.kubernetes.io/name=argocd-controller", "--grace-period=0", "--force")
