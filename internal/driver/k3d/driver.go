@@ -1,20 +1,14 @@
 package k3d
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -26,12 +20,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/atomicfile"
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/driver"
-	"github.com/orrery-dev/orrery/internal/driver/k3d/contract"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/mirror"
-	"github.com/orrery-dev/orrery/internal/mirror/store"
-	"github.com/orrery-dev/orrery/internal/proc"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -145,79 +136,6 @@ func (d *Driver) Installed(names ...string) error {
 	return nil
 }
 
-// Mirror implements [driver.Mirrored].
-func (d *Driver) Mirror() mirror.Mirror {
-	return mirror.Mirror{Address: fmt.Sprintf("127.0.0.1:%d", d.Spec.Ports.Registry), PasswordFile: d.passwordFile()}
-}
-
-// MirrorInside implements [driver.Mirrored].
-func (d *Driver) MirrorInside() string {
-	return fmt.Sprintf("%s:%d", mirrorAddress(d.Spec), contract.MirrorPort)
-}
-
-// PruneMirror implements [driver.Mirrored].
-func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (gone store.Pruned, err error) {
-	body, err := json.Marshal(contract.Pruning{InUse: inUse, DryRun: dryRun})
-	if err != nil {
-		return gone, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.Mirror().Address+contract.PrunePath, strings.NewReader(string(body)))
-	if err != nil {
-		return gone, err
-	}
-	if err := d.Mirror().Authorize(req); err != nil {
-		return gone, err
-	}
-	r, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return gone, fmt.Errorf("prune the mirror of environment %q: %w", d.Spec.Name, err)
-	}
-	defer r.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
-	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", r.Status, strings.TrimSpace(string(b)))
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &gone)
-	}
-	if err != nil {
-		return gone, fmt.Errorf("prune the mirror of environment %q: %w", d.Spec.Name, err)
-	}
-	return gone, nil
-}
-
-// seen is what the engine has of an environment.
-type seen struct {
-	nodes  map[string]container // k3d's nodes with the load balancer, by name
-	mirror *container
-	theirs bool // a cluster of that name that is not ours
-}
-
-// look asks the engine. id is the environment's, "" when it has none.
-func (d *Driver) look(ctx context.Context, id string) (seen, error) {
-	s := seen{nodes: map[string]container{}}
-	list, err := d.engine.containers(ctx, labelCluster+"="+clusterName(d.Spec.Name))
-	if err != nil {
-		return s, err
-	}
-	for _, c := range list {
-		s.nodes[c.name()] = c
-		if role := c.Labels[labelRole]; (role == "server" || role == "agent") && (id == "" || c.Labels[labelID] != id) {
-			s.theirs = true
-		}
-	}
-	if id == "" {
-		return s, nil
-	}
-	mirrors, err := d.engine.containers(ctx, labelID+"="+id)
-	for _, c := range mirrors {
-		if c.name() == mirrorName(d.Spec.Name) {
-			s.mirror = &c
-		}
-	}
-	return s, err
-}
-
 func (d *Driver) notOurs() error {
 	return failure.Refusedf("there is a k3d cluster %q that this environment did not make, and it is left alone: take another name (--env NAME), or remove it with 'k3d cluster delete %[1]s'",
 		clusterName(d.Spec.Name))
@@ -255,60 +173,6 @@ func (d *Driver) Prepare(ctx context.Context) error {
 		}
 	}
 	return d.startMirror(ctx, m)
-}
-
-func (d *Driver) startMirror(ctx context.Context, m memory) error {
-	s, err := d.look(ctx, m.ID)
-	if err != nil {
-		return err
-	}
-	if s.mirror == nil {
-		i, err := helperImage("mirror", runtime.GOARCH, d.Dist().Program("k3s"), d.Dist().Program("registry"))
-		if err != nil {
-			return err
-		}
-		tag, err := d.engine.load(ctx, i)
-		if err != nil {
-			return err
-		}
-		name, port := mirrorName(d.Spec.Name), fmt.Sprintf("%d/tcp", contract.MirrorPort)
-		if err := d.engine.call(ctx, http.MethodPost, "/containers/create?name="+name, object{
-			"Image": tag, "Hostname": name, "ExposedPorts": object{port: object{}},
-			"Env":    []string{contract.MirrorPassword + "=" + m.Password, contract.MirrorNames + "=" + name + "," + mirrorAddress(d.Spec).String()},
-			"Labels": object{labelEnvironment: d.Spec.Name, labelID: m.ID},
-			"HostConfig": object{
-				"PortBindings":  object{port: []object{{"HostIp": "127.0.0.1", "HostPort": fmt.Sprint(d.Spec.Ports.Registry)}}},
-				"RestartPolicy": object{"Name": "unless-stopped"}, "Init": true,
-			},
-		}, nil); err != nil {
-			return fmt.Errorf("make the mirror's container %s: %w", name, err)
-		}
-	}
-	if s.mirror == nil || s.mirror.State != "running" {
-		if err := d.engine.post(ctx, "/containers/"+mirrorName(d.Spec.Name)+"/start"); err != nil {
-			return fmt.Errorf("start the mirror on 127.0.0.1:%d: %w; end what holds the port or set another ports.registry in orrery.yaml", d.Spec.Ports.Registry, err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, max(time.Minute, d.Timeout))
-	defer cancel()
-	return check.Until(ctx, check.Pause{First: 50 * time.Millisecond, Most: time.Second}, func() error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.Mirror().Address+"/v2/", nil)
-		if err != nil {
-			return err
-		}
-		if err := d.Mirror().Authorize(req); err != nil {
-			return err
-		}
-		r, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return fmt.Errorf("the registry mirror does not answer: %w", err)
-		}
-		r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return fmt.Errorf("the registry mirror answers %s", r.Status)
-		}
-		return nil
-	})
 }
 
 // Ensure implements [driver.Driver].
@@ -403,62 +267,6 @@ func (d *Driver) images() ([]*image, error) {
 	return images, nil
 }
 
-// connectMirror puts the mirror where nodes find it by name.
-func (d *Driver) connectMirror(ctx context.Context) error {
-	err := d.engine.call(ctx, http.MethodPost, "/networks/k3d-"+clusterName(d.Spec.Name)+"/connect", object{
-		"Container": mirrorName(d.Spec.Name), "EndpointConfig": object{"IPAMConfig": object{"IPv4Address": mirrorAddress(d.Spec).String()}},
-	}, nil)
-	if err != nil && !strings.Contains(err.Error(), "already exists") {
-		return fmt.Errorf("connect the mirror to the nodes: %w", err)
-	}
-	return nil
-}
-
-// mirrorAddress is the last one of the range, which nodes do not come to: started before them, the mirror
-// would take one of theirs.
-func mirrorAddress(e spec.Environment) netip.Addr {
-	p := netip.MustParsePrefix(e.Network.Nodes).Masked() // a valid spec has one
-	a := p.Addr().As4()
-	n := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 2)
-	binary.BigEndian.PutUint32(a[:], n)
-	return netip.AddrFrom4(a)
-}
-
-// k3d runs the program. What it says is in the error, or in the log.
-func (d *Driver) k3d(ctx context.Context, env []string, args ...string) error {
-	_, err := d.k3dOutput(ctx, env, args...)
-	return err
-}
-
-func (d *Driver) k3dOutput(ctx context.Context, env []string, args ...string) (string, error) {
-	program, err := proc.Look("k3d")
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, getK3d)
-	}
-	var out, said strings.Builder
-	err = proc.Run(ctx, &proc.Cmd{
-		Path: program, Args: args, Stdout: &out, Stderr: &said, Grace: 10 * time.Second,
-		Env: slices.Concat(os.Environ(), env, []string{"DOCKER_HOST=" + d.engine.address}),
-	})
-	d.Log.Debug("k3d", "args", args, "said", out.String()+said.String())
-	if err != nil {
-		var failed *proc.Error
-		if errors.As(err, &failed) {
-			failed.Stderr = colours.ReplaceAllString(failed.Stderr, "")
-		}
-		return "", fmt.Errorf("%w\n%s", err, colours.ReplaceAllString(lastLines(out.String(), 6), ""))
-	}
-	return out.String(), nil
-}
-
-// colours are in what k3d says wherever it says it.
-var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
 // explain is the end of the logs of nodes that do not run, or say that they cannot.
 func (d *Driver) explain(ctx context.Context) string {
 	m, _, _ := d.remembered()
@@ -505,26 +313,6 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 	}
 	if _, err := os.Stat(d.kubeconfig()); err != nil {
 		return d.fetchKubeconfig(ctx)
-	}
-	return nil
-}
-
-// startContainer starts a node, or the load balancer, where it was. k3d gives fixed addresses to servers
-// only; others would get what is free at that moment, also one that somebody else had.
-func (d *Driver) startContainer(ctx context.Context, c container, address string) error {
-	if c.Labels[labelRole] != "server" && address != "" {
-		network := "/networks/k3d-" + clusterName(d.Spec.Name)
-		if err := d.engine.call(ctx, http.MethodPost, network+"/disconnect", object{"Container": c.ID, "Force": true}, nil); err != nil && !strings.Contains(err.Error(), "is not connected") {
-			return fmt.Errorf("address of %s: %w", c.name(), err)
-		}
-		if err := d.engine.call(ctx, http.MethodPost, network+"/connect", object{
-			"Container": c.ID, "EndpointConfig": object{"IPAMConfig": object{"IPv4Address": address}},
-		}, nil); err != nil {
-			return fmt.Errorf("address of %s: %w", c.name(), err)
-		}
-	}
-	if err := d.engine.post(ctx, "/containers/"+c.ID+"/start"); err != nil {
-		return fmt.Errorf("start %s: %w", c.name(), err)
 	}
 	return nil
 }
@@ -617,97 +405,6 @@ func (d *Driver) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Observe implements [driver.Driver].
-func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
-	o := driver.Observation{Phase: driver.PhaseAbsent}
-	m, known, err := d.remembered()
-	if err != nil || !known {
-		return o, err
-	}
-	s, err := d.look(ctx, m.ID)
-	if err != nil {
-		return o, err
-	}
-	o.Phase = driver.PhasePartial
-	o.Endpoints = map[string]string{driver.EndpointAPI: d.api(), driver.EndpointRegistry: d.Mirror().Address}
-	if _, err := os.Stat(d.kubeconfig()); err == nil {
-		o.Kubeconfig = d.kubeconfig()
-	}
-	if !m.Made || s.theirs {
-		return o, nil
-	}
-	d.learnRanges(ctx, &m)
-	running, stopped := 0, 0
-	for _, p := range places(d.Spec) {
-		c, ok := s.nodes[p.name]
-		n := driver.Node{
-			Name: p.name, Role: driver.Role(p.node.Role), Zone: p.node.Zone, Rack: p.node.Rack, Address: m.Addresses[p.name], PodCIDR: m.Ranges[p.name],
-			Running: ok && c.State == "running", Stopped: slices.Contains(m.Stopped, p.name),
-		}
-		if n.Running {
-			running++
-			n.Services = []driver.Service{{Name: nodeService, Restarts: d.restarts(ctx, c.ID)}}
-			n.Address = cmp.Or(c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress, n.Address)
-		} else if n.Stopped {
-			stopped++
-		}
-		o.Nodes = append(o.Nodes, n)
-	}
-	balancer := s.nodes["k3d-"+clusterName(d.Spec.Name)+"-serverlb"].State == "running"
-	mirrors := s.mirror != nil && s.mirror.State == "running"
-	switch {
-	case running+stopped == len(o.Nodes) && running > 0 && balancer && mirrors:
-		o.Phase = driver.PhaseRunning
-	case running == 0 && !balancer && !mirrors && len(s.nodes) > 0:
-		o.Phase = driver.PhaseStopped
-	}
-	return o, nil
-}
-
-// nodeService is what runs in a node, as a whole.
-const nodeService = "k3s"
-
-// restarts of a container that nobody asked for.
-func (d *Driver) restarts(ctx context.Context, id string) int {
-	var c struct{ RestartCount int }
-	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/json", nil, &c) != nil {
-		return 0
-	}
-	return c.RestartCount
-}
-
-// learnRanges asks the API which addresses pods of nodes have, once.
-func (d *Driver) learnRanges(ctx context.Context, m *memory) {
-	if len(m.Ranges) == len(places(d.Spec)) {
-		return
-	}
-	client, err := kube.Connect(d.kubeconfig(), kube.WithLog(d.Log))
-	if err != nil {
-		return
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	nodes, err := client.List(ctx, "v1", "Node", "", "")
-	if err != nil {
-		return
-	}
-	m.Ranges = map[string]string{}
-	for _, n := range nodes {
-		if s, ok := n.Object["spec"].(object); ok {
-			if r, ok := s["podCIDR"].(string); ok {
-				m.Ranges[n.GetName()] = r
-			}
-		}
-	}
-	if err := d.remember(*m); err != nil {
-		d.Log.Debug("ranges of pods", "error", err)
-	}
-}
-
-// stopTime is what a node has to end in good order, beside the grace of its pods.
-const stopTime = 10 * time.Second
-
 // Stop implements [driver.Driver].
 func (d *Driver) Stop(ctx context.Context) error {
 	m, known, err := d.remembered()
@@ -730,215 +427,4 @@ func (d *Driver) Stop(ctx context.Context) error {
 		g.Go(func() error { return d.stopContainer(ctx, c) })
 	}
 	return g.Wait()
-}
-
-func (d *Driver) stopContainer(ctx context.Context, c container) error {
-	if c.State != "running" && c.State != "restarting" && c.State != "paused" {
-		return nil
-	}
-	if err := d.engine.post(ctx, fmt.Sprintf("/containers/%s/stop?t=%d", c.ID, stopTime/time.Second)); err != nil {
-		return fmt.Errorf("stop %s: %w", c.name(), err)
-	}
-	return nil
-}
-
-// one finds a node by its name, or by the end of it: server-0.
-func (d *Driver) one(ctx context.Context, name string) (container, memory, error) {
-	m, known, err := d.remembered()
-	if err != nil {
-		return container{}, m, err
-	}
-	if !known {
-		return container{}, m, fmt.Errorf("there is no environment %q", d.Spec.Name)
-	}
-	s, err := d.look(ctx, m.ID)
-	if err != nil {
-		return container{}, m, err
-	}
-	if s.theirs {
-		return container{}, m, d.notOurs()
-	}
-	var names []string
-	for _, p := range places(d.Spec) {
-		if c, ok := s.nodes[p.name]; ok && (p.name == name || strings.TrimPrefix(p.name, "k3d-"+clusterName(d.Spec.Name)+"-") == name) {
-			return c, m, nil
-		}
-		names = append(names, p.name)
-	}
-	return container{}, m, failure.Usagef("no node %q; there are %s", name, strings.Join(names, ", "))
-}
-
-// StopNode implements [driver.NodeController].
-func (d *Driver) StopNode(ctx context.Context, name string) error {
-	c, m, err := d.one(ctx, name)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(m.Stopped, c.name()) {
-		m.Stopped = append(m.Stopped, c.name())
-	}
-	if err := d.remember(m); err != nil { // first: it stays stopped if we die on the way
-		return err
-	}
-	return d.stopContainer(ctx, c)
-}
-
-// StartNode implements [driver.NodeController].
-func (d *Driver) StartNode(ctx context.Context, name string) error {
-	c, m, err := d.one(ctx, name)
-	if err != nil {
-		return err
-	}
-	m.Stopped = slices.DeleteFunc(m.Stopped, func(n string) bool { return n == c.name() })
-	if err := d.remember(m); err != nil {
-		return err
-	}
-	if c.State == "running" {
-		return nil
-	}
-	return d.startContainer(ctx, c, m.Addresses[c.name()])
-}
-
-// KillNode implements [driver.NodeController]. Its processes are killed and not its container: engines
-// do not start again what they were asked to kill.
-func (d *Driver) KillNode(ctx context.Context, name string) error {
-	c, _, err := d.one(ctx, name)
-	if err != nil {
-		return err
-	}
-	if c.State != "running" {
-		return fmt.Errorf("%s does not run", c.name())
-	}
-	if err := d.engine.run(ctx, c.ID, []string{"kill", "-9", "-1"}, io.Discard); err != nil {
-		d.Log.Debug("who kills ends with the others", "error", err)
-	}
-	return nil
-}
-
-// Logs implements [driver.LogSource].
-func (d *Driver) Logs(ctx context.Context, name, service string, follow bool, w io.Writer) error {
-	c, _, err := d.one(ctx, name)
-	if err != nil {
-		return err
-	}
-	if service == nodeService {
-		err := d.engine.logs(ctx, c.ID, follow, w)
-		if follow && ctx.Err() != nil {
-			return nil
-		}
-		return err
-	}
-	var out strings.Builder
-	if err := d.engine.run(ctx, c.ID, []string{"ls", "/var/log/orrery"}, &out); err != nil {
-		return err
-	}
-	services := []string{nodeService}
-	for f := range strings.FieldsSeq(out.String()) {
-		if s, ok := strings.CutSuffix(f, ".log"); ok {
-			services = append(services, s)
-		}
-	}
-	if !slices.Contains(services, service) {
-		return failure.Usagef("%s has no service %q; it has %s", c.name(), service, strings.Join(services, ", "))
-	}
-	args := []string{"cat", "/var/log/orrery/" + service + ".log"}
-	if follow {
-		args = []string{"tail", "-n", "+1", "-F", args[1]}
-	}
-	err = d.engine.run(ctx, c.ID, args, w)
-	if follow && ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// Delete implements [driver.Driver].
-func (d *Driver) Delete(ctx context.Context) error {
-	m, known, err := d.remembered()
-	if err != nil {
-		return err
-	}
-	if known {
-		if err := d.deleteMade(ctx, m); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(d.StateDir); err != nil {
-		return err
-	}
-	for _, e := range slices.Backward(d.effects()) {
-		if err := d.Journal.Undone(e); err != nil {
-			return fmt.Errorf("journal: %w", err)
-		}
-	}
-	return nil
-}
-
-// deleteMade removes what the engine has, without k3d where that is not there any more.
-func (d *Driver) deleteMade(ctx context.Context, m memory) error {
-	s, err := d.look(ctx, m.ID)
-	if err != nil {
-		return err
-	}
-	var g errgroup.Group
-	if s.mirror != nil {
-		g.Go(func() error { return d.engine.remove(ctx, s.mirror.ID) })
-	}
-	if !s.theirs {
-		for _, c := range s.nodes {
-			g.Go(func() error { return d.engine.remove(ctx, c.ID) })
-		}
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if s.theirs {
-		return nil
-	}
-	err = d.engine.call(ctx, http.MethodDelete, "/networks/k3d-"+clusterName(d.Spec.Name), nil, nil)
-	if err != nil && !isGone(err) {
-		return fmt.Errorf("remove the cluster's network: %w", err)
-	}
-	err = d.engine.call(ctx, http.MethodDelete, "/volumes/k3d-"+clusterName(d.Spec.Name)+"-images", nil, nil)
-	if err != nil && !isGone(err) {
-		return fmt.Errorf("remove the cluster's volume: %w", err)
-	}
-	return nil
-}
-
-// Audit implements [driver.Driver].
-func (d *Driver) Audit(ctx context.Context) ([]string, error) {
-	var leaks []string
-	if _, err := os.Stat(d.StateDir); err == nil {
-		leaks = append(leaks, "folder "+d.StateDir)
-	}
-	ours, err := d.engine.containers(ctx, labelEnvironment+"="+d.Spec.Name)
-	if err != nil {
-		if len(leaks) == 0 { // nothing of an engine that is not there is left
-			return nil, nil //nolint:nilerr // see above
-		}
-		return leaks, err
-	}
-	for _, c := range ours {
-		leaks = append(leaks, "container "+c.name())
-	}
-	// Of a cluster that somebody else made under the name, nothing is ours.
-	cluster, err := d.engine.containers(ctx, labelCluster+"="+clusterName(d.Spec.Name))
-	if err != nil || len(cluster) > 0 {
-		return leaks, err
-	}
-	networks, err := d.engine.networks(ctx, "app=k3d")
-	if err != nil {
-		return leaks, err
-	}
-	for _, n := range networks {
-		if n.Name == "k3d-"+clusterName(d.Spec.Name) {
-			leaks = append(leaks, "network "+n.Name)
-		}
-	}
-	volumes, err := d.engine.volumes(ctx, "k3d.cluster="+clusterName(d.Spec.Name))
-	for _, v := range volumes {
-		leaks = append(leaks, "volume "+v.Name)
-	}
-	return leaks, err
 }
