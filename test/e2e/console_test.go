@@ -58,7 +58,7 @@ func opening(t *testing.T, e *environment, args ...string) (address string, stop
 		t.Fatalf("%v: %v\n%s", args, err, r.stderr)
 	}
 	var at struct{ URL string }
-	if err := json.Unmarshal([]byte(line), &at); err != nil || !strings.HasPrefix(at.URL, "http") {
+	if err := json.Unmarshal([]byte(line), &at); err != nil || !strings.Contains(at.URL, "://") {
 		t.Fatalf("%v printed %q", args, line)
 	}
 	return at.URL, func() {
