@@ -4,10 +4,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -181,4 +186,35 @@ func TestStatusOf(t *testing.T) {
 			t.Errorf("%s: good %v, hopeless %v, reason %q; want %v, %v, %q", c.name, s.Good(), s.Hopeless, s.Reason, c.good, c.hopeless, c.reason)
 		}
 	}
+}
+
+// FuzzManifest: an artifact that somebody else pushed is refused, or is one manifest.
+func FuzzManifest(f *testing.F) {
+	good, err := Artifact([]byte("kind: ConfigMap\n"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	layers, err := good.Layers()
+	if err != nil {
+		f.Fatal(err)
+	}
+	r, err := layers[0].Compressed()
+	if err != nil {
+		f.Fatal(err)
+	}
+	layer, err := io.ReadAll(r)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(layer)
+	f.Add(layer[:len(layer)/2])
+	f.Fuzz(func(t *testing.T, layer []byte) {
+		image, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer, types.OCILayer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := Manifest(image); err == nil && len(text) > maxManifest {
+			t.Errorf("%d bytes", len(text))
+		}
+	})
 }

@@ -111,3 +111,21 @@ func TestJoinHost(t *testing.T) {
 		}
 	}
 }
+
+// FuzzNode: whatever k3d, or somebody in its place, gives a node, it is refused or makes files below one folder.
+func FuzzNode(f *testing.F) {
+	f.Add("server --cluster-init --cluster-cidr=10.1.0.0/16 --node-label rack=a", "mirrors:\n  \"*\":\n    endpoint:\n    - http://mirror:5000\n")
+	f.Add("agent", "mirrors: {../x: {endpoint: [\"http://a\"]}}\nconfigs: {}\n")
+	f.Fuzz(func(t *testing.T, args, file string) {
+		_, _ = parse(strings.Fields(args))
+		hosts, err := parseRegistries([]byte(file))
+		if err != nil && hosts != nil {
+			t.Errorf("%v, and files all the same: %v", err, hosts)
+		}
+		for name := range hosts {
+			if strings.ContainsAny(name, "/\\") || name == "." || name == ".." {
+				t.Errorf("a file called %q", name)
+			}
+		}
+	})
+}
