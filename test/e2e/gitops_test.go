@@ -21,7 +21,7 @@ import (
 )
 
 const gitopsPlatform = "servers: 1\nagents: 0\n" +
-	"components: [namespaces, coredns, local-path, metrics-server, nats, pulse, argocd]\n"
+	"components: [namespaces, coredns, local-path, metrics-server, nats, kube-state-metrics, argocd]\n"
 
 // TestGitOps is the loop: handed over without a restart, a change that runs, its revert, changes that do
 // not get through, changes by hand that are undone, and taken back.
@@ -82,8 +82,8 @@ type workload struct{ file, namespace, selector string }
 
 var (
 	metricsServer = workload{"infra/k8s/base/metrics-server/deployment.yaml", "kube-system", "k8s-app=metrics-server"}
-	// ingest is in a namespace that is guarded: kube-system, where nodes' own pods are, is not.
-	ingest = workload{"infra/k8s/base/pulse/ingest.yaml", "apps", "app.kubernetes.io/name=pulse,app.kubernetes.io/component=ingest"}
+	// stateMetrics is in a namespace in which the image policy refuses: kube-system is left out of it, apps is warned.
+	stateMetrics = workload{"infra/k8s/base/kube-state-metrics/deployment.yaml", "observability", "app.kubernetes.io/name=kube-state-metrics"}
 )
 
 // pods of all namespaces, by UID and number of restarts.
@@ -209,7 +209,7 @@ func (g *handed) fails(t *testing.T, w workload, from, to string, why ...string)
 
 // refused: an image that the lock does not name is stopped by the admission policy.
 func (g *handed) refused(t *testing.T) {
-	g.fails(t, ingest, "image: registry.orrery.internal/pulse", "image: example.com/other@sha256:"+strings.Repeat("1a", 32), "runs only images by a digest")
+	g.fails(t, stateMetrics, "image: registry.orrery.internal/kube-state-metrics", "image: example.com/other@sha256:"+strings.Repeat("1a", 32), "is neither in orrery.lock nor allowed")
 }
 
 func (g *handed) crashes(t *testing.T) {
