@@ -86,7 +86,7 @@ var (
 	stateMetrics = workload{"infra/k8s/base/kube-state-metrics/deployment.yaml", "observability", "app.kubernetes.io/name=kube-state-metrics"}
 )
 
-// pods of all namespaces, by UID and number of restarts.
+// pods of all namespaces that are not ending, by UID and number of restarts.
 func (g *handed) pods(t *testing.T) map[string]string {
 	t.Helper()
 	pods, err := g.client.List(t.Context(), "v1", "Pod", "", "")
@@ -95,6 +95,9 @@ func (g *handed) pods(t *testing.T) map[string]string {
 	}
 	found := map[string]string{}
 	for _, p := range pods {
+		if p.GetDeletionTimestamp() != nil { // of the change before
+			continue
+		}
 		restarts := int64(0)
 		list, _, _ := unstructured.NestedSlice(p.Object, "status", "containerStatuses")
 		for _, c := range list {
