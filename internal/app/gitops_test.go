@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/kube"
 )
@@ -214,15 +216,14 @@ func (s *small) revision(component string) string {
 // await repeats a verb that looks until it ends and says as is wanted.
 func (s *small) await(command string, code int, part string) {
 	s.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		got, out, errs := s.run(strings.Fields(command)...)
-		if got == code && strings.Contains(out+errs, part) {
-			return
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	if err := check.Until(ctx, check.Pause{First: 20 * time.Millisecond}, func() error {
+		if got, out, errs := s.run(strings.Fields(command)...); got != code || !strings.Contains(out+errs, part) {
+			return fmt.Errorf("orrery %s: exit status %d, no %q in\n%s%s", command, got, part, out, errs)
 		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("orrery %s: exit status %d, no %q in\n%s%s", command, got, part, out, errs)
-		}
-		time.Sleep(20 * time.Millisecond)
+		return nil
+	}); err != nil {
+		s.t.Fatal(err)
 	}
 }

@@ -27,7 +27,7 @@ const gitopsPlatform = "servers: 1\nagents: 0\n" +
 // not get through, changes by hand that are undone, and taken back.
 func TestGitOps(t *testing.T) {
 	if os.Getenv("ORRERY_E2E_FULL") != "1" {
-		t.Skip("ORRERY_E2E_FULL is not 1")
+		t.Skip("it pushes some ten times and waits for what does not get through, five minutes and more: ORRERY_E2E_FULL=1 runs it")
 	}
 	e := newEnvironment(t, "gitops", gitopsPlatform)
 	e.catalog = filepath.Join(t.TempDir(), "clone")
