@@ -263,7 +263,7 @@ func (b *balancer) serve(l net.Listener) {
 				continue
 			}
 			b.track(server, be)
-			splice(client, server)
+			Splice(client, server)
 			b.track(server, nil)
 			return
 		}
@@ -324,9 +324,9 @@ func acceptAll(l net.Listener, handle func(net.Conn)) {
 	}
 }
 
-// splice copies both ways until both are done, and closes both. Between TCP connections
+// Splice copies both ways until both are done, and closes both. Between TCP connections
 // the kernel moves the bytes.
-func splice(a, b net.Conn) {
+func Splice(a, b net.Conn) {
 	var wg sync.WaitGroup
 	half := func(to, from net.Conn) {
 		_, err := io.Copy(to, from)

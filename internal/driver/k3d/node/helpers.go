@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/orrery-dev/orrery/internal/driver/native"
 )
 
 // Tools is the helper that k3d starts for a moment when it makes a cluster. All that k3d asks of it
@@ -210,26 +212,7 @@ func (o *port) pass(client net.Conn) {
 			continue
 		}
 		o.fail(h, time.Time{})
-		both(client, server)
+		native.Splice(client, server)
 		return
 	}
-}
-
-// both copies until both ends are done.
-func both(a, b net.Conn) {
-	defer a.Close()
-	defer b.Close()
-	var wg sync.WaitGroup
-	half := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		if t, ok := to.(*net.TCPConn); ok && err == nil {
-			_ = t.CloseWrite()
-			return
-		}
-		a.Close()
-		b.Close()
-	}
-	wg.Go(func() { half(a, b) })
-	half(b, a)
-	wg.Wait()
 }
