@@ -22,14 +22,14 @@ import (
 const streamPrefix = "orrery-smoke-"
 
 // exercise is what a message platform has to stand. To a stream on files and to one in
-// memory, both replicated, messages are published in order, each acknowledged before the
-// next one, while a consumer reads; in the middle the leader of the stream steps down.
+// memory, both replicated, messages are published in order while a consumer reads, a window of
+// them before the first is acknowledged; in the middle the leader of the stream steps down.
 // Then: every acknowledged message is there, once, in order, in the stream and for the
 // consumer.
 type exercise struct {
 	messages int
 	replicas int
-	// tamper, for tests, is called before message n (from 1) is published.
+	// tamper, for tests, is called before the window that begins with message n (from 1) is published.
 	tamper func(ctx context.Context, js jetstream.JetStream, stream string, n int) error
 }
 
@@ -39,6 +39,12 @@ const (
 	// publishAttempt bounds one publish. What was under way when a leader changed gets no
 	// answer at all; one that is just slow is repeated without harm.
 	publishAttempt = 500 * time.Millisecond
+	// window is how many messages are published before the first of them is acknowledged. Through a
+	// port-forward one by one is a wait of two machines' schedulers each time.
+	window = 20
+	// catchUp is how long a new leader may refuse what follows on messages that the one before acknowledged
+	// and it has not applied yet, as it does (NATS 2.15): "wrong last sequence".
+	catchUp = 10 * time.Second
 	// patience is how long anything may take: several elections of a starved machine.
 	patience = time.Minute
 )
@@ -66,7 +72,7 @@ func (e exercise) run(ctx context.Context, target natsTarget) (string, error) {
 		return "", err
 	}
 	defer connection.Close()
-	js, err := jetstream.New(connection)
+	js, err := jetstream.New(connection, jetstream.WithPublishAsyncTimeout(publishAttempt))
 	if err != nil {
 		return "", err
 	}
@@ -155,20 +161,21 @@ func (e exercise) stream(ctx context.Context, connection *nats.Conn, js jetstrea
 	group.Go(func() error { return e.consume(groupCtx, stream) })
 	group.Go(func() error {
 		var stepdown errgroup.Group
-		for n := 1; n <= e.messages; n++ {
+		for n := 1; n <= e.messages; n += window {
 			if e.tamper != nil {
 				if err := e.tamper(groupCtx, js, name, n); err != nil {
 					return err
 				}
 			}
-			if n == e.messages/2 && e.replicas > 1 {
+			last := min(n+window-1, e.messages)
+			if half := e.messages / 2; n <= half && half <= last && e.replicas > 1 {
 				// At the same time as the publishing, which must not notice.
 				stepdown.Go(func() (err error) {
 					o.before, o.after, err = stepDown(groupCtx, connection, stream)
 					return err
 				})
 			}
-			retries, err := publish(groupCtx, js, subject, id, n)
+			retries, err := publish(groupCtx, js, subject, id, n, last)
 			o.retries += retries
 			if err != nil {
 				return errors.Join(err, stepdown.Wait())
@@ -216,39 +223,83 @@ func (e exercise) create(ctx context.Context, js jetstream.JetStream, config jet
 
 func payload(n int) []byte { return fmt.Appendf(nil, "%d", n) }
 
-// publish publishes message n until it is acknowledged. It repeats it under the same
-// message ID, so that one whose acknowledgement got lost is not stored twice.
-func publish(ctx context.Context, js jetstream.JetStream, subject, id string, n int) (retries int, err error) {
+// publish publishes messages first to last until all are acknowledged. Each says which number comes before
+// it, so that none is stored where one before it got lost, and each is repeated under the same message ID,
+// so that one whose acknowledgement got lost is not stored twice.
+func publish(ctx context.Context, js jetstream.JetStream, subject, id string, first, last int) (retries int, err error) {
+	var refused time.Time // since when
 	err = until(ctx, patience, func() error {
-		ctx, cancel := context.WithTimeout(ctx, publishAttempt)
-		defer cancel()
-		ack, err := js.Publish(ctx, subject, payload(n), jetstream.WithMsgID(fmt.Sprintf("%s-%d", id, n)))
-		if err != nil {
-			retries++
-			return fmt.Errorf("publish message %d: %w", n, err)
+		var sent []jetstream.PubAckFuture
+		for n := first; n <= last; n++ {
+			future, err := js.PublishAsync(subject, payload(n),
+				jetstream.WithMsgID(fmt.Sprintf("%s-%d", id, n)), jetstream.WithExpectLastSequence(uint64(n-1)))
+			if err != nil {
+				return fmt.Errorf("publish message %d: %w", n, err)
+			}
+			sent = append(sent, future)
 		}
-		if ack.Sequence != uint64(n) {
-			return check.Final(fmt.Errorf("message %d was acknowledged as number %d of the stream:"+
-				" earlier acknowledged messages are gone or stored twice", n, ack.Sequence))
-		}
-		if ack.Duplicate && retries == 0 {
-			return check.Final(fmt.Errorf("message %d was taken for a duplicate, and was sent once", n))
+		for _, future := range sent {
+			err := acknowledged(ctx, future, first, retries > 0)
+			if err == nil {
+				first++
+				refused = time.Time{}
+				continue
+			}
+			retries += last - first + 1
+			var api *jetstream.APIError
+			switch {
+			case !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence:
+			case refused.IsZero():
+				refused = time.Now()
+			case time.Since(refused) > catchUp:
+				err = check.Final(fmt.Errorf("%w: acknowledged messages are gone, or there are some that were not sent", err))
+			}
+			return err
 		}
 		return nil
 	})
 	return retries, err
 }
 
+// acknowledged waits for what the stream says to message n.
+func acknowledged(ctx context.Context, future jetstream.PubAckFuture, n int, repeated bool) error {
+	var ack *jetstream.PubAck
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case err := <-future.Err():
+		return fmt.Errorf("publish message %d: %w", n, err)
+	case ack = <-future.Ok():
+	}
+	if ack.Sequence != uint64(n) {
+		return check.Final(fmt.Errorf("message %d was acknowledged as number %d of the stream:"+
+			" earlier acknowledged messages are gone or stored twice", n, ack.Sequence))
+	}
+	if ack.Duplicate && !repeated {
+		return check.Final(fmt.Errorf("message %d was taken for a duplicate, and was sent once", n))
+	}
+	return nil
+}
+
 // consume reads until it has every message and fails on the first that is not the next.
 func (e exercise) consume(ctx context.Context, stream jetstream.Stream) error {
 	// An ordered consumer is made again by the client when its server or a message is
 	// lost; what it hands out is compared with what was sent, one by one.
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy:     jetstream.DeliverAllPolicy,
-		InactiveThreshold: time.Minute,
+	var consumer jetstream.Consumer
+	err := until(ctx, patience, func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*attempt)
+		defer cancel()
+		consumer, err = stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+			DeliverPolicy:     jetstream.DeliverAllPolicy,
+			InactiveThreshold: time.Minute,
+		})
+		if err != nil {
+			return fmt.Errorf("make a consumer: %w", err)
+		}
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("make a consumer: %w", err)
+		return err
 	}
 	// A pull that was lost with its leader is noticed after two heartbeats: with the
 	// default of 5 s the check would wait longer for that than for all else.

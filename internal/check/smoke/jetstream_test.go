@@ -55,7 +55,7 @@ func TestExercise(t *testing.T) {
 		err    string // or: any of these, parted by "|"; who sees it first is a race
 	}{
 		{"message lost", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
-			if n != 30 {
+			if n != 61 {
 				return nil
 			}
 			s, err := js.Stream(ctx, stream)
@@ -65,21 +65,21 @@ func TestExercise(t *testing.T) {
 			return s.DeleteMsg(ctx, 20)
 		}, "1 deleted|want message 20"},
 		{"message doubled", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
-			if n != 30 {
+			if n != 61 {
 				return nil
 			}
 			_, err := js.Publish(ctx, strings.ReplaceAll(stream, "-", "."), payload(n-1))
 			return err
-		}, "want message 30|stored twice"},
+		}, "want message 61|were not sent"},
 		{"out of order", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
-			if n != 30 {
+			if n != 61 {
 				return nil
 			}
 			_, err := js.Publish(ctx, strings.ReplaceAll(stream, "-", "."), payload(n+1))
 			return err
-		}, "want message 30|stored twice"},
+		}, "want message 61|were not sent"},
 		{"start of the stream lost", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
-			if n != 40 {
+			if n != 61 {
 				return nil
 			}
 			s, err := js.Stream(ctx, stream)
@@ -89,7 +89,7 @@ func TestExercise(t *testing.T) {
 			return s.Purge(ctx, jetstream.WithPurgeKeep(5))
 		}, "it holds|want message"},
 		{"stream lost and made anew", func(ctx context.Context, js jetstream.JetStream, stream string, n int) error {
-			if n != 40 {
+			if n != 61 {
 				return nil
 			}
 			s, err := js.Stream(ctx, stream)
@@ -104,7 +104,7 @@ func TestExercise(t *testing.T) {
 			return err
 		}, "stream: "},
 		{"publisher fails", func(_ context.Context, _ jetstream.JetStream, _ string, n int) error {
-			if n == 60 {
+			if n == 61 {
 				return errTest
 			}
 			return nil
@@ -126,7 +126,7 @@ func TestExercise(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := exercise{messages: 400, replicas: 3, tamper: func(_ context.Context, _ jetstream.JetStream, _ string, n int) error {
-			if n == 50 {
+			if n == 61 {
 				cancel()
 			}
 			return nil
@@ -138,7 +138,7 @@ func TestExercise(t *testing.T) {
 	})
 
 	t.Run("server killed", func(t *testing.T) {
-		message, err := exercise{messages: 200, replicas: 3, tamper: once(70, func() { cluster.restart(0, syscall.SIGKILL) })}.run(t.Context(), cluster.target)
+		message, err := exercise{messages: 200, replicas: 3, tamper: once(61, func() { cluster.restart(0, syscall.SIGKILL) })}.run(t.Context(), cluster.target)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestExercise(t *testing.T) {
 	})
 
 	t.Run("lame duck", func(t *testing.T) {
-		message, err := exercise{messages: 200, replicas: 3, tamper: once(70, func() { cluster.restart(1, syscall.SIGUSR2) })}.run(t.Context(), cluster.target)
+		message, err := exercise{messages: 200, replicas: 3, tamper: once(61, func() { cluster.restart(1, syscall.SIGUSR2) })}.run(t.Context(), cluster.target)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestRenewal(t *testing.T) {
 	var cut atomic.Int32
 	watcher.SetDisconnectErrHandler(func(_ *nats.Conn, err error) { cut.Add(1) })
 	renewed := make(chan error, 1)
-	message, err := exercise{messages: 300, replicas: 3, tamper: once(60, func() {
+	message, err := exercise{messages: 300, replicas: 3, tamper: once(61, func() {
 		cluster.renew()
 		// Each server looks every five seconds.
 		go func() {
