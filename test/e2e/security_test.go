@@ -532,13 +532,20 @@ func stolenCredential(a *attacker) {
 	}
 	for name, url := range servers {
 		what := "a NATS credential after its end, at " + name
-		conn, err := nats.Connect(url, options...)
+		closed := make(chan struct{})
+		conn, err := nats.Connect(url, append(slices.Clone(options), nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))...)
 		if err != nil {
 			a.refused(what, err.Error())
 			continue
 		}
+		// The server counts whole seconds: in the one of the end it lets in, and cuts off at once.
+		select {
+		case <-closed:
+			a.refused(what, fmt.Sprintf("cut off at once: %v", conn.LastError()))
+		case <-time.After(2 * time.Second):
+			a.succeeded(what, "it is connected")
+		}
 		conn.Close()
-		a.succeeded(what, "it is connected")
 	}
 }
 
