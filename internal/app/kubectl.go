@@ -14,6 +14,7 @@ func newKubectl(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "kubectl [--env NAME] ARGS...",
 		Short: "Run kubectl, from the cluster's own binary, against the environment",
+		Long:  "Runs kubectl, from the cluster's own binary, against the environment. 'orrery kubectl help' is kubectl's own help.",
 		Example: `  orrery kubectl get pods -A
   orrery kubectl --env demo logs -n messaging nats-0`,
 		DisableFlagParsing: true,
@@ -26,6 +27,9 @@ func newKubectl(o *options) *cobra.Command {
 				} else {
 					break
 				}
+			}
+			if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") { // also before there is an environment
+				return c.Help()
 			}
 			e, err := o.existing()
 			if err != nil {
