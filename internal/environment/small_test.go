@@ -33,6 +33,8 @@ type small struct {
 	cluster  *fake.Cluster
 	file     string // orrery.yaml
 	request  Request
+	// repository is the folder of this one.
+	repository string
 
 	mu     sync.Mutex
 	events []ui.Event
@@ -41,7 +43,13 @@ type small struct {
 func newSmall(t *testing.T) *small {
 	t.Helper()
 	dir, host := t.TempDir(), fake.NewHost(t)
-	s := &small{t: t, platform: bundletest.New(t), cluster: host.Cluster("small"), file: filepath.Join(dir, "orrery.yaml")}
+	repository, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &small{
+		t: t, platform: bundletest.New(t), cluster: host.Cluster("small"), file: filepath.Join(dir, "orrery.yaml"), repository: repository,
+	}
 	smoketest.Install(s.cluster.API)
 	t.Setenv(fake.HostVariable, host.URL())
 	t.Setenv("ORRERY_KEY_PASSWORD", "x")
@@ -57,7 +65,6 @@ func newSmall(t *testing.T) *small {
 			s.events = append(s.events, e)
 		}),
 	}
-	var err error
 	if s.digest, err = s.platform.Import(t.Context(), s.request.CacheDir); err != nil {
 		t.Fatal(err)
 	}
