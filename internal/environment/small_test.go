@@ -15,12 +15,16 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/driver/existing"
 	"github.com/orrery-dev/orrery/internal/driver/fake"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func TestMain(m *testing.M) {
 	driver.Register(fake.Kind())
 	driver.Register(existing.Kind())
+	unknown := fake.Kind() // that of an environment of which nothing is known
+	unknown.Name = spec.Named("x").Driver
+	driver.Register(unknown)
 	os.Exit(m.Run())
 }
 
