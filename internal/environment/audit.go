@@ -177,6 +177,33 @@ func (g *gathering) secretsIn(text string) []string {
 	return names
 }
 
+// secretsOf is secretsIn for all of a file, however long: size bounds what its writer adds meanwhile.
+func (g *gathering) secretsOf(dir, file string, size int64) []string {
+	f, err := beneath.Open(dir, file, os.O_RDONLY, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	overlap := 0
+	for _, values := range g.secrets {
+		for _, v := range values {
+			overlap = max(overlap, len(v))
+		}
+	}
+	var names []string
+	window, kept := make([]byte, min(size, auditFileLimit)+int64(overlap)+1), 0
+	for left := io.LimitReader(f, size); ; {
+		n, err := io.ReadFull(left, window[kept:])
+		text := window[:kept+n]
+		names = append(names, g.secretsIn(string(text))...)
+		if err != nil {
+			slices.Sort(names)
+			return slices.Compact(names)
+		}
+		kept = copy(window, text[len(text)-overlap:])
+	}
+}
+
 func (g *gathering) certificates(where string, text []byte) {
 	for i := 0; ; i++ {
 		var block *pem.Block
@@ -247,7 +274,12 @@ func (g *gathering) processes(obs driver.Observation) {
 			}
 		}
 		if !looked {
-			missed = append(missed, "nothing of node "+n.Name+" runs, or can be seen: root sees it")
+			why := "nothing of node " + n.Name + " runs, or can be seen: root sees it"
+			missed = append(missed, why)
+			g.partly(why, audit.PartFiles)
+			if n.Role == driver.RoleServer {
+				g.partly(why, controlPlane...)
+			}
 		}
 	}
 	if len(g.Files) == 0 {
@@ -257,6 +289,16 @@ func (g *gathering) processes(obs driver.Observation) {
 		if !found[part] {
 			g.Missing[part] = "no process of it could be looked at: " + strings.Join(missed, "; ")
 		}
+	}
+}
+
+// partly: not all of these parts was seen.
+func (g *gathering) partly(why string, parts ...string) {
+	if g.Partly == nil {
+		g.Partly = map[string]string{}
+	}
+	for _, part := range parts {
+		g.Partly[part] = strings.TrimPrefix(g.Partly[part]+"; "+why, "; ")
 	}
 }
 
@@ -321,7 +363,11 @@ func (g *gathering) nodeFiles(node, root string) {
 	for _, below := range []string{"etc/kubernetes", "etc/containerd", "etc/cni"} {
 		left := auditFiles
 		_ = fs.WalkDir(dir.FS(), below, func(path string, d fs.DirEntry, err error) error {
-			if left--; err != nil || left < 0 || !d.Type().IsRegular() {
+			if left--; left < 0 {
+				g.partly(fmt.Sprintf("node %s has more than %d files in %s", node, auditFiles, below), audit.PartFiles)
+				return fs.SkipAll
+			}
+			if err != nil || !d.Type().IsRegular() {
 				return nil
 			}
 			info, err := d.Info()
@@ -413,7 +459,7 @@ func (g *gathering) stateFolder(dir string) {
 		switch filepath.Ext(rel) {
 		case ".log", ".jsonl", ".txt":
 			f.Log = true
-			f.Secrets = g.secretsIn(string(b))
+			f.Secrets = g.secretsOf(dir, rel, info.Size())
 		}
 		g.State = append(g.State, f)
 		if strings.HasSuffix(rel, ".crt") {
