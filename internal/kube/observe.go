@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -62,7 +63,7 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 	if err != nil {
 		return nil, err
 	}
-	pods, err := c.podsBehind(ctx, live)
+	pods, err := c.podsBehind(ctx, slices.Collect(maps.Values(live)))
 	if err != nil {
 		return nil, err
 	}
