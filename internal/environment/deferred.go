@@ -26,7 +26,7 @@ type deferrals struct {
 
 type deferredComponent struct {
 	Rendered
-	missing []string // deferred objects
+	missing []kube.Ref // deferred objects
 }
 
 func (l *deferrals) turn(component string) *sync.Mutex {
@@ -38,7 +38,7 @@ func (l *deferrals) turn(component string) *sync.Mutex {
 	return l.turns[component]
 }
 
-func (l *deferrals) note(component string, set Rendered, missing []string) {
+func (l *deferrals) note(component string, set Rendered, missing []kube.Ref) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(missing) == 0 {
@@ -108,7 +108,7 @@ func (p *Platform) tellDeferred() {
 	waiting := p.deferred.all()
 	for _, name := range slices.Sorted(maps.Keys(waiting)) {
 		for _, object := range waiting[name].missing {
-			p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: plan.KindDeploy.ID(name), Phase: plan.PhaseDeploy, Message: name + ": " + object + " waits for its CRD"})
+			p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: plan.KindDeploy.ID(name), Phase: plan.PhaseDeploy, Message: name + ": " + object.String() + " waits for its CRD"})
 		}
 	}
 }
