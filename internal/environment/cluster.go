@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -18,6 +19,7 @@ import (
 
 // clusterState is one look at the whole cluster. What could not be read is absent from it.
 type clusterState struct {
+	unread      error        // why something is absent; one reason of several
 	client      *kube.Client // that looked; nil when none could
 	nodes       []unstructured.Unstructured
 	services    []unstructured.Unstructured
@@ -27,28 +29,22 @@ type clusterState struct {
 
 func lookAt(ctx context.Context, c *kube.Client) clusterState {
 	seen := clusterState{client: c}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if nodes, err := c.List(ctx, "v1", "Node", "", ""); err == nil {
-			seen.nodes = nodes
-		}
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		seen.nodes, err = c.List(ctx, "v1", "Node", "", "")
+		return err
 	})
-	wg.Go(func() {
-		if services, err := c.List(ctx, "v1", "Service", "", ""); err == nil {
-			seen.services = services
-		}
+	g.Go(func() (err error) {
+		seen.services, err = c.List(ctx, "v1", "Service", "", "")
+		return err
 	})
-	wg.Go(func() {
-		inventories, err := c.Inventories(ctx)
-		if err != nil {
-			return
+	g.Go(func() (err error) {
+		if seen.inventories, err = c.Inventories(ctx); err == nil {
+			seen.observed, err = c.Observe(ctx, seen.inventories)
 		}
-		seen.inventories = inventories
-		if observed, err := c.Observe(ctx, inventories); err == nil {
-			seen.observed = observed
-		}
+		return err
 	})
-	wg.Wait()
+	seen.unread = g.Wait()
 	return seen
 }
 
