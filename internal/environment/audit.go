@@ -72,14 +72,18 @@ func (e *Environment) evidence(ctx context.Context) (audit.Evidence, error) {
 		return audit.Evidence{}, err
 	}
 	if obs.Phase != driver.PhaseRunning && obs.Kubeconfig == "" {
-		return audit.Evidence{}, fmt.Errorf("environment %q is %s: 'orrery up%s' or 'orrery start%s' runs what is to be audited", e.Spec.Name, obs.Phase, e.Flag(), e.Flag())
+		return audit.Evidence{}, fmt.Errorf("environment %q is %s: 'orrery up%s' or 'orrery start%s' runs what is to be audited",
+			e.Spec.Name, obs.Phase, e.Flag(), e.Flag())
 	}
 	client, err := e.connect(obs.Kubeconfig)
 	if err != nil {
 		return audit.Evidence{}, err
 	}
 	defer client.Close()
-	g := gathering{Evidence: audit.Evidence{Environment: e.Spec.Name, Now: time.Now(), Kubelets: map[string]map[string]any{}, Leaked: map[string][]string{}, Missing: map[string]string{}}, secrets: map[string][]string{}}
+	g := gathering{secrets: map[string][]string{}, Evidence: audit.Evidence{
+		Environment: e.Spec.Name, Now: time.Now(),
+		Kubelets: map[string]map[string]any{}, Leaked: map[string][]string{}, Missing: map[string]string{},
+	}}
 	if err := g.objects(ctx, client); err != nil {
 		return audit.Evidence{}, err
 	}
@@ -260,7 +264,8 @@ func (g *gathering) processes(obs driver.Observation) {
 				missed = append(missed, err.Error())
 				continue
 			}
-			p := audit.Process{Node: n.Name, Name: s.Name, Args: strings.Split(strings.TrimRight(string(line), "\x00"), "\x00"), Configs: map[string]map[string]any{}}
+			args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+			p := audit.Process{Node: n.Name, Name: s.Name, Args: args, Configs: map[string]map[string]any{}}
 			for _, flag := range []string{"authentication-config", "encryption-provider-config"} {
 				if file := valueOf(p.Args, flag); file != "" {
 					p.Configs[flag] = configOf(flag, filepath.Join(proc, "root"), file)
@@ -396,7 +401,8 @@ func fileOf(path string, info fs.FileInfo, text string) audit.File {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		f.UID = int(st.Uid)
 	}
-	f.Key = strings.Contains(text, "PRIVATE KEY-----") || strings.Contains(text, "client-key-data:") || strings.Contains(text, "kind: EncryptionConfiguration")
+	f.Key = strings.Contains(text, "PRIVATE KEY-----") || strings.Contains(text, "client-key-data:") ||
+		strings.Contains(text, "kind: EncryptionConfiguration")
 	return f
 }
 

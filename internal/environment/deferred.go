@@ -84,7 +84,9 @@ func (p *Platform) applyOne(ctx context.Context, client *kube.Client, component 
 
 // await waits until a component is ready. Kinds may come to be between its application and
 // the look at it.
-func (p *Platform) await(ctx context.Context, client *kube.Client, component string, set Rendered, report func(check.Result)) (created int, err error) {
+func (p *Platform) await(
+	ctx context.Context, client *kube.Client, component string, set Rendered, report func(check.Result),
+) (created int, err error) {
 	for {
 		r := check.Await(ctx, client.Ready(component, set.Objects), report)
 		if r.State == check.Succeeded {
@@ -108,7 +110,10 @@ func (p *Platform) tellDeferred() {
 	waiting := p.deferred.all()
 	for _, name := range slices.Sorted(maps.Keys(waiting)) {
 		for _, object := range waiting[name].missing {
-			p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: plan.KindDeploy.ID(name), Phase: plan.PhaseDeploy, Message: name + ": " + object.String() + " waits for its CRD"})
+			p.sink.Emit(ui.Event{
+				Type: ui.TypeNotice, Step: plan.KindDeploy.ID(name), Phase: plan.PhaseDeploy,
+				Message: name + ": " + object.String() + " waits for its CRD",
+			})
 		}
 	}
 }
