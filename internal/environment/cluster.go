@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
@@ -29,22 +28,41 @@ type clusterState struct {
 
 func lookAt(ctx context.Context, c *kube.Client) clusterState {
 	seen := clusterState{client: c}
-	var g errgroup.Group
-	g.Go(func() (err error) {
-		seen.nodes, err = c.List(ctx, "v1", "Node", "", "")
-		return err
-	})
-	g.Go(func() (err error) {
-		seen.services, err = c.List(ctx, "v1", "Service", "", "")
-		return err
-	})
-	g.Go(func() (err error) {
-		if seen.inventories, err = c.Inventories(ctx); err == nil {
-			seen.observed, err = c.Observe(ctx, seen.inventories)
+	unread := make(chan error, 4)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if nodes, err := c.List(ctx, "v1", "Node", "", ""); err == nil {
+			seen.nodes = nodes
+		} else {
+			unread <- err
 		}
-		return err
 	})
-	seen.unread = g.Wait()
+	wg.Go(func() {
+		if services, err := c.List(ctx, "v1", "Service", "", ""); err == nil {
+			seen.services = services
+		} else {
+			unread <- err
+		}
+	})
+	wg.Go(func() {
+		inventories, err := c.Inventories(ctx)
+		if err != nil {
+			unread <- err
+			return
+		}
+		seen.inventories = inventories
+		observed, err := c.Observe(ctx, inventories)
+		if err != nil {
+			unread <- err
+		} else {
+			seen.observed = observed
+		}
+	})
+	wg.Wait()
+	select {
+	case seen.unread = <-unread:
+	default:
+	}
 	return seen
 }
 
