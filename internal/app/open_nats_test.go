@@ -61,7 +61,7 @@ func TestOpenNATS(t *testing.T) {
 	}
 
 	secret("cert-manager", "environment-authority", map[string]string{"ca.crt": "the authority"})
-	secret("messaging", "nats-keys", map[string]string{"app.pub": account.Public, "app-signing.Seed": string(signing.Seed)})
+	secret("messaging", "nats-keys", map[string]string{"app.pub": account.Public, "app-signing.seed": string(signing.Seed)})
 	line, stop := s.until("open nats -o json")
 	var at opened
 	if err := json.Unmarshal([]byte(line), &at); err != nil {
