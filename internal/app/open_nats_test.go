@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/orrery-dev/orrery/internal/natsjwt/natsjwttest"
 )
 
 // TestOpenNATS: while NATS is open, `env` says where, and names files with a credential that ends; a
@@ -18,7 +20,7 @@ import (
 func TestOpenNATS(t *testing.T) {
 	s := newSmall(t)
 	s.up()
-	account, signing := natsKey(t, nkeys.PrefixByteAccount), natsKey(t, nkeys.PrefixByteAccount)
+	account, signing := natsjwttest.NewKey(t, nkeys.PrefixByteAccount), natsjwttest.NewKey(t, nkeys.PrefixByteAccount)
 	secret := func(namespace, name string, data map[string]string) {
 		encoded := map[string]any{}
 		for k, v := range data {
@@ -59,7 +61,7 @@ func TestOpenNATS(t *testing.T) {
 	}
 
 	secret("cert-manager", "environment-authority", map[string]string{"ca.crt": "the authority"})
-	secret("messaging", "nats-keys", map[string]string{"app.pub": account.public, "app-signing.seed": string(signing.seed)})
+	secret("messaging", "nats-keys", map[string]string{"app.pub": account.Public, "app-signing.seed": string(signing.Seed)})
 	line, stop := s.until("open nats -o json")
 	var at opened
 	if err := json.Unmarshal([]byte(line), &at); err != nil {
@@ -84,7 +86,7 @@ func TestOpenNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := time.Until(time.Unix(user.Expires, 0)); left <= 0 || left > 24*time.Hour || user.Issuer != signing.public || user.IssuerAccount != account.public {
+	if left := time.Until(time.Unix(user.Expires, 0)); left <= 0 || left > 24*time.Hour || user.Issuer != signing.Public || user.IssuerAccount != account.Public {
 		t.Errorf("a user of %s, signed by %s, that ends in %s", user.IssuerAccount, user.Issuer, left)
 	}
 	if pair, err := jwt.ParseDecoratedUserNKey(creds); err != nil {
@@ -92,7 +94,7 @@ func TestOpenNATS(t *testing.T) {
 	} else if public, _ := pair.PublicKey(); public != user.Subject {
 		t.Error("the key in the file is not the user's")
 	}
-	if strings.Contains(line, string(signing.seed)) || strings.Contains(string(creds), string(signing.seed)) {
+	if strings.Contains(line, string(signing.Seed)) || strings.Contains(string(creds), string(signing.Seed)) {
 		t.Error("what signs was given away")
 	}
 
@@ -113,20 +115,4 @@ func TestOpenNATS(t *testing.T) {
 	if _, err := os.Stat(at.Credentials); !os.IsNotExist(err) {
 		t.Errorf("the credential was left: %v", err)
 	}
-}
-
-type natsKeyPair struct {
-	public string
-	seed   []byte
-}
-
-func natsKey(t *testing.T, kind nkeys.PrefixByte) natsKeyPair {
-	t.Helper()
-	pair, err := nkeys.CreatePair(kind)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, _ := pair.Seed()
-	public, _ := pair.PublicKey()
-	return natsKeyPair{public, seed}
 }

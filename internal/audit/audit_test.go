@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,6 +209,23 @@ func TestSkippedIsNotPassed(t *testing.T) {
 		if strings.HasPrefix(id, "etcd-") {
 			t.Errorf("%s passed without being looked at", id)
 		}
+	}
+}
+
+// Of what was seen in part, what is found counts; that nothing is found does not, and neither does
+// that an exception matches nothing.
+func TestPartlySeen(t *testing.T) {
+	e := evidence(t, PartObjects, pod("securityContext: {privileged: true}", ""))
+	e.Partly = map[string]string{PartObjects: "one namespace was not seen"}
+	r := Run(e, Exceptions{Exceptions: []Exception{{Check: "workload-host-path", Object: "Pod/a/p", Reason: "because"}}})
+	if !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Check == "workload-privileged" }) {
+		t.Errorf("findings: %+v", r.Findings)
+	}
+	if slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Check == UnusedException }) {
+		t.Errorf("an exception is called unused: %+v", r.Findings)
+	}
+	if slices.Contains(r.Passed, "workload-host-path") || !slices.Contains(r.Skipped, Skipped{"workload-host-path", "one namespace was not seen"}) {
+		t.Errorf("passed %v, skipped %v", r.Passed, r.Skipped)
 	}
 }
 

@@ -165,11 +165,14 @@ func (a *Archive) read(store string) error {
 			continue
 		}
 		sum := sha256.New()
-		n, err := io.Copy(sum, r)
+		// What [Archive.Open] gives, which is not what a tar has it be where it is sparse.
+		n, err := io.Copy(sum, content)
 		if err != nil || n != h.Size {
 			return errors.Join(errors.New(cutShort), err)
 		}
-		fmt.Fprintf(&sums, "%x  %s\n", sum.Sum(nil), h.Name)
+		if fmt.Fprintf(&sums, "%x  %s\n", sum.Sum(nil), h.Name); sums.Len() > maxText {
+			return fmt.Errorf("it has more than %d entries, which nobody wrote", len(a.names))
+		}
 		a.entries[h.Name] = content
 		a.names = append(a.names, h.Name)
 		if len(a.names) == 1 {

@@ -3,6 +3,7 @@ package datastore
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -140,6 +141,80 @@ func TestArchiveRefuses(t *testing.T) {
 				t.Errorf("error %v, want one that says %q", err, tt.says)
 			}
 		})
+	}
+}
+
+// What is hashed is what is given: a sparse entry would be another thing for each.
+func TestArchiveRefusesSparseEntries(t *testing.T) {
+	var out bytes.Buffer
+	w, err := NewWriter(&out, t.TempDir(), Header{Store: NATS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name, size = "streams/a/data", 1 << 20
+	blocks := append(fmt.Appendf(nil, "%-512s", "1\n0\n5\n"), "hello"...)
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: "x", Size: int64(len(blocks)), Format: tar.FormatPAX, PAXRecords: map[string]string{
+		"GXX.sparse.major": "1", "GXX.sparse.minor": "0", "GXX.sparse.name": name, "GXX.sparse.realsize": fmt.Sprint(size),
+	}}
+	if err := w.tar.WriteHeader(h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.tar.Write(blocks); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(&w.sums, "%x  %s\n", sha256.Sum256(append([]byte("hello"), make([]byte, size-5)...)), name)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.ReplaceAll(out.Bytes(), []byte("GXX.sparse"), []byte("GNU.sparse"))
+	if a, err := open(t, data, NATS); err == nil {
+		content, err := a.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		given, _ := io.ReadAll(content)
+		t.Errorf("taken; what was hashed begins with hello, what is given with %.20q", given)
+	}
+}
+
+// A backup that could not be given back whole is refused while nothing was deleted for it.
+func TestRestorable(t *testing.T) {
+	const good = `{"config": {"name": "a", "num_replicas": 3}, "state": {"messages": 2, "last_seq": 5}}`
+	archive := func(entries ...string) *Archive {
+		t.Helper()
+		var out bytes.Buffer
+		w, err := NewWriter(&out, t.TempDir(), Header{Store: NATS})
+		for i := 0; i < len(entries) && err == nil; i += 2 {
+			err = w.add(entries[i], int64(len(entries[i+1])), strings.NewReader(entries[i+1]), true)
+		}
+		if err = errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		a, err := open(t, out.Bytes(), NATS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	all, err := restorables(archive("streams/a/stream.json", good, "streams/a/data", "x"), 1)
+	if err != nil || len(all) != 1 || all[0].Name != "a" || all[0].Messages != 2 || all[0].want.LastSeq != 5 || !strings.Contains(all[0].Note, "kept 1 times and not 3") {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if all, err := restorables(archive(), 1); err != nil || len(all) > 0 {
+		t.Errorf("of nothing: %+v, %v", all, err)
+	}
+	for says, a := range map[string]*Archive{
+		`no entry "streams/a/data"`:        archive("streams/a/stream.json", good),
+		`no entry "streams/a/stream.json"`: archive("streams/a/data", "x"),
+		`it is that of stream "a"`:         archive("streams/b/stream.json", good, "streams/b/data", "x"),
+		`"streams/x/a/stream.json"`:        archive("streams/x/a/stream.json", good, "streams/a/data", "x"),
+		`"streams/a/more"`:                 archive("streams/a/stream.json", good, "streams/a/data", "x", "streams/a/more", "x"),
+		"read its state":                   archive("streams/a/stream.json", `{"config": {"name": "a", "num_replicas": 1}, "state": []}`, "streams/a/data", "x"),
+		"read its configuration":           archive("streams/a/stream.json", `{"config": {"name": "a"}, "state": {}}`, "streams/a/data", "x"),
+	} {
+		if _, err := restorables(a, 1); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
+		}
 	}
 }
 

@@ -206,13 +206,13 @@ func RestoreJetStream(ctx context.Context, nc *nats.Conn, a *Archive, servers in
 	if err != nil {
 		return err
 	}
-	var names, lost []string
-	for _, entry := range a.Names(streamsFolder) {
-		if path.Base(entry) != "stream.json" {
-			continue
-		}
-		name := path.Base(path.Dir(entry))
-		names = append(names, name)
+	all, err := restorables(a, servers)
+	if err != nil {
+		return failure.Usagef("nothing was done: the backup cannot be given back: %w", err)
+	}
+	var lost []string
+	for _, r := range all {
+		name := r.Name
 		stream, err := js.Stream(ctx, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue
@@ -227,15 +227,14 @@ func RestoreJetStream(ctx context.Context, nc *nats.Conn, a *Archive, servers in
 		return failure.Usagef("nothing was done: these streams are there, and what they hold would be lost: %s; "+
 			"'orrery data backup %s FILE' keeps it, --delete-data goes on", strings.Join(lost, ", "), NATS)
 	}
-	for _, name := range names {
-		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return fmt.Errorf("delete stream %s: %w", name, err)
+	for _, r := range all {
+		if err := js.DeleteStream(ctx, r.Name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete stream %s: %w", r.Name, err)
 		}
-		s, err := restoreStream(ctx, nc, js, a, name, servers)
-		if err != nil {
-			return fmt.Errorf("stream %s: %w", name, err)
+		if err := r.restore(ctx, nc, js); err != nil {
+			return fmt.Errorf("stream %s: %w", r.Name, err)
 		}
-		done(s)
+		done(r.Stream)
 	}
 	return nil
 }
@@ -246,41 +245,70 @@ func older(have, want string) bool {
 	return semver.Compare(minor(have), minor(want)) < 0
 }
 
-func restoreStream(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, a *Archive, name string, servers int) (Stream, error) {
-	folder := path.Join(streamsFolder, name)
-	var s snapshotted
-	if err := a.JSON(path.Join(folder, "stream.json"), &s); err != nil {
-		return Stream{}, err
+// restorable is a stream of a backup that has all that a restore takes.
+type restorable struct {
+	Stream
+	snapshotted
+	want streamState
+	data io.Reader
+}
+
+// restorables are the streams of a backup, to be kept by so many servers.
+func restorables(a *Archive, servers int) ([]restorable, error) {
+	var all []restorable
+	for _, entry := range a.Names(streamsFolder) {
+		folder, file := path.Split(entry)
+		name := path.Base(folder)
+		if path.Join(streamsFolder, name, file) != entry || file != "stream.json" && file != "data" {
+			return nil, fmt.Errorf("it has an entry %q, of which this orrery knows nothing", entry)
+		}
+		data, err := a.Open(path.Join(folder, "data"))
+		if err != nil {
+			return nil, err
+		}
+		r := restorable{data: data}
+		if err := a.JSON(path.Join(folder, "stream.json"), &r.snapshotted); err != nil {
+			return nil, err
+		}
+		if file == "data" { // which stands behind its stream.json
+			continue
+		}
+		if r.want, err = r.state(); err != nil {
+			return nil, fmt.Errorf("%s: read its state: %w", entry, err)
+		}
+		r.Stream = Stream{Name: name, Messages: r.want.Messages, Bytes: r.want.Bytes, Consumers: r.want.Consumers}
+		if r.Config, r.Note, err = fewerReplicas(r.Config, servers); err != nil {
+			return nil, fmt.Errorf("%s: read its configuration: %w", entry, err)
+		}
+		var config struct {
+			Name string `json:"name"`
+		}
+		if err := json.Unmarshal(r.Config, &config); err != nil || config.Name != name {
+			return nil, errors.Join(fmt.Errorf("%s: it is that of stream %q", entry, config.Name), err)
+		}
+		all = append(all, r)
 	}
-	want, err := s.state()
-	if err != nil {
-		return Stream{}, fmt.Errorf("read its state: %w", err)
-	}
-	result := Stream{Name: name, Messages: want.Messages, Bytes: want.Bytes, Consumers: want.Consumers}
-	if s.Config, result.Note, err = fewerReplicas(s.Config, servers); err != nil {
-		return Stream{}, fmt.Errorf("read its configuration: %w", err)
-	}
+	return all, nil
+}
+
+func (r restorable) restore(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) error {
 	var accepted struct {
 		Deliver string `json:"deliver_subject"`
 	}
-	if err := ask(ctx, nc, "$JS.API.STREAM.RESTORE."+name, s, &accepted); err != nil {
-		return Stream{}, fmt.Errorf("begin: %w", err)
+	if err := ask(ctx, nc, "$JS.API.STREAM.RESTORE."+r.Name, r.snapshotted, &accepted); err != nil {
+		return fmt.Errorf("begin: %w", err)
 	}
-	data, err := a.Open(path.Join(folder, "data"))
+	if err := send(ctx, nc, accepted.Deliver, r.data); err != nil {
+		return err
+	}
+	stream, err := js.Stream(ctx, r.Name)
 	if err != nil {
-		return Stream{}, err
+		return fmt.Errorf("look at what was restored: %w", err)
 	}
-	if err := send(ctx, nc, accepted.Deliver, data); err != nil {
-		return Stream{}, err
+	if have := stream.CachedInfo().State; have.Msgs != r.want.Messages || have.LastSeq != r.want.LastSeq {
+		return fmt.Errorf("it has %d messages up to number %d now, and had %d up to %d", have.Msgs, have.LastSeq, r.want.Messages, r.want.LastSeq)
 	}
-	stream, err := js.Stream(ctx, name)
-	if err != nil {
-		return Stream{}, fmt.Errorf("look at what was restored: %w", err)
-	}
-	if have := stream.CachedInfo().State; have.Msgs != want.Messages || have.LastSeq != want.LastSeq {
-		return Stream{}, fmt.Errorf("it has %d messages up to number %d now, and had %d up to %d", have.Msgs, have.LastSeq, want.Messages, want.LastSeq)
-	}
-	return result, awaitConsumers(ctx, stream, want.Consumers)
+	return awaitConsumers(ctx, stream, r.want.Consumers)
 }
 
 // awaitConsumers waits until a stream's consumers answer, which the servers agree on after they have said that

@@ -72,14 +72,18 @@ func (e *Environment) evidence(ctx context.Context) (audit.Evidence, error) {
 		return audit.Evidence{}, err
 	}
 	if obs.Phase != driver.PhaseRunning && obs.Kubeconfig == "" {
-		return audit.Evidence{}, fmt.Errorf("environment %q is %s: 'orrery up%s' or 'orrery start%s' runs what is to be audited", e.Spec.Name, obs.Phase, e.Flag(), e.Flag())
+		return audit.Evidence{}, fmt.Errorf("environment %q is %s: 'orrery up%s' or 'orrery start%s' runs what is to be audited",
+			e.Spec.Name, obs.Phase, e.Flag(), e.Flag())
 	}
 	client, err := e.connect(obs.Kubeconfig)
 	if err != nil {
 		return audit.Evidence{}, err
 	}
 	defer client.Close()
-	g := gathering{Evidence: audit.Evidence{Environment: e.Spec.Name, Now: time.Now(), Kubelets: map[string]map[string]any{}, Leaked: map[string][]string{}, Missing: map[string]string{}}, secrets: map[string][]string{}}
+	g := gathering{secrets: map[string][]string{}, Evidence: audit.Evidence{
+		Environment: e.Spec.Name, Now: time.Now(),
+		Kubelets: map[string]map[string]any{}, Leaked: map[string][]string{}, Missing: map[string]string{},
+	}}
 	if err := g.objects(ctx, client); err != nil {
 		return audit.Evidence{}, err
 	}
@@ -177,6 +181,33 @@ func (g *gathering) secretsIn(text string) []string {
 	return names
 }
 
+// secretsOf is secretsIn for all of a file, however long: size bounds what its writer adds meanwhile.
+func (g *gathering) secretsOf(dir, file string, size int64) []string {
+	f, err := beneath.Open(dir, file, os.O_RDONLY, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	overlap := 0
+	for _, values := range g.secrets {
+		for _, v := range values {
+			overlap = max(overlap, len(v))
+		}
+	}
+	var names []string
+	window, kept := make([]byte, min(size, auditFileLimit)+int64(overlap)+1), 0
+	for left := io.LimitReader(f, size); ; {
+		n, err := io.ReadFull(left, window[kept:])
+		text := window[:kept+n]
+		names = append(names, g.secretsIn(string(text))...)
+		if err != nil {
+			slices.Sort(names)
+			return slices.Compact(names)
+		}
+		kept = copy(window, text[len(text)-overlap:])
+	}
+}
+
 func (g *gathering) certificates(where string, text []byte) {
 	for i := 0; ; i++ {
 		var block *pem.Block
@@ -233,7 +264,8 @@ func (g *gathering) processes(obs driver.Observation) {
 				missed = append(missed, err.Error())
 				continue
 			}
-			p := audit.Process{Node: n.Name, Name: s.Name, Args: strings.Split(strings.TrimRight(string(line), "\x00"), "\x00"), Configs: map[string]map[string]any{}}
+			args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+			p := audit.Process{Node: n.Name, Name: s.Name, Args: args, Configs: map[string]map[string]any{}}
 			for _, flag := range []string{"authentication-config", "encryption-provider-config"} {
 				if file := valueOf(p.Args, flag); file != "" {
 					p.Configs[flag] = configOf(flag, filepath.Join(proc, "root"), file)
@@ -247,7 +279,12 @@ func (g *gathering) processes(obs driver.Observation) {
 			}
 		}
 		if !looked {
-			missed = append(missed, "nothing of node "+n.Name+" runs, or can be seen: root sees it")
+			why := "nothing of node " + n.Name + " runs, or can be seen: root sees it"
+			missed = append(missed, why)
+			g.partly(why, audit.PartFiles)
+			if n.Role == driver.RoleServer {
+				g.partly(why, controlPlane...)
+			}
 		}
 	}
 	if len(g.Files) == 0 {
@@ -257,6 +294,16 @@ func (g *gathering) processes(obs driver.Observation) {
 		if !found[part] {
 			g.Missing[part] = "no process of it could be looked at: " + strings.Join(missed, "; ")
 		}
+	}
+}
+
+// partly: not all of these parts was seen.
+func (g *gathering) partly(why string, parts ...string) {
+	if g.Partly == nil {
+		g.Partly = map[string]string{}
+	}
+	for _, part := range parts {
+		g.Partly[part] = strings.TrimPrefix(g.Partly[part]+"; "+why, "; ")
 	}
 }
 
@@ -321,7 +368,11 @@ func (g *gathering) nodeFiles(node, root string) {
 	for _, below := range []string{"etc/kubernetes", "etc/containerd", "etc/cni"} {
 		left := auditFiles
 		_ = fs.WalkDir(dir.FS(), below, func(path string, d fs.DirEntry, err error) error {
-			if left--; err != nil || left < 0 || !d.Type().IsRegular() {
+			if left--; left < 0 {
+				g.partly(fmt.Sprintf("node %s has more than %d files in %s", node, auditFiles, below), audit.PartFiles)
+				return fs.SkipAll
+			}
+			if err != nil || !d.Type().IsRegular() {
 				return nil
 			}
 			info, err := d.Info()
@@ -350,7 +401,8 @@ func fileOf(path string, info fs.FileInfo, text string) audit.File {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		f.UID = int(st.Uid)
 	}
-	f.Key = strings.Contains(text, "PRIVATE KEY-----") || strings.Contains(text, "client-key-data:") || strings.Contains(text, "kind: EncryptionConfiguration")
+	f.Key = strings.Contains(text, "PRIVATE KEY-----") || strings.Contains(text, "client-key-data:") ||
+		strings.Contains(text, "kind: EncryptionConfiguration")
 	return f
 }
 
@@ -413,7 +465,7 @@ func (g *gathering) stateFolder(dir string) {
 		switch filepath.Ext(rel) {
 		case ".log", ".jsonl", ".txt":
 			f.Log = true
-			f.Secrets = g.secretsIn(string(b))
+			f.Secrets = g.secretsOf(dir, rel, info.Size())
 		}
 		g.State = append(g.State, f)
 		if strings.HasSuffix(rel, ".crt") {

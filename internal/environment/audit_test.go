@@ -96,7 +96,9 @@ func TestAudit(t *testing.T) {
 	}}))
 	s.cluster.API.Put(manifest(t, "v1", "ConfigMap", "shop", "till", map[string]any{"data": map[string]any{"config": "password = " + planted}}))
 	log, key := filepath.Join(p.StateDir, "till.log"), filepath.Join(p.StateDir, "till.key")
-	for file, text := range map[string]string{log: "login with " + planted + "\n", key: "-----BEGIN PRIVATE KEY-----\n"} {
+	// Far behind what is read of other files, and across the seam of what is read at once.
+	early := strings.Repeat("x", 2*auditFileLimit-len(planted)/2)
+	for file, text := range map[string]string{log: early + planted + "\n", key: "-----BEGIN PRIVATE KEY-----\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -215,6 +217,43 @@ func TestGatheringOfNodes(t *testing.T) {
 	}
 	if g.Missing[audit.PartEtcd] != "" || !strings.Contains(g.Missing[audit.PartAPIServer], "node agent1") {
 		t.Errorf("missing %v", g.Missing)
+	}
+}
+
+// What was seen of some nodes does not speak for those of which nothing was seen, nor for what a
+// node has too much of.
+func TestNodesThatAreNotSeen(t *testing.T) {
+	self := driver.Service{Name: audit.PartEtcd, PID: os.Getpid()}
+	g := gathering{Evidence: audit.Evidence{Missing: map[string]string{}}}
+	g.processes(driver.Observation{Nodes: []driver.Node{
+		{Name: "server1", Role: driver.RoleServer, Services: []driver.Service{self}}, {Name: "server2", Role: driver.RoleServer}, {Name: "agent1", Role: driver.RoleAgent},
+	}})
+	if why := g.Partly[audit.PartEtcd]; !strings.Contains(why, "server2") || strings.Contains(why, "agent1") {
+		t.Errorf("of etcd: %q", why)
+	}
+	if why := g.Partly[audit.PartFiles]; !strings.Contains(why, "server2") || !strings.Contains(why, "agent1") {
+		t.Errorf("of files: %q", why)
+	}
+
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "empty.log"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if in := g.secretsOf(root, "empty.log", 0); len(in) > 0 { // and it ends
+		t.Errorf("an empty log has %v", in)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "etc/cni"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range auditFiles + 1 {
+		if err := os.WriteFile(filepath.Join(root, "etc/cni", fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g = gathering{Evidence: audit.Evidence{Missing: map[string]string{}}}
+	g.nodeFiles("server1", root)
+	if len(g.Files) > auditFiles || !strings.Contains(g.Partly[audit.PartFiles], "more than 500 files in etc/cni") {
+		t.Errorf("%d files; %v", len(g.Files), g.Partly)
 	}
 }
 

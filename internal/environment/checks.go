@@ -128,7 +128,9 @@ func (p *Platform) Await(ctx context.Context, conditions []check.Condition, begu
 	var telling sync.Mutex
 	for i, c := range conditions {
 		if begun != nil {
+			telling.Lock()
 			begun(c)
+			telling.Unlock()
 		}
 		wg.Go(func() {
 			results[i] = RunCheck(ctx, c)

@@ -3,7 +3,13 @@ package environment
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -53,5 +59,47 @@ func TestCheckState(t *testing.T) {
 	}
 	if st, err := rs[2:].state(); st != ui.StateSkipped || err != nil {
 		t.Errorf("only skipped: %s %v: skipped is not success", st, err)
+	}
+}
+
+// Whoever is told of checks is told of one at a time, also while some begin and others end.
+func TestAwaitTellsOneAtATime(t *testing.T) {
+	p := &Platform{Environment: &Environment{StateDir: t.TempDir(), request: Request{Log: slog.New(slog.DiscardHandler)}}}
+	var telling, begun, ended atomic.Int32
+	tell := func(count *atomic.Int32) {
+		if !telling.CompareAndSwap(0, 1) {
+			t.Error("told of two at once")
+		}
+		runtime.Gosched()
+		count.Add(1)
+		telling.Store(0)
+	}
+	var conditions []check.Condition
+	for i := range 200 {
+		conditions = append(conditions, check.Condition{Component: "cluster", Name: fmt.Sprint(i), Probe: func(context.Context) check.Result { return check.OK("fine") }})
+	}
+	results := p.Await(t.Context(), conditions, func(check.Condition) { tell(&begun) }, func(CheckResult) { tell(&ended) })
+	if begun.Load() != 200 || ended.Load() != 200 || len(results) != 200 || results.Count(check.Succeeded) != 200 {
+		t.Errorf("%d begun, %d ended, %d results", begun.Load(), ended.Load(), len(results))
+	}
+	if all, err := readResults(p.StateDir); err != nil || len(all) != 200 {
+		t.Errorf("%d were noted, %v", len(all), err)
+	}
+}
+
+// Failures stand last, and the rest by component and name.
+func TestSortedChecks(t *testing.T) {
+	result := func(component, name string, state check.State) CheckResult {
+		return CheckResult{Component: component, Name: name, State: state}
+	}
+	want := CheckResults{
+		result("a", "x", check.Skipped), result("b", "x", check.Succeeded), result("b", "y", check.Succeeded), result("a", "z", check.Failed), result("c", "a", check.Failed),
+	}
+	for range 20 {
+		mixed := slices.Clone(want)
+		rand.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+		if got := mixed.Sorted(); !slices.Equal(got, want) {
+			t.Fatalf("%v", got)
+		}
 	}
 }

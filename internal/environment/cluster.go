@@ -18,6 +18,7 @@ import (
 
 // clusterState is one look at the whole cluster. What could not be read is absent from it.
 type clusterState struct {
+	unread      error        // why something is absent; one reason of several
 	client      *kube.Client // that looked; nil when none could
 	nodes       []unstructured.Unstructured
 	services    []unstructured.Unstructured
@@ -27,28 +28,41 @@ type clusterState struct {
 
 func lookAt(ctx context.Context, c *kube.Client) clusterState {
 	seen := clusterState{client: c}
+	unread := make(chan error, 4)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if nodes, err := c.List(ctx, "v1", "Node", "", ""); err == nil {
 			seen.nodes = nodes
+		} else {
+			unread <- err
 		}
 	})
 	wg.Go(func() {
 		if services, err := c.List(ctx, "v1", "Service", "", ""); err == nil {
 			seen.services = services
+		} else {
+			unread <- err
 		}
 	})
 	wg.Go(func() {
 		inventories, err := c.Inventories(ctx)
 		if err != nil {
+			unread <- err
 			return
 		}
 		seen.inventories = inventories
-		if observed, err := c.Observe(ctx, inventories); err == nil {
+		observed, err := c.Observe(ctx, inventories)
+		if err != nil {
+			unread <- err
+		} else {
 			seen.observed = observed
 		}
 	})
 	wg.Wait()
+	select {
+	case seen.unread = <-unread:
+	default:
+	}
 	return seen
 }
 

@@ -27,9 +27,11 @@ func KnownDataStore(store string) error {
 	case datastore.NATS:
 		return nil
 	case "scylladb":
-		return failure.Usagef("orrery has no backup of ScyllaDB, which could not be run where it was written: docs/reference/data.md says how to take one with nodetool")
+		return failure.Usagef("orrery has no backup of ScyllaDB, which could not be run where it was written:" +
+			" docs/reference/data.md says how to take one with nodetool")
 	case "foundationdb":
-		return failure.Usagef("orrery has no backup of FoundationDB, which could not be run where it was written: docs/reference/data.md says how to take one with its operator")
+		return failure.Usagef("orrery has no backup of FoundationDB, which could not be run where it was written:" +
+			" docs/reference/data.md says how to take one with its operator")
 	}
 	return failure.Usagef("there is no data store %q: want %s", store, strings.Join(DataStores, ", "))
 }
@@ -167,6 +169,7 @@ func (p *Platform) refuseLoss(pl plan.Plan) error {
 	if len(lost) == 0 {
 		return nil
 	}
-	return failure.Usagef("nothing was done: what is wanted leaves out %s. 'orrery data backup%s' keeps what can be kept; --delete-data goes on and loses it",
+	return failure.Usagef("nothing was done: what is wanted leaves out %s. "+
+		"'orrery data backup%s' keeps what can be kept; --delete-data goes on and loses it",
 		strings.Join(lost, "; "), p.Flag())
 }

@@ -26,7 +26,7 @@ type deferrals struct {
 
 type deferredComponent struct {
 	Rendered
-	missing []string // deferred objects
+	missing []kube.Ref // deferred objects
 }
 
 func (l *deferrals) turn(component string) *sync.Mutex {
@@ -38,7 +38,7 @@ func (l *deferrals) turn(component string) *sync.Mutex {
 	return l.turns[component]
 }
 
-func (l *deferrals) note(component string, set Rendered, missing []string) {
+func (l *deferrals) note(component string, set Rendered, missing []kube.Ref) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(missing) == 0 {
@@ -84,7 +84,9 @@ func (p *Platform) applyOne(ctx context.Context, client *kube.Client, component 
 
 // await waits until a component is ready. Kinds may come to be between its application and
 // the look at it.
-func (p *Platform) await(ctx context.Context, client *kube.Client, component string, set Rendered, report func(check.Result)) (created int, err error) {
+func (p *Platform) await(
+	ctx context.Context, client *kube.Client, component string, set Rendered, report func(check.Result),
+) (created int, err error) {
 	for {
 		r := check.Await(ctx, client.Ready(component, set.Objects), report)
 		if r.State == check.Succeeded {
@@ -108,7 +110,10 @@ func (p *Platform) tellDeferred() {
 	waiting := p.deferred.all()
 	for _, name := range slices.Sorted(maps.Keys(waiting)) {
 		for _, object := range waiting[name].missing {
-			p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: plan.KindDeploy.ID(name), Phase: plan.PhaseDeploy, Message: name + ": " + object + " waits for its CRD"})
+			p.sink.Emit(ui.Event{
+				Type: ui.TypeNotice, Step: plan.KindDeploy.ID(name), Phase: plan.PhaseDeploy,
+				Message: name + ": " + object.String() + " waits for its CRD",
+			})
 		}
 	}
 }

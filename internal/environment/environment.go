@@ -112,7 +112,8 @@ func Existing(r Request) (*Environment, error) {
 		return nil, err
 	}
 	if !e.Exists {
-		return nil, errors.Join(fmt.Errorf("there is no environment %q under %s: make it with 'orrery up%s'", e.Spec.Name, r.StateRoot, e.Flag()), e.Close())
+		err := fmt.Errorf("there is no environment %q under %s: make it with 'orrery up%s'", e.Spec.Name, r.StateRoot, e.Flag())
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
@@ -155,7 +156,10 @@ func (e *Environment) remember(kept engine.State) {
 
 // begin takes the environment, if the request changes it: what is kept is read after that.
 func begin(r Request, named spec.Environment) (*Environment, error) {
-	e := &Environment{Spec: named, StateDir: filepath.Join(r.StateRoot, named.Name), request: r, journal: readOnlyJournal{}, unlock: func() {}, secrets: &secretValues{}}
+	e := &Environment{
+		Spec: named, StateDir: filepath.Join(r.StateRoot, named.Name), request: r,
+		journal: readOnlyJournal{}, unlock: func() {}, secrets: &secretValues{},
+	}
 	if r.Verb == "" {
 		return e, nil
 	}
@@ -387,7 +391,8 @@ func (e *Environment) decideNetwork(ctx context.Context) error {
 // changeable refuses differences that an existing environment cannot take in place.
 func changeable(have, want spec.Environment) error {
 	refuse := func(field string, from, to any) error {
-		return fmt.Errorf("%s of environment %q cannot change from %v to %v in place: 'orrery down --env %s' first, or choose another name", field, have.Name, from, to, have.Name)
+		return fmt.Errorf("%s of environment %q cannot change from %v to %v in place:"+
+			" 'orrery down --env %s' first, or choose another name", field, have.Name, from, to, have.Name)
 	}
 	var errs []error
 	if have.Driver != want.Driver {

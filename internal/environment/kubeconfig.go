@@ -118,7 +118,8 @@ func (e *Environment) unmergeKubeconfigs() error {
 		}
 		err := kubeconfig.Remove(f.ID, e.ContextName(), f.Info[previousContext])
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%w; take it out yourself: kubectl --kubeconfig %[2]s config delete-context %[3]s; kubectl --kubeconfig %[2]s config delete-cluster %[3]s; kubectl --kubeconfig %[2]s config delete-user %[3]s",
+			errs = append(errs, fmt.Errorf("%w; take it out yourself: kubectl --kubeconfig %[2]s config delete-context %[3]s;"+
+				" kubectl --kubeconfig %[2]s config delete-cluster %[3]s; kubectl --kubeconfig %[2]s config delete-user %[3]s",
 				err, f.ID, e.ContextName()))
 			continue
 		}

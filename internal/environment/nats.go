@@ -25,7 +25,8 @@ type NATSAccess struct {
 
 func (e *Environment) natsAccess() (a NATSAccess, url, lock string) {
 	dir := filepath.Join(e.StateDir, "nats")
-	return NATSAccess{Credentials: filepath.Join(dir, "app.creds"), Authority: filepath.Join(dir, "ca.crt")}, filepath.Join(dir, "url"), filepath.Join(dir, "lock")
+	a = NATSAccess{Credentials: filepath.Join(dir, "app.creds"), Authority: filepath.Join(dir, "ca.crt")}
+	return a, filepath.Join(dir, "url"), filepath.Join(dir, "lock")
 }
 
 // OfferNATS writes down how programs reach NATS at an address that this process listens on, with a

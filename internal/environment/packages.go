@@ -53,7 +53,8 @@ func installPackages(ctx context.Context, pkgs []string, allowed bool, sink ui.S
 		return failure.Refused{Err: fmt.Errorf("this machine lacks %s; install with: %s", strings.Join(pkgs, ", "), by)}
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return failure.Refused{Err: fmt.Errorf("this machine lacks the Debian packages %s and has no apt-get: install their equivalents", strings.Join(pkgs, ", "))}
+		return failure.Refusedf("this machine lacks the Debian packages %s and has no apt-get: install their equivalents",
+			strings.Join(pkgs, ", "))
 	}
 	sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseBuild, Message: "installing operating system packages: " + strings.Join(pkgs, ", ")})
 	env := append(proc.Environment("APT_CONFIG"), "DEBIAN_FRONTEND=noninteractive")

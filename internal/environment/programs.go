@@ -92,7 +92,9 @@ func usesHostCompiler(dist driver.Dist, bin catalog.Binary) bool {
 
 // VerifyPrograms holds programs and archives of the environment's nodes to a policy, and what
 // nodes have of an archive to the archive. errs has an entry for each, nil where all is well.
-func (e *Environment) VerifyPrograms(cat *catalog.Catalog, programs []catalog.Binary, policy sign.Policy) (reports []sign.Report, errs []error, err error) {
+func (e *Environment) VerifyPrograms(cat *catalog.Catalog, programs []catalog.Binary, policy sign.Policy) (
+	reports []sign.Report, errs []error, err error,
+) {
 	dist, err := e.Dist()
 	if err != nil {
 		return nil, nil, err
@@ -132,7 +134,8 @@ func verifyUnpacked(dist driver.Dist, file string, bin catalog.Binary, report *s
 			report.Checks[i] = sign.Result{Check: c.Check, State: sign.Failed, Detail: err.Error()}
 		}
 	}
-	return fmt.Errorf("what nodes have of archive %s is not what is in it: %w\n  find out who changed it; 'orrery down' and 'orrery up' unpack it again", bin.Name, err)
+	return fmt.Errorf("what nodes have of archive %s is not what is in it: %w\n"+
+		"  find out who changed it; 'orrery down' and 'orrery up' unpack it again", bin.Name, err)
 }
 
 // install links a program, or an archive, into the environment, signs what is said of it, and

@@ -15,12 +15,16 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/driver/existing"
 	"github.com/orrery-dev/orrery/internal/driver/fake"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 func TestMain(m *testing.M) {
 	driver.Register(fake.Kind())
 	driver.Register(existing.Kind())
+	unknown := fake.Kind() // that of an environment of which nothing is known
+	unknown.Name = spec.Named("x").Driver
+	driver.Register(unknown)
 	os.Exit(m.Run())
 }
 
@@ -33,6 +37,8 @@ type small struct {
 	cluster  *fake.Cluster
 	file     string // orrery.yaml
 	request  Request
+	// repository is the folder of this one.
+	repository string
 
 	mu     sync.Mutex
 	events []ui.Event
@@ -41,7 +47,13 @@ type small struct {
 func newSmall(t *testing.T) *small {
 	t.Helper()
 	dir, host := t.TempDir(), fake.NewHost(t)
-	s := &small{t: t, platform: bundletest.New(t), cluster: host.Cluster("small"), file: filepath.Join(dir, "orrery.yaml")}
+	repository, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &small{
+		t: t, platform: bundletest.New(t), cluster: host.Cluster("small"), file: filepath.Join(dir, "orrery.yaml"), repository: repository,
+	}
 	smoketest.Install(s.cluster.API)
 	t.Setenv(fake.HostVariable, host.URL())
 	t.Setenv("ORRERY_KEY_PASSWORD", "x")
@@ -57,7 +69,6 @@ func newSmall(t *testing.T) *small {
 			s.events = append(s.events, e)
 		}),
 	}
-	var err error
 	if s.digest, err = s.platform.Import(t.Context(), s.request.CacheDir); err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func (e *Environment) Status(ctx context.Context) (Status, error) {
 	}
 	client, err := e.connect(obs.Kubeconfig)
 	if err != nil {
-		return e.statusOf(ctx, obs, clusterState{}), nil
+		return e.statusOf(ctx, obs, clusterState{unread: err}), nil
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -119,6 +119,9 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 	maps.Copy(st.Endpoints, obs.Endpoints)
 	if obs.Kubeconfig != "" {
 		st.Warnings = e.endingKey(time.Now())
+	}
+	if seen.unread != nil {
+		st.Warnings = append(st.Warnings, "what the cluster would say is missing here: "+seen.unread.Error())
 	}
 	if seen.client != nil {
 		st.Components = seen.components(ctx, e.declaredNamespaces(), e.Skipped)

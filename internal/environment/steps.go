@@ -185,7 +185,9 @@ func (p *Platform) deploy(ctx context.Context, s plan.Step, report reporter) (ui
 		return ui.StateFailed, err
 	}
 	for _, w := range restarted {
-		p.sink.Emit(ui.Event{Type: ui.TypeNotice, Step: s.ID, Phase: plan.PhaseDeploy, Message: fmt.Sprintf("%s is restarted: a Secret that it reads was changed", w)})
+		p.sink.Emit(ui.Event{
+			Type: ui.TypeNotice, Step: s.ID, Phase: plan.PhaseDeploy, Message: w.String() + " is restarted: a Secret that it reads was changed",
+		})
 	}
 	tell := func(r check.Result) { report(r.Message, 0, 0) }
 	later, err := p.await(ctx, client, c.Name, set, tell)

@@ -30,6 +30,7 @@ func (e *Environment) Authority(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer client.Close()
 	certificate, _, err := client.Authority(ctx)
 	return certificate, err
 }

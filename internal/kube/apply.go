@@ -20,9 +20,8 @@ type Applied struct {
 	Changed   int `json:"changed"`
 	Unchanged int `json:"unchanged"`
 	Pruned    int `json:"pruned"`
-	// Deferred lists optional objects ("Kind namespace/name") whose kind the cluster
-	// does not know yet.
-	Deferred []string `json:"deferred,omitempty"`
+	// Deferred are optional objects whose kind the cluster does not know yet.
+	Deferred []Ref `json:"deferred,omitempty"`
 }
 
 // Apply makes the cluster hold objs, and nothing else, for the component: server-side
@@ -73,7 +72,7 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 	}
 	union.Objects = slices.Concat(wanted, left)
 	union.Found = s.found
-	final := Inventory{Hash: hash, Inputs: inputs, Objects: wanted, Marks: map[string]string{}, Deferred: s.deferred, DeferredKinds: s.deferredKinds}
+	final := Inventory{Hash: hash, Inputs: inputs, Objects: wanted, Marks: map[string]string{}, Deferred: s.deferred}
 	for _, r := range s.found {
 		if final.has(r) {
 			final.Found = append(final.Found, r)
@@ -100,8 +99,7 @@ func (c *Client) apply(ctx context.Context, component, inputs string, objs []*un
 }
 
 func sameSet(a, b Inventory) bool {
-	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Found, b.Found) || !slices.Equal(a.Deferred, b.Deferred) ||
-		!slices.Equal(a.DeferredKinds, b.DeferredKinds) {
+	if a.Hash != b.Hash || len(a.Objects) != len(b.Objects) || !slices.Equal(a.Found, b.Found) || !slices.Equal(a.Deferred, b.Deferred) {
 		return false
 	}
 	return !slices.ContainsFunc(b.Objects, func(r Ref) bool { return !a.has(r) })

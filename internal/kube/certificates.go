@@ -90,13 +90,8 @@ func (c *Client) LackingCertificates(ctx context.Context, component string, appl
 		return r.Kind == "Certificate" && strings.HasPrefix(r.APIVersion, certManager+"/")
 	}
 	want := 0
-	for _, r := range applied.Objects {
+	for _, r := range slices.Concat(applied.Objects, applied.Deferred) {
 		if isCertificate(r) {
-			want++
-		}
-	}
-	for _, d := range applied.Deferred {
-		if strings.HasPrefix(d, "Certificate ") {
 			want++
 		}
 	}

@@ -35,11 +35,9 @@ type Inventory struct {
 	// Marks are the states in which the server left the objects ("group/kind/namespace/name"),
 	// for [Client.Observe].
 	Marks map[string]string `json:"marks,omitempty"`
-	// Deferred optional objects ("Kind namespace/name"): their kind did not exist when
-	// the set was applied. Applying again when it does makes them.
-	Deferred []string `json:"deferred,omitempty"`
-	// DeferredKinds are the kinds of Deferred ("cert-manager.io/v1 Certificate"), each once.
-	DeferredKinds []string `json:"deferredKinds,omitempty"`
+	// Deferred are optional objects whose kind did not exist when the set was applied. Applying
+	// again when it does makes them.
+	Deferred []Ref `json:"waiting,omitempty"`
 	// Found are those of Objects that were there before, and were adopted. They outlive the
 	// component.
 	Found []Ref `json:"found,omitempty"`
@@ -50,6 +48,8 @@ type Inventory struct {
 type storedInventory struct {
 	Version int `json:"version"`
 	Inventory
+	// Names is how an older orrery wrote Deferred down.
+	Names []string `json:"deferred,omitempty"`
 }
 
 func (i Inventory) has(r Ref) bool { return holds(i.Objects, r) }
@@ -81,6 +81,9 @@ func (c *Client) Inventories(ctx context.Context) (map[string]Inventory, error) 
 			return nil, fmt.Errorf("inventory of %s was written by a newer orrery (format %d, this one knows %d);"+
 				" use that one", component, s.Version, inventoryVersion)
 		}
+		if len(s.Names) > 0 { // whose kinds are not known: it is applied again
+			s.Hash = ""
+		}
 		all[component] = s.Inventory
 	}
 	return all, nil
@@ -94,7 +97,7 @@ func (c *Client) record(ctx context.Context, component string, inv Inventory) er
 	if inv.Applier != "" {
 		version = 2
 	}
-	text, err := json.Marshal(storedInventory{version, inv})
+	text, err := json.Marshal(storedInventory{Version: version, Inventory: inv})
 	if err != nil {
 		return err
 	}

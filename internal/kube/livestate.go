@@ -19,15 +19,14 @@ var immutable = regexp.MustCompile(`(?i)immutable|forbidden: updates to|may not 
 
 // liveState is what has to be known before a set is applied or compared.
 type liveState struct {
-	objs          []*unstructured.Unstructured      // copies, with the namespaces that the server wants
-	live          map[id]*unstructured.Unstructured // those that exist
-	unserved      map[schema.GroupVersionKind]bool  // kinds that a CRD of the set will define
-	deferred      []string                          // optional objects of unknown kinds
-	deferredKinds []string                          // theirs
-	own           Inventory                         // of the component
-	recorded      bool                              // whether there was one
-	others        map[string]Inventory              // of the other components
-	found         []Ref                             // objects that were there before the component
+	objs     []*unstructured.Unstructured      // copies, with the namespaces that the server wants
+	live     map[id]*unstructured.Unstructured // those that exist
+	unserved map[schema.GroupVersionKind]bool  // kinds that a CRD of the set will define
+	deferred []Ref                             // optional objects of unknown kinds
+	own      Inventory                         // of the component
+	recorded bool                              // whether there was one
+	others   map[string]Inventory              // of the other components
+	found    []Ref                             // objects that were there before the component
 }
 
 // liveState looks at the cluster, changes nothing, and refuses sets that would take objects
@@ -108,10 +107,7 @@ func (c *Client) place(ctx context.Context, component string, objs []*unstructur
 			if o.GetAnnotations()[AnnotationOptional] != "true" {
 				return fmt.Errorf("%s: the cluster knows no such kind (%s)", refOf(o), gvk.GroupVersion())
 			}
-			s.deferred = append(s.deferred, refOf(o).String())
-			if kind := kindOf(o); !slices.Contains(s.deferredKinds, kind) {
-				s.deferredKinds = append(s.deferredKinds, kind)
-			}
+			s.deferred = append(s.deferred, refOf(o))
 			continue
 		case !namespaced[gvk]:
 			o.SetNamespace("")
@@ -130,8 +126,7 @@ func (c *Client) place(ctx context.Context, component string, objs []*unstructur
 		s.objs = append(s.objs, o)
 	}
 	sortObjects(s.objs)
-	slices.Sort(s.deferred)
-	slices.Sort(s.deferredKinds)
+	slices.SortFunc(s.deferred, compareRefs)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -62,7 +63,7 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 	if err != nil {
 		return nil, err
 	}
-	pods, err := c.podsBehind(ctx, live)
+	pods, err := c.podsBehind(ctx, slices.Collect(maps.Values(live)))
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 	claims := readiness{client: c}
 	for name, inv := range inventories {
 		// An apply that was not finished, or that left something which can be made now, has no say.
-		due := len(inv.Deferred) > 0 && (len(inv.DeferredKinds) == 0 || slices.ContainsFunc(inv.DeferredKinds, func(k string) bool { return served[k] }))
+		due := slices.ContainsFunc(inv.Deferred, func(r Ref) bool { return served[r.kind()] })
 		s := Observed{Intact: inv.Hash != "" && !due, Ready: !due}
 		for _, r := range inv.Objects {
 			o := live[r.id()]
@@ -87,23 +88,19 @@ func (c *Client) Observe(ctx context.Context, inventories map[string]Inventory) 
 	return observed, nil
 }
 
-// kindOf is "apiVersion Kind".
-func kindOf(o *unstructured.Unstructured) string { return o.GetAPIVersion() + " " + o.GetKind() }
-
 // servedKinds says which of the kinds that components wait for the cluster knows by now.
-func (c *Client) servedKinds(ctx context.Context, inventories map[string]Inventory) (map[string]bool, error) {
-	served := map[string]bool{}
+func (c *Client) servedKinds(ctx context.Context, inventories map[string]Inventory) (map[schema.GroupVersionKind]bool, error) {
+	served := map[schema.GroupVersionKind]bool{}
 	for _, inv := range inventories {
-		for _, name := range inv.DeferredKinds {
-			if _, asked := served[name]; asked {
+		for _, r := range inv.Deferred {
+			if _, asked := served[r.kind()]; asked {
 				continue
 			}
-			apiVersion, kind, _ := strings.Cut(name, " ")
-			_, err := c.mapper.find(ctx, apiVersion, kind)
+			_, err := c.mapper.find(ctx, r.APIVersion, r.Kind)
 			if err != nil && !isNoMatch(err) {
 				return nil, err
 			}
-			served[name] = err == nil
+			served[r.kind()] = err == nil
 		}
 	}
 	return served, nil

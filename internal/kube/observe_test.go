@@ -133,14 +133,11 @@ func TestStandingsUnproven(t *testing.T) {
 	cut := inventories[ns+"-cut"]
 	cut.Hash = ""
 	inventories[ns+"-cut"] = cut
-	old := inventories[ns+"-late"] // of a version that did not write down which kinds it waits for
-	old.DeferredKinds = nil
-	inventories[ns+"-old"] = old
 	got, err := c.Observe(t.Context(), inventories)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for component, want := range map[string]Observed{"web": {true, false}, "late": {true, true}, "old": {false, false}, "cut": {false, true}} {
+	for component, want := range map[string]Observed{"web": {true, false}, "late": {true, true}, "cut": {false, true}} {
 		if got[ns+"-"+component] != want {
 			t.Errorf("%s: got %+v, want %+v", component, got[ns+"-"+component], want)
 		}

@@ -89,9 +89,17 @@ func (p *readiness) probe(ctx context.Context) check.Result {
 // look judges objects and returns those that are not ready, and a result unless all are.
 func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, *check.Result) {
 	live, unserved, err := p.read(ctx, objs)
+	verdicts := make([]verdict, len(objs))
+	var rolledOut []*unstructured.Unstructured // as they say
+	for i, o := range objs {
+		verdicts[i] = judge(o, live[refOf(o).id()], unserved[o.GroupVersionKind()])
+		if v := verdicts[i]; v.state == check.Succeeded && v.live != nil {
+			rolledOut = append(rolledOut, v.live)
+		}
+	}
 	var pods []corev1.Pod
 	if err == nil {
-		pods, err = p.client.podsBehind(ctx, live)
+		pods, err = p.client.podsBehind(ctx, rolledOut)
 	}
 	if err != nil {
 		r := check.Wait("the API server does not answer: %v", ignoreCanceled(ctx, err))
@@ -100,8 +108,8 @@ func (p *readiness) look(ctx context.Context, objs []*unstructured.Unstructured)
 	}
 	var waiting []*unstructured.Unstructured
 	var open []verdict
-	for _, o := range objs {
-		v := judge(o, live[refOf(o).id()], unserved[o.GroupVersionKind()])
+	for i, o := range objs {
+		v := verdicts[i]
 		switch {
 		case v.state == check.Running && v.live != nil:
 			v = p.storage(ctx, v)
@@ -294,7 +302,7 @@ func operators(live *unstructured.Unstructured) string {
 }
 
 // podsBehind are those of all workloads among live objects, with a list per namespace.
-func (c *Client) podsBehind(ctx context.Context, live map[id]*unstructured.Unstructured) ([]corev1.Pod, error) {
+func (c *Client) podsBehind(ctx context.Context, live []*unstructured.Unstructured) ([]corev1.Pod, error) {
 	var namespaces []string
 	for _, o := range live {
 		if ns := o.GetNamespace(); podSelector(o) != nil && !slices.Contains(namespaces, ns) {

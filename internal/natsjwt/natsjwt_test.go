@@ -7,58 +7,44 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
+
+	"github.com/orrery-dev/orrery/internal/natsjwt/natsjwttest"
 )
-
-type key struct {
-	seed   []byte
-	public string
-}
-
-func newKey(t *testing.T, kind nkeys.PrefixByte) key {
-	t.Helper()
-	pair, err := nkeys.CreatePair(kind)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, _ := pair.Seed()
-	public, _ := pair.PublicKey()
-	return key{seed, public}
-}
 
 // TestSign: each kind of key says what it should, and is signed again only when that, or who signs, changes.
 func TestSign(t *testing.T) {
-	operator, other := newKey(t, nkeys.PrefixByteOperator), newKey(t, nkeys.PrefixByteOperator)
-	account, signing, user := newKey(t, nkeys.PrefixByteAccount), newKey(t, nkeys.PrefixByteAccount), newKey(t, nkeys.PrefixByteUser)
+	operator, other := natsjwttest.NewKey(t, nkeys.PrefixByteOperator), natsjwttest.NewKey(t, nkeys.PrefixByteOperator)
+	account, signing, user := natsjwttest.NewKey(t, nkeys.PrefixByteAccount), natsjwttest.NewKey(t, nkeys.PrefixByteAccount), natsjwttest.NewKey(t, nkeys.PrefixByteUser)
 	for _, test := range []struct {
 		name    string
-		issuer  key
+		issuer  natsjwttest.Key
 		claim   Claim
 		changed func(Claim) Claim
 		check   func(token string) bool
 	}{
-		{"operator", operator, Claim{Name: "o", Subject: operator.public, SystemAccount: account.public, SigningKeys: []string{other.public}},
+		{"operator", operator, Claim{Name: "o", Subject: operator.Public, SystemAccount: account.Public, SigningKeys: []string{other.Public}},
 			func(c Claim) Claim { c.SigningKeys = nil; return c },
 			func(token string) bool {
 				c, err := jwt.DecodeOperatorClaims(token)
-				return err == nil && c.SystemAccount == account.public && c.DidSign(c) && c.SigningKeys.Contains(other.public)
+				return err == nil && c.SystemAccount == account.Public && c.DidSign(c) && c.SigningKeys.Contains(other.Public)
 			}},
-		{"account", operator, Claim{Name: "a", Subject: account.public, JetStream: true, SigningKeys: []string{signing.public}},
+		{"account", operator, Claim{Name: "a", Subject: account.Public, JetStream: true, SigningKeys: []string{signing.Public}},
 			func(c Claim) Claim { c.JetStream = false; return c },
 			func(token string) bool {
 				c, err := jwt.DecodeAccountClaims(token)
-				return err == nil && c.Issuer == operator.public && c.Limits.IsJSEnabled() && c.SigningKeys.Contains(signing.public)
+				return err == nil && c.Issuer == operator.Public && c.Limits.IsJSEnabled() && c.SigningKeys.Contains(signing.Public)
 			}},
-		{"user", signing, Claim{Name: "u", Subject: user.public, Account: account.public, Publish: []string{"b", "a"}, Subscribe: []string{"c"}},
+		{"user", signing, Claim{Name: "u", Subject: user.Public, Account: account.Public, Publish: []string{"b", "a"}, Subscribe: []string{"c"}},
 			func(c Claim) Claim { c.Publish = []string{"a"}; return c },
 			func(token string) bool {
 				c, err := jwt.DecodeUserClaims(token)
-				return err == nil && c.IssuerAccount == account.public && len(c.Pub.Allow) == 2 && c.Sub.Allow.Contains("c")
+				return err == nil && c.IssuerAccount == account.Public && len(c.Pub.Allow) == 2 && c.Sub.Allow.Contains("c")
 			}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			sign := func(c Claim, by key, existing string) string {
+			sign := func(c Claim, by natsjwttest.Key, existing string) string {
 				t.Helper()
-				token, err := c.Sign(by.seed, existing)
+				token, err := c.Sign(by.Seed, existing)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -86,27 +72,27 @@ func TestSign(t *testing.T) {
 			}
 		})
 	}
-	creds, err := Creds("a.b.c", user.seed)
-	if err == nil && !strings.Contains(string(creds), string(user.seed)) {
+	creds, err := Creds("a.b.c", user.Seed)
+	if err == nil && !strings.Contains(string(creds), string(user.Seed)) {
 		t.Error("no seed in the credentials")
 	}
-	for name, c := range map[string]Claim{"no key": {Subject: "x"}, "a server's": {Subject: newKey(t, nkeys.PrefixByteServer).public}} {
-		if _, err := c.Sign(operator.seed, ""); err == nil {
+	for name, c := range map[string]Claim{"no key": {Subject: "x"}, "a server's": {Subject: natsjwttest.NewKey(t, nkeys.PrefixByteServer).Public}} {
+		if _, err := c.Sign(operator.Seed, ""); err == nil {
 			t.Errorf("%s: signed", name)
 		}
 	}
-	if _, err := (Claim{Subject: user.public}).Sign([]byte("SU"), ""); err == nil || strings.Contains(err.Error(), "SU\"") {
+	if _, err := (Claim{Subject: user.Public}).Sign([]byte("SU"), ""); err == nil || strings.Contains(err.Error(), "SU\"") {
 		t.Errorf("error = %v", err)
 	}
 	// A user's key may sign nothing.
-	if _, err := (Claim{Subject: account.public}).Sign(user.seed, ""); err == nil {
+	if _, err := (Claim{Subject: account.Public}).Sign(user.Seed, ""); err == nil {
 		t.Error("a user signed an account")
 	}
 }
 
 // TestEndingUser: a user of a new key, that ends when it was said.
 func TestEndingUser(t *testing.T) {
-	account := newKey(t, nkeys.PrefixByteAccount)
+	account := natsjwttest.NewKey(t, nkeys.PrefixByteAccount)
 	public, seed, err := NewUser()
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +103,7 @@ func TestEndingUser(t *testing.T) {
 		t.Errorf("the seed is of %s, not of %s", got, public)
 	}
 	end := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
-	token, err := Claim{Subject: public, Account: account.public, Expires: end}.Sign(account.seed, "")
+	token, err := Claim{Subject: public, Account: account.Public, Expires: end}.Sign(account.Seed, "")
 	if err != nil {
 		t.Fatal(err)
 	}

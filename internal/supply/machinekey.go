@@ -152,7 +152,8 @@ func (m Machine) Trusts(b *bundle.File, file, keyFile string, policy spec.Images
 		return true, nil
 	}
 	if policy.Verify == spec.VerifyWarn {
-		sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: plan.PhaseBuild, Message: fmt.Sprintf("images.verify is warn, so %s is used, although its key %s is not trusted", file, signer.Fingerprint())})
+		sink.Emit(ui.Event{Type: ui.TypeWarning, Phase: plan.PhaseBuild, Message: fmt.Sprintf(
+			"images.verify is warn, so %s is used, although its key %s is not trusted", file, signer.Fingerprint())})
 		return false, nil
 	}
 	return false, failure.Refused{Err: fmt.Errorf(`%s is signed by %s, which nobody here trusts

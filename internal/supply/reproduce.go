@@ -55,7 +55,9 @@ func (s *Supply) ReproduceProgram(ctx context.Context, bin catalog.Binary, log i
 	return r, err
 }
 
-func (s *Supply) reproduce(ctx context.Context, name string, program bool, digest string, log io.Writer, compare func(Rebuilt) (*build.Mismatch, error)) (Reproduction, error) {
+func (s *Supply) reproduce(
+	ctx context.Context, name string, program bool, digest string, log io.Writer, compare func(Rebuilt) (*build.Mismatch, error),
+) (Reproduction, error) {
 	e, err := newOtherBuild(ctx, s)
 	if err != nil {
 		return Reproduction{}, err
@@ -82,7 +84,9 @@ type Rebuilt struct {
 
 // Rebuild is the second build, in a process of its own, with a cache of its own.
 func Rebuild(ctx context.Context, cat *catalog.Catalog, name string, program bool, cacheDir string, sink ui.Sink, log *slog.Logger) (r Rebuilt, err error) {
-	b, err := image.NewBuilder(build.Options{CacheDir: cacheDir, RepoRoot: cat.Root, Sink: sink, Log: log, Env: []string{"LANG=tr_TR.UTF-8", "LC_COLLATE=tr_TR.UTF-8"}})
+	b, err := image.NewBuilder(build.Options{
+		CacheDir: cacheDir, RepoRoot: cat.Root, Sink: sink, Log: log, Env: []string{"LANG=tr_TR.UTF-8", "LC_COLLATE=tr_TR.UTF-8"},
+	})
 	if err != nil {
 		return r, err
 	}

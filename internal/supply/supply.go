@@ -101,7 +101,10 @@ func (s *Supply) openRegistries() (err error) {
 
 // With is the same supply for another choice of the same catalogue.
 func (s *Supply) With(cat *catalog.Catalog) *Supply {
-	return &Supply{Catalog: cat, Locked: s.Locked, options: s.options, sources: s.sources, builder: s.builder, store: s.store, registries: s.registries, shared: s.shared, pulled: map[string]bool{}}
+	return &Supply{
+		Catalog: cat, Locked: s.Locked, options: s.options, sources: s.sources, builder: s.builder, store: s.store,
+		registries: s.registries, shared: s.shared, pulled: map[string]bool{},
+	}
 }
 
 // Builds reports whether what is missing can be compiled: not out of a bundle.

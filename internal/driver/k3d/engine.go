@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"syscall"
 
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/unixhttp"
 )
 
 // engine is as much of Docker's API as is needed, which Podman's socket speaks too. k3d finds the
@@ -74,11 +74,7 @@ func newEngine(getenv func(string) string) (*engine, error) {
 		return nil, failure.Usagef("DOCKER_HOST=%s: orrery speaks to engines at unix:///PATH and tcp://HOST:PORT without TLS; for another machine's, "+
 			"'ssh -L /tmp/engine.sock:/var/run/docker.sock HOST' and DOCKER_HOST=unix:///tmp/engine.sock", address)
 	}
-	return &engine{address: address, http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, at)
-		},
-	}}}, nil
+	return &engine{address: address, http: &http.Client{Transport: unixhttp.Transport(network, at)}}, nil
 }
 
 // why says what to do about an engine that cannot be asked.
@@ -92,15 +88,19 @@ func (e *engine) why(err error) error {
 	return err
 }
 
-// do sends a request; the caller closes the answer.
-func (e *engine) do(ctx context.Context, method, path string, body io.Reader, contentType string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+apiVersion+path, body)
+// base is what every path begins with.
+const base = "http://engine" + apiVersion
+
+// do asks with a body as JSON, unless it is nil; the caller closes the answer.
+func (e *engine) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	req, err := unixhttp.Request(ctx, method, base+path, body)
 	if err != nil {
 		return nil, err
 	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
-	}
+	return e.send(req)
+}
+
+func (e *engine) send(req *http.Request) (*http.Response, error) {
 	r, err := e.http.Do(req)
 	if err != nil {
 		return nil, e.why(err)
@@ -124,15 +124,7 @@ func (e *engine) do(ctx context.Context, method, path string, body io.Reader, co
 
 // call decodes the answer into what, unless that is nil.
 func (e *engine) call(ctx context.Context, method, path string, body, into any) error {
-	var b io.Reader
-	if body != nil {
-		j, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		b = bytes.NewReader(j)
-	}
-	r, err := e.do(ctx, method, path, b, "application/json")
+	r, err := e.do(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
@@ -230,7 +222,12 @@ func (e *engine) load(ctx context.Context, i *image) (tag string, err error) {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(i.save(w)) }()
 	defer r.Close()
-	answer, err := e.do(ctx, http.MethodPost, "/images/load?quiet=true", r, "application/x-tar")
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/images/load?quiet=true", r)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Content-Type", "application/x-tar")
+	answer, err := e.send(req)
 	if err != nil {
 		return "", fmt.Errorf("give image %s to the engine: %w", tag, err)
 	}
@@ -265,7 +262,7 @@ func (e *engine) remove(ctx context.Context, id string) error {
 
 // logs copies what a container wrote. What it wrote comes in frames.
 func (e *engine) logs(ctx context.Context, id string, follow bool, w io.Writer) error {
-	r, err := e.do(ctx, http.MethodGet, "/containers/"+id+"/logs?stdout=true&stderr=true&follow="+strconv.FormatBool(follow), nil, "")
+	r, err := e.do(ctx, http.MethodGet, "/containers/"+id+"/logs?stdout=true&stderr=true&follow="+strconv.FormatBool(follow), nil)
 	if err != nil {
 		return err
 	}
@@ -298,7 +295,7 @@ func (e *engine) run(ctx context.Context, id string, args []string, w io.Writer)
 	if err := e.call(ctx, http.MethodPost, "/containers/"+id+"/exec", map[string]any{"AttachStdout": true, "AttachStderr": true, "Cmd": args}, &made); err != nil {
 		return err
 	}
-	r, err := e.do(ctx, http.MethodPost, "/exec/"+made.ID+"/start", strings.NewReader(`{"Detach":false,"Tty":false}`), "application/json")
+	r, err := e.do(ctx, http.MethodPost, "/exec/"+made.ID+"/start", map[string]bool{"Detach": false, "Tty": false})
 	if err != nil {
 		return err
 	}

@@ -60,33 +60,43 @@ func (c Contained) follow(ctx context.Context, p paths, all contained, registere
 	}
 	n, _ := all.node(c.Name)
 	base := apiURL(all.cluster, n)
-	said, told := "", false
+	told := false
+	return followNodes(ctx, client, base, func(nodes []listedNode) error {
+		range_, err := layRoutes(nodes, c.Name, all.Pods, all.Unconnected)
+		if err != nil {
+			c.Log.Warn("routes to the pods of other nodes", "error", err)
+			return err
+		}
+		if range_.IsValid() && range_ != n.PodCIDR {
+			n.PodCIDR = range_
+			all.Nodes = append(others(all.Nodes, c.Name), n)
+			if err := c.write(p, all); err != nil {
+				return err
+			}
+		}
+		for _, have := range nodes {
+			if have.Metadata.Name == c.Name && !told {
+				told = true
+				close(registered)
+			}
+		}
+		return nil
+	})
+}
+
+// followNodes tells of all nodes, and again whenever one of them is not what it was, for as long as
+// ctx lives.
+func followNodes(ctx context.Context, client *http.Client, base string, seen func([]listedNode) error) error {
 	return check.Until(ctx, check.Pause{First: 300 * time.Millisecond, Most: 2 * time.Second}, func() error {
 		for {
 			list, err := nodesOf(ctx, client, base)
+			if err == nil {
+				err = seen(list.Items)
+			}
+			if err == nil {
+				err = watchNodes(ctx, client, base, list.Metadata.ResourceVersion)
+			}
 			if err != nil {
-				return err
-			}
-			range_, err := layRoutes(list.Items, c.Name, all.Unconnected)
-			if err != nil {
-				c.Log.Warn("routes to the pods of other nodes", "error", err)
-				return err
-			}
-			if range_.IsValid() && range_ != n.PodCIDR {
-				n.PodCIDR = range_
-				all.Nodes = append(others(all.Nodes, c.Name), n)
-				if err := c.write(p, all); err != nil {
-					return err
-				}
-			}
-			for _, have := range list.Items {
-				if have.Metadata.Name == c.Name && !told {
-					told = true
-					close(registered)
-				}
-			}
-			if err := watchNodes(ctx, client, base, list.Metadata.ResourceVersion); err != nil && err.Error() != said {
-				said = err.Error()
 				return err
 			}
 		}
@@ -192,11 +202,12 @@ func getFrom(ctx context.Context, client *http.Client, url string) (io.ReadClose
 }
 
 // wantedRoutes are by destination; the invalid address refuses what is left of the node's own range.
-func wantedRoutes(nodes []listedNode, self string) (routes map[netip.Prefix]netip.Addr, own netip.Prefix) {
+// What a node says of itself is no way to other addresses than those of pods.
+func wantedRoutes(nodes []listedNode, self string, pods netip.Prefix) (routes map[netip.Prefix]netip.Addr, own netip.Prefix) {
 	routes = map[netip.Prefix]netip.Addr{}
 	for _, n := range nodes {
 		to, err := netip.ParsePrefix(n.Spec.PodCIDR)
-		if err != nil {
+		if err != nil || to.Bits() < pods.Bits() || !pods.Contains(to.Addr()) {
 			continue
 		}
 		if n.Metadata.Name == self {
@@ -210,8 +221,8 @@ func wantedRoutes(nodes []listedNode, self string) (routes map[netip.Prefix]neti
 }
 
 // layRoutes makes the routes of this network namespace what nodes want, and returns the range of self.
-func layRoutes(nodes []listedNode, self string, none bool) (netip.Prefix, error) {
-	want, own := wantedRoutes(nodes, self)
+func layRoutes(nodes []listedNode, self string, pods netip.Prefix, none bool) (netip.Prefix, error) {
+	want, own := wantedRoutes(nodes, self, pods)
 	if none {
 		return own, nil
 	}

@@ -1,8 +1,10 @@
 package native
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,13 +121,40 @@ func TestWantedRoutes(t *testing.T) {
 		{"metadata":{"name":"me"},"spec":{"podCIDR":"10.42.0.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.2"}]}},
 		{"metadata":{"name":"other"},"spec":{"podCIDR":"10.42.1.0/24"},"status":{"addresses":[{"type":"Hostname","address":"x"},{"type":"InternalIP","address":"10.0.0.3"}]}},
 		{"metadata":{"name":"young"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.4"}]}},
+		{"metadata":{"name":"greedy"},"spec":{"podCIDR":"0.0.0.0/0"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.5"}]}},
+		{"metadata":{"name":"strange"},"spec":{"podCIDR":"192.0.2.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.6"}]}},
+		{"metadata":{"name":"wide"},"spec":{"podCIDR":"10.0.0.0/8"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.7"}]}},
 		{"metadata":{"name":"nowhere"},"spec":{"podCIDR":"10.42.3.0/24"}}]}`), &list); err != nil {
 		t.Fatal(err)
 	}
-	routes, own := wantedRoutes(list.Items, "me")
+	routes, own := wantedRoutes(list.Items, "me", netip.MustParsePrefix("10.42.0.0/16"))
 	want := map[netip.Prefix]netip.Addr{netip.MustParsePrefix("10.42.0.0/24"): {}, netip.MustParsePrefix("10.42.1.0/24"): netip.MustParseAddr("10.0.0.3")}
 	if own != netip.MustParsePrefix("10.42.0.0/24") || !maps.Equal(routes, want) {
 		t.Errorf("own %s, routes %v", own, routes)
+	}
+}
+
+// A watch that is refused again and again is not asked for without a pause.
+func TestFollowNodesPauses(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.URL.Query().Has("watch") {
+			http.Error(w, "not you", http.StatusForbidden)
+			return
+		}
+		_, _ = io.WriteString(w, `{"items": [{"metadata": {"name": "me"}}]}`)
+	}))
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	told := 0
+	err := followNodes(ctx, server.Client(), server.URL, func(nodes []listedNode) error { told += len(nodes); return nil })
+	if err == nil || !strings.Contains(err.Error(), "not you") || told == 0 {
+		t.Errorf("%d nodes, %v", told, err)
+	}
+	if n := asked.Load(); n > 8 {
+		t.Errorf("asked %d times in a second", n)
 	}
 }
 

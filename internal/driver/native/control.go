@@ -18,6 +18,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/mirror/store"
 	"github.com/orrery-dev/orrery/internal/proc"
+	"github.com/orrery-dev/orrery/internal/unixhttp"
 )
 
 // supervisorStatus is the answer to GET /v1/status.
@@ -198,13 +199,9 @@ type client struct {
 }
 
 func newClient(p paths) *client {
-	return &client{paths: p, http: &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", p.socket())
-		},
-	}}}
+	transport := unixhttp.Transport("unix", p.socket())
+	transport.DisableKeepAlives = true
+	return &client{paths: p, http: &http.Client{Transport: transport}}
 }
 
 func (c *client) status(ctx context.Context) (supervisorStatus, error) {
@@ -253,15 +250,7 @@ func (c *client) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 }
 
 func (c *client) exchange(ctx context.Context, method, path string, body, into any) error {
-	var sent io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		sent = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, sent)
+	req, err := unixhttp.Request(ctx, method, "http://supervisor"+path, body)
 	if err != nil {
 		return err
 	}
