@@ -164,6 +164,7 @@ func gitOpsStatus(ctx context.Context, client *kube.Client, components []string)
 	for _, a := range apps {
 		s := gitops.StatusOf(&a)
 		found[s.Component] = true
+		s.Hopeless = s.Hopeless || kube.Denied(s.Refused) // Argo CD tries it again and again
 		for i, sick := range s.Sick {
 			if sick.Kind == "Application" {
 				continue
@@ -173,6 +174,7 @@ func gitOpsStatus(ctx context.Context, client *kube.Client, components []string)
 				s.Sick[i].Message = why
 				s.Reason = fmt.Sprintf("%s %s: %s", sick.Kind, sick.Name, why)
 			}
+			s.Doubtful = s.Doubtful || hopeless && !s.Hopeless
 			s.Hopeless = s.Hopeless || hopeless
 		}
 		g.Applications = append(g.Applications, s)

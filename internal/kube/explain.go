@@ -200,9 +200,18 @@ func unready(pod corev1.Pod) string {
 	return ""
 }
 
-// lastWarning finds the newest Warning event about an object; a name that ends in "-" is
-// a prefix.
+// lastWarning says the newest Warning event about an object.
 func (c *Client) lastWarning(ctx context.Context, namespace, kind, name string) string {
+	e := c.newestWarning(ctx, namespace, kind, name)
+	if e.Reason == "" {
+		return ""
+	}
+	return e.Reason + ": " + oneLine(e.Message)
+}
+
+// newestWarning finds the newest Warning event about an object; a name that ends in "-" is
+// a prefix.
+func (c *Client) newestWarning(ctx context.Context, namespace, kind, name string) (newest corev1.Event) {
 	fields := "type=Warning,involvedObject.kind=" + kind
 	if !strings.HasSuffix(name, "-") {
 		fields += ",involvedObject.name=" + name
@@ -212,9 +221,8 @@ func (c *Client) lastWarning(ctx context.Context, namespace, kind, name string) 
 	}
 	items, err := c.list(ctx, "v1", "Event", namespace, metav1.ListOptions{FieldSelector: fields, Limit: 500})
 	if err != nil {
-		return ""
+		return newest
 	}
-	var newest corev1.Event
 	var at time.Time
 	for _, item := range items {
 		var e corev1.Event
@@ -228,10 +236,7 @@ func (c *Client) lastWarning(ctx context.Context, namespace, kind, name string) 
 			newest, at = e, t
 		}
 	}
-	if newest.Reason == "" {
-		return ""
-	}
-	return newest.Reason + ": " + oneLine(newest.Message)
+	return newest
 }
 
 func eventTime(e corev1.Event) time.Time {
