@@ -54,7 +54,7 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 	defer cancel()
 	// Quotas and admission refuse pods before there are any; others may still run from before.
 	if c := StatusCondition(live, "ReplicaFailure"); c.True() && c.Message != "" {
-		return "its pods are refused: " + oneLine(c.Message), false
+		return podsRefused(c.Message), false
 	}
 	pods, err := c.podsOf(ctx, ref, live)
 	if err != nil {
@@ -85,6 +85,14 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 		return c.lastWarning(ctx, ref.Namespace, "ReplicaSet", ref.Name+"-"), false
 	}
 	return "", false
+}
+
+// podsRefused leaves out the name of a pod that there is not, and has more room for why.
+func podsRefused(message string) string {
+	if _, why, ok := strings.Cut(message, " is forbidden: "); ok {
+		message = why
+	}
+	return "its pods are refused: " + oneLine(message)
 }
 
 // podsOf yields the pods of a workload, those that are not ready first, newest first.

@@ -236,7 +236,7 @@ func (c *Client) refusal(ctx context.Context, ref Ref, live *unstructured.Unstru
 	if !Denied(message) {
 		return ""
 	}
-	return "its pods are refused: " + oneLine(message)
+	return podsRefused(message)
 }
 
 // changed is when somebody last wrote anything but the object's status.

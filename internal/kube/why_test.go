@@ -70,7 +70,7 @@ spec:
 			}
 			server.Hold(of, "FailedCreate: "+denial)
 			server.Event(of, "FailedCreate", denial)
-			if why, hopeless := client.Why(t.Context(), ref); !hopeless || !strings.Contains(why, "its pods are refused") || !strings.Contains(why, "no digest") {
+			if why, hopeless := client.Why(t.Context(), ref); !hopeless || !strings.HasPrefix(why, "its pods are refused: ValidatingAdmissionPolicy 'p'") || !strings.Contains(why, "no digest") {
 				t.Errorf("refused: %q, hopeless %v", why, hopeless)
 			}
 		})
