@@ -97,11 +97,8 @@ func (a *argo) look(ctx context.Context) error {
 		return err
 	}
 	for _, app := range apps {
-		digest, manifest, err := a.read(ctx, &app)
-		if err != nil {
-			return err
-		}
-		if app.GetName() == gitops.Root {
+		digest, manifest, unread := a.read(ctx, &app)
+		if app.GetName() == gitops.Root && unread == nil {
 			if err := a.client.ApplyObjects(ctx, manifest); err != nil {
 				return err
 			}
@@ -119,7 +116,11 @@ func (a *argo) look(ctx context.Context) error {
 				map[string]any{"kind": "Deployment", "name": app.GetName(), "status": "SyncFailed", "message": how.refused},
 			}}}
 		}
-		status["resources"] = nil
+		status["conditions"], status["resources"] = nil, nil
+		if unread != nil {
+			status["sync"] = map[string]any{"status": "Unknown"}
+			status["conditions"] = []any{map[string]any{"type": "ComparisonError", "message": unread.Error()}}
+		}
 		if how.health != "" {
 			status["health"] = map[string]any{"status": how.health}
 			status["resources"] = []any{map[string]any{"group": "apps", "version": "v1", "kind": "Deployment", "namespace": app.GetName(), "name": app.GetName(),
@@ -195,6 +196,7 @@ func TestGitOps(t *testing.T) {
 	a.breaks("shop", broken{})
 	s.want(exitOK, "gitops push", "all synced")
 	s.refusals(a)
+	s.sources(a)
 
 	s.want(exitOK, "gitops disable", "Orrery applies 3 components again")
 	s.want(exitOK, "gitops disable", "nothing was handed over")
@@ -225,6 +227,9 @@ func (s *small) refusals(a *argo) {
 		{"an object", broken{phase: "Running", refused: "admission webhook \"w\" denied the request: no"}, "", []string{"shop did not get through", "denied the request: no"}, "seen last"},
 		{"its pods", broken{health: "Progressing"}, `pods "shop-0" is forbidden: ` + denied, []string{"shop did not get through", "its pods are refused", "has no digest"}, "seen last"},
 		{"a quota", broken{health: "Progressing"}, `pods "shop-0" is forbidden: exceeded quota: few`, []string{"not synced and healthy within 6s; what was seen last:\nshop is Synced, Progressing", "exceeded quota"}, "get through"},
+		{"what is in a namespace that does not go away", broken{phase: "Running", refused: `deployments.apps "shop" is forbidden: unable to create new content in namespace shop because it is being terminated`}, "",
+			[]string{"within 6s", "in namespace shop because it is being terminated"}, "get through"},
+		{"a CR before its CRD", broken{phase: "Running", refused: `the server could not find the requested resource. Make sure the "Planet" CRD is installed`}, "", []string{"within 6s", `Make sure the "Planet" CRD is installed`}, "get through"},
 		{"a sync that begins anew", broken{phase: "Running", refused: "the object has been modified"}, "", []string{"within 6s", "the object has been modified"}, "get through"},
 	} {
 		if c.pods != "" {

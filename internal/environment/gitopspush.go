@@ -40,12 +40,13 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	if err != nil {
 		return Pushed{}, fmt.Errorf("%w: what Argo CD reads is kept there", err)
 	}
-	parts, err := p.pushables(ctx, client, d.Mirror(), inventories)
-	if err != nil {
-		return Pushed{}, err
-	}
 	result := Pushed{Components: []string{}, Changed: []string{}}
+	// Of a mirror that is away, nothing else is to be said.
 	result.Before, err = image.Tagged(ctx, d.Mirror(), gitops.Repository, gitops.Tag)
+	if err != nil {
+		return result, fmt.Errorf("%w; 'orrery up%s' starts the mirror", err, p.Flag())
+	}
+	parts, err := p.pushables(ctx, client, d.Mirror(), inventories)
 	if err != nil {
 		return result, err
 	}
@@ -310,7 +311,7 @@ func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, 
 			}
 		}
 	}
-	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(registry)}); err != nil {
+	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(registry, revision)}); err != nil {
 		return err
 	}
 	return client.MergePatch(ctx, rootRef, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/refresh": "normal"}}})

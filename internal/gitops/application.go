@@ -74,9 +74,14 @@ func Applications(registry string, parts []Part) []*unstructured.Unstructured {
 	return all
 }
 
-// RootApplication is what Argo CD is told first.
-func RootApplication(registry string) *unstructured.Unstructured {
-	return application(Root, Root, registry, Tag, Namespace)
+// AnnotationPushed is on the root, and has the digest that the tag was moved to by the last push.
+const AnnotationPushed = "orrery.dev/pushed"
+
+// RootApplication is what Argo CD is told first. pushed is the digest of what the tag points to.
+func RootApplication(registry, pushed string) *unstructured.Unstructured {
+	root := application(Root, Root, registry, Tag, Namespace)
+	root.SetAnnotations(map[string]string{AnnotationPushed: pushed})
+	return root
 }
 
 func application(name, project, registry, revision, namespace string) *unstructured.Unstructured {

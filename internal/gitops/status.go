@@ -18,6 +18,8 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 	// Sick are its objects that are not healthy.
 	Sick []Sick `json:"sick,omitempty"`
+	// Drifted are those that are not as they are to be.
+	Drifted []Sick `json:"drifted,omitempty"`
 	// Operation is the phase of what Argo CD does or did last: Running, Succeeded, Failed, …
 	Operation string `json:"operation,omitempty"`
 	// Hopeless: waiting does not help.
@@ -28,13 +30,13 @@ type Status struct {
 	Refused string `json:"-"`
 }
 
-// Sick is an object that is not healthy.
+// Sick is an object that is not as it should be.
 type Sick struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	Namespace  string `json:"namespace,omitempty"`
 	Name       string `json:"name"`
-	Health     string `json:"health"`
+	Health     string `json:"health,omitempty"`
 	Message    string `json:"message,omitempty"`
 }
 
@@ -83,16 +85,19 @@ func StatusOf(app *unstructured.Unstructured) Status {
 	for _, r := range resources {
 		m, _ := r.(map[string]any)
 		health, _, _ := unstructured.NestedString(m, "health", "status")
-		if health == "" || health == "Healthy" {
-			continue
-		}
 		message, _, _ := unstructured.NestedString(m, "health", "message")
 		get := func(k string) string { v, _ := m[k].(string); return v }
 		version := get("version")
 		if g := get("group"); g != "" {
 			version = g + "/" + version
 		}
-		s.Sick = append(s.Sick, Sick{version, get("kind"), get("namespace"), get("name"), health, message})
+		o := Sick{version, get("kind"), get("namespace"), get("name"), health, message}
+		if health != "" && health != "Healthy" {
+			s.Sick = append(s.Sick, o)
+		}
+		if get("status") == "OutOfSync" {
+			s.Drifted = append(s.Drifted, o)
+		}
 	}
 	if !s.Good() || s.Failed() {
 		s.Reason = reason(app, s)

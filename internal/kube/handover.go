@@ -181,6 +181,22 @@ func (c *Client) MergePatch(ctx context.Context, ref Ref, change map[string]any)
 	return nil
 }
 
+// LastManager is who wrote an object's fields last, and when, if that was after Argo CD applied it and not
+// by Orrery or a controller of Kubernetes; else "".
+func LastManager(live *unstructured.Unstructured) (manager string, at time.Time) {
+	for _, f := range live.GetManagedFields() {
+		if f.Subresource == "status" || f.Time == nil || f.Time.Time.Before(at) {
+			continue
+		}
+		manager, at = f.Manager, f.Time.Time
+	}
+	switch manager {
+	case argoManager, FieldManager, "kube-controller-manager":
+		return "", time.Time{}
+	}
+	return manager, at
+}
+
 // Kind is what the server knows of a kind.
 type Kind struct {
 	Group, Resource string
