@@ -224,13 +224,18 @@ func (s *small) refusals(a *argo) {
 		push []string
 		not  string
 	}{
-		{"an object", broken{phase: "Running", refused: "admission webhook \"w\" denied the request: no"}, "", []string{"shop did not get through", "denied the request: no"}, "seen last"},
-		{"its pods", broken{health: "Progressing"}, `pods "shop-0" is forbidden: ` + denied, []string{"shop did not get through", "its pods are refused", "has no digest"}, "seen last"},
-		{"a quota", broken{health: "Progressing"}, `pods "shop-0" is forbidden: exceeded quota: few`, []string{"not synced and healthy within 6s; what was seen last:\nshop is Synced, Progressing", "exceeded quota"}, "get through"},
-		{"what is in a namespace that does not go away", broken{phase: "Running", refused: `deployments.apps "shop" is forbidden: unable to create new content in namespace shop because it is being terminated`}, "",
-			[]string{"within 6s", "in namespace shop because it is being terminated"}, "get through"},
-		{"a CR before its CRD", broken{phase: "Running", refused: `the server could not find the requested resource. Make sure the "Planet" CRD is installed`}, "", []string{"within 6s", `Make sure the "Planet" CRD is installed`}, "get through"},
-		{"a sync that begins anew", broken{phase: "Running", refused: "the object has been modified"}, "", []string{"within 6s", "the object has been modified"}, "get through"},
+		{"an object", broken{phase: "Running", refused: `admission webhook "w" denied the request: no`}, "",
+			[]string{"shop did not get through", "denied the request: no"}, "seen last"},
+		{"its pods", broken{health: "Progressing"}, `pods "shop-0" is forbidden: ` + denied,
+			[]string{"shop did not get through", "its pods are refused", "has no digest"}, "seen last"},
+		{"a quota", broken{health: "Progressing"}, `pods "shop-0" is forbidden: exceeded quota: few`,
+			[]string{"not synced and healthy within 6s; what was seen last:\nshop is Synced, Progressing", "exceeded quota"}, "get through"},
+		{"what is in a namespace that does not go away", broken{phase: "Running", refused: "namespace shop because it is being terminated"}, "",
+			[]string{"within 6s", "namespace shop because it is being terminated"}, "get through"},
+		{"a CR before its CRD", broken{phase: "Running", refused: `the server could not find the requested resource. Make sure the CRD is installed`}, "",
+			[]string{"within 6s", "Make sure the CRD is installed"}, "get through"},
+		{"a sync that begins anew", broken{phase: "Running", refused: "the object has been modified"}, "",
+			[]string{"within 6s", "the object has been modified"}, "get through"},
 	} {
 		if c.pods != "" {
 			s.cluster.API.Hold(pods, "FailedCreate: "+c.pods)
