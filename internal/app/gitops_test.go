@@ -193,6 +193,7 @@ func TestGitOps(t *testing.T) {
 	a.breaks("shop", broken{phase: "Failed", refused: "denied: the image has no digest"})
 	s.await("gitops status", exitFailed, "Deployment shop: denied: the image has no digest")
 	s.want(exitFailed, "gitops push", "shop did not get through", "denied: the image has no digest")
+	s.want(exitOK, "status", "Argo CD: OutOfSync, Healthy: Deployment shop: denied: the image has no digest")
 	a.breaks("shop", broken{})
 	s.want(exitOK, "gitops push", "all synced")
 	s.refusals(a)
