@@ -14,7 +14,6 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/gitops"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -160,7 +159,7 @@ func (e *Environment) GitOps(ctx context.Context) (GitOps, error) {
 func (e *Environment) followed(ctx context.Context, g *GitOps) (problem string) {
 	d, err := e.mirrored()
 	if err == nil {
-		g.Revision, err = image.Tagged(ctx, d.Mirror(), gitops.Repository, gitops.Tag)
+		g.Revision, err = current(ctx, d.Mirror(), mirrorTime)
 	}
 	switch {
 	case err != nil:

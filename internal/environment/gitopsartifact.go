@@ -3,6 +3,7 @@ package environment
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -75,7 +76,7 @@ func (p *Platform) GitOpsDiff(ctx context.Context) (map[string][]kube.Change, er
 // in the place of that and cannot be read points to nothing: a push is what mends it.
 func (p *Platform) pushedBefore(ctx context.Context, m mirror.Mirror) (map[string]string, error) {
 	digests := map[string]string{}
-	digest, err := image.Tagged(ctx, m, gitops.Repository, gitops.Tag)
+	digest, err := current(ctx, m, mirrorTime)
 	if err != nil || digest == "" {
 		return digests, err
 	}
@@ -91,6 +92,16 @@ func (p *Platform) pushedBefore(ctx context.Context, m mirror.Mirror) (map[strin
 		digests[a.GetName()], _, _ = unstructured.NestedString(a.Object, "spec", "source", "targetRevision")
 	}
 	return digests, nil
+}
+
+// mirrorTime is how long a mirror that takes connections and says nothing is waited for.
+const mirrorTime = 10 * time.Second
+
+// current is the digest of what Argo CD follows; empty when nothing was pushed.
+func current(ctx context.Context, m mirror.Mirror, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
+	defer cancel()
+	return image.Tagged(ctx, m, gitops.Repository, gitops.Tag)
 }
 
 func reference(m mirror.Mirror, ref string) (name.Reference, error) {

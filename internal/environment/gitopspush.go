@@ -42,7 +42,7 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	}
 	result := Pushed{Components: []string{}, Changed: []string{}}
 	// Of a mirror that is away, nothing else is to be said.
-	result.Before, err = image.Tagged(ctx, d.Mirror(), gitops.Repository, gitops.Tag)
+	result.Before, err = current(ctx, d.Mirror(), mirrorTime)
 	if err != nil {
 		return result, fmt.Errorf("%w; 'orrery up%s' starts the mirror", err, p.Flag())
 	}
