@@ -132,7 +132,8 @@ func newGitOpsStatus(o *options) *cobra.Command {
 		Short: "Who applies the platform, and how each Application is",
 		Long: `Who applies the platform. When it is Argo CD: each Application with the revision that it is to have,
 whether that is what runs (SYNC), how its objects are (HEALTH), and why it is not both Synced and
-Healthy, as pods and events have it.
+Healthy, as pods and events have it. And who changed by hand what Argo CD applies, the last ten, by the
+audit logs of the API servers as far back as these go; Argo CD changes it back within seconds.
 
 Exit status 1 when one is not.`,
 		Example: `  orrery gitops status
@@ -163,6 +164,14 @@ func gitOpsStatus(ctx context.Context, o *options) error {
 		}
 		_, err = fmt.Fprintf(o.out, "Argo CD applies this environment; pushed: %s\n\n", gitops.Revision(g.Revision))
 		err = errors.Join(err, ui.Table(o.out, []string{"APPLICATION", "REVISION", "SYNC", "HEALTH", "REASON"}, rows))
+		rows = nil
+		for _, c := range g.ByHand {
+			rows = append(rows, []string{c.At.Local().Format(time.DateTime), c.Who, c.With, c.Verb + " " + c.Object})
+		}
+		if len(rows) > 0 {
+			_, e := fmt.Fprintln(o.out)
+			err = errors.Join(err, e, ui.Table(o.out, []string{"CHANGED BY HAND", "WHO", "WITH", "WHAT"}, rows))
+		}
 	}
 	if err != nil {
 		return err

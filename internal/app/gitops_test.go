@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 )
 
 // argo is as much of Argo CD as a hand-over shows: it reads the artifacts that Applications name, makes
@@ -25,9 +27,15 @@ import (
 type argo struct {
 	t      *testing.T
 	client *kube.Client
-	// broken says, by component, why its sync fails; guarded by mu.
+	// broken says, by component, what its status is in place of a good one; guarded by mu.
 	mu     sync.Mutex
-	broken map[string]string
+	broken map[string]broken
+}
+
+// broken is how an Application of the test is.
+type broken struct {
+	phase, refused string // of its sync, and what the server said to its Deployment
+	health         string // of its Deployment
 }
 
 // deployArgo puts what of Argo CD is looked at into the cluster, and runs one until the test ends.
@@ -56,7 +64,7 @@ func deployArgo(s *small) *argo {
 	if _, err := client.Apply(t.Context(), gitops.Component, objs); err != nil {
 		t.Fatal(err)
 	}
-	a := &argo{t: t, client: client, broken: map[string]string{}}
+	a := &argo{t: t, client: client, broken: map[string]broken{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -76,10 +84,10 @@ func deployArgo(s *small) *argo {
 	return a
 }
 
-func (a *argo) breaks(component, why string) {
+func (a *argo) breaks(component string, how broken) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.broken[component] = why
+	a.broken[component] = how
 }
 
 // look is one round of the controller.
@@ -89,27 +97,34 @@ func (a *argo) look(ctx context.Context) error {
 		return err
 	}
 	for _, app := range apps {
-		digest, manifest, err := a.read(ctx, &app)
-		if err != nil {
-			return err
-		}
-		if app.GetName() == gitops.Root {
+		digest, manifest, unread := a.read(ctx, &app)
+		if app.GetName() == gitops.Root && unread == nil {
 			if err := a.client.ApplyObjects(ctx, manifest); err != nil {
 				return err
 			}
 		}
 		a.mu.Lock()
-		why := a.broken[app.GetName()]
+		how := a.broken[app.GetName()]
 		a.mu.Unlock()
 		status := map[string]any{
 			"sync": map[string]any{"status": "Synced", "revision": digest}, "health": map[string]any{"status": "Healthy"},
 			"operationState": map[string]any{"phase": "Succeeded", "syncResult": map[string]any{"revision": digest, "resources": []any{}}},
 		}
-		if why != "" {
+		if how.phase != "" {
 			status["sync"] = map[string]any{"status": "OutOfSync", "revision": digest}
-			status["operationState"] = map[string]any{"phase": "Failed", "syncResult": map[string]any{"revision": digest, "resources": []any{
-				map[string]any{"kind": "Deployment", "name": app.GetName(), "status": "SyncFailed", "message": why},
+			status["operationState"] = map[string]any{"phase": how.phase, "syncResult": map[string]any{"revision": digest, "resources": []any{
+				map[string]any{"kind": "Deployment", "name": app.GetName(), "status": "SyncFailed", "message": how.refused},
 			}}}
+		}
+		status["conditions"], status["resources"] = nil, nil
+		if unread != nil {
+			status["sync"] = map[string]any{"status": "Unknown"}
+			status["conditions"] = []any{map[string]any{"type": "ComparisonError", "message": unread.Error()}}
+		}
+		if how.health != "" {
+			status["health"] = map[string]any{"status": how.health}
+			status["resources"] = []any{map[string]any{"group": "apps", "version": "v1", "kind": "Deployment", "namespace": app.GetName(), "name": app.GetName(),
+				"health": map[string]any{"status": how.health, "message": "Waiting for rollout to finish"}}}
 		}
 		ref := kube.RefOf(&app)
 		ref.APIVersion, ref.Kind = "argoproj.io/v1alpha1", "Application"
@@ -175,11 +190,14 @@ func TestGitOps(t *testing.T) {
 	}
 
 	// What was refused is said, with why.
-	a.breaks("shop", "denied: the image has no digest")
+	a.breaks("shop", broken{phase: "Failed", refused: "denied: the image has no digest"})
 	s.await("gitops status", exitFailed, "Deployment shop: denied: the image has no digest")
 	s.want(exitFailed, "gitops push", "shop did not get through", "denied: the image has no digest")
-	a.breaks("shop", "")
+	s.want(exitOK, "status", "Argo CD: OutOfSync, Healthy: Deployment shop: denied: the image has no digest")
+	a.breaks("shop", broken{})
 	s.want(exitOK, "gitops push", "all synced")
+	s.refusals(a)
+	s.sources(a)
 
 	s.want(exitOK, "gitops disable", "Orrery applies 3 components again")
 	s.want(exitOK, "gitops disable", "nothing was handed over")
@@ -192,6 +210,52 @@ func TestGitOps(t *testing.T) {
 	s.want(exitOK, "up", "nothing to do")
 	if after := shop(); after.GetGeneration() != before.GetGeneration() {
 		t.Errorf("generation %d became %d: pods were restarted", before.GetGeneration(), after.GetGeneration())
+	}
+}
+
+// refusals: what admission denies is known at once, though Argo CD goes on trying, and Kubernetes too. What
+// may pass is waited for, and what was seen last is said.
+func (s *small) refusals(a *argo) {
+	const denied = `ValidatingAdmissionPolicy 'orrery-images' with binding 'orrery-images' denied request: container shop: image "x" has no digest`
+	pods := kubetest.Ref{Kind: "Deployment", Namespace: "shop", Name: "shop"}
+	for _, c := range []struct {
+		name string
+		how  broken
+		pods string // why they are refused
+		push []string
+		not  string
+	}{
+		{"an object", broken{phase: "Running", refused: `admission webhook "w" denied the request: no`}, "",
+			[]string{"shop did not get through", "denied the request: no"}, "seen last"},
+		{"its pods", broken{health: "Progressing"}, `pods "shop-0" is forbidden: ` + denied,
+			[]string{"shop did not get through", "its pods are refused", "has no digest"}, "seen last"},
+		{"a quota", broken{health: "Progressing"}, `pods "shop-0" is forbidden: exceeded quota: few`,
+			[]string{"not synced and healthy within 6s; what was seen last:\nshop is Synced, Progressing", "exceeded quota"}, "get through"},
+		{"what is in a namespace that does not go away", broken{phase: "Running", refused: "namespace shop because it is being terminated"}, "",
+			[]string{"within 6s", "namespace shop because it is being terminated"}, "get through"},
+		{"a CR before its CRD", broken{phase: "Running", refused: `the server could not find the requested resource. Make sure the CRD is installed`}, "",
+			[]string{"within 6s", "Make sure the CRD is installed"}, "get through"},
+		{"a sync that begins anew", broken{phase: "Running", refused: "the object has been modified"}, "",
+			[]string{"within 6s", "the object has been modified"}, "get through"},
+	} {
+		if c.pods != "" {
+			s.cluster.API.Hold(pods, "FailedCreate: "+c.pods)
+		}
+		a.breaks("shop", c.how)
+		said := cmp.Or(c.pods, c.how.refused)
+		s.await("gitops status", exitFailed, said[len(said)-20:])
+		_, out, errs := s.run("gitops", "push", "--timeout", "6s")
+		for _, part := range c.push {
+			if !strings.Contains(errs, part) {
+				s.t.Errorf("%s is refused: push does not say %q:\n%s%s", c.name, part, out, errs)
+			}
+		}
+		if strings.Contains(errs, c.not) || strings.Contains(errs, "context deadline") {
+			s.t.Errorf("%s is refused: push says\n%s", c.name, errs)
+		}
+		a.breaks("shop", broken{})
+		s.cluster.API.Release(pods)
+		s.want(exitOK, "gitops push", "all synced")
 	}
 }
 

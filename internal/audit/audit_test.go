@@ -236,6 +236,7 @@ exceptions:
 - {check: workload-host-path, object: Pod/a/*, reason: it makes volumes}
 - {check: workload-privileged, object: Pod/a/p, reason: matches nothing}
 - {check: workload-privileged, object: Pod/b/q, reason: not deployed, component: absent}
+- {check: workload-privileged, object: Pod/b/r, reason: one of two is not, component: c absent}
 - {check: etcd-tls, object: process/n/etcd, reason: not looked at}
 `))
 	if err != nil {

@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -14,7 +15,8 @@ type Exception struct {
 	Check  string `json:"check"`
 	Object string `json:"object"`
 	Reason string `json:"reason"`
-	// Component that the object belongs to: where it is not deployed, nothing has to match.
+	// Component that the object belongs to, or several with spaces between: where one is not deployed, nothing
+	// has to match.
 	Component string `json:"component,omitempty"`
 }
 
@@ -91,7 +93,8 @@ func (u *usage) reason(check, object string) string {
 func (u *usage) unused(ran, deployed map[string]bool) []Finding {
 	var all []Finding
 	for i, x := range u.all {
-		if u.used[i] || !ran[x.Check] || x.Component != "" && !deployed[x.Component] {
+		away := slices.ContainsFunc(strings.Fields(x.Component), func(c string) bool { return !deployed[c] })
+		if u.used[i] || !ran[x.Check] || away {
 			continue
 		}
 		all = append(all, Finding{

@@ -5,12 +5,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/catalog"
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/spec"
@@ -24,6 +26,8 @@ type clusterState struct {
 	services    []unstructured.Unstructured
 	inventories map[string]kube.Inventory
 	observed    map[string]kube.Observed
+	// applications of what was handed over, by component.
+	applications map[string]gitops.Status
 }
 
 func lookAt(ctx context.Context, c *kube.Client) clusterState {
@@ -56,6 +60,15 @@ func lookAt(ctx context.Context, c *kube.Client) clusterState {
 			unread <- err
 		} else {
 			seen.observed = observed
+		}
+		if len(handed(inventories)) == 0 {
+			return
+		}
+		if apps, err := c.List(ctx, appVersion, "Application", gitops.Namespace, ""); err == nil {
+			seen.applications = map[string]gitops.Status{}
+			for _, a := range apps {
+				seen.applications[a.GetName()] = gitops.StatusOf(&a)
+			}
 		}
 	})
 	wg.Wait()
@@ -90,6 +103,12 @@ func (seen clusterState) components(ctx context.Context, namespaces map[string]s
 				cs.State, cs.Reason = ComponentProgressing, r.Message
 			case check.Failed:
 				cs.State, cs.Reason = ComponentFailed, r.Message
+			}
+		}
+		if app, known := seen.applications[name]; known && cs.Reason == "" && !app.Good() {
+			cs.State, cs.Reason = ComponentProgressing, "Argo CD: "+strings.TrimPrefix(app.Line(), name+" is ")
+			if app.Failed() {
+				cs.State = ComponentFailed
 			}
 		}
 		if len(inv.Deferred) > 0 && cs.Reason == "" {

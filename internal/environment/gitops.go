@@ -14,7 +14,6 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/gitops"
-	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
 	"github.com/orrery-dev/orrery/internal/ui"
@@ -22,11 +21,14 @@ import (
 
 // GitOps is who applies the platform, and how that goes. Its JSON form is a contract.
 type GitOps struct {
-	Applier      string          `json:"applier"` // orrery or argocd
-	Revision     string          `json:"revision,omitempty"`
+	Applier      string          `json:"applier"`            // orrery or argocd
+	Revision     string          `json:"revision,omitempty"` // that Argo CD follows
+	Pushed       string          `json:"pushed,omitempty"`   // that was pushed last; the same, unless somebody moved the tag
 	Applications []gitops.Status `json:"applications"`
 	// Problem is what is the matter with Argo CD itself.
 	Problem string `json:"problem,omitempty"`
+	// ByHand are the last changes of what Argo CD applies that were neither its own nor the platform's.
+	ByHand []ByHand `json:"byHand,omitempty"`
 }
 
 // Good: all that was pushed runs, and is well.
@@ -146,12 +148,27 @@ func (e *Environment) GitOps(ctx context.Context) (GitOps, error) {
 	if err != nil {
 		return g, err
 	}
-	if d, err := e.mirrored(); err == nil {
-		if now, err := image.Tagged(ctx, d.Mirror(), gitops.Repository, gitops.Tag); err == nil {
-			g.Revision = now
-		}
+	if problem := e.followed(ctx, &g); g.Problem == "" {
+		g.Problem = problem
 	}
+	g.ByHand = e.byHand(ctx, client, inventories, g.Applications)
 	return g, nil
+}
+
+// followed notes what Argo CD follows, and says what is the matter with that.
+func (e *Environment) followed(ctx context.Context, g *GitOps) (problem string) {
+	d, err := e.mirrored()
+	if err == nil {
+		g.Revision, err = current(ctx, d.Mirror(), mirrorTime)
+	}
+	switch {
+	case err != nil:
+		return fmt.Sprintf("the mirror does not say what is followed; what runs goes on running, and nothing new gets through: %v; 'orrery up%s' starts the mirror", err, e.Flag())
+	case g.Pushed != "" && g.Revision != g.Pushed:
+		return fmt.Sprintf("somebody else moved %s:%s of the mirror from %s to %s: 'orrery gitops push%s' moves it back",
+			gitops.Repository, gitops.Tag, gitops.Revision(g.Pushed), cmp.Or(gitops.Revision(g.Revision), "nothing"), e.Flag())
+	}
+	return ""
 }
 
 func gitOpsStatus(ctx context.Context, client *kube.Client, components []string) (GitOps, error) {
@@ -164,6 +181,10 @@ func gitOpsStatus(ctx context.Context, client *kube.Client, components []string)
 	for _, a := range apps {
 		s := gitops.StatusOf(&a)
 		found[s.Component] = true
+		if s.Component == gitops.Root {
+			g.Pushed = a.GetAnnotations()[gitops.AnnotationPushed]
+		}
+		s.Hopeless = s.Hopeless || kube.Denied(s.Refused) // Argo CD tries it again and again
 		for i, sick := range s.Sick {
 			if sick.Kind == "Application" {
 				continue
@@ -173,6 +194,7 @@ func gitOpsStatus(ctx context.Context, client *kube.Client, components []string)
 				s.Sick[i].Message = why
 				s.Reason = fmt.Sprintf("%s %s: %s", sick.Kind, sick.Name, why)
 			}
+			s.Doubtful = s.Doubtful || hopeless && !s.Hopeless
 			s.Hopeless = s.Hopeless || hopeless
 		}
 		g.Applications = append(g.Applications, s)

@@ -3,6 +3,7 @@ package environment
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -29,11 +30,11 @@ func (p *Platform) GitOpsDiff(ctx context.Context) (map[string][]kube.Change, er
 	if err != nil {
 		return nil, err
 	}
-	parts, err := p.pushables(ctx, client, m, inventories)
+	before, err := p.pushedBefore(ctx, m)
 	if err != nil {
 		return nil, err
 	}
-	before, err := p.pushedBefore(ctx, m)
+	parts, err := p.pushables(ctx, client, m, inventories)
 	if err != nil {
 		return nil, err
 	}
@@ -71,25 +72,36 @@ func (p *Platform) GitOpsDiff(ctx context.Context) (map[string][]kube.Change, er
 	return changes, nil
 }
 
-// pushedBefore are the digests of the artifacts that the last push pointed to, by component.
+// pushedBefore are the digests of the artifacts that the last push pointed to, by component. What somebody put
+// in the place of that and cannot be read points to nothing: a push is what mends it.
 func (p *Platform) pushedBefore(ctx context.Context, m mirror.Mirror) (map[string]string, error) {
 	digests := map[string]string{}
-	digest, err := image.Tagged(ctx, m, gitops.Repository, gitops.Tag)
+	digest, err := current(ctx, m, mirrorTime)
 	if err != nil || digest == "" {
 		return digests, err
 	}
+	var apps []*unstructured.Unstructured
 	text, err := read(ctx, m, gitops.Repository+"@"+digest)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		apps, err = kube.Objects(text)
 	}
-	apps, err := kube.Objects(text)
 	if err != nil {
-		return nil, fmt.Errorf("what was pushed cannot be read: %w", err)
+		p.warn("what %s:%s of the mirror points to is nothing that was pushed: %v", gitops.Repository, gitops.Tag, err)
 	}
 	for _, a := range apps {
 		digests[a.GetName()], _, _ = unstructured.NestedString(a.Object, "spec", "source", "targetRevision")
 	}
 	return digests, nil
+}
+
+// mirrorTime is how long a mirror that takes connections and says nothing is waited for.
+const mirrorTime = 10 * time.Second
+
+// current is the digest of what Argo CD follows; empty when nothing was pushed.
+func current(ctx context.Context, m mirror.Mirror, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
+	defer cancel()
+	return image.Tagged(ctx, m, gitops.Repository, gitops.Tag)
 }
 
 func reference(m mirror.Mirror, ref string) (name.Reference, error) {

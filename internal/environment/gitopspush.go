@@ -40,12 +40,13 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	if err != nil {
 		return Pushed{}, fmt.Errorf("%w: what Argo CD reads is kept there", err)
 	}
-	parts, err := p.pushables(ctx, client, d.Mirror(), inventories)
-	if err != nil {
-		return Pushed{}, err
-	}
 	result := Pushed{Components: []string{}, Changed: []string{}}
-	result.Before, err = image.Tagged(ctx, d.Mirror(), gitops.Repository, gitops.Tag)
+	// Of a mirror that is away, nothing else is to be said.
+	result.Before, err = current(ctx, d.Mirror(), mirrorTime)
+	if err != nil {
+		return result, fmt.Errorf("%w; 'orrery up%s' starts the mirror", err, p.Flag())
+	}
+	parts, err := p.pushables(ctx, client, d.Mirror(), inventories)
 	if err != nil {
 		return result, err
 	}
@@ -100,9 +101,7 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	if err := p.tellArgo(ctx, client, registry, result.Revision); err != nil {
 		return result, err
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
-	defer cancel()
-	if err := p.awaitSync(waiting, client, result.Revision, parts); err != nil {
+	if err := p.awaitSync(ctx, client, result.Revision, parts, timeout); err != nil {
 		return result, err
 	}
 	for _, c := range fresh {
@@ -312,27 +311,35 @@ func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, 
 			}
 		}
 	}
-	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(registry)}); err != nil {
+	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(registry, revision)}); err != nil {
 		return err
 	}
 	return client.MergePatch(ctx, rootRef, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/refresh": "normal"}}})
 }
 
-// hopelessFor is how long something must look hopeless: pods of what was there before go away meanwhile.
+// hopelessFor is how long pods must look hopeless: those of what was there before go away meanwhile.
 const hopelessFor = 5 * time.Second
+
+// lookTime bounds one look at all Applications.
+const lookTime = 30 * time.Second
 
 // awaitSync waits until the root has revision, and all that it points to runs. What cannot get better
 // by waiting ends it, if it is of what was pushed now.
-func (p *Platform) awaitSync(ctx context.Context, client *kube.Client, revision string, parts []pushable) error {
+func (p *Platform) awaitSync(ctx context.Context, client *kube.Client, revision string, parts []pushable, timeout time.Duration) error {
 	pushed, names := map[string]string{}, []string{}
 	for _, c := range parts {
 		pushed[c.Name] = c.Digest
 		names = append(names, c.Name)
 	}
-	said := ""
+	said, last := "", "nothing was seen of it"
 	since := map[string]time.Time{} // when a component began to look hopeless
+	// No deadline of ctx: a look that it cut short would be the last thing that was seen.
+	deadline := time.After(timeout)
 	for {
-		g, err := gitOpsStatus(ctx, client, names)
+		look, cancel := context.WithTimeout(ctx, lookTime)
+		g, err := gitOpsStatus(look, client, names)
+		cancel()
+		status := apierrors.APIStatus(nil)
 		switch {
 		case err == nil:
 			bad := g.bad(revision)
@@ -348,23 +355,42 @@ func (p *Platform) awaitSync(ctx context.Context, client *kube.Client, revision 
 				if before, known := since[s.Component]; known {
 					hopeless[s.Component] = before
 				}
-				if time.Since(hopeless[s.Component]) >= hopelessFor {
+				if !s.Doubtful || time.Since(hopeless[s.Component]) >= hopelessFor {
 					return fmt.Errorf("%s did not get through, and what ran before goes on running: %s\n"+
 						"'orrery gitops status%s' shows all; push what was there before, or something better", s.Component, s.Reason, p.Flag())
 				}
 			}
 			since = hopeless
+			last = g.lines(bad)
 			if m := fmt.Sprintf("waiting for %d of %d: %s", len(bad), len(names)+1, bad[0].Line()); m != said {
 				said = m
 				p.sink.Emit(ui.Event{Type: ui.TypeNotice, Phase: plan.PhaseDeploy, Message: m})
 			}
-		case !kube.Transient(err):
+		case errors.As(err, &status) && !kube.Transient(err):
 			return err
+		case ctx.Err() == nil:
+			last = err.Error()
 		}
+		late := fmt.Errorf("not synced and healthy within %s", timeout)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s; 'orrery gitops status%s' shows how it goes on", context.Cause(ctx), cmp.Or(said, fmt.Sprint(err)), p.Flag())
+			late = context.Cause(ctx)
+		case <-deadline:
 		case <-time.After(300 * time.Millisecond):
+			continue
 		}
+		return fmt.Errorf("%w; what was seen last:\n%s\n'orrery gitops status%s' shows how it goes on", late, last, p.Flag())
 	}
+}
+
+// lines say what is the matter, each Application on a line of its own.
+func (g GitOps) lines(bad []gitops.Status) string {
+	var lines []string
+	if g.Problem != "" {
+		lines = append(lines, g.Problem)
+	}
+	for _, s := range bad {
+		lines = append(lines, s.Line())
+	}
+	return strings.Join(lines, "\n")
 }

@@ -74,9 +74,14 @@ func Applications(registry string, parts []Part) []*unstructured.Unstructured {
 	return all
 }
 
-// RootApplication is what Argo CD is told first.
-func RootApplication(registry string) *unstructured.Unstructured {
-	return application(Root, Root, registry, Tag, Namespace)
+// AnnotationPushed is on the root, and has the digest that the tag was moved to by the last push.
+const AnnotationPushed = "orrery.dev/pushed"
+
+// RootApplication is what Argo CD is told first. pushed is the digest of what the tag points to.
+func RootApplication(registry, pushed string) *unstructured.Unstructured {
+	root := application(Root, Root, registry, Tag, Namespace)
+	root.SetAnnotations(map[string]string{AnnotationPushed: pushed})
+	return root
 }
 
 func application(name, project, registry, revision, namespace string) *unstructured.Unstructured {
@@ -89,8 +94,10 @@ func application(name, project, registry, revision, namespace string) *unstructu
 		// Without a finalizer: who deletes an Application by hand deletes nothing that it applied, and
 		// the root makes it anew.
 		"syncPolicy": map[string]any{
-			"automated":   map[string]any{"prune": true, "selfHeal": true},
-			"syncOptions": []any{"ServerSideApply=true", "FailOnSharedResource=true", "PruneLast=true"},
+			"automated": map[string]any{"prune": true, "selfHeal": true},
+			// What is no field of a kind the server refuses when it is applied. To ask it for that as kubectl
+			// does parses all of its OpenAPI for each object: half of what a sync costs.
+			"syncOptions": []any{"ServerSideApply=true", "FailOnSharedResource=true", "PruneLast=true", "Validate=false"},
 			"retry": map[string]any{
 				"limit":   int64(3),
 				"backoff": map[string]any{"duration": "2s", "factor": int64(2), "maxDuration": "20s"},

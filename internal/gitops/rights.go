@@ -158,7 +158,8 @@ func binding(kind, name, namespace, to string) *unstructured.Unstructured {
 const LabelRights = "orrery.dev/gitops"
 
 func access(kind, name, namespace string) *unstructured.Unstructured {
-	meta := map[string]any{"name": name, "labels": map[string]any{LabelRights: "rights"}}
+	// As a component, so that an audit knows when its exceptions have to match.
+	meta := map[string]any{"name": name, "labels": map[string]any{LabelRights: "rights", "orrery.dev/component": "gitops"}}
 	if namespace != "" {
 		meta["namespace"] = namespace
 	}

@@ -18,19 +18,25 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 	// Sick are its objects that are not healthy.
 	Sick []Sick `json:"sick,omitempty"`
+	// Drifted are those that are not as they are to be.
+	Drifted []Sick `json:"drifted,omitempty"`
 	// Operation is the phase of what Argo CD does or did last: Running, Succeeded, Failed, …
 	Operation string `json:"operation,omitempty"`
 	// Hopeless: waiting does not help.
 	Hopeless bool `json:"hopeless,omitempty"`
+	// Doubtful: only its pods say that it is hopeless, and they may be those of before.
+	Doubtful bool `json:"-"`
+	// Refused is what the server said against an object, if the last sync was of Revision.
+	Refused string `json:"-"`
 }
 
-// Sick is an object that is not healthy.
+// Sick is an object that is not as it should be.
 type Sick struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	Namespace  string `json:"namespace,omitempty"`
 	Name       string `json:"name"`
-	Health     string `json:"health"`
+	Health     string `json:"health,omitempty"`
 	Message    string `json:"message,omitempty"`
 }
 
@@ -79,39 +85,37 @@ func StatusOf(app *unstructured.Unstructured) Status {
 	for _, r := range resources {
 		m, _ := r.(map[string]any)
 		health, _, _ := unstructured.NestedString(m, "health", "status")
-		if health == "" || health == "Healthy" {
-			continue
-		}
 		message, _, _ := unstructured.NestedString(m, "health", "message")
 		get := func(k string) string { v, _ := m[k].(string); return v }
 		version := get("version")
 		if g := get("group"); g != "" {
 			version = g + "/" + version
 		}
-		s.Sick = append(s.Sick, Sick{version, get("kind"), get("namespace"), get("name"), health, message})
+		o := Sick{version, get("kind"), get("namespace"), get("name"), health, message}
+		if health != "" && health != "Healthy" {
+			s.Sick = append(s.Sick, o)
+		}
+		if get("status") == "OutOfSync" {
+			s.Drifted = append(s.Drifted, o)
+		}
 	}
 	if !s.Good() || s.Failed() {
 		s.Reason = reason(app, s)
 	}
 	// A sync that failed for what it is to have now is not tried again.
 	of := text("status", "operationState", "syncResult", "revision")
-	s.Hopeless = (s.Operation == "Failed" || s.Operation == "Error") && of == s.Revision
+	if of == s.Revision {
+		s.Hopeless = s.Operation == "Failed" || s.Operation == "Error"
+		s.Refused = refused(app)
+	}
 	return s
 }
 
 // reason is the first of: what a sync came to, what is wrong with the source, which object is sick.
 func reason(app *unstructured.Unstructured, s Status) string {
 	if s.Operation == "Failed" || s.Operation == "Error" || s.Operation == "Running" {
-		results, _, _ := unstructured.NestedSlice(app.Object, "status", "operationState", "syncResult", "resources")
-		for _, r := range results {
-			m, _ := r.(map[string]any)
-			status, _ := m["status"].(string)
-			message, _ := m["message"].(string)
-			kind, _ := m["kind"].(string)
-			name, _ := m["name"].(string)
-			if status == "SyncFailed" {
-				return oneLine(kind + " " + name + ": " + message)
-			}
+		if r := refused(app); r != "" {
+			return r
 		}
 	}
 	conditions, _, _ := unstructured.NestedSlice(app.Object, "status", "conditions")
@@ -134,6 +138,19 @@ func reason(app *unstructured.Unstructured, s Status) string {
 	message, _, _ := unstructured.NestedString(app.Object, "status", "operationState", "message")
 	if s.Operation != "Succeeded" && message != "" {
 		return oneLine(message)
+	}
+	return ""
+}
+
+// refused is the first object that the last sync could not apply, and why.
+func refused(app *unstructured.Unstructured) string {
+	results, _, _ := unstructured.NestedSlice(app.Object, "status", "operationState", "syncResult", "resources")
+	for _, r := range results {
+		m, _ := r.(map[string]any)
+		text := func(k string) string { v, _ := m[k].(string); return v }
+		if text("status") == "SyncFailed" {
+			return oneLine(text("kind") + " " + text("name") + ": " + text("message"))
+		}
 	}
 	return ""
 }

@@ -54,7 +54,7 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 	defer cancel()
 	// Quotas and admission refuse pods before there are any; others may still run from before.
 	if c := StatusCondition(live, "ReplicaFailure"); c.True() && c.Message != "" {
-		return "its pods are refused: " + oneLine(c.Message), false
+		return podsRefused(c.Message), false
 	}
 	pods, err := c.podsOf(ctx, ref, live)
 	if err != nil {
@@ -85,6 +85,14 @@ func (c *Client) why(ctx context.Context, ref Ref, live *unstructured.Unstructur
 		return c.lastWarning(ctx, ref.Namespace, "ReplicaSet", ref.Name+"-"), false
 	}
 	return "", false
+}
+
+// podsRefused leaves out the name of a pod that there is not, and has more room for why.
+func podsRefused(message string) string {
+	if _, why, ok := strings.Cut(message, " is forbidden: "); ok {
+		message = why
+	}
+	return "its pods are refused: " + oneLine(message)
 }
 
 // podsOf yields the pods of a workload, those that are not ready first, newest first.
@@ -200,9 +208,18 @@ func unready(pod corev1.Pod) string {
 	return ""
 }
 
-// lastWarning finds the newest Warning event about an object; a name that ends in "-" is
-// a prefix.
+// lastWarning says the newest Warning event about an object.
 func (c *Client) lastWarning(ctx context.Context, namespace, kind, name string) string {
+	e := c.newestWarning(ctx, namespace, kind, name)
+	if e.Reason == "" {
+		return ""
+	}
+	return e.Reason + ": " + oneLine(e.Message)
+}
+
+// newestWarning finds the newest Warning event about an object; a name that ends in "-" is
+// a prefix.
+func (c *Client) newestWarning(ctx context.Context, namespace, kind, name string) (newest corev1.Event) {
 	fields := "type=Warning,involvedObject.kind=" + kind
 	if !strings.HasSuffix(name, "-") {
 		fields += ",involvedObject.name=" + name
@@ -212,9 +229,8 @@ func (c *Client) lastWarning(ctx context.Context, namespace, kind, name string) 
 	}
 	items, err := c.list(ctx, "v1", "Event", namespace, metav1.ListOptions{FieldSelector: fields, Limit: 500})
 	if err != nil {
-		return ""
+		return newest
 	}
-	var newest corev1.Event
 	var at time.Time
 	for _, item := range items {
 		var e corev1.Event
@@ -228,10 +244,7 @@ func (c *Client) lastWarning(ctx context.Context, namespace, kind, name string) 
 			newest, at = e, t
 		}
 	}
-	if newest.Reason == "" {
-		return ""
-	}
-	return newest.Reason + ": " + oneLine(newest.Message)
+	return newest
 }
 
 func eventTime(e corev1.Event) time.Time {

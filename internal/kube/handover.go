@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -180,6 +181,22 @@ func (c *Client) MergePatch(ctx context.Context, ref Ref, change map[string]any)
 	return nil
 }
 
+// LastManager is who wrote an object's fields last, and when, if that was after Argo CD applied it and not
+// by Orrery or a controller of Kubernetes; else "".
+func LastManager(live *unstructured.Unstructured) (manager string, at time.Time) {
+	for _, f := range live.GetManagedFields() {
+		if f.Subresource == "status" || f.Time == nil || f.Time.Time.Before(at) {
+			continue
+		}
+		manager, at = f.Manager, f.Time.Time
+	}
+	switch manager {
+	case argoManager, FieldManager, "kube-controller-manager":
+		return "", time.Time{}
+	}
+	return manager, at
+}
+
 // Kind is what the server knows of a kind.
 type Kind struct {
 	Group, Resource string
@@ -193,11 +210,15 @@ func (c *Client) Kind(ctx context.Context, apiVersion, kind string) (Kind, error
 }
 
 // Why says why an object is not ready, as its pods and events have it; "" when they say nothing.
-// hopeless: waiting does not help, since Kubernetes itself has begun to wait longer and longer.
+// hopeless: waiting does not help, since admission refuses its pods, or Kubernetes itself has begun to
+// wait longer and longer.
 func (c *Client) Why(ctx context.Context, ref Ref) (reason string, hopeless bool) {
 	live, err := c.Get(ctx, ref.APIVersion, ref.Kind, ref.Namespace, ref.Name)
 	if err != nil {
 		return "", false
+	}
+	if reason = c.refusal(ctx, ref, live); reason != "" {
+		return reason, true
 	}
 	reason, hopeless = c.why(ctx, ref, live)
 	pods, err := c.podsOf(ctx, ref, live)
@@ -208,6 +229,41 @@ func (c *Client) Why(ctx context.Context, ref Ref) (reason string, hopeless bool
 		hopeless = hopeless || pod.DeletionTimestamp == nil && backsOff(pod)
 	}
 	return strings.TrimSpace(reason), hopeless
+}
+
+// refusal is why admission denies a workload pods, as it is now; "" when it does not. Deployments and
+// ReplicaSets have a condition for it, others only events, which stay after what they are about.
+func (c *Client) refusal(ctx context.Context, ref Ref, live *unstructured.Unstructured) string {
+	seen, known, _ := unstructured.NestedInt64(live.Object, "status", "observedGeneration")
+	if known && seen < live.GetGeneration() {
+		return ""
+	}
+	message := ""
+	switch ref.Kind {
+	case "Deployment", "ReplicaSet":
+		if c := StatusCondition(live, "ReplicaFailure"); c.True() {
+			message = c.Message
+		}
+	case "StatefulSet", "DaemonSet", "Job":
+		if e := c.newestWarning(ctx, ref.Namespace, ref.Kind, ref.Name); e.Reason == "FailedCreate" && !eventTime(e).Before(changed(live)) {
+			message = e.Message
+		}
+	}
+	if !Denied(message) {
+		return ""
+	}
+	return podsRefused(message)
+}
+
+// changed is when somebody last wrote anything but the object's status.
+func changed(live *unstructured.Unstructured) time.Time {
+	at := live.GetCreationTimestamp().Time
+	for _, f := range live.GetManagedFields() {
+		if f.Subresource == "" && f.Time != nil && f.Time.After(at) {
+			at = f.Time.Time
+		}
+	}
+	return at
 }
 
 // crashes are how often a container may end before that is what it does: one may have come before what

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -95,6 +96,17 @@ func Transient(err error) bool {
 	return utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
 		utilnet.IsHTTP2ConnectionLost(err) || brokenAnswer(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) ||
 		(errors.As(err, &netErr) && netErr.Timeout())
+}
+
+// Denied tells the message of a refusal that stays: admission looked at the object and said no. Quotas are
+// not meant, which give way, nor webhooks that did not answer. Conditions and events, and what Argo CD
+// says of a sync, have such refusals as text alone.
+func Denied(message string) bool {
+	return slices.ContainsFunc([]string{
+		"denied request",       // a ValidatingAdmissionPolicy
+		"denied the request",   // a webhook
+		"violates PodSecurity", // the admission of pods
+	}, func(part string) bool { return strings.Contains(message, part) })
 }
 
 // brokenAnswer tells an answer whose connection ended in the middle; client-go has no type for it.

@@ -13,11 +13,16 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/kube"
+	"github.com/orrery-dev/orrery/internal/mirror"
 )
 
 const gitopsPlatform = "servers: 1\nagents: 0\n" +
@@ -55,7 +60,7 @@ func TestGitOps(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"change-and-revert", g.change}, {"refused-image", g.refused}, {"crash-loop", g.crashes}, {"drift", g.drift}, {"application-deleted", g.deleted},
-		{"controller-killed", g.killed}, {"nothing-secret", g.secrets},
+		{"controller-killed", g.killed}, {"source-corrupt", g.corrupt}, {"nothing-secret", g.secrets},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Cleanup(func() { e.keepSupport(t) })
@@ -219,7 +224,7 @@ func (g *handed) crashes(t *testing.T) {
 	g.fails(t, metricsServer, "- --kubelet-use-node-status-port\n", "- --kubelet-use-node-status-port\n            - --no-such-flag\n", "crash", "exit", "CrashLoop")
 }
 
-// drift: what somebody changes by hand is changed back.
+// drift: what somebody changes by hand is changed back, and who it was is known.
 func (g *handed) drift(t *testing.T) {
 	deployment := kube.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "kube-system", Name: "metrics-server"}
 	replicas := func(ctx context.Context) (int64, error) {
@@ -248,6 +253,23 @@ func (g *handed) drift(t *testing.T) {
 		return err
 	}))
 	g.well(t)
+	out := g.run(t, "gitops", "status")
+	for _, want := range []string{"patch scale Deployment kube-system/metrics-server", "delete Service kube-system/metrics-server"} {
+		if line := lineWith(out, want); !strings.Contains(line, "orrery-admin") || !strings.Contains(line, "kubectl") {
+			t.Errorf("who did it is not said of %q:\n%s", want, out)
+		}
+	}
+	g.run(t, "verify", "argocd")
+}
+
+// lineWith is the first line of text that has part.
+func lineWith(text, part string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			return line
+		}
+	}
+	return ""
 }
 
 func (g *handed) well(t *testing.T) {
@@ -260,9 +282,14 @@ func (g *handed) well(t *testing.T) {
 	})
 }
 
-// deleted: an Application takes nothing with it, and comes back.
+// deleted: an Application takes nothing with it, and comes back. Nobody can have it take something.
 func (g *handed) deleted(t *testing.T) {
 	before := g.ready(t, metricsServer)
+	r := g.try(t, "kubectl", "-n", gitops.Namespace, "patch", "application", "metrics-server", "--type=merge",
+		"-p", `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]}}`)
+	if r.code == 0 || !strings.Contains(r.stderr, "leave out the finalizer") {
+		t.Errorf("an Application that deletes a component: %v", r)
+	}
 	g.run(t, "kubectl", "-n", gitops.Namespace, "delete", "application", "metrics-server")
 	g.well(t)
 	if now := g.ready(t, metricsServer); !maps.Equal(before, now) {
@@ -279,6 +306,35 @@ func (g *handed) killed(t *testing.T) {
 	push.until(t, "it is done", func(e event) bool { return e.Type == "summary" })
 	revert()
 	g.run(t, "gitops", "push")
+}
+
+// corrupt: what Argo CD follows is no manifest. That is said, all goes on running, and a push mends it.
+func (g *handed) corrupt(t *testing.T) {
+	before := g.pods(t)
+	registry := strings.TrimPrefix(g.status(t).Endpoints["registry"], "http://")
+	m := mirror.Mirror{Address: registry, PasswordFile: g.state("pki", "mirror-password")}
+	ref, err := name.ParseReference(registry+"/"+gitops.Repository+":"+gitops.Tag, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	artifact, err := mutate.AppendLayers(empty.Image, static.NewLayer([]byte("no archive"), types.OCILayer))
+	if err == nil {
+		err = remote.Write(ref, artifact, remote.WithContext(t.Context()), remote.WithAuth(m))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.run(t, "kubectl", "-n", gitops.Namespace, "annotate", "application", gitops.Root, "argocd.argoproj.io/refresh=normal")
+	t.Logf("corrupt, said: %s", eventually(t, "it is said", time.Minute, func(ctx context.Context) error {
+		r := g.invoke(ctx, nil, "gitops", "status")
+		if r.code != 1 || !strings.Contains(r.stderr, "somebody else moved") || !strings.Contains(lineWith(r.stdout, gitops.Root+" "), "Unknown") {
+			return errors.New(r.String())
+		}
+		return nil
+	}))
+	g.same(t, "what is followed is corrupt", before)
+	g.run(t, "gitops", "push")
+	g.same(t, "mended", before)
 }
 
 // secrets: nothing that was pushed has a value of a Secret of NATS in it, however it is written.

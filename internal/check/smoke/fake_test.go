@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -32,6 +33,8 @@ type fakeAPI struct {
 	post     func(path string, body []byte) ([]byte, error)
 	get      func(path string) ([]byte, error) // for what raw has not
 	unknown  string                            // a kind that is not served
+	read     func(key string)                  // told of each object that is read
+	healing  int                               // how often a changed object is read before it is as it was
 	portless bool                              // Services get no port on the nodes
 	pending  bool                              // pods stay Pending
 	forwards map[string]string                 // pod:port → address that listens
@@ -174,6 +177,9 @@ func (f *fakeAPI) Get(ctx context.Context, _, kind, namespace, name string) (*un
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	if f.read != nil {
+		f.read(key(kind, namespace, name))
+	}
 	if o, ok := f.objects[key(kind, namespace, name)]; ok && !(kind == "Pod" && f.job.vanishes) {
 		return o.DeepCopy(), nil
 	}
@@ -270,6 +276,33 @@ func (f *fakeAPI) Delete(ctx context.Context, _, kind, namespace, name string, _
 		return ctx.Err()
 	}
 	delete(f.objects, key(kind, namespace, name))
+	return nil
+}
+
+// MergePatch changes fields of the spec, until healing reads have seen it; without healing it stays.
+func (f *fakeAPI) MergePatch(ctx context.Context, ref kube.Ref, change map[string]any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k := key(ref.Kind, ref.Namespace, ref.Name)
+	was := f.objects[k]
+	if ctx.Err() != nil || was == nil {
+		return errTest
+	}
+	now := was.DeepCopy()
+	for field, v := range change["spec"].(map[string]any) {
+		if err := unstructured.SetNestedField(now.Object, v, "spec", field); err != nil {
+			return err
+		}
+	}
+	f.objects[k] = now
+	if f.healing > 0 {
+		left := f.healing
+		f.read = func(of string) {
+			if left--; of == k && left == 0 {
+				f.objects[k], f.read = was, nil
+			}
+		}
+	}
 	return nil
 }
 

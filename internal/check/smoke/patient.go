@@ -55,6 +55,11 @@ func (p patient) Delete(ctx context.Context, apiVersion, kind, namespace, name s
 	return err
 }
 
+func (p patient) MergePatch(ctx context.Context, ref kube.Ref, change map[string]any) error {
+	_, err := again(ctx, func() (any, error) { return nil, p.API.MergePatch(ctx, ref, change) })
+	return err
+}
+
 // RawGet repeats only what got no answer: what a path answers is for the check to judge.
 func (p patient) RawGet(ctx context.Context, path string) ([]byte, error) {
 	var answer []byte

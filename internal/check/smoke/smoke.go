@@ -22,6 +22,7 @@ type API interface {
 	Create(ctx context.Context, obj *unstructured.Unstructured) error
 	DryRun(ctx context.Context, obj *unstructured.Unstructured) error
 	Delete(ctx context.Context, apiVersion, kind, namespace, name string, graceSeconds int64) error
+	MergePatch(ctx context.Context, ref kube.Ref, change map[string]any) error
 	PortForward(ctx context.Context, namespace, pod string, port int) (addr string, stop func(), err error)
 	Exec(ctx context.Context, namespace, pod, container string, cmd []string, stdin io.Reader, stdout, stderr io.Writer) error
 	RawGet(ctx context.Context, path string) ([]byte, error)
@@ -121,6 +122,8 @@ var registry = map[string][]probe{
 	"foundationdb": {{"foundationdb", foundationdb}},
 
 	"cert-manager": {{"cert-manager", certificates}},
+
+	"argocd": {{"argocd-applications", applications}, {"argocd-drift", drift}},
 
 	"nats": {
 		{"nats-spread", natsSpread},

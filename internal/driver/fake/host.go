@@ -127,6 +127,9 @@ func (c *Cluster) SetDown(node string, down bool) {
 	c.showNodes()
 }
 
+// LoseRegistry takes the registry away until the environment is brought up again; what it holds stays.
+func (c *Cluster) LoseRegistry() { c.stopRegistry() }
+
 // Registry is the host:port of the registry, "" before it was first started.
 func (c *Cluster) Registry() string {
 	c.mu.Lock()

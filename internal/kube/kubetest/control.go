@@ -20,7 +20,8 @@ import (
 const readyAnnotation = "orrery.dev/ready"
 
 // Hold keeps objects from becoming ready, those that exist and those to come. reason is as a
-// container says it, "ImagePullBackOff: no such image", or what the object's condition says.
+// container says it, "ImagePullBackOff: no such image", or what the object's condition says; for pods that
+// are refused it is "FailedCreate: " and the refusal.
 // An empty Name or Namespace means all.
 func (s *Server) Hold(of Ref, reason string) {
 	s.mu.Lock()
@@ -208,6 +209,9 @@ func (s *Server) workload(o *unstructured.Unstructured, held bool, why string) {
 		status["conditions"] = []any{
 			condition("Available", !held, "Test", why),
 			condition("Progressing", true, map[bool]string{true: "ReplicaSetUpdated", false: "NewReplicaSetAvailable"}[held], ""),
+		}
+		if refused, ok := strings.CutPrefix(why, "FailedCreate: "); ok {
+			status["conditions"] = append(status["conditions"].([]any), condition("ReplicaFailure", true, "FailedCreate", refused))
 		}
 	case "ReplicaSet":
 		set(n, "replicas", "fullyLabeledReplicas")
