@@ -289,6 +289,9 @@ func writeBinary(w *tar.Writer, bin catalog.Binary, file string) error {
 		return err
 	}
 	defer f.Close()
+	if bin.Archive() {
+		return writeArchive(w, "opt/"+bin.Name, tar.NewReader(f))
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -309,6 +312,46 @@ func writeBinary(w *tar.Writer, bin catalog.Binary, file string) error {
 		}
 	}
 	return nil
+}
+
+// writeArchive writes what is in an archive below a folder, and the folders that it is in.
+func writeArchive(w *tar.Writer, at string, r *tar.Reader) error {
+	made := map[string]bool{}
+	var folder func(string) error
+	folder = func(name string) error {
+		if name == "." || made[name] {
+			return nil
+		}
+		made[name] = true
+		if err := folder(path.Dir(name)); err != nil {
+			return err
+		}
+		h := header(name+"/", 0o755)
+		h.Typeflag = tar.TypeDir
+		return w.WriteHeader(h)
+	}
+	for {
+		from, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		h := header(path.Join(at, from.Name), from.Mode)
+		if h.Size = from.Size; !strings.HasPrefix(h.Name, at+"/") {
+			return fmt.Errorf("%q leads out of the archive", from.Name)
+		}
+		if err := folder(path.Dir(h.Name)); err != nil {
+			return err
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w, r); err != nil {
+			return err
+		}
+	}
 }
 
 // header is root's, of no particular time.

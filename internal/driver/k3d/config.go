@@ -24,7 +24,7 @@ const (
 // clusterName is what k3d calls an environment.
 func clusterName(environment string) string { return "orrery-" + environment }
 
-// nodeName is what k3d calls a node of it, and Kubernetes too.
+// nodeName is what k3d calls a node of it.
 func nodeName(environment, role string, index int) string {
 	return fmt.Sprintf("k3d-%s-%s-%d", clusterName(environment), role, index)
 }
@@ -83,12 +83,15 @@ func configure(base []byte, w wish) ([]byte, error) {
 	c["env"] = []object{{"envVar": contract.Sandbox + "=" + w.sandbox, "nodeFilters": all}}
 	options := child(c, "options")
 	k3s := child(options, "k3s")
-	// Nodes of ours bring routes and kube-proxy.
+	// Nodes of ours bring routes and kube-proxy, for which Cilium's agents stand otherwise.
 	args := slices.DeleteFunc(list(k3s["extraArgs"]), func(a object) bool {
-		return a["arg"] == "--flannel-backend=none" || a["arg"] == "--disable-kube-proxy"
+		return e.Network.Plugin == spec.PluginRoutes && (a["arg"] == "--flannel-backend=none" || a["arg"] == "--disable-kube-proxy")
 	})
 	for _, arg := range []string{"--cluster-cidr=" + e.Network.Pods, "--service-cidr=" + e.Network.Services, "--cluster-dns=" + e.ClusterDNS().String()} {
 		args = append(args, object{"arg": arg, "nodeFilters": []string{"server:*"}})
+	}
+	for _, p := range places(e) { // what orrery.yaml calls a node, Kubernetes does too
+		args = append(args, object{"arg": "--node-name=" + p.node.Name, "nodeFilters": []string{p.filter}})
 	}
 	k3s["extraArgs"] = args
 	k3s["nodeLabels"] = nodeLabels(e)

@@ -35,6 +35,7 @@ func Kind() driver.Kind {
 		DecideNetwork: func(context.Context, driver.Compiler) (plugin, reason string) {
 			return spec.PluginRoutes, ""
 		},
+		NodeNetwork:    spec.PluginRoutes,
 		MirrorPrograms: []string{"k3s"},
 	}
 }
@@ -390,8 +391,8 @@ func (d *Driver) Ready(ctx context.Context) error {
 		}
 		var not []string
 		for _, p := range places(d.Spec) {
-			if !ready[p.name] && !slices.Contains(m.Stopped, p.name) {
-				not = append(not, p.name)
+			if !ready[p.node.Name] && !slices.Contains(m.Stopped, p.name) {
+				not = append(not, p.node.Name)
 			}
 		}
 		if not != nil {

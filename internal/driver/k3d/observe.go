@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/driver"
@@ -68,12 +70,13 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 	for _, p := range places(d.Spec) {
 		c, ok := s.nodes[p.name]
 		n := driver.Node{
-			Name: p.name, Role: driver.Role(p.node.Role), Zone: p.node.Zone, Rack: p.node.Rack, Address: m.Addresses[p.name], PodCIDR: m.Ranges[p.name],
+			Name: p.node.Name, Role: driver.Role(p.node.Role), Zone: p.node.Zone, Rack: p.node.Rack,
+			Address: m.Addresses[p.name], PodCIDR: m.Ranges[p.node.Name],
 			Running: ok && c.State == "running", Stopped: slices.Contains(m.Stopped, p.name),
 		}
 		if n.Running {
 			running++
-			n.Services = []driver.Service{{Name: nodeService, Restarts: d.restarts(ctx, c.ID)}}
+			n.Services = append([]driver.Service{{Name: nodeService, Restarts: d.restarts(ctx, c.ID)}}, d.processes(ctx, c.ID)...)
 			n.Address = cmp.Or(c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress, n.Address)
 		} else if n.Stopped {
 			stopped++
@@ -102,6 +105,33 @@ func (d *Driver) restarts(ctx context.Context, id string) int {
 	}
 	return c.RestartCount
 }
+
+// processes are the services that run in a node, by the engine's list of its processes.
+func (d *Driver) processes(ctx context.Context, id string) (services []driver.Service) {
+	var top struct {
+		Titles    []string
+		Processes [][]string
+	}
+	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/top", nil, &top) != nil {
+		return nil
+	}
+	pid := slices.Index(top.Titles, "PID")
+	command := slices.IndexFunc(top.Titles, func(t string) bool { return t == "CMD" || t == "COMMAND" })
+	for _, p := range top.Processes {
+		if pid < 0 || command < 0 || len(p) <= max(pid, command) {
+			continue
+		}
+		program, _, _ := strings.Cut(p[command], " ")
+		n, err := strconv.Atoi(p[pid])
+		if name, of := strings.CutPrefix(program, programs); of && err == nil && !strings.Contains(name, "/") {
+			services = append(services, driver.Service{Name: name, PID: n})
+		}
+	}
+	return services
+}
+
+// programs is where nodes have theirs.
+const programs = "/opt/orrery/bin/"
 
 // learnRanges asks the API which addresses pods of nodes have, once.
 func (d *Driver) learnRanges(ctx context.Context, m *memory) {
