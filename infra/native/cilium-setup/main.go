@@ -1,6 +1,6 @@
 // Command cilium-setup is what Cilium's chart runs in the image of its agents beside the agent: the
-// three scripts of upstream's image, as far as they do something here, without a shell. The name
-// that it is called by says which.
+// three scripts of upstream's image, as far as they do something here, without a shell, and the two
+// programs of the system that agents call. The name that it is called by says which.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/orrery-dev/orrery/internal/hosttraffic"
 )
@@ -33,6 +34,8 @@ func run(as string) error {
 		return nil
 	case "iptables": // the agent insists on it; the one rule of use is mark's
 		return nil
+	case "ip": // by which the agent lays the routes of its health endpoint
+		return syscall.Exec("/opt/busybox/bin/busybox", append([]string{"ip"}, os.Args[1:]...), os.Environ())
 	default:
 		return errors.New("call it by the name of one of the scripts of Cilium's image")
 	}

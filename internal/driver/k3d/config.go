@@ -32,6 +32,9 @@ func nodeName(environment, role string, index int) string {
 // mirrorName is of the container that the environment's registry is in.
 func mirrorName(environment string) string { return "k3d-" + clusterName(environment) + "-mirror" }
 
+// objectsName is of the volume with the BPF programs that agents of the network compiled.
+func objectsName(environment string) string { return "k3d-" + clusterName(environment) + "-objects" }
+
 // place of a node by what k3d calls it.
 type place struct {
 	name   string
@@ -81,6 +84,9 @@ func configure(base []byte, w wish) ([]byte, error) {
 	// The mirror is made first, so that images are pushed to it while nodes start; all names are asked of it.
 	c["registries"] = object{"config": fmt.Sprintf("mirrors:\n  \"*\":\n    endpoint:\n    - http://%s:%d\n", mirrorName(e.Name), contract.MirrorPort)}
 	c["env"] = []object{{"envVar": contract.Sandbox + "=" + w.sandbox, "nodeFilters": all}}
+	if e.Network.Plugin == spec.PluginCilium {
+		c["volumes"] = []object{{"volume": objectsName(e.Name) + ":/var/lib/orrery-objects", "nodeFilters": all}}
+	}
 	options := child(c, "options")
 	k3s := child(options, "k3s")
 	// Nodes of ours bring routes and kube-proxy, for which Cilium's agents stand otherwise.

@@ -352,3 +352,30 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("%v", names)
 	}
 }
+
+// TestServices: what a node runs is told apart from what its pods run, which may have the same name.
+func TestServices(t *testing.T) {
+	p := processes{
+		Titles: []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"},
+		Processes: [][]string{
+			{"root", "50", "40", "0", "17:46", "?", "00:00:00", "/sbin/docker-init -- /bin/k3s server"},
+			{"root", "60", "50", "0", "17:46", "?", "00:00:00", "/bin/k3s server --node-name=server1"},
+			{"root", "61", "60", "3", "17:46", "?", "00:00:22", "etcd --name=server1"},
+			{"root", "62", "60", "2", "17:46", "?", "00:00:22", "/opt/orrery/bin/kubelet"},
+			{"root", "70", "50", "0", "17:46", "?", "00:00:00", "/opt/orrery/bin/containerd-shim-runc-v2 -namespace k8s.io"},
+			{"root", "71", "70", "0", "17:46", "?", "00:00:00", "etcd --of=a-pod"},
+			{"cut off"},
+		},
+	}
+	want := []driver.Service{{Name: "k3s", PID: 60, Restarts: 2}, {Name: "etcd", PID: 61}, {Name: "kubelet", PID: 62}}
+	if got := p.services(2); !reflect.DeepEqual(got, want) {
+		t.Errorf("services: %+v, want %+v", got, want)
+	}
+	p.Processes = p.Processes[:1]
+	if got := p.services(0); got != nil {
+		t.Errorf("without the node's program: %+v", got)
+	}
+	if got := (processes{Titles: []string{"USER"}, Processes: p.Processes}).services(0); got != nil {
+		t.Errorf("without columns: %+v", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,7 +77,7 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 		}
 		if n.Running {
 			running++
-			n.Services = append([]driver.Service{{Name: nodeService, Restarts: d.restarts(ctx, c.ID)}}, d.processes(ctx, c.ID)...)
+			n.Services = d.services(ctx, c.ID)
 			n.Address = cmp.Or(c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress, n.Address)
 		} else if n.Stopped {
 			stopped++
@@ -97,41 +98,54 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 // nodeService is what runs in a node, as a whole.
 const nodeService = "k3s"
 
-// restarts of a container that nobody asked for.
-func (d *Driver) restarts(ctx context.Context, id string) int {
+// services of a node that runs: the node as a whole, with how often it was started again though
+// nobody asked, and the processes that it began, by the engine's list.
+func (d *Driver) services(ctx context.Context, id string) []driver.Service {
 	var c struct{ RestartCount int }
-	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/json", nil, &c) != nil {
-		return 0
-	}
-	return c.RestartCount
-}
-
-// processes are the services that run in a node, by the engine's list of its processes.
-func (d *Driver) processes(ctx context.Context, id string) (services []driver.Service) {
-	var top struct {
-		Titles    []string
-		Processes [][]string
-	}
-	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/top", nil, &top) != nil {
+	var top processes
+	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/json", nil, &c) != nil ||
+		d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/top", nil, &top) != nil {
 		return nil
 	}
-	pid := slices.Index(top.Titles, "PID")
-	command := slices.IndexFunc(top.Titles, func(t string) bool { return t == "CMD" || t == "COMMAND" })
-	for _, p := range top.Processes {
-		if pid < 0 || command < 0 || len(p) <= max(pid, command) {
-			continue
-		}
-		program, _, _ := strings.Cut(p[command], " ")
-		n, err := strconv.Atoi(p[pid])
-		if name, of := strings.CutPrefix(program, programs); of && err == nil && !strings.Contains(name, "/") {
-			services = append(services, driver.Service{Name: name, PID: n})
+	return top.services(c.RestartCount)
+}
+
+// processes of a container as engines list them, with ps of the machine that they are on.
+type processes struct {
+	Titles    []string
+	Processes [][]string
+}
+
+// services are the program of a node and what it began; pods are below others.
+func (p processes) services(restarts int) []driver.Service {
+	pid, parent := slices.Index(p.Titles, "PID"), slices.Index(p.Titles, "PPID")
+	command := slices.IndexFunc(p.Titles, func(t string) bool { return t == "CMD" || t == "COMMAND" })
+	if min(pid, parent, command) < 0 {
+		return nil
+	}
+	program := func(line []string) string {
+		first, _, _ := strings.Cut(line[command], " ")
+		return path.Base(first)
+	}
+	rows := slices.DeleteFunc(slices.Clone(p.Processes), func(line []string) bool { return len(line) <= max(pid, parent, command) })
+	at := slices.IndexFunc(rows, func(line []string) bool { return program(line) == nodeService })
+	if at < 0 {
+		return nil
+	}
+	node := rows[at][pid]
+	var services []driver.Service
+	for _, line := range rows {
+		n, err := strconv.Atoi(line[pid])
+		switch {
+		case err != nil:
+		case line[pid] == node:
+			services = append(services, driver.Service{Name: nodeService, PID: n, Restarts: restarts})
+		case line[parent] == node:
+			services = append(services, driver.Service{Name: program(line), PID: n})
 		}
 	}
 	return services
 }
-
-// programs is where nodes have theirs.
-const programs = "/opt/orrery/bin/"
 
 // learnRanges asks the API which addresses pods of nodes have, once.
 func (d *Driver) learnRanges(ctx context.Context, m *memory) {

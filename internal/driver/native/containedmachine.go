@@ -48,11 +48,10 @@ func OwnGroups() error {
 	}
 	mountCgroups(b, cg)
 	// For agents that are pods: programs and maps that are pinned end with the container, and the
-	// balancer of sockets sees this node's connections only.
+	// balancer of sockets sees this node's connections only. Engines with version 1 of control groups
+	// put a container into a unified one too, and do not show it.
 	b.mount("bpf", bpfFolder, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700")
-	if cg.Unified != "" {
-		b.mount("cgroup2", containedCgroup2, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	}
+	b.mount("cgroup2", containedCgroup2, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	for _, sysctls := range []map[string]string{hostSysctls, datapathSysctls} {
 		for p, v := range sysctls {
 			b.mask("/proc/sys/"+p, v+"\n")
