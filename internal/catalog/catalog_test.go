@@ -357,6 +357,32 @@ func TestSelectGate(t *testing.T) {
 	}
 }
 
+// Agents that are pods are where nodes do not run them, and nodes have the programs of another network.
+func TestForAgentsAsPods(t *testing.T) {
+	c := &Catalog{
+		Distribution: Distribution{Binaries: []Binary{{Name: "kubelet"}}, Networks: map[string]Network{
+			"cilium": {Binaries: []Binary{{Name: "agent"}}}, "routes": {Binaries: []Binary{{Name: "k3s"}}},
+		}},
+		Components: map[string]Component{
+			"agents": {Name: "agents", When: When{Network: "cilium", Agents: AgentPods}}, "policies": {Name: "policies", When: When{Network: "cilium"}},
+		},
+		Overlays: map[string]Overlay{"local": {Name: "local", Components: []string{"agents", "policies"}}},
+	}
+	for nodes, want := range map[string]string{"": "policies kubelet agent", "cilium": "policies kubelet agent", "routes": "agents policies kubelet k3s"} {
+		for_ := c.For("cilium", nodes)
+		has := slices.Clone(for_.Overlays["local"].Components)
+		for _, b := range for_.Distribution.Files() {
+			has = append(has, b.Name)
+		}
+		if got := strings.Join(has, " "); got != want {
+			t.Errorf("nodes of %q: %s, want %s", nodes, got, want)
+		}
+	}
+	if got := c.For("routes", "routes").Overlays["local"].Components; len(got) != 0 {
+		t.Errorf("without Cilium there is %q", got)
+	}
+}
+
 // What is for another network is neither selected nor needed, nor on the nodes, and asking
 // for it says why.
 func TestFor(t *testing.T) {
@@ -518,11 +544,12 @@ func TestWithin(t *testing.T) {
 
 // The core of the catalogue stands by itself.
 func TestRepositoryProfiles(t *testing.T) {
-	c, err := Load("../..")
+	loaded, err := Load("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, overlay := range []string{"local", "prod"} {
+	for overlay, nodes := range map[string]string{"local": "routes", "prod": ""} { // locally with agents that are pods
+		c := loaded.For("cilium", nodes)
 		all, core := c.Within(profile.Full).Overlays[overlay].Components, c.Within(profile.Core).Overlays[overlay].Components
 		if len(core) >= len(all) || !slices.Contains(core, "nats") {
 			t.Errorf("%s: core is %v of %v", overlay, core, all)

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -182,6 +183,53 @@ func TestImage(t *testing.T) {
 	if raw, _ := opened.RawManifest(); built.Size != total+int64(len(raw)) {
 		t.Errorf("size %d, want %d", built.Size, total+int64(len(raw)))
 	}
+}
+
+// An archive becomes a tree, with its folders; what leads out of it is refused.
+func TestArchiveInImage(t *testing.T) {
+	pack := func(names ...string) *tar.Reader {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, name := range names {
+			if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: 1}), write(w, "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return tar.NewReader(&b)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := errors.Join(writeArchive(w, "opt/llvm", pack("bin/clang", "bin/ld", "doc/a/copyright")), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, h.Name)
+	}
+	want := []string{"opt/", "opt/llvm/", "opt/llvm/bin/", "opt/llvm/bin/clang", "opt/llvm/bin/ld", "opt/llvm/doc/", "opt/llvm/doc/a/", "opt/llvm/doc/a/copyright"}
+	if !slices.Equal(got, want) {
+		t.Errorf("content %q, want %q", got, want)
+	}
+	for _, name := range []string{"../etc/passwd", ".."} {
+		if err := writeArchive(tar.NewWriter(io.Discard), "opt/llvm", pack(name)); err == nil {
+			t.Errorf("%q is taken", name)
+		}
+	}
+}
+
+func write(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func TestImageErrors(t *testing.T) {

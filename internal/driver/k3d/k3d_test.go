@@ -84,7 +84,7 @@ func TestConfiguration(t *testing.T) {
 	text := string(b)
 	for _, want := range []string{
 		"name: orrery-demo", "image: orrery/node:1", "--cluster-cidr=10.244.0.0/16", "--cluster-dns=10.96.0.10", "orrery.dev/id=i", "token: t",
-		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "ORRERY_SANDBOX=pause@x", "disableRollback: true", "--disable-network-policy",
+		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "ORRERY_SANDBOX=pause@x", "disableRollback: true", "--disable-network-policy", "--node-name=server1",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in it:\n%s", want, text)
@@ -93,6 +93,16 @@ func TestConfiguration(t *testing.T) {
 	for _, unwanted := range []string{"--flannel-backend=none", "--disable-kube-proxy", "agent:", "create:"} {
 		if strings.Contains(text, unwanted) {
 			t.Errorf("%q is in it:\n%s", unwanted, text)
+		}
+	}
+	// Cilium's agents are pods: nodes bring neither network nor proxy, and share what is compiled.
+	e.Network.Plugin = spec.PluginCilium
+	if b, err = configuration(wish{spec: e}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"--flannel-backend=none", "--disable-kube-proxy", "--node-name=server1", "k3d-orrery-demo-objects:/var/lib/orrery-objects"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%q is not in it:\n%s", want, b)
 		}
 	}
 	if _, err := configure([]byte("a: ["), wish{spec: e}); err == nil {
