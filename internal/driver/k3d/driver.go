@@ -30,15 +30,29 @@ import (
 // Kind is this driver as orrery.yaml knows it.
 func Kind() driver.Kind {
 	return driver.Kind{
-		Name:         spec.DriverK3d,
-		Capabilities: driver.Capabilities{Distribution: true, Mirror: true, Nodes: true, NodeFaults: true},
-		New:          func(o driver.Options) (driver.Driver, error) { return New(o) },
-		DecideNetwork: func(context.Context, driver.Compiler) (plugin, reason string) {
-			return spec.PluginRoutes, ""
-		},
+		Name:           spec.DriverK3d,
+		Capabilities:   driver.Capabilities{Distribution: true, Mirror: true, Nodes: true, NodeFaults: true},
+		New:            func(o driver.Options) (driver.Driver, error) { return New(o) },
+		DecideNetwork:  decideNetwork,
 		NodeNetwork:    spec.PluginRoutes,
 		MirrorPrograms: []string{"k3s"},
 	}
+}
+
+// decideNetwork prefers Cilium, whose programs the engine's kernel has to take.
+func decideNetwork(ctx context.Context, _ driver.Compiler) (plugin, reason string) {
+	e, err := newEngine(os.Getenv)
+	var i engineInfo
+	if err == nil {
+		i, err = e.info(ctx)
+	}
+	if err == nil {
+		err = judgeKernel(i.KernelVersion)
+	}
+	if err != nil {
+		return spec.PluginRoutes, "routes instead of cilium: " + err.Error()
+	}
+	return spec.PluginCilium, ""
 }
 
 // Driver of one environment.

@@ -212,6 +212,24 @@ func TestJudgements(t *testing.T) {
 	}
 }
 
+// TestDecideNetwork: Cilium where the engine's kernel takes it, else routes, with the reason.
+func TestDecideNetwork(t *testing.T) {
+	for kernel, want := range map[string]string{
+		"6.1.0-18-amd64": "cilium ", "5.10.16.3-microsoft-standard-WSL2": "cilium ",
+		"4.19.0-27-amd64": "routes too old", "": "routes which kernel",
+	} {
+		engineOf(t, map[string]any{"/info": engineInfo{KernelVersion: kernel}})
+		plugin, reason := decideNetwork(t.Context(), nil)
+		if wanted, says, _ := strings.Cut(want, " "); plugin != wanted || !strings.Contains(reason, says) || (reason == "") != (says == "") {
+			t.Errorf("kernel %q: %s, %q; want %s", kernel, plugin, reason, want)
+		}
+	}
+	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none"))
+	if plugin, reason := decideNetwork(t.Context(), nil); plugin != spec.PluginRoutes || !strings.Contains(reason, "no container engine answers") {
+		t.Errorf("without an engine: %s, %q", plugin, reason)
+	}
+}
+
 // engineOf answers as an engine would, on a socket.
 func engineOf(t *testing.T, answers map[string]any) (deleted *[]string) {
 	t.Helper()
