@@ -1,15 +1,18 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,14 +23,7 @@ const k3dNodes = "driver: k3d\nservers: 1\nagents: 1\nprofile: core\nnetwork: {p
 
 // TestK3d is the life of a platform whose nodes are containers of k3d, on the engine that is here.
 func TestK3d(t *testing.T) {
-	if skipped == "" {
-		if _, err := exec.LookPath("k3d"); err != nil {
-			t.Skip("k3d is not in PATH")
-		}
-		if _, err := engineAt(t.Context(), "/_ping"); err != nil {
-			t.Skipf("no container engine answers: %v", err)
-		}
-	}
+	needK3d(t)
 	e := newEnvironment(t, "k3d", k3dNodes)
 	_, sum := e.up(t)
 	t.Logf("up: %v", sum.Seconds)
@@ -90,43 +86,130 @@ func TestK3d(t *testing.T) {
 	}
 	e.verify(t)
 
+	// What somebody removed is named, and nothing else is done.
+	if _, err := engineAt(t.Context(), http.MethodDelete, "/containers/k3d-orrery-"+e.name+"-agent-0?force=true&v=true", ""); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.try(t, "up"); r.code == 0 || !strings.Contains(r.stderr, "somebody removed agent1") {
+		t.Errorf("up without a node's container: %v", r)
+	}
+
 	e.down(t)
 	if b, err := os.ReadFile(userKubeconfig()); err == nil && strings.Contains(string(b), e.name) {
 		t.Error("the person's kubeconfig still has the cluster")
 	}
 	for _, kind := range []string{"/containers/json?all=true", "/networks", "/volumes"} {
-		if all, err := engineAt(t.Context(), kind); err != nil || strings.Contains(all, e.name) {
+		if all, err := engineAt(t.Context(), http.MethodGet, kind, ""); err != nil || strings.Contains(all, e.name) {
 			t.Errorf("the engine's %s after down: %v %s", kind, err, all)
 		}
 	}
 }
 
-// engineAt is what the engine that k3d finds says.
-func engineAt(ctx context.Context, path string) (string, error) {
+func needK3d(t *testing.T) {
+	t.Helper()
+	if skipped != "" {
+		t.Skip(skipped)
+	}
+	if _, err := exec.LookPath("k3d"); err != nil {
+		t.Skip("k3d is not in PATH")
+	}
+	if _, err := engineAt(t.Context(), http.MethodGet, "/info", ""); err != nil {
+		t.Skipf("no container engine answers: %v", err)
+	}
+}
+
+// TestK3dRefused is what cannot be, told by doctor before anything is made.
+func TestK3dRefused(t *testing.T) {
+	needK3d(t)
+	e := newEnvironment(t, "k3d-no", k3dNodes+"ports: {api: 29443, registry: 29500}\n")
+	refused := func(t *testing.T, says string) {
+		t.Helper()
+		if r := e.try(t, "up"); r.code == 0 || !strings.Contains(r.stdout+r.stderr, says) {
+			t.Errorf("want %q: %v", says, r)
+		}
+		if _, err := os.Stat(e.state("k3d.json")); err == nil {
+			t.Error("something was begun")
+		}
+	}
+	t.Run("engine away", func(t *testing.T) {
+		t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none"))
+		refused(t, "no container engine answers")
+	})
+	t.Run("k3d too old", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "k3d"), []byte("#!/bin/sh\necho k3d version v5.7.5\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+		refused(t, "k3d is v5.7.5")
+	})
+	t.Run("port in use", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:29443")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		refused(t, "ports.api")
+	})
+	t.Run("cluster of somebody else", func(t *testing.T) {
+		tag := loadEmptyImage(t)
+		name := "k3d-orrery-" + e.name + "-server-0"
+		body := fmt.Sprintf(`{"Image": %q, "Cmd": ["/x"], "Labels": {"app": "k3d", "k3d.cluster": "orrery-%s", "k3d.role": "server"}}`, tag, e.name)
+		if _, err := engineAt(t.Context(), http.MethodPost, "/containers/create?name="+name, body); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = engineAt(context.Background(), http.MethodDelete, "/containers/"+name, "") })
+		refused(t, "this environment did not make")
+		e.try(t, "down")
+		if _, err := engineAt(t.Context(), http.MethodGet, "/containers/"+name+"/json", ""); err != nil {
+			t.Errorf("it is not left alone: %v", err)
+		}
+	})
+}
+
+// loadEmptyImage gives the engine an image with nothing in it, for as long as the test runs.
+func loadEmptyImage(t *testing.T) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tar.NewWriter(&b).Close(); err != nil {
+		t.Fatal(err)
+	}
+	const tag = "orrery-e2e-empty:1"
+	if _, err := engineAt(t.Context(), http.MethodPost, "/images/create?fromSrc=-&repo=orrery-e2e-empty&tag=1", b.String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = engineAt(context.Background(), http.MethodDelete, "/images/"+tag, "") })
+	return tag
+}
+
+// engineAt asks the engine that k3d finds.
+func engineAt(ctx context.Context, method, path, body string) (string, error) {
 	host, err := url.Parse(cmp.Or(os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock"))
 	if err != nil {
 		return "", err
 	}
 	network, address := host.Scheme, cmp.Or(host.Host, host.Path)
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+path, strings.NewReader(body))
 	if err != nil {
 		return "", err
+	}
+	if strings.HasPrefix(body, "{") {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}
 	defer resp.Body.Close()
-	if path == "/_ping" {
-		return resp.Status, nil
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, b)
 	}
-	var all json.RawMessage
-	err = json.NewDecoder(resp.Body).Decode(&all)
-	return string(all), err
+	return string(b), err
 }

@@ -315,7 +315,7 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 	var gone []string
 	for _, p := range places(d.Spec) {
 		if _, ok := s.nodes[p.name]; !ok {
-			gone = append(gone, p.name)
+			gone = append(gone, p.node.Name)
 		}
 	}
 	if gone != nil {
