@@ -378,6 +378,11 @@ func TestForAgentsAsPods(t *testing.T) {
 			t.Errorf("nodes of %q: %s, want %s", nodes, got, want)
 		}
 	}
+	for _, network := range []string{"", "auto"} { // of nodes that would run them
+		if got := c.For(network, "").Overlays["local"].Components; !slices.Equal(got, []string{"policies"}) {
+			t.Errorf("network %q has %q", network, got)
+		}
+	}
 	if got := c.For("routes", "routes").Overlays["local"].Components; len(got) != 0 {
 		t.Errorf("without Cilium there is %q", got)
 	}

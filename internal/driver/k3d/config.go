@@ -32,8 +32,9 @@ func nodeName(environment, role string, index int) string {
 // mirrorName is of the container that the environment's registry is in.
 func mirrorName(environment string) string { return "k3d-" + clusterName(environment) + "-mirror" }
 
-// objectsName is of the volume with the BPF programs that agents of the network compiled.
-func objectsName(environment string) string { return "k3d-" + clusterName(environment) + "-objects" }
+// objects is the volume with the BPF programs that agents compiled. Like images it is no environment's
+// own, and stays for the next one: compiling them takes nodes that begin longer than all else.
+const objects = "orrery-objects"
 
 // place of a node by what k3d calls it.
 type place struct {
@@ -85,7 +86,7 @@ func configure(base []byte, w wish) ([]byte, error) {
 	c["registries"] = object{"config": fmt.Sprintf("mirrors:\n  \"*\":\n    endpoint:\n    - http://%s:%d\n", mirrorName(e.Name), contract.MirrorPort)}
 	c["env"] = []object{{"envVar": contract.Sandbox + "=" + w.sandbox, "nodeFilters": all}}
 	if e.Network.Plugin == spec.PluginCilium {
-		c["volumes"] = []object{{"volume": objectsName(e.Name) + ":/var/lib/orrery-objects", "nodeFilters": all}}
+		c["volumes"] = []object{{"volume": objects + ":/var/lib/orrery-objects", "nodeFilters": all}}
 	}
 	options := child(c, "options")
 	k3s := child(options, "k3s")

@@ -57,10 +57,9 @@ func (d *Driver) deleteMade(ctx context.Context, m memory) error {
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("remove the cluster's network: %w", err)
 	}
-	for _, volume := range []string{"k3d-" + clusterName(d.Spec.Name) + "-images", objectsName(d.Spec.Name)} {
-		if err := d.engine.call(ctx, http.MethodDelete, "/volumes/"+volume, nil, nil); err != nil && !isGone(err) {
-			return fmt.Errorf("remove the cluster's volume: %w", err)
-		}
+	err = d.engine.call(ctx, http.MethodDelete, "/volumes/k3d-"+clusterName(d.Spec.Name)+"-images", nil, nil)
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("remove the cluster's volume: %w", err)
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -241,13 +240,6 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	file := d.path("k3d-config.yaml")
 	if err := atomicfile.Write(file, c, 0o600); err != nil {
 		return err
-	}
-	if d.Spec.Network.Plugin == spec.PluginCilium {
-		if err := d.engine.call(ctx, http.MethodPost, "/volumes/create", object{
-			"Name": objectsName(d.Spec.Name), "Labels": map[string]string{labelCluster: clusterName(d.Spec.Name)},
-		}, nil); err != nil {
-			return fmt.Errorf("make a volume for what agents compile: %w", err)
-		}
 	}
 	if err := d.k3d(ctx, []string{
 		"K3D_IMAGE_LOADBALANCER=" + tags[1], "K3D_IMAGE_TOOLS=" + tags[2],

@@ -100,7 +100,7 @@ func TestConfiguration(t *testing.T) {
 	if b, err = configuration(wish{spec: e}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"--flannel-backend=none", "--disable-kube-proxy", "--node-name=server1", "k3d-orrery-demo-objects:/var/lib/orrery-objects"} {
+	for _, want := range []string{"--flannel-backend=none", "--disable-kube-proxy", "--node-name=server1", "orrery-objects:/var/lib/orrery-objects"} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("%q is not in it:\n%s", want, b)
 		}
@@ -323,7 +323,7 @@ func TestARemovedContainerIsNamed(t *testing.T) {
 	e.Servers, e.Agents = 1, &agents
 	engineOf(t, nil)
 	err := newDriver(t, e).start(t.Context(), memory{}, seen{nodes: map[string]container{}})
-	if err == nil || !strings.Contains(err.Error(), "k3d-orrery-demo-server-0") {
+	if err == nil || !strings.Contains(err.Error(), "server1") {
 		t.Errorf("%v", err)
 	}
 }
