@@ -357,37 +357,6 @@ func TestSelectGate(t *testing.T) {
 	}
 }
 
-// Agents that are pods are where nodes do not run them, and nodes have the programs of another network.
-func TestForAgentsAsPods(t *testing.T) {
-	c := &Catalog{
-		Distribution: Distribution{Binaries: []Binary{{Name: "kubelet"}}, Networks: map[string]Network{
-			"cilium": {Binaries: []Binary{{Name: "agent"}}}, "routes": {Binaries: []Binary{{Name: "k3s"}}},
-		}},
-		Components: map[string]Component{
-			"agents": {Name: "agents", When: When{Network: "cilium", Agents: AgentPods}}, "policies": {Name: "policies", When: When{Network: "cilium"}},
-		},
-		Overlays: map[string]Overlay{"local": {Name: "local", Components: []string{"agents", "policies"}}},
-	}
-	for nodes, want := range map[string]string{"": "policies kubelet agent", "cilium": "policies kubelet agent", "routes": "agents policies kubelet k3s"} {
-		for_ := c.For("cilium", nodes)
-		has := slices.Clone(for_.Overlays["local"].Components)
-		for _, b := range for_.Distribution.Files() {
-			has = append(has, b.Name)
-		}
-		if got := strings.Join(has, " "); got != want {
-			t.Errorf("nodes of %q: %s, want %s", nodes, got, want)
-		}
-	}
-	for _, network := range []string{"", "auto"} { // of nodes that would run them
-		if got := c.For(network, "").Overlays["local"].Components; !slices.Equal(got, []string{"policies"}) {
-			t.Errorf("network %q has %q", network, got)
-		}
-	}
-	if got := c.For("routes", "routes").Overlays["local"].Components; len(got) != 0 {
-		t.Errorf("without Cilium there is %q", got)
-	}
-}
-
 // What is for another network is neither selected nor needed, nor on the nodes, and asking
 // for it says why.
 func TestFor(t *testing.T) {

@@ -216,7 +216,9 @@ func TestArchiveInImage(t *testing.T) {
 		}
 		got = append(got, h.Name)
 	}
-	want := []string{"opt/", "opt/llvm/", "opt/llvm/bin/", "opt/llvm/bin/clang", "opt/llvm/bin/ld", "opt/llvm/doc/", "opt/llvm/doc/a/", "opt/llvm/doc/a/copyright"}
+	want := []string{
+		"opt/", "opt/llvm/", "opt/llvm/bin/", "opt/llvm/bin/clang", "opt/llvm/bin/ld", "opt/llvm/doc/", "opt/llvm/doc/a/", "opt/llvm/doc/a/copyright",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("content %q, want %q", got, want)
 	}

@@ -129,7 +129,9 @@ func (s *Supply) noteSBOMs(have lock.Platform) {
 
 // licences finds the licence of every module of some programs, and of what others there is in
 // them, as the policy calls it, and holds it to the policy. All that is not allowed is named at once.
-func (s *Supply) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []build.ProgramInfo, others []string) (map[string]string, error) {
+func (s *Supply) licences(
+	ctx context.Context, of string, binaries []catalog.Binary, programs []build.ProgramInfo, others []string,
+) (map[string]string, error) {
 	policy, err := licence.LoadPolicy(filepath.Join(s.Catalog.Root, licencePolicy))
 	if err != nil {
 		return nil, failure.Usage{Err: err}

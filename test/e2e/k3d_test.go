@@ -154,7 +154,8 @@ func TestK3dRefused(t *testing.T) {
 	t.Run("cluster of somebody else", func(t *testing.T) {
 		tag := loadEmptyImage(t)
 		name := "k3d-orrery-" + e.name + "-server-0"
-		body := fmt.Sprintf(`{"Image": %q, "Cmd": ["/x"], "Labels": {"app": "k3d", "k3d.cluster": "orrery-%s", "k3d.role": "server"}}`, tag, e.name)
+		body := fmt.Sprintf(
+			`{"Image": %q, "Cmd": ["/x"], "Labels": {"app": "k3d", "k3d.cluster": "orrery-%s", "k3d.role": "server"}}`, tag, e.name)
 		if _, err := engineAt(t.Context(), http.MethodPost, "/containers/create?name="+name, body); err != nil {
 			t.Fatal(err)
 		}

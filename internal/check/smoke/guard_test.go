@@ -20,7 +20,9 @@ import (
 func TestEveryNamespaceIsGuarded(t *testing.T) {
 	for overlay, weak := range map[string]map[string]string{
 		// Cilium's agents need their node where they are pods.
-		"local": {"cilium": "privileged", "observability-agents": "privileged", "local-path-storage": "privileged", "scylladb": "privileged", "default": "baseline"},
+		"local": {
+			"cilium": "privileged", "observability-agents": "privileged", "local-path-storage": "privileged", "scylladb": "privileged", "default": "baseline",
+		},
 		// In kube-system, for clusters that somebody else made.
 		"prod": {"observability-agents": "privileged", "kube-system": "privileged", "scylladb": "privileged", "default": "baseline"},
 	} {

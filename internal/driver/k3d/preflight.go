@@ -103,7 +103,8 @@ func judgeKernel(version string) error {
 		return fmt.Errorf("the engine does not say which kernel it has: %q", version)
 	}
 	if slices.Compare(v[:], kernelForBPF[:]) < 0 {
-		return fmt.Errorf("the engine's kernel, Linux %s, is too old for Cilium's BPF programs, which need %d.%d or later", version, kernelForBPF[0], kernelForBPF[1])
+		return fmt.Errorf("the engine's kernel, Linux %s, is too old for Cilium's BPF programs, which need %d.%d or later",
+			version, kernelForBPF[0], kernelForBPF[1])
 	}
 	return nil
 }

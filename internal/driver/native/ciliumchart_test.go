@@ -63,7 +63,9 @@ func TestCiliumChart(t *testing.T) {
 		more               map[string]string // beside ciliumElsewhere
 	}{
 		{"prod", "cilium", "", nil},
-		{"local", "cilium-agents", "enable-ipv4-masquerade", map[string]string{"cgroup-root": "the node mounts it, and /run/cilium is the agents'"}},
+		{"local", "cilium-agents", "enable-ipv4-masquerade", map[string]string{
+			"cgroup-root": "the node mounts it, and /run/cilium is the agents'",
+		}},
 	} {
 		t.Run(where.overlay, func(t *testing.T) {
 			elsewhere := maps.Clone(ciliumElsewhere)
