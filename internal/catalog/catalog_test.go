@@ -371,7 +371,7 @@ func TestFor(t *testing.T) {
 	for network, want := range map[string]string{
 		"cilium": "agents: z: agents", "ptp": "proxy: z: proxy", "auto": "agents: proxy: z: agents proxy", "": "agents: proxy: z: agents proxy",
 	} {
-		got, err := c.For(network).Select("local", nil)
+		got, err := c.For(network, "").Select("local", nil)
 		var lines []string
 		for _, c := range got {
 			lines = append(lines, strings.TrimSpace(c.Name+": "+strings.Join(c.Needs, " ")))
@@ -380,19 +380,19 @@ func TestFor(t *testing.T) {
 			t.Errorf("%q: %s, %v, want %s", network, text, err, want)
 		}
 	}
-	if _, err := c.For("ptp").Select("local", []string{"agents"}); err == nil || err.Error() != `component "agents" is for environments with network.plugin cilium; this one has ptp` {
+	if _, err := c.For("ptp", "").Select("local", []string{"agents"}); err == nil || err.Error() != `component "agents" is for environments with network.plugin cilium; this one has ptp` {
 		t.Error(err)
 	}
-	if _, err := c.For("ptp").Select("local", []string{"nothing"}); err == nil || !strings.Contains(err.Error(), "there is no component") {
+	if _, err := c.For("ptp", "").Select("local", []string{"nothing"}); err == nil || !strings.Contains(err.Error(), "there is no component") {
 		t.Error(err)
 	}
 	for network, want := range map[string]string{"cilium": "agents z", "ptp": "proxy z", "auto": "agents proxy z"} {
-		if here := strings.Join(c.For(network).Here([]string{"agents", "proxy", "z"}), " "); here != want {
+		if here := strings.Join(c.For(network, "").Here([]string{"agents", "proxy", "z"}), " "); here != want {
 			t.Errorf("%s: %q, want %q", network, here, want)
 		}
 	}
 	for network, want := range map[string]int{"cilium": 2, "ptp": 1} {
-		if files := c.For(network).Distribution.Files(); len(files) != want {
+		if files := c.For(network, "").Distribution.Files(); len(files) != want {
 			t.Errorf("nodes with %s have %v", network, files)
 		}
 	}
@@ -518,11 +518,12 @@ func TestWithin(t *testing.T) {
 
 // The core of the catalogue stands by itself.
 func TestRepositoryProfiles(t *testing.T) {
-	c, err := Load("../..")
+	loaded, err := Load("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, overlay := range []string{"local", "prod"} {
+	for overlay, nodes := range map[string]string{"local": "routes", "prod": ""} { // locally with agents that are pods
+		c := loaded.For("cilium", nodes)
 		all, core := c.Within(profile.Full).Overlays[overlay].Components, c.Within(profile.Core).Overlays[overlay].Components
 		if len(core) >= len(all) || !slices.Contains(core, "nats") {
 			t.Errorf("%s: core is %v of %v", overlay, core, all)

@@ -92,6 +92,9 @@ func checkComponent(c Component, folder string) []string {
 	if w := c.When.Network; w != "" && !slices.Contains(networks, w) {
 		p.add("when.network", "is %q; must be one of %s", w, list(networks))
 	}
+	if w := c.When.Agents; w != "" && (w != AgentPods || c.When.Network == "") {
+		p.add("when.agents", "is %q; must be %s, beside when.network, or left out", w, AgentPods)
+	}
 	if w := c.When.Cluster; w != "" && w != OwnCluster {
 		p.add("when.cluster", "is %q; must be %s, or left out", w, OwnCluster)
 	}

@@ -17,7 +17,7 @@ func (p *problems) image(path string, image Image) {
 	case image.Registry != "":
 		p.registry(path, image)
 		return
-	case len(image.Binaries) == 0:
+	case len(image.Binaries)+len(image.Nodes) == 0:
 		p.add(path+".binaries", "is empty; an image holds at least one program, or names where it is pulled from (registry)")
 	}
 	p.binaries(path+".binaries", image.Binaries)
@@ -46,7 +46,7 @@ func (p *problems) registry(path string, image Image) {
 		field string
 		set   bool
 	}{
-		{"binaries", len(image.Binaries) > 0}, {"directories", len(image.Directories) > 0},
+		{"binaries", len(image.Binaries) > 0}, {"nodes", len(image.Nodes) > 0}, {"directories", len(image.Directories) > 0},
 		{"entrypoint", len(image.Entrypoint) > 0}, {"user", image.User != ""},
 	} {
 		if f.set {

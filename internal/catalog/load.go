@@ -40,9 +40,9 @@ func Load(repoRoot string) (*Catalog, error) {
 		return nil, fmt.Errorf("catalogue folder %q: %w", repoRoot, err)
 	}
 	l := &loader{Catalog: &Catalog{Root: root, Components: map[string]Component{}, Overlays: map[string]Overlay{}}}
+	l.distribution()
 	l.components()
 	l.overlays()
-	l.distribution()
 	if len(l.errs) == 0 {
 		// Checks across files would only repeat what is wrong within one.
 		l.checkGraph()
@@ -179,11 +179,28 @@ func (l *loader) components() {
 			l.fail(file, "%s", p)
 		}
 		for i := range c.Images {
-			l.modules(file, fmt.Sprintf("images[%d].binaries", i), c.Images[i].Binaries)
+			at := fmt.Sprintf("images[%d]", i)
+			l.modules(file, at+".binaries", c.Images[i].Binaries)
+			l.ofNodes(file, at+".nodes", &c.Images[i])
 		}
 		l.rendered(file, c)
 		l.Components[name] = c
 	}
+}
+
+// ofNodes gives an image what it has of the node distribution.
+func (l *loader) ofNodes(file, path string, img *Image) {
+	all := l.Distribution.Everything().Files()
+	var found []Binary
+	for i, name := range img.Nodes {
+		at := slices.IndexFunc(all, func(b Binary) bool { return b.Name == name })
+		if at < 0 {
+			l.fail(file, "%s[%d]: the node distribution has no program or archive %q", path, i, name)
+			continue
+		}
+		found = append(found, all[at])
+	}
+	img.Binaries = append(found, img.Binaries...)
 }
 
 // module is the absolute folder that a field path of file names; "" after a complaint.

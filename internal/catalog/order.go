@@ -12,17 +12,21 @@ import (
 
 // For is the catalogue as an environment with that network.plugin has it: with the node
 // distribution for it, and without the components that are for others, also among what is
-// needed. "" and "auto" leave it as it is: with all components.
-func (c *Catalog) For(network string) *Catalog {
-	if network == "" || network == "auto" {
-		return c
-	}
+// needed. nodes is the network whose programs its nodes have, "" for that plugin's own: agents of
+// another one are pods. "" and "auto" leave components for all networks.
+func (c *Catalog) For(network, nodes string) *Catalog {
+	decided := network != "" && network != "auto"
+	nodes = cmp.Or(nodes, network)
 	out := *c
-	out.Distribution = c.Distribution.For(network)
+	if decided {
+		out.Distribution = c.Distribution.For(nodes)
+	}
 	out.Components, out.Overlays, out.elsewhere = map[string]Component{}, map[string]Overlay{}, map[string]string{}
 	for name, component := range c.Components {
-		if w := component.When.Network; w != "" && w != network {
+		if w := component.When.Network; decided && w != "" && w != network {
 			out.elsewhere[name] = fmt.Sprintf("component %q is for environments with network.plugin %s; this one has %s", name, w, network)
+		} else if component.When.Agents == AgentPods && nodes == network {
+			out.elsewhere[name] = fmt.Sprintf("component %q is for environments whose nodes do not run the network's agents themselves", name)
 		}
 	}
 	out.leaveOut(c)

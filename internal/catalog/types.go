@@ -51,6 +51,11 @@ type Binary struct {
 // Archive reports whether the file is an archive, which a node gets unpacked.
 func (b Binary) Archive() bool { return b.Folder != nil || b.Debian != nil }
 
+// Programs of the image: its archives are left out.
+func (i Image) Programs() []Binary {
+	return slices.DeleteFunc(slices.Clone(i.Binaries), Binary.Archive)
+}
+
 // Folder is a folder of another module, such as C source that stands beside Go's.
 type Folder struct {
 	// Path is like an import path: MODULE/folder. go.sum pins the module.
@@ -90,8 +95,12 @@ type Image struct {
 	// Name is the repository in the mirror: manifests say registry.orrery.internal/NAME.
 	Name    string `json:"name"`
 	Version string `json:"version"`
-	// Binaries are put at /NAME of the image, their links beside them.
+	// Binaries are put at /NAME of the image, their links beside them; what an archive has, below
+	// /opt/NAME.
 	Binaries []Binary `json:"binaries,omitempty"`
+	// Nodes are programs and archives of the node distribution that are in it too, by their names;
+	// the loader puts them before Binaries.
+	Nodes []string `json:"nodes,omitempty"`
 	// Registry is the full reference by digest of an image that is not built here, such as
 	// docker.io/grafana/grafana@sha256:…, of an image or of an index of several platforms.
 	// The mirror gets a copy as NAME under the same digest. One with a tag alone is not used
@@ -258,12 +267,17 @@ const FilesDir = "files"
 type When struct {
 	// Network is the network.plugin that it must have.
 	Network string `json:"network,omitempty"`
+	// Agents is [AgentPods], or empty for wherever the network's agents are.
+	Agents string `json:"agents,omitempty"`
 	// Cluster is [OwnCluster], or empty for all clusters.
 	Cluster string `json:"cluster,omitempty"`
 }
 
 // OwnCluster is a cluster that the environment made, and somebody else did not.
 const OwnCluster = "own"
+
+// AgentPods are agents of the network that are pods, and no services of the nodes.
+const AgentPods = "pods"
 
 // Render says how manifests are made. Exactly one of Kustomize and Chart is set.
 type Render struct {

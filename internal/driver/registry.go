@@ -25,6 +25,9 @@ type Capabilities struct {
 	Mirror bool
 	// Nodes: it makes its nodes, in number and size as orrery.yaml says.
 	Nodes bool
+	// Addresses: its nodes have the addresses and the ranges of pods that orrery.yaml gives them.
+	// Elsewhere they are asked for.
+	Addresses bool
 	// NodeFaults: single nodes can be stopped, started and killed; the driver is a
 	// [NodeController].
 	NodeFaults bool
@@ -34,6 +37,9 @@ type Capabilities struct {
 type Kind struct {
 	Name string
 	Capabilities
+	// NodeNetwork is the network whose programs its nodes have, whatever network.plugin is: agents of
+	// another one are pods. Empty where nodes run those of network.plugin.
+	NodeNetwork string
 	// HostPrograms are what it runs of the host's own programs, and Debian's package for each.
 	HostPrograms map[string]string
 	// MirrorPrograms are what Prepare runs beside the mirror's own program, by their names in the

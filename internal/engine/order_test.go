@@ -33,7 +33,7 @@ func coldPlan(t *testing.T) plan.Plan {
 			b.CPUSeconds = cpu
 		}
 	})
-	cat = cat.For(spec.PluginCilium)
+	cat = cat.For(spec.PluginCilium, "")
 	components, err := cat.Select("local", nil)
 	if err != nil {
 		t.Fatal(err)

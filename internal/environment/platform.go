@@ -73,7 +73,7 @@ func (e *Environment) Platform(want Selection) (*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	cat = cat.For(e.Spec.Network.Plugin)
+	cat = cat.For(e.Spec.Network.Plugin, e.Kind.NodeNetwork)
 	if x := e.Spec.Existing; x != nil {
 		if cat, err = cat.Existing(x.Provides); err != nil {
 			return nil, failure.Usage{Err: err}

@@ -103,10 +103,10 @@ func (e *Environment) waves(inventories map[string]kube.Inventory) [][]string {
 	return append(waves, rest)
 }
 
-// topology is the nodes that manifests and checks count: those of the spec, or those that
-// somebody else's cluster has.
+// topology is the nodes that manifests and checks count: those of the spec, where they were
+// found to be, or those that somebody else's cluster has.
 func (p *Platform) topology(ctx context.Context) []spec.Node {
-	if p.Kind.Nodes {
+	if p.Kind.Addresses {
 		return p.Spec.Topology()
 	}
 	p.mu.Lock()
@@ -115,6 +115,19 @@ func (p *Platform) topology(ctx context.Context) []spec.Node {
 		return p.nodes
 	}
 	obs, err := p.Observe(ctx)
+	if p.Kind.Nodes {
+		nodes := p.Spec.Topology()
+		for i := range nodes {
+			at := slices.IndexFunc(obs.Nodes, func(n driver.Node) bool { return n.Name == nodes[i].Name })
+			if at < 0 || obs.Nodes[at].PodCIDR == "" {
+				return nodes // it is asked for again
+			}
+			nodes[i].Address, _ = netip.ParseAddr(obs.Nodes[at].Address)
+			nodes[i].PodCIDR, _ = netip.ParsePrefix(obs.Nodes[at].PodCIDR)
+		}
+		p.nodes = nodes
+		return nodes
+	}
 	if err != nil {
 		return []spec.Node{}
 	}

@@ -61,13 +61,13 @@ func (b *Builder) Image(ctx context.Context, img catalog.Image) (Built, error) {
 	if err != nil {
 		return Built{}, err
 	}
-	if built, ok := b.layout.lookup(key); ok {
+	if built, ok := b.layout.made(key); ok {
 		return built, nil
 	}
 	if err := b.images.Do(ctx, key, func() error { return b.assemble(ctx, key, img) }); err != nil {
 		return Built{}, fmt.Errorf("image %s: %w", img.Name, err)
 	}
-	built, ok := b.layout.lookup(key)
+	built, ok := b.layout.made(key)
 	if !ok {
 		return Built{}, fmt.Errorf("image %s: it is gone again from %s; is something else cleaning up there?", img.Name, b.layout.dir)
 	}
@@ -80,7 +80,7 @@ func (b *Builder) CachedImage(ctx context.Context, img catalog.Image) (Built, bo
 	if err != nil {
 		return Built{}, false, err
 	}
-	built, ok := b.layout.lookup(key)
+	built, ok := b.layout.made(key)
 	return built, ok, nil
 }
 
@@ -126,7 +126,7 @@ func (b *Builder) assemble(ctx context.Context, key string, img catalog.Image) e
 		return err
 	}
 	defer unlock()
-	if _, ok := b.layout.lookup(key); ok {
+	if _, ok := b.layout.made(key); ok {
 		return nil // by the process that held the lock
 	}
 	who, err := parseUser(img.User)
@@ -289,6 +289,9 @@ func writeBinary(w *tar.Writer, bin catalog.Binary, file string) error {
 		return err
 	}
 	defer f.Close()
+	if bin.Archive() {
+		return writeArchive(w, "opt/"+bin.Name, tar.NewReader(f))
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -309,6 +312,46 @@ func writeBinary(w *tar.Writer, bin catalog.Binary, file string) error {
 		}
 	}
 	return nil
+}
+
+// writeArchive writes what is in an archive below a folder, and the folders that it is in.
+func writeArchive(w *tar.Writer, at string, r *tar.Reader) error {
+	made := map[string]bool{}
+	var folder func(string) error
+	folder = func(name string) error {
+		if name == "." || made[name] {
+			return nil
+		}
+		made[name] = true
+		if err := folder(path.Dir(name)); err != nil {
+			return err
+		}
+		h := header(name+"/", 0o755)
+		h.Typeflag = tar.TypeDir
+		return w.WriteHeader(h)
+	}
+	for {
+		from, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		h := header(path.Join(at, from.Name), from.Mode)
+		if h.Size = from.Size; !strings.HasPrefix(h.Name, at+"/") {
+			return fmt.Errorf("%q leads out of the archive", from.Name)
+		}
+		if err := folder(path.Dir(h.Name)); err != nil {
+			return err
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w, r); err != nil {
+			return err
+		}
+	}
 }
 
 // header is root's, of no particular time.

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -182,6 +183,80 @@ func TestImage(t *testing.T) {
 	if raw, _ := opened.RawManifest(); built.Size != total+int64(len(raw)) {
 		t.Errorf("size %d, want %d", built.Size, total+int64(len(raw)))
 	}
+}
+
+// What the index of the store does not list any more is made again, since it is opened by that.
+func TestImageOutsideIndex(t *testing.T) {
+	b, _ := newBuilder(t, t.TempDir())
+	img := helloImage(t)
+	built, err := b.Image(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, damage := range []func() error{
+		func() error { return os.WriteFile(b.layout.index(), []byte("{"), 0o600) },
+		func() error { return os.Remove(b.layout.index()) },
+	} {
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := b.CachedImage(t.Context(), img); ok || err != nil {
+			t.Errorf("CachedImage without an index = %v, %v", ok, err)
+		}
+		if again, err := b.Image(t.Context(), img); err != nil || again != built {
+			t.Errorf("made again: %+v, %v; want %+v", again, err, built)
+		}
+		valid(t, openImage(t, built))
+	}
+}
+
+// An archive becomes a tree, with its folders; what leads out of it is refused.
+func TestArchiveInImage(t *testing.T) {
+	pack := func(names ...string) *tar.Reader {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, name := range names {
+			if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: 1}), write(w, "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return tar.NewReader(&b)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := errors.Join(writeArchive(w, "opt/llvm", pack("bin/clang", "bin/ld", "doc/a/copyright")), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, h.Name)
+	}
+	want := []string{
+		"opt/", "opt/llvm/", "opt/llvm/bin/", "opt/llvm/bin/clang", "opt/llvm/bin/ld", "opt/llvm/doc/", "opt/llvm/doc/a/", "opt/llvm/doc/a/copyright",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("content %q, want %q", got, want)
+	}
+	for _, name := range []string{"../etc/passwd", ".."} {
+		if err := writeArchive(tar.NewWriter(io.Discard), "opt/llvm", pack(name)); err == nil {
+			t.Errorf("%q is taken", name)
+		}
+	}
+}
+
+func write(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func TestImageErrors(t *testing.T) {

@@ -85,7 +85,7 @@ func (b *Builder) inspect(ctx context.Context, img catalog.Image, layerInfo func
 	if err := in.read(built, layerInfo); err != nil {
 		return fail(err)
 	}
-	for _, bin := range img.Binaries {
+	for _, bin := range img.Programs() {
 		p, err := b.Program(ctx, bin)
 		if err != nil {
 			return fail(err)

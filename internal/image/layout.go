@@ -68,6 +68,18 @@ func (l layout) lookup(key string) (Built, bool) {
 	return r.Built, true
 }
 
+// made is lookup for what was made here, which is opened by the index: one that was damaged, or is
+// of another copy of the store, lists it no more, and it is made again.
+func (l layout) made(key string) (Built, bool) {
+	built, ok := l.lookup(key)
+	if !ok {
+		return Built{}, false
+	}
+	index, err := l.readIndex()
+	listed := func(d v1.Descriptor) bool { return d.Digest.String() == built.Digest }
+	return built, err == nil && slices.ContainsFunc(index.Manifests, listed)
+}
+
 // lock keeps others from changing the layout, or, shared, from removing what is read.
 func (l layout) lock(ctx context.Context, how int) (unlock func(), err error) {
 	f, err := filelock.Wait(ctx, filepath.Join(l.dir, ".lock"), how, nil)

@@ -54,6 +54,7 @@ func renderChart(in RenderInput, ch *helmchart.Chart, from string) ([]*unstructu
 	if err != nil {
 		return nil, err
 	}
+	values, _ = numbers(values, in.Facts.values()).(map[string]any)
 	if err := chartutil.ProcessDependenciesWithMerge(ch, values); err != nil {
 		return nil, fmt.Errorf("chart %s: dependencies: %w", from, err)
 	}
@@ -137,6 +138,26 @@ func overlayValues(in RenderInput, ch *helmchart.Chart) (map[string]any, error) 
 	}
 	maps.Copy(values, read)
 	return values, nil
+}
+
+// numbers puts facts that are numbers where a value is nothing but their placeholder, such as
+// ${servers}: a chart counts with its values, and text is replaced only when it was rendered.
+func numbers(value any, facts map[string]any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = numbers(v[k], facts)
+		}
+	case []any:
+		for i := range v {
+			v[i] = numbers(v[i], facts)
+		}
+	case string:
+		if n, ok := facts[strings.TrimSuffix(strings.TrimPrefix(v, "${"), "}")].(int); ok && factPlaceholder.FindString(v) == v {
+			return n
+		}
+	}
+	return value
 }
 
 func sameShape(over, base map[string]any, at string) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -314,4 +315,19 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("what was written cannot be read: %v\n%s", err, bytes.TrimSpace(out))
 		}
 	})
+}
+
+// TestNumbersInValues: a chart gets a fact that is a number as one, and all other text as it stands.
+func TestNumbersInValues(t *testing.T) {
+	got := numbers(map[string]any{
+		"replicas": "${servers}", "text": "${servers} of them", "literal": "$${servers}", "name": "${environment}", "bare": "servers",
+		"list": []any{"${nodes}", map[string]any{"n": "${zones}"}},
+	}, Facts{Environment: "test", Servers: 3, Nodes: 5, Zones: 2}.values())
+	want := map[string]any{
+		"replicas": 3, "text": "${servers} of them", "literal": "$${servers}", "name": "${environment}", "bare": "servers",
+		"list": []any{5, map[string]any{"n": 2}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("values %v, want %v", got, want)
+	}
 }

@@ -128,6 +128,26 @@ func raw(p Plan) string {
 	return b.String()
 }
 
+// Nodes become Ready when the network's agents run: where those are pods, nothing waits for nodes before.
+func TestAgentsAsPods(t *testing.T) {
+	in := seed()
+	in.Components = append(in.Components, catalog.Component{Name: "agents", When: catalog.When{Network: "cilium", Agents: catalog.AgentPods}})
+	p, err := Up(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]Step{}
+	for _, s := range p.Steps {
+		at[s.ID] = s
+	}
+	if needs := at["nodes"].Needs; !slices.Contains(needs, "deploy/agents") {
+		t.Errorf("nodes wait for %q", needs)
+	}
+	if needs := at["deploy/agents"].Waits(); slices.Contains(needs, "nodes") {
+		t.Errorf("agents wait for %q", needs)
+	}
+}
+
 func TestUpIsPure(t *testing.T) {
 	in := seed()
 	first, err := Up(in)

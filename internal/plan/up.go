@@ -117,7 +117,13 @@ func (b *builder) distribution() {
 		title = "The cluster answers"
 	}
 	b.add(Step{ID: "cluster", Kind: KindCluster, Phase: PhaseCluster, Title: title, Needs: needs, Done: b.running})
-	b.add(Step{ID: "nodes", Kind: KindNodes, Phase: PhaseCluster, Title: "Nodes Ready", Needs: []string{"cluster"}, Done: b.running && b.in.NodesReady})
+	ready := []string{"cluster"}
+	for _, c := range b.in.Components {
+		if c.When.Agents == catalog.AgentPods { // without them no node becomes Ready
+			ready = append(ready, "deploy/"+c.Name)
+		}
+	}
+	b.add(Step{ID: "nodes", Kind: KindNodes, Phase: PhaseCluster, Title: "Nodes Ready", Needs: ready, Done: b.running && b.in.NodesReady})
 	if d.Sandbox.Name != "" {
 		b.image(d.Sandbox)
 	}

@@ -78,25 +78,32 @@ func ArchiveCycloneDX(a Archive, licences map[string]string) ([]byte, error) {
 		root.Properties = []property{{"orrery:platform", a.Platform}}
 	}
 	b := newBill(root.Ref, licences)
-	add := func(c component) {
+	b.archive(root.Ref, a)
+	for _, f := range a.Files {
+		c := component{Type: "file", Ref: "file:" + f.Path, Name: f.Path, Hashes: []digest{{"SHA-256", f.SHA256}}}
 		b.components[c.Ref] = c
 		b.need(root.Ref, c.Ref)
 	}
+	return b.document(root, "sha256:"+a.SHA256)
+}
+
+// archive adds the module or the packages that an archive is from, which root needs.
+func (b *bill) archive(root string, a Archive) {
+	add := func(c component) {
+		b.components[c.Ref] = c
+		b.need(root, c.Ref)
+	}
 	if a.Entry.Kind == lock.KindFolder {
 		c := library(a.module(), nil)
-		c.Licenses = expression(licences[a.Entry.Package])
+		c.Licenses = expression(b.licences[a.Entry.Package])
 		add(c)
 	}
 	for _, p := range a.packages() {
 		add(component{
 			Type: "library", Ref: p.URI(), Name: p.Name, Version: p.Version, PURL: p.URI(),
-			Hashes: []digest{{"SHA-256", p.SHA256}}, Licenses: expression(licences[p.LicenceKey()]),
+			Hashes: []digest{{"SHA-256", p.SHA256}}, Licenses: expression(b.licences[p.LicenceKey()]),
 		})
 	}
-	for _, f := range a.Files {
-		add(component{Type: "file", Ref: "file:" + f.Path, Name: f.Path, Hashes: []digest{{"SHA-256", f.SHA256}}})
-	}
-	return b.document(root, "sha256:"+a.SHA256)
 }
 
 // ArchiveProvenance is [Provenance] for an archive.
@@ -106,18 +113,23 @@ func ArchiveProvenance(a Archive) ([]byte, error) {
 		return fail(err)
 	}
 	d := dependencies{resolved: map[string]resource{}}
-	var from build.ProgramInfo
-	if a.Entry.Kind == lock.KindFolder {
-		from.Main = a.module()
-	}
-	parameter, err := d.binary(a.Name, a.Entry, from)
+	parameter, err := d.archive(a)
 	if err != nil {
 		return fail(err)
-	}
-	for _, p := range a.packages() {
-		d.resolved[p.URI()] = resource{Name: p.Name, URI: p.URI(), Digest: map[string]string{"sha256": p.SHA256}}
 	}
 	return d.statement(
 		resource{Name: a.Name, Digest: map[string]string{"sha256": a.SHA256}}, ArchiveBuildType,
 		externalParameters{Program: a.Name, Version: a.Version, Platform: a.Platform, Binaries: []binaryParameter{parameter}})
+}
+
+// archive adds what an archive was packed from.
+func (d dependencies) archive(a Archive) (binaryParameter, error) {
+	var from build.ProgramInfo
+	if a.Entry.Kind == lock.KindFolder {
+		from.Main = a.module()
+	}
+	for _, p := range a.packages() {
+		d.resolved[p.URI()] = resource{Name: p.Name, URI: p.URI(), Digest: map[string]string{"sha256": p.SHA256}}
+	}
+	return d.binary(a.Name, a.Entry, from)
 }

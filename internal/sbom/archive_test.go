@@ -62,6 +62,34 @@ func TestArchiveDocuments(t *testing.T) {
 	}
 }
 
+// An image with archives beside its program says what they are from, in both documents.
+func TestArchivesInImage(t *testing.T) {
+	a := archives()["debian"]
+	doc, err := CycloneDX(inspection(), archiveLicences, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := source()
+	s.Entry.Binaries = []string{a.Name, "server"}
+	s.Binaries[a.Name] = a.Entry
+	statement, err := Provenance(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"pkg:deb/debian/clang-19@1%3A19.1.7-3~deb12u1?arch=", strings.Repeat("c", 64)} {
+		if !strings.Contains(string(doc), part) || !strings.Contains(string(statement), part) {
+			t.Errorf("%s is not in both:\n%s\n%s", part, doc, statement)
+		}
+	}
+	if !strings.Contains(string(statement), `"name": "server"`) {
+		t.Errorf("the program is not in it:\n%s", statement)
+	}
+	a.Entry.Kind = ""
+	if _, err := CycloneDX(inspection(), archiveLicences, a); err == nil {
+		t.Error("an archive of which nothing is known is taken")
+	}
+}
+
 func TestNoArchiveDocuments(t *testing.T) {
 	for name, change := range map[string]func(*Archive){
 		"no digest":      func(a *Archive) { a.SHA256 = "" },

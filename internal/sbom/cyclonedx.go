@@ -124,9 +124,9 @@ func (b *bill) document(root component, of string) ([]byte, error) {
 }
 
 // CycloneDX describes an image: its programs, their modules with hash and licence, the
-// Go standard library, and every other file. licences maps module paths to SPDX
-// expressions; a module that it does not have gets none.
-func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) {
+// Go standard library, what archives in it are from, and every other file. licences maps module
+// paths to SPDX expressions; a module that it does not have gets none.
+func CycloneDX(in image.Inspection, licences map[string]string, archives ...Archive) ([]byte, error) {
 	hexDigest := strings.TrimPrefix(in.Digest, "sha256:")
 	if len(hexDigest) != 64 {
 		return nil, fmt.Errorf("bill of materials of %s: %q is no SHA-256 digest", in.Name, in.Digest)
@@ -144,6 +144,12 @@ func CycloneDX(in image.Inspection, licences map[string]string) ([]byte, error) 
 		programs[p.Path] = ref
 		b.need(root.Ref, ref)
 		b.components[ref] = b.program(ref, strings.TrimPrefix(p.Path, "/"), p)
+	}
+	for _, a := range archives {
+		if err := a.check(); err != nil {
+			return nil, fmt.Errorf("bill of materials of %s: %s: %w", in.Name, a.Name, err)
+		}
+		b.archive(root.Ref, a)
 	}
 	for _, l := range in.Layers {
 		for _, f := range l.Files {

@@ -124,12 +124,20 @@ func Provenance(s Source) ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
-	for i, name := range s.Entry.Binaries {
+	programs := s.Image.Programs
+	for _, name := range s.Entry.Binaries {
 		b, ok := s.Binaries[name]
-		if !ok || i >= len(s.Image.Programs) {
-			return fail(fmt.Errorf("nothing is known of binary %s", name))
+		archive := b.Kind == lock.KindFolder || b.Kind == lock.KindDebian
+		var parameter binaryParameter
+		switch {
+		case ok && archive:
+			parameter, err = d.archive(Archive{Name: name, Platform: s.Image.Platform, Entry: b})
+		case ok && len(programs) > 0:
+			parameter, err = d.binary(name, b, programs[0])
+			programs = programs[1:]
+		default:
+			err = fmt.Errorf("nothing is known of binary %s", name)
 		}
-		parameter, err := d.binary(name, b, s.Image.Programs[i])
 		if err != nil {
 			return fail(err)
 		}

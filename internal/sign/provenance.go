@@ -142,7 +142,9 @@ func (pr provenance) differences(want []string, binaries map[string]lock.Binary)
 		found.equal(at("flags"), b.Flags, want.Flags)
 		found.equal(at("links"), b.Links, want.Links)
 		found.equal(at("pins"), b.Pins, want.Pins)
-		found.equal(at("go"), pr.BuildDefinition.InternalParameters.Go, want.Go)
+		if want.Go != "" { // an archive beside programs was made without it
+			found.equal(at("go"), pr.BuildDefinition.InternalParameters.Go, want.Go)
+		}
 		if want.Tree != "" {
 			found.equal(at("tree"), "sha256:"+resolved["tree:"+b.Name]["orreryTree"], want.Tree)
 		}

@@ -95,7 +95,7 @@ const (
 	// PluginCluster: the cluster has its own. Only with driver: existing, where auto is this.
 	PluginCluster = "cluster"
 	// PluginRoutes: nodes find routes to each other's pods in the API, and kube-proxy serves Services.
-	// Only with driver: k3d, where auto is this.
+	// Only with driver: k3d, where auto is this when the engine's kernel does not take Cilium.
 	PluginRoutes = "routes"
 )
 
@@ -106,8 +106,9 @@ type Network struct {
 	// kube-proxy), "ptp" (routes, and kube-proxy in nftables mode; no policies), or "auto",
 	// which is cilium where the machine can, otherwise ptp, decided once when the
 	// environment is made. With driver: existing, auto is "cluster": it has a network, and
-	// none is deployed; "cilium" deploys the catalogue's. With driver: k3d, auto is "routes": routes
-	// between nodes, and kube-proxy; no policies. Default "auto".
+	// none is deployed; "cilium" deploys the catalogue's. With driver: k3d, auto is cilium where the
+	// engine's kernel takes it, otherwise "routes": routes between nodes, and kube-proxy; no policies.
+	// Default "auto".
 	Plugin string `json:"plugin,omitempty" jsonschema:"enum=auto,enum=cilium,enum=ptp,enum=cluster,enum=routes"`
 	// Nodes is the fabric; a /24 or larger. Default 10.89.0.0/24.
 	Nodes string `json:"nodes,omitempty"`

@@ -176,7 +176,7 @@ func (e *Environment) validateNetwork(c *collector) {
 	case DriverExisting:
 		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginCluster, PluginCilium)
 	case DriverK3d:
-		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginRoutes)
+		c.oneOf("network.plugin", n.Plugin, PluginAuto, PluginRoutes, PluginCilium)
 		if n.Egress {
 			c.add("network.egress", "nodes that are containers take their pods nowhere: leave it out with driver: k3d")
 		}

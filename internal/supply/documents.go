@@ -41,15 +41,34 @@ func (s *Supply) SBOM(ctx context.Context, img catalog.Image) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	licences, err := s.licences(ctx, "image "+img.Name, img.Binaries, in.Programs, nil)
+	archives, from, err := s.archivesOf(ctx, img)
 	if err != nil {
 		return nil, err
 	}
-	doc, err := sbom.CycloneDX(in, licences)
+	licences, err := s.licences(ctx, "image "+img.Name, img.Programs(), in.Programs, from)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := sbom.CycloneDX(in, licences, archives...)
 	if err != nil {
 		return nil, err
 	}
 	return doc, s.keepSBOM(in.Digest, doc)
+}
+
+// archivesOf are the archives of an image, and what they were packed from.
+func (s *Supply) archivesOf(ctx context.Context, img catalog.Image) (archives []sbom.Archive, from []string, err error) {
+	for _, bin := range img.Binaries {
+		if !bin.Archive() {
+			continue
+		}
+		a, err := s.archive(ctx, bin)
+		if err != nil {
+			return nil, nil, err
+		}
+		archives, from = append(archives, a), append(from, sbom.LicenceKeys(a.Entry)...)
+	}
+	return archives, from, nil
 }
 
 // keepSBOM keeps the bill of materials of what has this digest.
@@ -108,9 +127,11 @@ func (s *Supply) noteSBOMs(have lock.Platform) {
 	}
 }
 
-// licences finds the licence of every module of some programs, and of the C libraries that
-// are linked into them, and holds it to the policy. All that is not allowed is named at once.
-func (s *Supply) licences(ctx context.Context, of string, binaries []catalog.Binary, programs []build.ProgramInfo, libraries []sbom.Package) (map[string]string, error) {
+// licences finds the licence of every module of some programs, and of what others there is in
+// them, as the policy calls it, and holds it to the policy. All that is not allowed is named at once.
+func (s *Supply) licences(
+	ctx context.Context, of string, binaries []catalog.Binary, programs []build.ProgramInfo, others []string,
+) (map[string]string, error) {
 	policy, err := licence.LoadPolicy(filepath.Join(s.Catalog.Root, licencePolicy))
 	if err != nil {
 		return nil, failure.Usage{Err: err}
@@ -147,12 +168,12 @@ func (s *Supply) licences(ctx context.Context, of string, binaries []catalog.Bin
 			found[m.Path] = decided
 		}
 	}
-	for _, lib := range libraries { // whose texts are not in a module: the policy has to know them
-		decided, err := policy.Decide(lib.LicenceKey(), licence.Unknown)
+	for _, key := range others { // whose texts are not in a module: the policy has to know them
+		decided, err := policy.Decide(key, licence.Unknown)
 		if err != nil {
 			bad = append(bad, err)
 		}
-		found[lib.LicenceKey()] = decided
+		found[key] = decided
 	}
 	if len(bad) > 0 {
 		slices.SortFunc(bad, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
@@ -169,7 +190,7 @@ func (s *Supply) Provenance(ctx context.Context, img catalog.Image) ([]byte, err
 	}
 	// What Inspect says besides, the layers, is not in it and takes time to read.
 	in := image.Inspection{Built: built, Platform: build.Platform()}
-	for _, bin := range img.Binaries {
+	for _, bin := range img.Programs() {
 		program, err := s.builder.Program(ctx, bin)
 		if err != nil {
 			return nil, err

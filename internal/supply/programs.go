@@ -60,7 +60,11 @@ func (s *Supply) makeProgramSBOM(ctx context.Context, bin catalog.Binary) (doc [
 		return nil, "", err
 	}
 	linked, _ := sbom.Packages(p.Entry.CTools)
-	licences, err := s.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []build.ProgramInfo{p.Info}, linked)
+	var keys []string
+	for _, p := range linked {
+		keys = append(keys, p.LicenceKey())
+	}
+	licences, err := s.licences(ctx, "program "+bin.Name, []catalog.Binary{bin}, []build.ProgramInfo{p.Info}, keys)
 	if err != nil {
 		return nil, "", err
 	}

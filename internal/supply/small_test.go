@@ -158,7 +158,7 @@ func TestSameFromBundleAndRepository(t *testing.T) {
 			if err != nil || len(have.Binaries) != 4 || have.Binaries["registry"].Tree != s.Locked.Binaries["registry"].Tree {
 				t.Errorf("%+v, %v", have, err)
 			}
-			if other := from.With(from.Catalog.For("ptp")); other.Builds() != from.Builds() || other.Locked != from.Locked {
+			if other := from.With(from.Catalog.For("ptp", "")); other.Builds() != from.Builds() || other.Locked != from.Locked {
 				t.Error("another choice of the same catalogue has other sources")
 			}
 		})

@@ -19,8 +19,11 @@ import (
 // that is enforced.
 func TestEveryNamespaceIsGuarded(t *testing.T) {
 	for overlay, weak := range map[string]map[string]string{
-		"local": {"observability-agents": "privileged", "local-path-storage": "privileged", "scylladb": "privileged", "default": "baseline"},
-		// Cilium's agents are pods of kube-system.
+		// Cilium's agents need their node where they are pods.
+		"local": {
+			"cilium": "privileged", "observability-agents": "privileged", "local-path-storage": "privileged", "scylladb": "privileged", "default": "baseline",
+		},
+		// In kube-system, for clusters that somebody else made.
 		"prod": {"observability-agents": "privileged", "kube-system": "privileged", "scylladb": "privileged", "default": "baseline"},
 	} {
 		_, objs := rendered(t, overlay)

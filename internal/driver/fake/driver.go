@@ -81,7 +81,7 @@ func New(o Options) (*Driver, error) {
 func Kind() driver.Kind {
 	return driver.Kind{
 		Name:         "fake",
-		Capabilities: driver.Capabilities{Distribution: true, Mirror: true, Nodes: true, NodeFaults: true},
+		Capabilities: driver.Capabilities{Distribution: true, Mirror: true, Nodes: true, Addresses: true, NodeFaults: true},
 		New: func(o driver.Options) (driver.Driver, error) {
 			return New(Options{Spec: o.Spec, StateDir: o.StateDir, Journal: o.Journal})
 		},

@@ -24,13 +24,17 @@ const (
 // clusterName is what k3d calls an environment.
 func clusterName(environment string) string { return "orrery-" + environment }
 
-// nodeName is what k3d calls a node of it, and Kubernetes too.
+// nodeName is what k3d calls a node of it.
 func nodeName(environment, role string, index int) string {
 	return fmt.Sprintf("k3d-%s-%s-%d", clusterName(environment), role, index)
 }
 
 // mirrorName is of the container that the environment's registry is in.
 func mirrorName(environment string) string { return "k3d-" + clusterName(environment) + "-mirror" }
+
+// objects is the volume with the BPF programs that agents compiled. Like images it is no environment's
+// own, and stays for the next one: compiling them takes nodes that begin longer than all else.
+const objects = "orrery-objects"
 
 // place of a node by what k3d calls it.
 type place struct {
@@ -81,14 +85,20 @@ func configure(base []byte, w wish) ([]byte, error) {
 	// The mirror is made first, so that images are pushed to it while nodes start; all names are asked of it.
 	c["registries"] = object{"config": fmt.Sprintf("mirrors:\n  \"*\":\n    endpoint:\n    - http://%s:%d\n", mirrorName(e.Name), contract.MirrorPort)}
 	c["env"] = []object{{"envVar": contract.Sandbox + "=" + w.sandbox, "nodeFilters": all}}
+	if e.Network.Plugin == spec.PluginCilium {
+		c["volumes"] = []object{{"volume": objects + ":/var/lib/orrery-objects", "nodeFilters": all}}
+	}
 	options := child(c, "options")
 	k3s := child(options, "k3s")
-	// Nodes of ours bring routes and kube-proxy.
+	// Nodes of ours bring routes and kube-proxy, for which Cilium's agents stand otherwise.
 	args := slices.DeleteFunc(list(k3s["extraArgs"]), func(a object) bool {
-		return a["arg"] == "--flannel-backend=none" || a["arg"] == "--disable-kube-proxy"
+		return e.Network.Plugin == spec.PluginRoutes && (a["arg"] == "--flannel-backend=none" || a["arg"] == "--disable-kube-proxy")
 	})
 	for _, arg := range []string{"--cluster-cidr=" + e.Network.Pods, "--service-cidr=" + e.Network.Services, "--cluster-dns=" + e.ClusterDNS().String()} {
 		args = append(args, object{"arg": arg, "nodeFilters": []string{"server:*"}})
+	}
+	for _, p := range places(e) { // what orrery.yaml calls a node, Kubernetes does too
+		args = append(args, object{"arg": "--node-name=" + p.node.Name, "nodeFilters": []string{p.filter}})
 	}
 	k3s["extraArgs"] = args
 	k3s["nodeLabels"] = nodeLabels(e)

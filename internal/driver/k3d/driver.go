@@ -29,14 +29,29 @@ import (
 // Kind is this driver as orrery.yaml knows it.
 func Kind() driver.Kind {
 	return driver.Kind{
-		Name:         spec.DriverK3d,
-		Capabilities: driver.Capabilities{Distribution: true, Mirror: true, Nodes: true, NodeFaults: true},
-		New:          func(o driver.Options) (driver.Driver, error) { return New(o) },
-		DecideNetwork: func(context.Context, driver.Compiler) (plugin, reason string) {
-			return spec.PluginRoutes, ""
-		},
+		Name:           spec.DriverK3d,
+		Capabilities:   driver.Capabilities{Distribution: true, Mirror: true, Nodes: true, NodeFaults: true},
+		New:            func(o driver.Options) (driver.Driver, error) { return New(o) },
+		DecideNetwork:  decideNetwork,
+		NodeNetwork:    spec.PluginRoutes,
 		MirrorPrograms: []string{"k3s"},
 	}
+}
+
+// decideNetwork prefers Cilium, whose programs the engine's kernel has to take.
+func decideNetwork(ctx context.Context, _ driver.Compiler) (plugin, reason string) {
+	e, err := newEngine(os.Getenv)
+	var i engineInfo
+	if err == nil {
+		i, err = e.info(ctx)
+	}
+	if err == nil {
+		err = judgeKernel(i.KernelVersion)
+	}
+	if err != nil {
+		return spec.PluginRoutes, "routes instead of cilium: " + err.Error()
+	}
+	return spec.PluginCilium, ""
 }
 
 // Driver of one environment.
@@ -292,7 +307,7 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 	var gone []string
 	for _, p := range places(d.Spec) {
 		if _, ok := s.nodes[p.name]; !ok {
-			gone = append(gone, p.name)
+			gone = append(gone, p.node.Name)
 		}
 	}
 	if gone != nil {
@@ -390,8 +405,8 @@ func (d *Driver) Ready(ctx context.Context) error {
 		}
 		var not []string
 		for _, p := range places(d.Spec) {
-			if !ready[p.name] && !slices.Contains(m.Stopped, p.name) {
-				not = append(not, p.name)
+			if !ready[p.node.Name] && !slices.Contains(m.Stopped, p.name) {
+				not = append(not, p.node.Name)
 			}
 		}
 		if not != nil {

@@ -142,6 +142,7 @@ type engineInfo struct {
 	OSType          string
 	Architecture    string
 	CgroupVersion   string
+	KernelVersion   string
 	CgroupDriver    string
 	Driver          string
 	MemTotal        int64

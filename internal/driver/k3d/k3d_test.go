@@ -84,7 +84,8 @@ func TestConfiguration(t *testing.T) {
 	text := string(b)
 	for _, want := range []string{
 		"name: orrery-demo", "image: orrery/node:1", "--cluster-cidr=10.244.0.0/16", "--cluster-dns=10.96.0.10", "orrery.dev/id=i", "token: t",
-		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "ORRERY_SANDBOX=pause@x", "disableRollback: true", "--disable-network-policy",
+		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "ORRERY_SANDBOX=pause@x", "disableRollback: true",
+		"--disable-network-policy", "--node-name=server1",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in it:\n%s", want, text)
@@ -93,6 +94,16 @@ func TestConfiguration(t *testing.T) {
 	for _, unwanted := range []string{"--flannel-backend=none", "--disable-kube-proxy", "agent:", "create:"} {
 		if strings.Contains(text, unwanted) {
 			t.Errorf("%q is in it:\n%s", unwanted, text)
+		}
+	}
+	// Cilium's agents are pods: nodes bring neither network nor proxy, and share what is compiled.
+	e.Network.Plugin = spec.PluginCilium
+	if b, err = configuration(wish{spec: e}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"--flannel-backend=none", "--disable-kube-proxy", "--node-name=server1", "orrery-objects:/var/lib/orrery-objects"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%q is not in it:\n%s", want, b)
 		}
 	}
 	if _, err := configure([]byte("a: ["), wish{spec: e}); err == nil {
@@ -202,6 +213,24 @@ func TestJudgements(t *testing.T) {
 	}
 }
 
+// TestDecideNetwork: Cilium where the engine's kernel takes it, else routes, with the reason.
+func TestDecideNetwork(t *testing.T) {
+	for kernel, want := range map[string]string{
+		"6.1.0-18-amd64": "cilium ", "5.10.16.3-microsoft-standard-WSL2": "cilium ",
+		"4.19.0-27-amd64": "routes too old", "": "routes which kernel",
+	} {
+		engineOf(t, map[string]any{"/info": engineInfo{KernelVersion: kernel}})
+		plugin, reason := decideNetwork(t.Context(), nil)
+		if wanted, says, _ := strings.Cut(want, " "); plugin != wanted || !strings.Contains(reason, says) || (reason == "") != (says == "") {
+			t.Errorf("kernel %q: %s, %q; want %s", kernel, plugin, reason, want)
+		}
+	}
+	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none"))
+	if plugin, reason := decideNetwork(t.Context(), nil); plugin != spec.PluginRoutes || !strings.Contains(reason, "no container engine answers") {
+		t.Errorf("without an engine: %s, %q", plugin, reason)
+	}
+}
+
 // engineOf answers as an engine would, on a socket.
 func engineOf(t *testing.T, answers map[string]any) (deleted *[]string) {
 	t.Helper()
@@ -295,7 +324,7 @@ func TestARemovedContainerIsNamed(t *testing.T) {
 	e.Servers, e.Agents = 1, &agents
 	engineOf(t, nil)
 	err := newDriver(t, e).start(t.Context(), memory{}, seen{nodes: map[string]container{}})
-	if err == nil || !strings.Contains(err.Error(), "k3d-orrery-demo-server-0") {
+	if err == nil || !strings.Contains(err.Error(), "server1") {
 		t.Errorf("%v", err)
 	}
 }
@@ -350,5 +379,32 @@ func TestPlaces(t *testing.T) {
 	}
 	if want := []string{"k3d-orrery-x-server-0", "k3d-orrery-x-server-1", "k3d-orrery-x-server-2", "k3d-orrery-x-agent-0", "k3d-orrery-x-agent-1"}; !slices.Equal(names, want) {
 		t.Errorf("%v", names)
+	}
+}
+
+// TestServices: what a node runs is told apart from what its pods run, which may have the same name.
+func TestServices(t *testing.T) {
+	p := processes{
+		Titles: []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"},
+		Processes: [][]string{
+			{"root", "50", "40", "0", "17:46", "?", "00:00:00", "/sbin/docker-init -- /bin/k3s server"},
+			{"root", "60", "50", "0", "17:46", "?", "00:00:00", "/bin/k3s server --node-name=server1"},
+			{"root", "61", "60", "3", "17:46", "?", "00:00:22", "etcd --name=server1"},
+			{"root", "62", "60", "2", "17:46", "?", "00:00:22", "/opt/orrery/bin/kubelet"},
+			{"root", "70", "50", "0", "17:46", "?", "00:00:00", "/opt/orrery/bin/containerd-shim-runc-v2 -namespace k8s.io"},
+			{"root", "71", "70", "0", "17:46", "?", "00:00:00", "etcd --of=a-pod"},
+			{"cut off"},
+		},
+	}
+	want := []driver.Service{{Name: "k3s", PID: 60, Restarts: 2}, {Name: "etcd", PID: 61}, {Name: "kubelet", PID: 62}}
+	if got := p.services(2); !reflect.DeepEqual(got, want) {
+		t.Errorf("services: %+v, want %+v", got, want)
+	}
+	p.Processes = p.Processes[:1]
+	if got := p.services(0); got != nil {
+		t.Errorf("without the node's program: %+v", got)
+	}
+	if got := (processes{Titles: []string{"USER"}, Processes: p.Processes}).services(0); got != nil {
+		t.Errorf("without columns: %+v", got)
 	}
 }

@@ -45,7 +45,7 @@ func (d *Driver) startContainer(ctx context.Context, c container, address string
 	return nil
 }
 
-// one finds a node by its name, or by the end of it: server-0.
+// one finds a node by its name.
 func (d *Driver) one(ctx context.Context, name string) (container, memory, error) {
 	m, known, err := d.remembered()
 	if err != nil {
@@ -63,10 +63,10 @@ func (d *Driver) one(ctx context.Context, name string) (container, memory, error
 	}
 	var names []string
 	for _, p := range places(d.Spec) {
-		if c, ok := s.nodes[p.name]; ok && (p.name == name || strings.TrimPrefix(p.name, "k3d-"+clusterName(d.Spec.Name)+"-") == name) {
+		if c, ok := s.nodes[p.name]; ok && p.node.Name == name {
 			return c, m, nil
 		}
-		names = append(names, p.name)
+		names = append(names, p.node.Name)
 	}
 	return container{}, m, failure.Usagef("no node %q; there are %s", name, strings.Join(names, ", "))
 }

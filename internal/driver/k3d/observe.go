@@ -5,7 +5,10 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"path"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/driver"
@@ -68,12 +71,13 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 	for _, p := range places(d.Spec) {
 		c, ok := s.nodes[p.name]
 		n := driver.Node{
-			Name: p.name, Role: driver.Role(p.node.Role), Zone: p.node.Zone, Rack: p.node.Rack, Address: m.Addresses[p.name], PodCIDR: m.Ranges[p.name],
+			Name: p.node.Name, Role: driver.Role(p.node.Role), Zone: p.node.Zone, Rack: p.node.Rack,
+			Address: m.Addresses[p.name], PodCIDR: m.Ranges[p.node.Name],
 			Running: ok && c.State == "running", Stopped: slices.Contains(m.Stopped, p.name),
 		}
 		if n.Running {
 			running++
-			n.Services = []driver.Service{{Name: nodeService, Restarts: d.restarts(ctx, c.ID)}}
+			n.Services = d.services(ctx, c.ID)
 			n.Address = cmp.Or(c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress, n.Address)
 		} else if n.Stopped {
 			stopped++
@@ -94,13 +98,53 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 // nodeService is what runs in a node, as a whole.
 const nodeService = "k3s"
 
-// restarts of a container that nobody asked for.
-func (d *Driver) restarts(ctx context.Context, id string) int {
+// services of a node that runs: the node as a whole, with how often it was started again though
+// nobody asked, and the processes that it began, by the engine's list.
+func (d *Driver) services(ctx context.Context, id string) []driver.Service {
 	var c struct{ RestartCount int }
-	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/json", nil, &c) != nil {
-		return 0
+	var top processes
+	if d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/json", nil, &c) != nil ||
+		d.engine.call(ctx, http.MethodGet, "/containers/"+id+"/top", nil, &top) != nil {
+		return nil
 	}
-	return c.RestartCount
+	return top.services(c.RestartCount)
+}
+
+// processes of a container as engines list them, with ps of the machine that they are on.
+type processes struct {
+	Titles    []string
+	Processes [][]string
+}
+
+// services are the program of a node and what it began; pods are below others.
+func (p processes) services(restarts int) []driver.Service {
+	pid, parent := slices.Index(p.Titles, "PID"), slices.Index(p.Titles, "PPID")
+	command := slices.IndexFunc(p.Titles, func(t string) bool { return t == "CMD" || t == "COMMAND" })
+	if min(pid, parent, command) < 0 {
+		return nil
+	}
+	program := func(line []string) string {
+		first, _, _ := strings.Cut(line[command], " ")
+		return path.Base(first)
+	}
+	rows := slices.DeleteFunc(slices.Clone(p.Processes), func(line []string) bool { return len(line) <= max(pid, parent, command) })
+	at := slices.IndexFunc(rows, func(line []string) bool { return program(line) == nodeService })
+	if at < 0 {
+		return nil
+	}
+	node := rows[at][pid]
+	var services []driver.Service
+	for _, line := range rows {
+		n, err := strconv.Atoi(line[pid])
+		switch {
+		case err != nil:
+		case line[pid] == node:
+			services = append(services, driver.Service{Name: nodeService, PID: n, Restarts: restarts})
+		case line[parent] == node:
+			services = append(services, driver.Service{Name: program(line), PID: n})
+		}
+	}
+	return services
 }
 
 // learnRanges asks the API which addresses pods of nodes have, once.

@@ -93,6 +93,22 @@ func judgeEngine(i engineInfo, arch string) check.Result {
 	return check.OK("engine %s on %s, control groups v%s", i.ServerVersion, i.Architecture, i.CgroupVersion)
 }
 
+// kernelForBPF is what Cilium 1.19 asks for, from its system requirements.
+var kernelForBPF = [2]int{5, 10}
+
+// judgeKernel reads the beginning of a version, such as 6.1 of 6.1.0-18-amd64.
+func judgeKernel(version string) error {
+	var v [2]int
+	if _, err := fmt.Sscanf(version, "%d.%d", &v[0], &v[1]); err != nil {
+		return fmt.Errorf("the engine does not say which kernel it has: %q", version)
+	}
+	if slices.Compare(v[:], kernelForBPF[:]) < 0 {
+		return fmt.Errorf("the engine's kernel, Linux %s, is too old for Cilium's BPF programs, which need %d.%d or later",
+			version, kernelForBPF[0], kernelForBPF[1])
+	}
+	return nil
+}
+
 func (d *Driver) checkMemory(ctx context.Context) check.Result {
 	i, err := d.engine.info(ctx)
 	if err != nil {

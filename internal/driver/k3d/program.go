@@ -27,7 +27,9 @@ func (d *Driver) k3dOutput(ctx context.Context, env []string, args ...string) (s
 	var out, said strings.Builder
 	err = proc.Run(ctx, &proc.Cmd{
 		Path: program, Args: args, Stdout: &out, Stderr: &said, Grace: 10 * time.Second,
-		Env: slices.Concat(os.Environ(), env, []string{"DOCKER_HOST=" + d.engine.address}),
+		// k3d leaves copies of its configuration, with the token of nodes, among temporary files: these go
+		// with the environment.
+		Env: slices.Concat(os.Environ(), env, []string{"DOCKER_HOST=" + d.engine.address, "TMPDIR=" + d.StateDir}),
 	})
 	d.Log.Debug("k3d", "args", args, "said", out.String()+said.String())
 	if err != nil {

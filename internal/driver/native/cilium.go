@@ -38,7 +38,7 @@ const (
 )
 
 // cilium connects pods with BPF programs, which also are the proxy of Services and enforce
-// network policies: there is no kube-proxy, and of nftables only hostTraffic. Agent and operator
+// network policies: there is no kube-proxy, and of nftables only package hosttraffic. Agent and operator
 // are services of the node like the kubelet. Nodes are neighbours on the fabric, so packets are
 // routed between them as they are; a node's agent sets the routes to the others' pods.
 type cilium struct{}

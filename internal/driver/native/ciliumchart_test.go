@@ -21,7 +21,7 @@ import (
 )
 
 // ciliumElsewhere are options that agents or operators have another value of when they are
-// pods, by the chart with the values of the overlay prod. The texts are the reasons.
+// pods, by the chart with the values of an overlay. The texts are the reasons.
 var ciliumElsewhere = map[string]string{
 	"k8s-kubeconfig-path":            "a pod has a token of its own",
 	"k8s-namespace":                  "the chart gives it in the environment",
@@ -51,13 +51,32 @@ var ciliumElsewhere = map[string]string{
 	"unmanaged-pod-watcher-interval": "as remove-cilium-node-taints",
 }
 
-// TestCiliumChart holds the overlay prod to what local agents are given, and local rights to
-// those that Cilium's own chart gives.
+// TestCiliumChart holds agents that are pods, elsewhere and on nodes that are containers, to what local
+// agents are given, and local rights to those that Cilium's own chart gives.
 func TestCiliumChart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("reads Cilium's module, 35 MB when it is not in the module cache")
 	}
-	objs := renderProd(t, "cilium")
+	for _, where := range []struct {
+		overlay, component string
+		same               string            // of ciliumElsewhere, as local agents have it
+		more               map[string]string // beside ciliumElsewhere
+	}{
+		{"prod", "cilium", "", nil},
+		{"local", "cilium-agents", "enable-ipv4-masquerade", map[string]string{
+			"cgroup-root": "the node mounts it, and /run/cilium is the agents'",
+		}},
+	} {
+		t.Run(where.overlay, func(t *testing.T) {
+			elsewhere := maps.Clone(ciliumElsewhere)
+			maps.Copy(elsewhere, where.more)
+			delete(elsewhere, where.same)
+			ciliumChart(t, rendered(t, where.overlay, where.component), elsewhere)
+		})
+	}
+}
+
+func ciliumChart(t *testing.T, objs []*unstructured.Unstructured, elsewhere map[string]string) {
 	find := func(kind, name string) *unstructured.Unstructured {
 		t.Helper()
 		for _, o := range objs {
@@ -78,14 +97,14 @@ func TestCiliumChart(t *testing.T) {
 	maps.Copy(here, ciliumOperatorConfig(c, c.Nodes[0]))
 	for _, key := range slices.Sorted(maps.Keys(here)) {
 		_, sized := ciliumMaps[key]
-		_, differs := ciliumElsewhere[key]
+		_, differs := elsewhere[key]
 		if same := strings.Join(strings.Fields(there[key]), " ") == here[key]; same && differs {
 			t.Errorf("%s is %q in both; take it out of the list of differences", key, here[key])
 		} else if !same && !differs && !sized { // maps of production size themselves
-			t.Errorf("%s is %q here and %q in overlay prod, without a reason", key, here[key], there[key])
+			t.Errorf("%s is %q here and %q there, without a reason", key, here[key], there[key])
 		}
 	}
-	for key := range ciliumElsewhere {
+	for key := range elsewhere {
 		if _, is := here[key]; !is {
 			t.Errorf("%s is no option that is given here", key)
 		}
@@ -126,8 +145,8 @@ func grants(rules []rbac.PolicyRule, group, resource, verb string) bool {
 	})
 }
 
-// renderProd is a component as the overlay prod has it.
-func renderProd(t *testing.T, name string) []*unstructured.Unstructured {
+// rendered is a component as an overlay has it, with images of no particular content.
+func rendered(t *testing.T, overlay, name string) []*unstructured.Unstructured {
 	t.Helper()
 	cat, err := catalog.Load("../../..")
 	if err != nil {
@@ -137,13 +156,16 @@ func renderProd(t *testing.T, name string) []*unstructured.Unstructured {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay := cat.Overlays["prod"]
-	files, err := b.Chart(t.Context(), overlay.Charts[name])
+	files, err := b.Chart(t.Context(), cat.Overlays[overlay].Charts[name])
 	if err != nil {
 		t.Fatal(err)
 	}
+	images := map[string]string{}
+	for _, i := range cat.Components[name].Images {
+		images[i.Name] = image.Built{Name: i.Name, Version: i.Version, Digest: "sha256:" + strings.Repeat("0", 64)}.Reference()
+	}
 	objs, err := kube.Render(kube.RenderInput{
-		Component: cat.Components[name], Overlay: overlay, Chart: files,
+		Component: cat.Components[name], Overlay: cat.Overlays[overlay], Chart: files, Images: images,
 		Facts: kube.Facts{Environment: "test", ClusterDomain: "cluster.local", ClusterDNS: "10.96.0.10", PodCIDR: testClusterOf(t, spec.PluginCilium).Pods.String(), ServiceCIDR: "10.96.0.0/16"},
 	})
 	if err != nil {

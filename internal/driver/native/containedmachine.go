@@ -19,6 +19,9 @@ import (
 // control groups.
 const containedAnew = "ORRERY_CONTROL_GROUPS"
 
+// containedCgroup2 shows agents that are pods the node's unified control groups.
+const containedCgroup2 = "/run/orrery/cgroup2"
+
 // OwnGroups gives this process a view of control groups of its own, and mounts them as it shows
 // them, by running the program again: all of its threads need it. On return that is done.
 func OwnGroups() error {
@@ -44,8 +47,15 @@ func OwnGroups() error {
 		return err
 	}
 	mountCgroups(b, cg)
-	for p, v := range hostSysctls {
-		b.mask("/proc/sys/"+p, v+"\n")
+	// For agents that are pods: programs and maps that are pinned end with the container, and the
+	// balancer of sockets sees this node's connections only. Engines with version 1 of control groups
+	// put a container into a unified one too, and do not show it.
+	b.mount("bpf", bpfFolder, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700")
+	b.mount("cgroup2", containedCgroup2, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	for _, sysctls := range []map[string]string{hostSysctls, datapathSysctls} {
+		for p, v := range sysctls {
+			b.mask("/proc/sys/"+p, v+"\n")
+		}
 	}
 	b.mask("/proc/sys/kernel/random/boot_id", newUUID()+"\n")
 	b.wholeProc()

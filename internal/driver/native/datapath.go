@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/hosttraffic"
 )
 
 // datapath is what compiling, loading and keeping BPF programs needs of a node: folders of
@@ -27,18 +28,6 @@ type datapath struct {
 
 // datapathTools of the host are run by the agent, beside hostTools.
 var datapathTools = []string{"ip"}
-
-// hostTraffic marks the packets of the node's own processes. BPF programs know by the mark that
-// a packet comes from the node, such as a probe of the kubelet, and let it through to its pods;
-// all others count as from the outside world. Packets that carry another of the agent's marks
-// (lib/common.h of the programs) are left alone. The agent would do the same with iptables.
-const hostTraffic = `table ip orrery {
-	chain output {
-		type filter hook output priority filter; policy accept;
-		meta mark and 0x0f00 != { 0x0400, 0x0800, 0x0900, 0x0a00, 0x0b00, 0x0d00, 0x0e00 } meta mark set meta mark and 0xfffff0ff or 0x0c00
-	}
-}
-`
 
 // datapathSysctls belong to the whole machine too, and the agent would set them.
 var datapathSysctls = map[string]string{
@@ -95,8 +84,8 @@ func (d *datapath) announce(ctx context.Context) {
 }
 
 // tools of the agent that the host need not have. It insists on iptables when it has a proxy,
-// even one that gets its packets from BPF (enable-bpf-tproxy). Of all its rules only hostTraffic
-// is of use then, and that is there already; this one takes them and does nothing.
+// even one that gets its packets from BPF (enable-bpf-tproxy). Of all its rules only those of package hosttraffic
+// are of use then, and they are there already; this one takes them and does nothing.
 func (d *datapath) tools(b *rootBuilder) {
 	const iptables = "/run/tools/iptables"
 	b.file(iptables, "#!/bin/sh\nexit 0\n")
@@ -106,7 +95,7 @@ func (d *datapath) tools(b *rootBuilder) {
 // start runs when the node has its root and its network.
 func (d *datapath) start() error {
 	cmd := exec.Command("/run/tools/nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(hostTraffic)
+	cmd.Stdin = strings.NewReader(hosttraffic.Rules)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("mark the node's own packets with nft: %w: %s", err, bytes.TrimSpace(out))
 	}

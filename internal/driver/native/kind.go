@@ -16,7 +16,7 @@ const decisionTime = 30 * time.Second
 func Kind() driver.Kind {
 	return driver.Kind{
 		Name:          "native",
-		Capabilities:  driver.Capabilities{Root: true, Distribution: true, Mirror: true, Nodes: true, NodeFaults: true},
+		Capabilities:  driver.Capabilities{Root: true, Distribution: true, Mirror: true, Nodes: true, Addresses: true, NodeFaults: true},
 		HostPrograms:  packages,
 		New:           func(o driver.Options) (driver.Driver, error) { return New(o) },
 		DecideNetwork: decideNetwork,

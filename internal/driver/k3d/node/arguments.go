@@ -15,6 +15,7 @@ type arguments struct {
 	server bool
 	// clusterInit begins a cluster of several servers; a server without it and without a URL is alone.
 	clusterInit            bool
+	name                   string // of its Node; that of the container when it is empty
 	labels, names          []string
 	pods, services         netip.Prefix
 	dns                    netip.Addr
@@ -45,6 +46,7 @@ func parse(args []string) (arguments, error) {
 		"disable-kube-proxy":     func() { a.unproxied = true },
 	}
 	values := map[string]func(string) error{
+		"node-name":             func(v string) error { a.name = v; return nil },
 		"node-label":            func(v string) error { a.labels = append(a.labels, v); return nil },
 		"tls-san":               func(v string) error { a.names = append(a.names, v); return nil },
 		"cluster-cidr":          func(v string) (err error) { a.pods, err = netip.ParsePrefix(v); return err },

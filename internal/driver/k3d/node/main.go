@@ -58,9 +58,11 @@ func run(args []string, out io.Writer, log *slog.Logger) error {
 	if err := native.OwnGroups(); err != nil {
 		return err
 	}
-	name, err := os.Hostname()
-	if err != nil {
-		return err
+	name := a.name
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return err
+		}
 	}
 	address, err := ownAddress()
 	if err != nil {
