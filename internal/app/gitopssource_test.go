@@ -16,7 +16,7 @@ import (
 
 // sources: where what Argo CD follows is away, is no manifest, or is not what was pushed, that is said, what
 // runs goes on, and the next push puts it right.
-func (s *small) sources(*argo) {
+func (s *small) sources() {
 	before := s.cluster.API.Get("apps/v1", "Deployment", "shop", "shop").GetGeneration()
 	good := s.tagged()
 	for _, c := range []struct {

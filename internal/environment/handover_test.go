@@ -102,7 +102,7 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("%+v, %v", second, err)
 	}
 
-	argo.Break("shop", "denied: the image has no digest")
+	argo.Break("shop", gitopstest.Broken{Phase: "Failed", Refused: "denied: the image has no digest"})
 	s.edit("infra/k8s/base/shop/shop.yaml", "welcome to", "good morning from")
 	if _, err := s.hand(push); err == nil || !strings.Contains(err.Error(), "denied: the image has no digest") {
 		t.Errorf("%v", err)
@@ -110,7 +110,7 @@ func TestHandOver(t *testing.T) {
 	if g := s.gitOps(); g.Good() {
 		t.Errorf("%+v", g)
 	}
-	argo.Break("shop", "")
+	argo.Break("shop", gitopstest.Broken{})
 
 	// What is no longer selected goes, and leaves nothing behind.
 	s.configure("components: [shop]\n")

@@ -27,7 +27,15 @@ type Argo struct {
 	client *kube.Client
 
 	mu     sync.Mutex
-	broken map[string]string // component → why its sync fails
+	broken map[string]Broken
+}
+
+// Broken is how the Application of a component is in place of synced and healthy; the zero value is good.
+type Broken struct {
+	// Phase of its sync, such as Failed, and what the server said to its Deployment.
+	Phase, Refused string
+	// Health of its Deployment, such as Progressing.
+	Health string
 }
 
 // Deploy puts what of Argo CD is looked at into a cluster, its kinds as the repository has them,
@@ -57,7 +65,7 @@ func Deploy(tb testing.TB, cluster *kubetest.Server, repository string) *Argo {
 	if _, err := client.Apply(tb.Context(), gitops.Component, objs); err != nil {
 		tb.Fatal(err)
 	}
-	a := &Argo{client: client, broken: map[string]string{}}
+	a := &Argo{client: client, broken: map[string]Broken{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -77,11 +85,11 @@ func Deploy(tb testing.TB, cluster *kubetest.Server, repository string) *Argo {
 	return a
 }
 
-// Break has the sync of a component fail; an empty reason mends it.
-func (a *Argo) Break(component, why string) {
+// Break says how a component is from now on.
+func (a *Argo) Break(component string, how Broken) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.broken[component] = why
+	a.broken[component] = how
 }
 
 // look is one round of the controller.
@@ -91,35 +99,49 @@ func (a *Argo) look(ctx context.Context) error {
 		return err
 	}
 	for _, app := range apps {
-		digest, manifest, err := read(ctx, &app)
-		if err != nil {
-			return err
-		}
-		if app.GetName() == gitops.Root {
+		digest, manifest, unread := read(ctx, &app)
+		if app.GetName() == gitops.Root && unread == nil {
 			if err := a.client.ApplyObjects(ctx, manifest); err != nil {
 				return err
 			}
 		}
-		a.mu.Lock()
-		why := a.broken[app.GetName()]
-		a.mu.Unlock()
-		result := map[string]any{"revision": digest, "resources": []any{}}
-		status := map[string]any{
-			"sync": map[string]any{"status": "Synced", "revision": digest}, "health": map[string]any{"status": "Healthy"},
-			"operationState": map[string]any{"phase": "Succeeded", "syncResult": result},
-		}
-		if why != "" {
-			result["resources"] = []any{map[string]any{"kind": "Deployment", "name": app.GetName(), "status": "SyncFailed", "message": why}}
-			status["sync"] = map[string]any{"status": "OutOfSync", "revision": digest}
-			status["operationState"] = map[string]any{"phase": "Failed", "syncResult": result}
-		}
 		ref := kube.RefOf(&app)
 		ref.APIVersion, ref.Kind = appVersion, "Application"
-		if err := a.client.MergePatch(ctx, ref, map[string]any{"status": status}); err != nil {
+		if err := a.client.MergePatch(ctx, ref, map[string]any{"status": a.status(app.GetName(), digest, unread)}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// status of an Application whose source has what the digest names, or could not be read.
+func (a *Argo) status(component, digest string, unread error) map[string]any {
+	a.mu.Lock()
+	how := a.broken[component]
+	a.mu.Unlock()
+	result := map[string]any{"revision": digest, "resources": []any{}}
+	status := map[string]any{
+		"sync": map[string]any{"status": "Synced", "revision": digest}, "health": map[string]any{"status": "Healthy"},
+		"operationState": map[string]any{"phase": "Succeeded", "syncResult": result},
+		"conditions":     nil, "resources": nil,
+	}
+	if how.Phase != "" {
+		result["resources"] = []any{map[string]any{"kind": "Deployment", "name": component, "status": "SyncFailed", "message": how.Refused}}
+		status["sync"] = map[string]any{"status": "OutOfSync", "revision": digest}
+		status["operationState"] = map[string]any{"phase": how.Phase, "syncResult": result}
+	}
+	if unread != nil {
+		status["sync"] = map[string]any{"status": "Unknown"}
+		status["conditions"] = []any{map[string]any{"type": "ComparisonError", "message": unread.Error()}}
+	}
+	if how.Health != "" {
+		status["health"] = map[string]any{"status": how.Health}
+		status["resources"] = []any{map[string]any{
+			"group": "apps", "version": "v1", "kind": "Deployment", "namespace": component, "name": component,
+			"health": map[string]any{"status": how.Health, "message": "Waiting for rollout to finish"},
+		}}
+	}
+	return status
 }
 
 // read is what an Application's source has.
