@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -207,6 +208,31 @@ func newClient(p paths) *client {
 func (c *client) status(ctx context.Context) (supervisorStatus, error) {
 	var s supervisorStatus
 	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// statusUnlessDying is the status of a supervisor that was there a moment ago. One that is killed
+// meanwhile breaks the connection before it is gone: then there is none.
+func (c *client) statusUnlessDying(ctx context.Context) (s supervisorStatus, alive bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err = check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() error {
+		if _, err := supervisorIdentity(c.paths); errors.Is(err, errNoSupervisor) {
+			alive = false
+			return nil
+		}
+		alive = true
+		s, err = c.status(ctx)
+		for _, broken := range []error{syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE, io.EOF} {
+			if errors.Is(err, broken) {
+				return err
+			}
+		}
+		if err != nil {
+			return check.Final(err)
+		}
+		return nil
+	})
+	return s, alive, err
 }
 
 func (c *client) post(ctx context.Context, path string) error {

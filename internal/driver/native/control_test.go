@@ -47,3 +47,37 @@ func TestSuspendedSupervisor(t *testing.T) {
 		t.Errorf("it took %s to tell", took)
 	}
 }
+
+// A supervisor that dies while it is asked is one that is not there.
+func TestDyingSupervisor(t *testing.T) {
+	p := paths(t.TempDir())
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := proc.Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writeJSON(p.lock(), id); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", p.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if conn, err := l.Accept(); err == nil {
+			_ = conn.Close() // what it was asked was not read: the connection is reset
+		}
+		_ = l.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if s, alive, err := newClient(p).statusUnlessDying(t.Context()); err != nil || alive || len(s.Nodes) > 0 {
+		t.Errorf("%+v, alive %v, %v; want none, and no error", s, alive, err)
+	}
+	<-done
+}

@@ -43,9 +43,7 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 	case err != nil:
 		return o, err
 	default:
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		if status, err = newClient(d.paths).status(ctx); err != nil {
+		if status, supervised, err = newClient(d.paths).statusUnlessDying(ctx); err != nil {
 			return o, err
 		}
 	}
