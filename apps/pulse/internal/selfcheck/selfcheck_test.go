@@ -144,7 +144,7 @@ func TestRun(t *testing.T) {
 			server.Start()
 			defer server.Close()
 			port := server.Listener.Addr().(*net.TCPAddr).Port
-			o := Options{Ingest: "ingest", Worker: "worker", Replicas: 2, Port: port, Admin: port, Deadline: 5 * time.Second}
+			o := Options{Ingest: "ingest", Worker: "worker", Replicas: 2, Port: port, Admin: port, Deadline: 20 * time.Second}
 			o.Lookup = func(_ context.Context, name string) ([]string, error) {
 				if name != "ingest" && name != "worker" {
 					return nil, errors.New("no such host")
@@ -156,7 +156,7 @@ func TestRun(t *testing.T) {
 			}
 			test.fault(p, &o)
 			if test.ready == "failed" || test.delivery == "failed" {
-				o.Deadline = time.Second
+				o.Deadline = 3 * time.Second // a starved machine takes its time to fail, too
 			}
 			var out strings.Builder
 			err := Run(t.Context(), o, &out)
