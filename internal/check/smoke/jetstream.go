@@ -362,7 +362,8 @@ func (e exercise) settled(ctx context.Context, stream jetstream.Stream) error {
 // stepDown has the leader of a stream hand over and waits for the next one.
 func stepDown(ctx context.Context, connection *nats.Conn, stream jetstream.Stream) (before, after string, err error) {
 	name := stream.CachedInfo().Config.Name
-	if before, err = leader(ctx, stream); err != nil {
+	// Who is asked may be just leaving.
+	if err = until(ctx, patience, func() error { before, err = leader(ctx, stream); return err }); err != nil {
 		return "", "", fmt.Errorf("find the leader: %w", err)
 	}
 	err = until(ctx, patience, func() error {
