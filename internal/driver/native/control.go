@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -210,31 +211,6 @@ func (c *client) status(ctx context.Context) (supervisorStatus, error) {
 	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
-// statusUnlessDying is the status of a supervisor that was there a moment ago. One that is killed
-// meanwhile breaks the connection before it is gone: then there is none.
-func (c *client) statusUnlessDying(ctx context.Context) (s supervisorStatus, alive bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	err = check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() error {
-		if _, err := supervisorIdentity(c.paths); errors.Is(err, errNoSupervisor) {
-			alive = false
-			return nil
-		}
-		alive = true
-		s, err = c.status(ctx)
-		for _, broken := range []error{syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE, io.EOF} {
-			if errors.Is(err, broken) {
-				return err
-			}
-		}
-		if err != nil {
-			return check.Final(err)
-		}
-		return nil
-	})
-	return s, alive, err
-}
-
 func (c *client) post(ctx context.Context, path string) error {
 	return c.do(ctx, http.MethodPost, path, nil, nil)
 }
@@ -257,10 +233,44 @@ func (c *client) do(ctx context.Context, method, path string, body, into any) er
 	defer cancel(nil)
 	go c.watch(ctx, cancel)
 	err := c.exchange(ctx, method, path, body, into)
+	if connectionBroken(err) {
+		err = c.unlessDying(ctx, method, path, body, into, err)
+	}
 	if cause := context.Cause(ctx); errors.Is(cause, errSuspended) {
 		return cause
 	}
 	return err
+}
+
+// dying is how long a supervisor that was killed may take until it is gone.
+const dying = 5 * time.Second
+
+// unlessDying is errNoSupervisor when the supervisor ends: one that is killed breaks its connections
+// before it is gone. One that lives was only starting: what changes nothing is asked again.
+func (c *client) unlessDying(ctx context.Context, method, path string, body, into any, broken error) error {
+	ctx, cancel := context.WithTimeout(ctx, dying)
+	defer cancel()
+	answer := broken
+	_ = check.Until(ctx, check.Pause{First: 10 * time.Millisecond}, func() error {
+		if _, err := supervisorIdentity(c.paths); errors.Is(err, errNoSupervisor) {
+			answer = fmt.Errorf("%w: it ended while it was asked", err)
+			return nil
+		}
+		if method != http.MethodGet {
+			return broken
+		}
+		if err := c.exchange(ctx, method, path, body, into); !connectionBroken(err) && ctx.Err() == nil {
+			answer = err
+			return nil
+		}
+		return broken
+	})
+	return answer
+}
+
+func connectionBroken(err error) bool {
+	return slices.ContainsFunc([]error{syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE, io.EOF, fs.ErrNotExist},
+		func(broken error) bool { return errors.Is(err, broken) })
 }
 
 // watch cancels once the supervisor is suspended.

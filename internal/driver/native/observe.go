@@ -34,6 +34,9 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 	}
 	var status supervisorStatus
 	_, err = supervisorIdentity(d.paths)
+	if err == nil {
+		status, err = newClient(d.paths).status(ctx)
+	}
 	supervised := err == nil
 	switch {
 	case errors.Is(err, errNoSupervisor):
@@ -42,10 +45,6 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 		}
 	case err != nil:
 		return o, err
-	default:
-		if status, supervised, err = newClient(d.paths).statusUnlessDying(ctx); err != nil {
-			return o, err
-		}
 	}
 	running := map[string]machineStatus{}
 	for _, m := range status.Nodes {
