@@ -147,7 +147,7 @@ func controllerManagerService(c cluster, n node, net network) service {
 	p, conf := nodePKI, "/etc/kubernetes/kube-controller-manager.conf"
 	args := []string{
 		nodeBin + "kube-controller-manager", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
-		"--leader-elect", "--use-service-account-credentials",
+		elect(c), "--use-service-account-credentials",
 		"--service-account-private-key-file=" + p + "sa.key", "--root-ca-file=" + p + "ca.crt",
 		"--client-ca-file=" + p + "ca.crt", "--requestheader-client-ca-file=" + p + "front-proxy-ca.crt",
 		"--service-cluster-ip-range=" + c.Services.String(),
@@ -169,9 +169,16 @@ func schedulerService(c cluster, n node) service {
 	conf := "/etc/kubernetes/kube-scheduler.conf"
 	args := []string{
 		nodeBin + "kube-scheduler", "--kubeconfig=" + conf, "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf,
-		"--leader-elect", "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
+		elect(c), "--profiling=false", "--tls-min-version=VersionTLS12", "--v=1",
 	}
 	return service{Name: "kube-scheduler", Wait: waitAPI(c, n), Args: append(args, serving(n, "kube-scheduler")...)}
+}
+
+// elect: the one server of a fabric has nobody to agree with. A lease that it cannot renew in time,
+// as on a slow machine, would end its controllers; and after a power cut they would wait for their own.
+// To a server in a container others may come.
+func elect(c cluster) string {
+	return fmt.Sprintf("--leader-elect=%t", len(c.servers()) != 1 || !c.Fabric.IsValid())
 }
 
 // serving lets a controller be asked for its metrics over the fabric, under a certificate of

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -54,6 +55,24 @@ func TestDurability(t *testing.T) {
 		}
 		if got := strings.Contains(string(containerdConfig(c)), "no_sync = true"); got != fast {
 			t.Errorf("fast %t: containerd without fsync %t", fast, got)
+		}
+	}
+}
+
+// One server that nobody can join has nobody to elect; a container's may be joined.
+func TestLeaderElection(t *testing.T) {
+	many := testCluster(t)
+	one := many
+	one.Nodes = []node{many.Nodes[0], many.Nodes[4]}
+	contained := one
+	contained.Fabric = netip.Prefix{}
+	for want, clusters := range map[string][]cluster{"--leader-elect=true": {many, contained}, "--leader-elect=false": {one}} {
+		for _, c := range clusters {
+			for _, name := range []string{"kube-scheduler", "kube-controller-manager"} {
+				if got := flagsOf(c, c.Nodes[0], name); !strings.Contains(got, want) {
+					t.Errorf("%d nodes, fabric %s: %s lacks %s: %s", len(c.Nodes), c.Fabric, name, want, got)
+				}
+			}
 		}
 	}
 }
