@@ -37,6 +37,8 @@ type Client struct {
 	settle  time.Duration // see isSettling
 	owner   Ownership
 	given   func() (map[string]map[string][]byte, error) // see WithSecrets
+
+	services services
 }
 
 // Option changes how [Connect] sets up a client.
@@ -106,6 +108,7 @@ func (c *Client) Server() string { return c.config.Host }
 
 // Close gives idle connections back. The client stays usable.
 func (c *Client) Close() {
+	c.services.close()
 	// http.Client would stop at the first wrapper of client-go.
 	utilnet.CloseIdleConnectionsFor(c.http.Transport)
 }
@@ -190,12 +193,15 @@ func (c *Client) Delete(ctx context.Context, apiVersion, kind, namespace, name s
 // RawGet reads a path of the API server, such as /readyz?verbose. An answer other than
 // 2xx is an error that carries the status (apierrors.IsNotFound and so on work) and
 // the body, which is returned too: /readyz says there what is not ready.
+//
+// The proxy of a Service over https, /api/v1/namespaces/NAMESPACE/services/https:NAME:PORT/proxy/PATH,
+// is answered by a pod whose certificate for NAME.NAMESPACE.svc is verified: by the authority in the
+// Secret NAME-tls, else by those of this machine.
 func (c *Client) RawGet(ctx context.Context, path string) ([]byte, error) {
 	return c.raw(ctx, http.MethodGet, path, anyJSON, "", nil)
 }
 
-// RawPost sends a body to a path of the API server, such as that of a Service's proxy. The
-// answer is as that of [Client.RawGet].
+// RawPost sends a body to a path of the API server. Path and answer are as those of [Client.RawGet].
 func (c *Client) RawPost(ctx context.Context, path, contentType string, body []byte) ([]byte, error) {
 	return c.raw(ctx, http.MethodPost, path, anyJSON, contentType, body)
 }
@@ -208,8 +214,15 @@ func (c *Client) raw(ctx context.Context, method, path, accept, contentType stri
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", path, err)
 	}
-	u := c.base.JoinPath(ref.Path)
+	u, by := c.base.JoinPath(ref.Path), c.http
 	u.RawQuery = ref.RawQuery
+	if s, rest, ok := secureProxy(ref); ok {
+		u = rest
+		if by, err = c.reach(ctx, s); err != nil {
+			body, err := asAnswer(err)
+			return body, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(content))
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", path, err)
@@ -218,9 +231,10 @@ func (c *Client) raw(ctx context.Context, method, path, accept, contentType stri
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		body, err := asAnswer(err)
+		return body, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -65,7 +66,7 @@ func (c *Client) backend(ctx context.Context, namespace, service string, port in
 	}
 	switch {
 	case len(ready) == 0:
-		return backend{}, fmt.Errorf("service %s/%s has no ready pod", namespace, service)
+		return backend{}, apierrors.NewServiceUnavailable(fmt.Sprintf("service %s/%s has no ready pod", namespace, service))
 	case slices.Contains(ready, now):
 		return now, nil
 	}
