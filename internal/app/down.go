@@ -66,7 +66,8 @@ func runDown(ctx context.Context, o *options, deleteData bool) error {
 	sink.Close()
 	name := e.Spec.Name
 	if o.json() {
-		if e := printJSON(o.out, map[string]any{"type": ui.TypeSummary, "environment": name, "seconds": step.Seconds, "leaks": append([]string{}, leaks...)}); e != nil {
+		summary := map[string]any{"type": ui.TypeSummary, "environment": name, "seconds": step.Seconds, "leaks": append([]string{}, leaks...)}
+		if e := printJSON(o.out, summary); e != nil {
 			return e
 		}
 	} else {
@@ -111,7 +112,12 @@ the same addresses and data. Pods end as they are used to, with preStop and SIGT
 their grace period and at most as long as --grace says.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.lifecycle(c.Context(), "stop", lifecycle{grace: g.of()}, func(e *environment.Environment, ctx context.Context) error { return e.Driver.Stop(ctx) })
+			return o.lifecycle(
+				c.Context(),
+				"stop",
+				lifecycle{grace: g.of()},
+				func(e *environment.Environment, ctx context.Context) error { return e.Driver.Stop(ctx) },
+			)
 		},
 	}
 	g.flags(c)

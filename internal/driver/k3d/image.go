@@ -236,7 +236,9 @@ func (i *image) save(w io.Writer) error {
 }
 
 // applets of busybox that k3d's entry point and its commands in a node run, and the kubelet.
-var applets = strings.Fields("sh ash cat cp date echo env grep head hostname id kill ln ls mkdir mount mv ps rm sed sleep sort tail test touch umount uname wc xargs")
+var applets = strings.Fields(
+	"sh ash cat cp date echo env grep head hostname id kill ln ls mkdir mount mv ps rm sed sleep sort tail test touch umount uname wc xargs",
+)
 
 // loaders of dynamic programs, where these look for them.
 var loaders = map[string]string{"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
@@ -302,7 +304,11 @@ func sortLayer(l layer) layer {
 // helperImage runs the program that k3d starts in nodes as something else: k3d's load balancer or
 // its tools, or the mirror, which has the registry beside it.
 func helperImage(what, arch string, programs ...string) (*image, error) {
-	l := layer{{name: "tmp", mode: 0o1777, folder: true}, {name: "etc/confd", mode: 0o755, folder: true}, {name: "var/lib/registry", mode: 0o755, folder: true}}
+	l := layer{
+		{name: "tmp", mode: 0o1777, folder: true},
+		{name: "etc/confd", mode: 0o755, folder: true},
+		{name: "var/lib/registry", mode: 0o755, folder: true},
+	}
 	for _, p := range programs {
 		info, err := os.Stat(p)
 		if err != nil {

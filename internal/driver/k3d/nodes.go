@@ -30,7 +30,8 @@ func (d *Driver) stopContainer(ctx context.Context, c container) error {
 func (d *Driver) startContainer(ctx context.Context, c container, address string) error {
 	if c.Labels[labelRole] != "server" && address != "" {
 		network := "/networks/k3d-" + clusterName(d.Spec.Name)
-		if err := d.engine.call(ctx, http.MethodPost, network+"/disconnect", object{"Container": c.ID, "Force": true}, nil); err != nil && !strings.Contains(err.Error(), "is not connected") {
+		err := d.engine.call(ctx, http.MethodPost, network+"/disconnect", object{"Container": c.ID, "Force": true}, nil)
+		if err != nil && !strings.Contains(err.Error(), "is not connected") {
 			return fmt.Errorf("address of %s: %w", c.name(), err)
 		}
 		if err := d.engine.call(ctx, http.MethodPost, network+"/connect", object{

@@ -98,7 +98,22 @@ func parseCgroups(r io.Reader) (cgroups, error) {
 	return c, nil
 }
 
-var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "net_cls", "net_prio", "blkio", "perf_event", "hugetlb", "pids", "rdma", "misc"}
+var v1Controllers = []string{
+	"cpu",
+	"cpuacct",
+	"cpuset",
+	"memory",
+	"devices",
+	"freezer",
+	"net_cls",
+	"net_prio",
+	"blkio",
+	"perf_event",
+	"hugetlb",
+	"pids",
+	"rdma",
+	"misc",
+}
 
 // mounts are all hierarchies in which groups of ours are made.
 func (c cgroups) mounts() []string {

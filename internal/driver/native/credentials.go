@@ -71,7 +71,17 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 		}
 		leaves := []entry{
 			// One pair is both the node's identity and what its kubelet serves with.
-			{ca, "kubelet", leaf{cn: "system:node:" + n.Name, orgs: []string{"system:nodes"}, names: []string{n.Name, address, "127.0.0.1"}, server: true, client: true}},
+			{
+				ca,
+				"kubelet",
+				leaf{
+					cn:     "system:node:" + n.Name,
+					orgs:   []string{"system:nodes"},
+					names:  []string{n.Name, address, "127.0.0.1"},
+					server: true,
+					client: true,
+				},
+			},
 		}
 		for _, u := range net.users(n) {
 			leaves = append(leaves, entry{ca, u.name, u.leaf})
@@ -83,8 +93,15 @@ func credentials(i *issuer, p paths, c cluster, net network) error {
 				entry{etcd, "etcd-server", leaf{cn: n.Name, names: local, server: true, client: true}},
 				entry{etcd, "etcd-peer", leaf{cn: n.Name, names: local, server: true, client: true}},
 				entry{etcd, "apiserver-etcd-client", leaf{cn: "kube-apiserver-etcd-client", client: true}},
-				entry{ca, "apiserver", leaf{cn: "kube-apiserver", server: true, names: append(slices.Concat(local, c.Names),
-					c.Gateway.String(), c.APIService.String(), "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+domain)}},
+				entry{ca, "apiserver", leaf{cn: "kube-apiserver", server: true, names: append(
+					slices.Concat(local, c.Names),
+					c.Gateway.String(),
+					c.APIService.String(),
+					"kubernetes",
+					"kubernetes.default",
+					"kubernetes.default.svc",
+					"kubernetes.default.svc."+domain,
+				)}},
 				// No system:masters: the driver binds this user to system:kubelet-api-admin.
 				entry{ca, "apiserver-kubelet-client", leaf{cn: kubeletClient, client: true}},
 				entry{front, "front-proxy-client", leaf{cn: "front-proxy-client", client: true}},

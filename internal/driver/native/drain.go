@@ -107,7 +107,8 @@ func containersIn(folder string) []container {
 			continue
 		}
 		a := spec.Annotations
-		if c.pid, err = strconv.Atoi(strings.TrimSpace(string(pid))); err != nil || c.pid <= 1 || a["io.kubernetes.cri.container-type"] != "container" {
+		c.pid, err = strconv.Atoi(strings.TrimSpace(string(pid)))
+		if err != nil || c.pid <= 1 || a["io.kubernetes.cri.container-type"] != "container" {
 			continue
 		}
 		c.namespace, c.name = a["io.kubernetes.cri.sandbox-namespace"], a["io.kubernetes.cri.sandbox-name"]
@@ -239,7 +240,12 @@ func (c container) get(ctx context.Context) error {
 	if host == "" {
 		host = "pod" // whatever is dialled
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/%s", scheme, net.JoinHostPort(host, strconv.Itoa(port)), strings.TrimPrefix(h.Path, "/")), nil)
+	req, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodGet,
+		fmt.Sprintf("%s://%s/%s", scheme, net.JoinHostPort(host, strconv.Itoa(port)), strings.TrimPrefix(h.Path, "/")),
+		nil,
+	)
 	if err != nil {
 		return err
 	}

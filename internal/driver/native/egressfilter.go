@@ -72,8 +72,12 @@ func (d *Driver) checkForwarding(ctx context.Context) check.Result {
 		return check.Skip("cannot list the host's packet filters: %v", err)
 	}
 	if len(drops) > 0 {
-		return check.Fail(fmt.Errorf("network.egress is true, but a packet filter of this host drops what it would forward (Docker sets one up, for example); let the environment's link through: %s",
-			strings.Join(drops, "; ")))
+		return check.Fail(
+			fmt.Errorf(
+				"network.egress is true, but a packet filter of this host drops what it would forward (Docker sets one up, for example); let the environment's link through: %s",
+				strings.Join(drops, "; "),
+			),
+		)
 	}
 	return check.OK("no packet filter of the host drops what it forwards")
 }
@@ -129,7 +133,8 @@ func parseForwardDrops(ruleset []byte, link string) ([]string, error) {
 	var drops []string
 	for _, o := range all.Objects {
 		c := o.Chain
-		if c == nil || c.Hook != "forward" || c.Policy != "drop" || c.Family != "ip" && c.Family != "inet" || slices.Contains(known, c.Family+" "+c.Table) {
+		if c == nil || c.Hook != "forward" || c.Policy != "drop" || c.Family != "ip" && c.Family != "inet" ||
+			slices.Contains(known, c.Family+" "+c.Table) {
 			continue
 		}
 		for _, side := range []string{"iifname", "oifname"} {

@@ -38,8 +38,11 @@ type LostKeysError struct {
 }
 
 func (e *LostKeysError) Error() string {
-	return fmt.Sprintf("keys of environment %q are not there, and what it holds needs them; nothing was changed:\n  %s\n  where there is no other way, 'orrery down' and 'orrery up' make the environment anew, without its data",
-		e.Environment, strings.Join(e.lines, "\n  "))
+	return fmt.Sprintf(
+		"keys of environment %q are not there, and what it holds needs them; nothing was changed:\n  %s\n  where there is no other way, 'orrery down' and 'orrery up' make the environment anew, without its data",
+		e.Environment,
+		strings.Join(e.lines, "\n  "),
+	)
 }
 
 // lostKeys looks for what is made once in an environment that was made: a key that is gone must

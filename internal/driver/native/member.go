@@ -202,7 +202,9 @@ func (p paths) memberLoss(c cluster, n node) memberLoss {
 	return memberWhole
 }
 
-var errLastMember = errors.New("its data of etcd is gone and there is no other server that has it: 'orrery etcd restore' takes it from a snapshot; without one 'orrery down' removes the environment, and 'orrery up' makes it anew")
+var errLastMember = errors.New(
+	"its data of etcd is gone and there is no other server that has it: 'orrery etcd restore' takes it from a snapshot; without one 'orrery down' removes the environment, and 'orrery up' makes it anew",
+)
 
 // restoreMember lets a member that lost its data join again. One that never had data starts as
 // the others did while these have no quorum. Until one is there it waits, and tells why.
@@ -252,7 +254,10 @@ func (s *supervisor) replaceMember(ctx context.Context, m *machine, grace time.D
 		return nil, fmt.Errorf("%s is an agent, and has no member of etcd", m.node.Name)
 	}
 	if len(s.cluster.servers()) == 1 {
-		return nil, fmt.Errorf("%s is the only server: there is nobody to get its data from; 'orrery etcd restore' takes it from a snapshot", m.node.Name)
+		return nil, fmt.Errorf(
+			"%s is the only server: there is nobody to get its data from; 'orrery etcd restore' takes it from a snapshot",
+			m.node.Name,
+		)
 	}
 	if _, _, err := m.ask.members(ctx, s.cluster, m.node); err != nil {
 		return nil, fmt.Errorf("the member on %s stays: %w", m.node.Name, err)

@@ -55,7 +55,11 @@ func (i *issuer) authority(base, cn string) (*authority, error) {
 	switch {
 	case err == nil:
 		if i.now().After(cert.NotAfter) {
-			return nil, fmt.Errorf("the certificate authority %s.crt expired on %s: make the environment anew ('orrery down', 'orrery up')", base, cert.NotAfter.Format(time.DateOnly))
+			return nil, fmt.Errorf(
+				"the certificate authority %s.crt expired on %s: make the environment anew ('orrery down', 'orrery up')",
+				base,
+				cert.NotAfter.Format(time.DateOnly),
+			)
 		}
 		return &authority{cert, key, raw}, nil
 	case !errors.Is(err, fs.ErrNotExist):

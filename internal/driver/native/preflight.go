@@ -61,7 +61,9 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 
 func (d *Driver) checkRoot(context.Context) check.Result {
 	if uid := d.host.euid(); uid != 0 {
-		return check.Fail(fmt.Errorf("this is user %d: nodes are namespaces, mounts and control groups, which only root can make; run it with sudo", uid))
+		return check.Fail(
+			fmt.Errorf("this is user %d: nodes are namespaces, mounts and control groups, which only root can make; run it with sudo", uid),
+		)
 	}
 	return check.OK("runs as root")
 }
@@ -69,7 +71,10 @@ func (d *Driver) checkRoot(context.Context) check.Result {
 // checkInherited: umask, limits, priorities and so on are set by the supervisor, unless it may not.
 func (d *Driver) checkInherited(context.Context) check.Result {
 	if kept := d.host.kept(); len(kept) > 0 {
-		return check.Skip("nodes and pods will have from this process, since nothing here may change it: %s; start it from where that is not so", strings.Join(kept, ", "))
+		return check.Skip(
+			"nodes and pods will have from this process, since nothing here may change it: %s; start it from where that is not so",
+			strings.Join(kept, ", "),
+		)
 	}
 	return check.OK("nodes and pods inherit nothing of this process")
 }
@@ -95,7 +100,14 @@ func (d *Driver) checkCgroups(context.Context) check.Result {
 	pinning := slices.Contains(have, "cpuset")
 	for _, need := range []string{"cpu", "cpuset", "memory", "pids"} {
 		if !slices.Contains(have, need) && (need != "cpuset" || !cg.v2()) {
-			return check.Fail(fmt.Errorf("the kernel offers no control group controller %q (it has %s); a container without it cannot hold nodes, and some kernels need cgroup_enable=%s on their command line", need, strings.Join(have, " "), need))
+			return check.Fail(
+				fmt.Errorf(
+					"the kernel offers no control group controller %q (it has %s); a container without it cannot hold nodes, and some kernels need cgroup_enable=%s on their command line",
+					need,
+					strings.Join(have, " "),
+					need,
+				),
+			)
 		}
 	}
 	for _, m := range cg.mounts() {
@@ -108,7 +120,9 @@ func (d *Driver) checkCgroups(context.Context) check.Result {
 		version = "v2"
 	}
 	if !pinning {
-		return check.Skip("the kernel offers no control group controller \"cpuset\": nodes work without, but no container can be tied to CPUs or memory nodes (the kubelet's static CPU and memory managers)")
+		return check.Skip(
+			"the kernel offers no control group controller \"cpuset\": nodes work without, but no container can be tied to CPUs or memory nodes (the kubelet's static CPU and memory managers)",
+		)
 	}
 	return check.OK("control groups %s at %s", version, cg.mounts()[0])
 }
@@ -190,8 +204,10 @@ func (d *Driver) checkInotify(running bool) check.Result {
 	servers := len(d.cluster.servers())
 	need := used + inotifyPerServer*servers + inotifyPerAgent*(len(d.cluster.Nodes)-servers)
 	if need > limit {
-		return check.Fail(fmt.Errorf("%d nodes need about %d inotify instances and %d are in use, but the limit is %d: sysctl -w fs.inotify.max_user_instances=%d",
-			len(d.cluster.Nodes), need-used, used, limit, roundUp(need+64, 128)))
+		return check.Fail(
+			fmt.Errorf("%d nodes need about %d inotify instances and %d are in use, but the limit is %d: sysctl -w fs.inotify.max_user_instances=%d",
+				len(d.cluster.Nodes), need-used, used, limit, roundUp(need+64, 128)),
+		)
 	}
 	return check.OK("%d of %d inotify instances will be in use", need, limit)
 }
@@ -216,8 +232,10 @@ func (d *Driver) checkMemory(running bool) check.Result {
 		return check.Skip("/proc/meminfo does not say what is available")
 	}
 	if have < need {
-		return check.Fail(fmt.Errorf("%d servers and %d agents need about %s of memory, %s are available: end something else or make fewer nodes (servers, agents)",
-			servers, len(d.cluster.Nodes)-servers, size(need), size(have)))
+		return check.Fail(
+			fmt.Errorf("%d servers and %d agents need about %s of memory, %s are available: end something else or make fewer nodes (servers, agents)",
+				servers, len(d.cluster.Nodes)-servers, size(need), size(have)),
+		)
 	}
 	return check.OK("about %s of %s available memory will be used", size(need), size(have))
 }
@@ -267,7 +285,9 @@ func (d *Driver) checkPorts(running bool) check.Result {
 		field string
 	}{{d.cluster.API, "ports.api"}, {d.cluster.Registry, "ports.registry"}} {
 		if err := d.host.listen(p.port); err != nil {
-			return check.Fail(fmt.Errorf("port %d of 127.0.0.1 is in use: end what holds it (ss -ltnp) or set %s in orrery.yaml: %w", p.port, p.field, err))
+			return check.Fail(
+				fmt.Errorf("port %d of 127.0.0.1 is in use: end what holds it (ss -ltnp) or set %s in orrery.yaml: %w", p.port, p.field, err),
+			)
 		}
 	}
 	return check.OK("ports %d and %d are free", d.cluster.API, d.cluster.Registry)
@@ -288,7 +308,14 @@ func (d *Driver) checkNetworks(context.Context) check.Result {
 			switch {
 			case !r.cidr.Overlaps(h):
 			case d.cluster.Egress:
-				return check.Fail(fmt.Errorf("%s %s overlaps the host's route to %s, which pods with egress could then not reach: set another range in orrery.yaml", r.field, r.cidr, h))
+				return check.Fail(
+					fmt.Errorf(
+						"%s %s overlaps the host's route to %s, which pods with egress could then not reach: set another range in orrery.yaml",
+						r.field,
+						r.cidr,
+						h,
+					),
+				)
 			default:
 				return check.Skip("%s %s overlaps the host's route to %s; harmless while egress is false", r.field, r.cidr, h)
 			}

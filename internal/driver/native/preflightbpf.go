@@ -55,7 +55,9 @@ func (h host) bpfProbes() []probe {
 func (h host) checkBPF(context.Context) check.Result {
 	release, err := h.read("/proc/sys/kernel/osrelease")
 	if v, ok := twoNumbers(release); err == nil && ok && older(v, bpfKernel) {
-		return check.Fail(fmt.Errorf("the kernel, Linux %s, is too old for Cilium's BPF programs, which need %d.%d or later", release, bpfKernel[0], bpfKernel[1]))
+		return check.Fail(
+			fmt.Errorf("the kernel, Linux %s, is too old for Cilium's BPF programs, which need %d.%d or later", release, bpfKernel[0], bpfKernel[1]),
+		)
 	}
 	switch err := h.bpf(); {
 	case err == nil:
@@ -63,7 +65,9 @@ func (h host) checkBPF(context.Context) check.Result {
 	case errors.Is(err, unix.ENOSYS):
 		return check.Fail(errors.New("this kernel has no bpf() (CONFIG_BPF_SYSCALL)"))
 	case errors.Is(err, unix.EPERM):
-		return check.Fail(errors.New("bpf() is not permitted: CAP_BPF and CAP_NET_ADMIN (or CAP_SYS_ADMIN) are missing; in a container, run it privileged"))
+		return check.Fail(
+			errors.New("bpf() is not permitted: CAP_BPF and CAP_NET_ADMIN (or CAP_SYS_ADMIN) are missing; in a container, run it privileged"),
+		)
 	default:
 		return check.Fail(fmt.Errorf("bpf() fails: %w", err))
 	}
@@ -100,7 +104,9 @@ func (h host) checkCgroup2(context.Context) check.Result {
 	case err != nil:
 		return check.Fail(err)
 	case cg.Unified == "":
-		return check.Fail(errors.New("cgroup2 is not mounted, to which the socket load balancer is attached: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"))
+		return check.Fail(
+			errors.New("cgroup2 is not mounted, to which the socket load balancer is attached: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"),
+		)
 	case !h.writable(cg.Unified):
 		return check.Fail(fmt.Errorf("%s is read-only: each node needs a subtree of its own; in a container, run it privileged", cg.Unified))
 	}
@@ -112,7 +118,12 @@ func (h host) checkCgroup2(context.Context) check.Result {
 func (h host) checkOtherCilium(context.Context) check.Result {
 	for _, sign := range []string{"/sys/class/net/cilium_host", bpfFolder + "/cilium", bpfFolder + "/tc/globals/cilium_policy_v2"} {
 		if h.exists(sign) {
-			return check.Fail(fmt.Errorf("this host is a node of another Cilium (%s exists), whose socket load balancer would translate the connections of our nodes too: remove it, or set network.plugin: ptp", sign))
+			return check.Fail(
+				fmt.Errorf(
+					"this host is a node of another Cilium (%s exists), whose socket load balancer would translate the connections of our nodes too: remove it, or set network.plugin: ptp",
+					sign,
+				),
+			)
 		}
 	}
 	return check.OK("no other Cilium runs on this host")

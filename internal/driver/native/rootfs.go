@@ -303,5 +303,10 @@ func withClock(cpuinfo string) string {
 // meminfo is /proc/meminfo of a machine with that much memory, as far as the kubelet reads it.
 func meminfo(bytes int64) string {
 	kb := bytes / 1024
-	return fmt.Sprintf("MemTotal:       %d kB\nMemFree:        %d kB\nMemAvailable:   %d kB\nBuffers:        0 kB\nCached:         0 kB\nSwapTotal:      0 kB\nSwapFree:       0 kB\n", kb, kb, kb)
+	return fmt.Sprintf(
+		"MemTotal:       %d kB\nMemFree:        %d kB\nMemAvailable:   %d kB\nBuffers:        0 kB\nCached:         0 kB\nSwapTotal:      0 kB\nSwapFree:       0 kB\n",
+		kb,
+		kb,
+		kb,
+	)
 }

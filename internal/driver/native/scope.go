@@ -89,7 +89,11 @@ func (s scopes) enter(ctx context.Context, cg cgroups, env string, log *slog.Log
 		})
 	}
 	if err != nil {
-		log.Warn("systemd gives the environment no scope, so its control groups are beside systemd's, which may take controllers away; it needs a D-Bus (apt-get install dbus)", "error", err)
+		log.Warn(
+			"systemd gives the environment no scope, so its control groups are beside systemd's, which may take controllers away; it needs a D-Bus (apt-get install dbus)",
+			"error",
+			err,
+		)
 		return ""
 	}
 	return scopeGroup(env)

@@ -23,7 +23,12 @@ func (d *Driver) blame(ctx context.Context, err error) error {
 	}
 	dir := string(d.paths)
 	if free, _, derr := d.host.disk(dir); derr == nil && free < leastDisk {
-		return fmt.Errorf("the disk of %s is full (%s are free), and etcd cannot write: free some space there and start again; what failed over it: %w", dir, size(free), err)
+		return fmt.Errorf(
+			"the disk of %s is full (%s are free), and etcd cannot write: free some space there and start again; what failed over it: %w",
+			dir,
+			size(free),
+			err,
+		)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
