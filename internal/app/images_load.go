@@ -72,7 +72,7 @@ func loadImages(ctx context.Context, o *options, file, as, limit string) error {
 		return failure.Usagef("open image %s: %w: allow more with --max-size", said, large)
 	}
 	if err != nil {
-		return failure.Usage{Err: err}
+		return failure.Usagef("open image %s: %w", said, err)
 	}
 	defer a.Close()
 	places := make([]place, len(a.Images))

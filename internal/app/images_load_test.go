@@ -82,6 +82,11 @@ func TestImagesLoad(t *testing.T) {
 	if code := Run([]string{"images", "load", "-", "--max-size", "100"}, bytes.NewReader(data), &stdout, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "more with --max-size") {
 		t.Errorf("too much from standard input: %d, %s", code, stderr.String())
 	}
+	stderr.Reset()
+	if code := Run([]string{"images", "load", "-"}, strings.NewReader("\xfd7zXZ\x00"), &stdout, &stderr); code != exitUsage ||
+		!strings.Contains(stderr.String(), "open image standard input: it is compressed with xz") {
+		t.Errorf("what is not read, from standard input: %d, %s", code, stderr.String())
+	}
 }
 
 // Ctrl-C ends a load that waits for somebody to type.

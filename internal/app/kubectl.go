@@ -19,15 +19,7 @@ func newKubectl(o *options) *cobra.Command {
   orrery kubectl --env demo logs -n messaging nats-0`,
 		DisableFlagParsing: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			for len(args) > 0 { // only our own flag may come first; the rest is kubectl's
-				if v, ok := strings.CutPrefix(args[0], "--env="); ok {
-					o.env, args = v, args[1:]
-				} else if args[0] == "--env" && len(args) > 1 {
-					o.env, args = args[1], args[2:]
-				} else {
-					break
-				}
-			}
+			args = o.own(args)
 			if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") { // also before there is an environment
 				return c.Help()
 			}
@@ -57,4 +49,22 @@ func newKubectl(o *options) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// own takes what says which environment is meant, and not kubectl, from the beginning of args.
+func (o *options) own(args []string) (rest []string) {
+	into := map[string]*string{"--env": &o.env, "--file": &o.file, "-f": &o.file, "--catalog": &o.catalog}
+	for len(args) > 0 {
+		flag, value, whole := strings.Cut(args[0], "=")
+		to := into[flag]
+		switch {
+		case to != nil && whole:
+			*to, args = value, args[1:]
+		case to != nil && len(args) > 1:
+			*to, args = args[1], args[2:]
+		default:
+			return args
+		}
+	}
+	return args
 }

@@ -1,7 +1,9 @@
 package atomicfile
 
 import (
+	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -34,5 +36,30 @@ func TestWrite(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 2 {
 		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+// A person names /dev/null, or root is given a pipe: what stands there is the machine's.
+func TestWhatIsNoFileIsNotReplaced(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, replace := range map[string]func() error{
+		"Write":   func() error { return Write(at, []byte("x"), 0o600) },
+		"Replace": func() error { return Replace(at, func(tmp string) error { return os.WriteFile(tmp, nil, 0o600) }) },
+	} {
+		if err := replace(); !errors.Is(err, ErrNotAFile) {
+			t.Errorf("%s: %v, want %v", name, err, ErrNotAFile)
+		}
+	}
+	info, err := os.Lstat(at)
+	if err != nil || info.Mode()&fs.ModeSocket == 0 {
+		t.Errorf("the socket is gone: %v, %v", info, err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(at)); err != nil || len(left) != 1 {
+		t.Errorf("left beside it: %v, %v", left, err)
 	}
 }

@@ -9,6 +9,9 @@ import (
 // link. What must survive a power loss, make has on the disk before it returns. A failure
 // leaves what was there, and nothing else.
 func Replace(target string, make func(tmp string) error) error {
+	if err := replaceable(target); err != nil {
+		return err
+	}
 	tmp := fmt.Sprintf("%s.tmp%d", target, os.Getpid())
 	if err := os.RemoveAll(tmp); err != nil {
 		return err

@@ -48,9 +48,9 @@ func (a *Archive) Close() { a.clean() }
 // save` writes; tarballs may be compressed with gzip or zstd. Of an image for several
 // platforms it takes the one for this machine, and leaves attestations out. An archive
 // with more than limit bytes in it, as far as it is not compressed once more, is a
-// [*TooLargeError]; a small file can hold a lot. 0 is no limit. The caller closes it.
+// [*TooLargeError]; a small file can hold a lot. 0 is no limit. The caller closes it, and says in
+// errors what the file is: it may be a copy of something else.
 func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error) {
-	fail := func(err error) (*Archive, error) { return nil, fmt.Errorf("open image %s: %w", file, err) }
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, err
@@ -58,18 +58,18 @@ func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error
 	if info.IsDir() {
 		a, err := openLayoutArchive(file, limit)
 		if err != nil {
-			return fail(err)
+			return nil, err
 		}
 		return a, nil
 	}
 	kind, err := archiveKind(ctx, file, limit)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	var a *Archive
 	if kind == kindDocker {
 		if a, err = openDockerArchive(file); err != nil {
-			return fail(err)
+			return nil, err
 		}
 	} else {
 		dir, err := os.MkdirTemp("", "orrery-load-")
@@ -79,11 +79,11 @@ func OpenArchive(ctx context.Context, file string, limit int64) (*Archive, error
 		clean := func() { os.RemoveAll(dir) }
 		if err := unpackLayout(ctx, file, dir, limit); err != nil {
 			clean()
-			return fail(err)
+			return nil, err
 		}
 		if a, err = openLayoutArchive(dir, limit); err != nil {
 			clean()
-			return fail(err)
+			return nil, err
 		}
 		a.clean = clean
 	}
@@ -144,7 +144,10 @@ func archiveKind(ctx context.Context, file string, limit int64) (kind, error) {
 		}
 		return nil
 	})
-	if err == nil && found == 0 {
+	switch {
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("neither a folder nor a tar archive, or not all of one: %w", err)
+	case err == nil && found == 0:
 		err = errNotAnImage
 	}
 	return found, err

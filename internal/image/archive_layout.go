@@ -106,7 +106,7 @@ func noImage(offered []string) error {
 	if len(offered) > 0 {
 		return fmt.Errorf("it has no image for %s, only for %s", build.Platform(), strings.Join(offered, ", "))
 	}
-	return errors.New("it holds no image")
+	return errors.New("it holds no image that says what platform it is for (os and architecture of its configuration)")
 }
 
 // resolve is the image of an entry of an index, also below nested ones, and what it is called there.

@@ -206,6 +206,7 @@ func TestLoadIndexes(t *testing.T) {
 		"two for this machine":  {file: layoutOf(t, entry(nested(entry(ours, here), entry(second, here)), "")), want: "has 2 images for " + here, bad: true},
 		"none for this machine": {file: layoutOf(t, entry(nested(entry(foreign, "")), "")), want: "only for " + there, bad: true},
 		"a false platform":      {file: layoutOf(t, entry(foreign, here)), want: "it is for " + there, bad: true},
+		"no platform":           {file: layoutOf(t, entry(randomImage(t, "", ""), "")), want: "no image that says what platform", bad: true},
 		"not in the file":       {file: sparse, want: digest.String() + ", of which not all is in the archive", bad: true},
 		"xz":                    {file: packed, want: "xz -d", bad: true},
 	} {
@@ -260,7 +261,7 @@ func TestBadArchives(t *testing.T) {
 		"platform":        {other["folder"], "s390x"},
 		"docker platform": {other["docker.tar"], "s390x"},
 		"flipped byte":    {damaged, filepath.Base(largest)},
-		"text":            {text, text},
+		"text":            {text, "neither a folder nor a tar archive"},
 		"absent":          {text + "x", "no such file"},
 		"empty folder":    {t.TempDir(), "neither"},
 	} {

@@ -17,6 +17,9 @@ import (
 	"github.com/orrery-dev/orrery/internal/atomicfile"
 )
 
+// sizeLimit of a file: one entry has a few KiB.
+const sizeLimit = 64 << 20
+
 // Default is the file that kubectl would write to: the first that $KUBECONFIG names, or
 // ~/.kube/config (https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/).
 func Default() (string, error) {
@@ -152,17 +155,21 @@ func open(path string) (*file, error) {
 		return nil, err
 	}
 	f := &file{path: at, root: &yaml.Node{Kind: yaml.MappingNode}}
-	data, err := os.ReadFile(at)
+	info, err := os.Stat(at)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
-	f.exists = true
-	if f.info, err = os.Stat(at); err != nil {
+	if !info.Mode().IsRegular() || info.Size() > sizeLimit { // /dev/null has no place for us, and others never end
+		return nil, fmt.Errorf("kubeconfig %s: not a file of at most %d MiB: name one with KUBECONFIG", path, sizeLimit>>20)
+	}
+	data, err := os.ReadFile(at)
+	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
+	f.exists, f.info = true, info
 	if f.root, err = parse(data); err != nil {
 		return nil, fmt.Errorf("kubeconfig %s: %w", path, err)
 	}

@@ -166,6 +166,32 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// People point KUBECONFIG at /dev/null to have none. It must stay what it is, and nothing may be read for ever.
+func TestNoFile(t *testing.T) {
+	dir := t.TempDir()
+	huge := filepath.Join(dir, "huge")
+	write(t, huge, "", 0o600)
+	if err := os.Truncate(huge, sizeLimit+1); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{os.DevNull, "/dev/zero", dir, huge} {
+		before, err := os.Stat(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{
+			"merge": Merge([]byte(ownFile), target, "orrery-demo"), "remove": Remove(target, "orrery-demo", ""),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "kubeconfig "+target+": not a file") {
+				t.Errorf("%s %s: %v", what, target, err)
+			}
+		}
+		if after, err := os.Stat(target); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s was replaced: %v", target, err)
+		}
+	}
+}
+
 func TestDefault(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)

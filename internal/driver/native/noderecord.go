@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"syscall"
 	"time"
 
 	"github.com/orrery-dev/orrery/internal/check"
@@ -55,6 +57,39 @@ func (m *machine) completeWith(ctx context.Context, a *api) {
 		}
 		return a.complete(ctx, m.cluster, m.node.Name, have)
 	})
+}
+
+// registerTime is what a kubelet has to register before it is taken for one that will not.
+const registerTime = 20 * time.Second
+
+// register gives a node that runs its object back when somebody deleted it: a kubelet registers when
+// it starts, and not again. It returns when the object is there and complete.
+func (m *machine) register(ctx context.Context) error {
+	a, err := newAPI(m.paths, m.cluster.API)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	m.registerWith(ctx, a, func() int { return hostPIDs(m.process.Pid)[m.services["kubelet"].PID] })
+	return nil
+}
+
+func (m *machine) registerWith(ctx context.Context, a *api, kubelet func() int) {
+	if _, err := a.get(ctx, "/api/v1/nodes/"+m.node.Name); !isStatus(err, http.StatusNotFound) {
+		return // it is there, or nobody can tell
+	}
+	m.mu.Lock()
+	pid := 0
+	if m.process != nil && m.services["kubelet"].State == "running" && time.Since(m.started) > registerTime {
+		pid = kubelet()
+	}
+	m.mu.Unlock()
+	if pid == 0 {
+		return // it has yet to register
+	}
+	m.log.Warn("the Node object was deleted: the kubelet starts anew and registers", "node", m.node.Name)
+	_ = syscall.Kill(pid, syscall.SIGTERM)
+	m.completeWith(ctx, a)
 }
 
 // labels that a node must have.

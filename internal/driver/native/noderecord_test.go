@@ -1,15 +1,19 @@
 package native
 
 import (
+	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/proc"
 	"github.com/orrery-dev/orrery/internal/spec"
 )
 
@@ -36,7 +40,56 @@ func (f *fakeNodes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(`{"metadata":{"name":"agent1"}}`))
 }
 
-// A Node object that somebody deleted is made anew by the kubelet, and is complete without 'up'.
+// A kubelet registers when it starts: one whose Node object somebody deleted is started anew, and only then.
+func TestDeletedNodeIsRegistered(t *testing.T) {
+	c := testClusterOf(t, spec.PluginCilium)
+	for name, test := range map[string]struct {
+		status int // of the Node object, until the kubelet is started anew
+		runs   time.Duration
+		ends   bool
+	}{
+		"deleted":                  {http.StatusNotFound, time.Minute, true},
+		"there":                    {http.StatusOK, time.Minute, false},
+		"not to be asked":          {http.StatusServiceUnavailable, time.Minute, false},
+		"yet to register at start": {http.StatusNotFound, time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kubelet := exec.Command("sleep", "60")
+			if err := kubelet.Start(); err != nil {
+				t.Fatal(err)
+			}
+			id, err := proc.Of(kubelet.Process.Pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() { _ = kubelet.Wait(); close(ended) }()
+			t.Cleanup(func() { _ = kubelet.Process.Kill(); <-ended })
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if id.Alive() {
+					w.WriteHeader(test.status)
+					return
+				}
+				_ = json.NewEncoder(w).Encode(map[string]any{"metadata": map[string]any{"name": "agent1", "labels": c.Nodes[3].labels()},
+					"spec": map[string]any{"podCIDR": c.Nodes[3].PodCIDR.String()}})
+			}))
+			defer s.Close()
+			m := &machine{node: c.Nodes[3], cluster: c, log: slog.New(slog.DiscardHandler), process: kubelet.Process,
+				started: time.Now().Add(-test.runs), services: map[string]initEvent{"kubelet": {State: "running"}}}
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			m.registerWith(ctx, &api{base: s.URL, http: s.Client()}, func() int { return kubelet.Process.Pid })
+			if ctx.Err() != nil {
+				t.Error("it went on after the object was complete")
+			}
+			if id.Alive() == test.ends {
+				t.Errorf("the kubelet runs: %v", id.Alive())
+			}
+		})
+	}
+}
+
+// A Node object that the kubelet made anew is complete without 'up'.
 func TestNodeObjectIsCompleted(t *testing.T) {
 	f := &fakeNodes{}
 	s := httptest.NewServer(f)

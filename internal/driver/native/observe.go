@@ -136,6 +136,11 @@ func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes m
 	}
 	n, ok := nodes[m.Name]
 	if !ok {
+		if time.Since(m.Started) > registerTime { // perhaps it had, and its object was deleted
+			if err := d.node(ctx, m.Name, "start"); err != nil {
+				return err
+			}
+		}
 		return fmt.Errorf("%s has not registered", m.Name)
 	}
 	net := networks[d.cluster.Plugin]

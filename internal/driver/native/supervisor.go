@@ -285,7 +285,9 @@ func (s *supervisor) nodeVerb(ctx context.Context, name, verb string, grace time
 			return nil, err
 		}
 		m.start()
-		return nil, nil
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		return nil, m.register(ctx)
 	case "kill":
 		return nil, m.kill()
 	case "replace":
