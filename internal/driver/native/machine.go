@@ -39,11 +39,13 @@ type machine struct {
 	finished chan struct{}      // closed when run has ended
 	process  *os.Process
 	started  time.Time
-	starts   int
-	services map[string]initEvent
-	problem  string          // why the last start failed
-	wake     *os.File        // PID 1 is told what to do over it
-	drained  chan<- []string // whoever waits for the containers' end is told of those left
+	// registered: since then, its object in the API was seen complete.
+	registered bool
+	starts     int
+	services   map[string]initEvent
+	problem    string          // why the last start failed
+	wake       *os.File        // PID 1 is told what to do over it
+	drained    chan<- []string // whoever waits for the containers' end is told of those left
 }
 
 func (m *machine) group() string { return m.cgroups.root(m.cluster.Environment) + "/" + m.node.Name }
@@ -180,6 +182,7 @@ func (m *machine) once(ctx context.Context, loss memberLoss) (err error) {
 	}
 	m.mu.Lock()
 	m.process, m.started, m.services, m.problem, m.wake = cmd.Process, time.Now(), map[string]initEvent{}, "", wake
+	m.registered = false
 	m.starts++
 	m.mu.Unlock()
 	if _, err := wake.Write([]byte("\n")); err != nil {
@@ -331,14 +334,16 @@ func (m *machine) reported() string {
 
 // machineStatus is what the control socket says of a node.
 type machineStatus struct {
-	Name     string          `json:"name"`
-	Running  bool            `json:"running"`
-	Wanted   bool            `json:"wanted"`
-	PID      int             `json:"pid,omitempty"` // of the node's PID 1, on the host
-	Started  time.Time       `json:"started,omitzero"`
-	Starts   int             `json:"starts"`
-	Problem  string          `json:"problem,omitempty"`
-	Services []serviceStatus `json:"services,omitempty"`
+	Name    string    `json:"name"`
+	Running bool      `json:"running"`
+	Wanted  bool      `json:"wanted"`
+	PID     int       `json:"pid,omitempty"` // of the node's PID 1, on the host
+	Started time.Time `json:"started,omitzero"`
+	// Registered: since then, its object in the API was seen complete.
+	Registered bool            `json:"registered,omitempty"`
+	Starts     int             `json:"starts"`
+	Problem    string          `json:"problem,omitempty"`
+	Services   []serviceStatus `json:"services,omitempty"`
 }
 
 type serviceStatus struct {
@@ -354,7 +359,7 @@ func (m *machine) status(order []service) machineStatus {
 	if m.process == nil {
 		return s
 	}
-	s.Running, s.PID, s.Started = true, m.process.Pid, m.started
+	s.Running, s.PID, s.Started, s.Registered = true, m.process.Pid, m.started, m.registered
 	host := hostPIDs(m.process.Pid)
 	for _, svc := range order {
 		e := m.services[svc.Name]

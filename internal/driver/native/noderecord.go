@@ -46,7 +46,10 @@ func (m *machine) complete(ctx context.Context) {
 }
 
 func (m *machine) completeWith(ctx context.Context, a *api) {
-	_ = check.Until(ctx, check.Pause{First: time.Second}, func() error {
+	m.mu.Lock()
+	life := m.started
+	m.mu.Unlock()
+	err := check.Until(ctx, check.Pause{First: time.Second}, func() error {
 		b, err := a.get(ctx, "/api/v1/nodes/"+m.node.Name)
 		if err != nil {
 			return err
@@ -57,10 +60,12 @@ func (m *machine) completeWith(ctx context.Context, a *api) {
 		}
 		return a.complete(ctx, m.cluster, m.node.Name, have)
 	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil && m.started.Equal(life) {
+		m.registered = true
+	}
 }
-
-// registerTime is what a kubelet has to register before it is taken for one that will not.
-const registerTime = 20 * time.Second
 
 // register gives a node that runs its object back when somebody deleted it: a kubelet registers when
 // it starts, and not again. It returns when the object is there and complete.
@@ -80,7 +85,7 @@ func (m *machine) registerWith(ctx context.Context, a *api, kubelet func() int) 
 	}
 	m.mu.Lock()
 	pid := 0
-	if m.process != nil && m.services["kubelet"].State == "running" && time.Since(m.started) > registerTime {
+	if m.process != nil && m.services["kubelet"].State == "running" && m.registered {
 		pid = kubelet()
 	}
 	m.mu.Unlock()

@@ -136,7 +136,7 @@ func (d *Driver) nodeReady(ctx context.Context, a *api, m machineStatus, nodes m
 	}
 	n, ok := nodes[m.Name]
 	if !ok {
-		if time.Since(m.Started) > registerTime { // perhaps it had, and its object was deleted
+		if m.Registered { // and its object was deleted
 			if err := d.node(ctx, m.Name, "start"); err != nil {
 				return err
 			}
