@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -223,17 +222,11 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	if err := d.begin(d.effects()[2]); err != nil {
 		return err
 	}
-	images, err := d.images()
+	node, env, err := d.images(ctx)
 	if err != nil {
 		return err
 	}
-	tags := make([]string, len(images))
-	for n, i := range images {
-		if tags[n], err = d.engine.load(ctx, i); err != nil {
-			return err
-		}
-	}
-	c, err := configuration(wish{spec: d.Spec, nodeImage: tags[0], sandbox: d.Sandbox, id: m.ID, token: m.Token})
+	c, err := configuration(wish{spec: d.Spec, nodeImage: node, sandbox: d.Sandbox, id: m.ID, token: m.Token})
 	if err != nil {
 		return err
 	}
@@ -241,11 +234,7 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	if err := atomicfile.Write(file, c, 0o600); err != nil {
 		return err
 	}
-	if err := d.k3d(ctx, []string{
-		"K3D_IMAGE_LOADBALANCER=" + tags[1], "K3D_IMAGE_TOOLS=" + tags[2],
-		// What these do, nodes of ours do by themselves.
-		"K3D_FIX_DNS=0", "K3D_FIX_MOUNTS=0", "K3D_FIX_CGROUPV2=0",
-	}, "cluster", "create", "--config", file); err != nil {
+	if err := d.k3d(ctx, env, "cluster", "create", "--config", file); err != nil {
 		return fmt.Errorf("%w%s", err, d.explain(ctx))
 	}
 	s, err := d.look(ctx, m.ID)
@@ -263,23 +252,6 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 		return err
 	}
 	return d.fetchKubeconfig(ctx)
-}
-
-// images of nodes, load balancer and tools.
-func (d *Driver) images() ([]*image, error) {
-	node, err := nodeImage(d.Dist(), runtime.GOARCH)
-	if err != nil {
-		return nil, err
-	}
-	images := []*image{node}
-	for _, what := range []string{"proxy", "tools"} {
-		i, err := helperImage(what, runtime.GOARCH, d.Dist().Program("k3s"))
-		if err != nil {
-			return nil, err
-		}
-		images = append(images, i)
-	}
-	return images, nil
 }
 
 // explain is the end of the logs of nodes that do not run, or say that they cannot.

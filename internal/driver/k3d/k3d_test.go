@@ -84,7 +84,7 @@ func TestConfiguration(t *testing.T) {
 	text := string(b)
 	for _, want := range []string{
 		"name: orrery-demo", "image: orrery/node:1", "--cluster-cidr=10.244.0.0/16", "--cluster-dns=10.96.0.10", "orrery.dev/id=i", "token: t",
-		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "ORRERY_SANDBOX=pause@x", "disableRollback: true",
+		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "--pause-image=pause@x", "disableRollback: true",
 		"--disable-network-policy", "--node-name=server1",
 	} {
 		if !strings.Contains(text, want) {

@@ -79,7 +79,7 @@ func run(args []string, out io.Writer, log *slog.Logger) error {
 	c := native.Contained{
 		Environment: "k3d", State: state, Name: name, Address: address, Server: a.server, Names: a.names,
 		Pods: a.pods, Services: a.services, DNS: a.dns, Unconnected: a.unconnected, Unproxied: a.unproxied,
-		Join: join, Token: os.Getenv("K3S_TOKEN"), Hosts: hosts, Grace: grace, Log: log, Sandbox: os.Getenv(contract.Sandbox),
+		Join: join, Token: os.Getenv("K3S_TOKEN"), Hosts: hosts, Grace: grace, Log: log, Sandbox: a.sandbox,
 	}
 	c.Zone, c.Rack, c.Labels = a.place(name)
 	c.Tell = func(m native.Milestone) {
