@@ -165,6 +165,10 @@ func (d *Driver) Prepare(ctx context.Context) error {
 		return err
 	} else if s.theirs {
 		return d.notOurs()
+	} else if m.Made {
+		if err := d.mendNetwork(ctx, m, s); err != nil {
+			return err
+		}
 	}
 	if err := d.begin(d.effects()[:2]...); err != nil {
 		return err
@@ -234,7 +238,10 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	if err := atomicfile.Write(file, c, 0o600); err != nil {
 		return err
 	}
-	if err := d.k3d(ctx, env, "cluster", "create", "--config", file); err != nil {
+	making, together := errgroup.WithContext(ctx)
+	making.Go(func() error { return d.k3d(together, env, "cluster", "create", "--config", file) })
+	making.Go(func() error { return d.pin(together, m.ID) })
+	if err := making.Wait(); err != nil {
 		return fmt.Errorf("%w%s", err, d.explain(ctx))
 	}
 	s, err := d.look(ctx, m.ID)
@@ -243,7 +250,7 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	}
 	m.Made, m.Addresses = true, map[string]string{}
 	for name, c := range s.nodes {
-		m.Addresses[name] = c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress
+		m.Addresses[name] = c.Networks.Networks[networkName(d.Spec.Name)].IPAddress
 	}
 	if err := d.remember(*m); err != nil {
 		return err
@@ -290,7 +297,7 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 		if c.State == "running" || slices.Contains(m.Stopped, name) {
 			continue
 		}
-		g.Go(func() error { return d.startContainer(ctx, c, m.Addresses[name]) })
+		g.Go(func() error { return d.startContainer(ctx, c) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
