@@ -38,7 +38,10 @@ var numbers = map[string]string{
 var (
 	defined = regexp.MustCompile(`(?m)^#define[ \t]+(\w+)[ \t]+(0x[0-9a-fA-F]+|[0-9]+)[ \t]*$`)
 	// address is an initialiser of Cilium's union macaddr.
-	address     = regexp.MustCompile(`\{\s*\.addr\s*=\s*\{\s*(0x[0-9a-fA-F]{1,2}(?:\s*,\s*0x[0-9a-fA-F]{1,2}){5})\s*\}\s*\}`)
+	address = regexp.MustCompile(`\{\s*\.addr\s*=\s*\{\s*(0x[0-9a-fA-F]{1,2}(?:\s*,\s*0x[0-9a-fA-F]{1,2}){5})\s*\}\s*\}`)
+	// devices is the choice of a device's address by its number, and deviceCase one of them.
+	devices     = regexp.MustCompile(`switch \(IFINDEX\) \{ *\\\n(?: case [0-9]+: .* break; *\\\n)+\}`)
+	deviceCase  = regexp.MustCompile(`(?m)^ case ([0-9]+): (.*) break;`)
 	byteForm    = regexp.MustCompile(`0x[0-9a-fA-F]{1,2}`)
 	definedForm = regexp.MustCompile(`\bdefined\s*(?:\(\s*(\w+)\s*\)|(\w+))`)
 	word        = regexp.MustCompile(`\w+`)
@@ -89,6 +92,22 @@ func generalise(in *input) (text []byte, values []value) {
 		values = append(values, v)
 		declare(v.name, "unsigned char", len(v.data))
 		return []byte(read(v.name, "union macaddr"))
+	})
+	// The device's number is the label of a case, which has to be a constant: comparisons take its place. In a
+	// container it is one that no other on the machine has, and another at each start.
+	text = devices.ReplaceAllFunc(text, func(choice []byte) []byte {
+		choice = deviceCase.ReplaceAllFunc(choice, func(label []byte) []byte {
+			m := deviceCase.FindSubmatch(label)
+			number, err := strconv.ParseUint(string(m[1]), 10, 32)
+			if err != nil {
+				return label
+			}
+			v := value{name: variable + "device_" + strconv.Itoa(len(values)), data: binary.NativeEndian.AppendUint32(nil, uint32(number))}
+			values = append(values, v)
+			declare(v.name, "unsigned int", 0)
+			return fmt.Appendf(nil, "if (__orrery_device == %s) %s", read(v.name, "unsigned int"), m[2])
+		})
+		return bytes.Replace(choice, []byte("switch (IFINDEX) {"), []byte("{ const unsigned int __orrery_device = (IFINDEX);"), 1)
 	})
 	if len(values) == 0 {
 		return text, nil

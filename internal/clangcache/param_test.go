@@ -37,6 +37,35 @@ func TestGeneralise(t *testing.T) {
 	}
 }
 
+// TestGeneraliseDevices: nodes whose devices have other numbers and addresses, as in containers, ask for the same.
+func TestGeneraliseDevices(t *testing.T) {
+	header := func(cases ...string) []byte {
+		return []byte("#define NATIVE_DEV_MAC_BY_IFINDEX(IFINDEX) ({ \\\nunion macaddr __mac = {.addr = {0x0, 0x0, 0x0, 0x0, 0x0, 0x0}}; \\\nswitch (IFINDEX) { \\\n" +
+			strings.Join(cases, "") + "} \\\n__mac; })\n#define MTU 1500\n")
+	}
+	device := func(number, last string) string {
+		return " case " + number + ": {union macaddr __tmp = {.addr = {0x2,0x42,0xa,0x56,0x0," + last + "}}; __mac=__tmp;} break; \\\n"
+	}
+	ask := func(h []byte) (string, []value) {
+		text, values := generalise(&input{node: "n", files: map[string][]byte{"n": h}})
+		return string(text), values
+	}
+	one, values := ask(header(device("404", "0x3")))
+	other, _ := ask(header(device("7", "0x4")))
+	if one != other || strings.Contains(one, "case") || strings.Contains(one, "switch") || strings.Contains(one, "404") {
+		t.Errorf("one node asks for\n%s\nanother for\n%s", one, other)
+	}
+	if len(values) != 2 || values[1].String() != "__config_orrery_device_1=94010000" {
+		t.Errorf("values: %v", values)
+	}
+	if two, values := ask(header(device("404", "0x3"), device("405", "0x9"))); two == one || strings.Count(two, "if (__orrery_device == ") != 2 || len(values) != 4 {
+		t.Errorf("two devices: %v\n%s", values, two)
+	}
+	if none, values := ask(header()); none != string(header()) || values != nil {
+		t.Errorf("no device: %v\n%s", values, none)
+	}
+}
+
 func fixture(t testing.TB) []byte {
 	t.Helper()
 	object, err := os.ReadFile("testdata/node.o")

@@ -179,6 +179,19 @@ func TestGatheringOfNodes(t *testing.T) {
 	if len(got) != 4 || len(g.Certificates) != 1 {
 		t.Errorf("files %v, certificates %v", got, g.Certificates)
 	}
+	if !strings.Contains(g.Partly[audit.PartFiles], "etc/cni of node server1 is a link") {
+		t.Errorf("what is behind a link counts as looked at: %v", g.Partly)
+	}
+	// Nor is a link's own mode, which is always 0777, that of etcd's folder.
+	linked := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(linked, "var/lib"), 0o755), os.Symlink(outside, filepath.Join(linked, "var/lib/etcd"))); err != nil {
+		t.Fatal(err)
+	}
+	behind := gathering{}
+	behind.nodeFiles("server1", linked)
+	if len(behind.Files) > 0 || !strings.Contains(behind.Partly[audit.PartFiles], "var/lib/etcd of node server1 is a link") {
+		t.Errorf("files %v, %v", behind.Files, behind.Partly)
+	}
 	if c := configOf("encryption-provider-config", root, "/"+encryption); len(c) != 1 || c["firstProvider"] != "aescbc" {
 		t.Errorf("of the keys of encryption it takes %v", c)
 	}

@@ -169,7 +169,13 @@ func (g *gathering) nodeFiles(node, root string) {
 			return nil
 		})
 	}
-	if info, err := dir.Lstat("var/lib/etcd"); err == nil {
+	// Nodes in containers have these behind links, and no link of a node is followed.
+	for _, place := range []string{"etc/kubernetes", "etc/containerd", "etc/cni", "var/lib/etcd"} {
+		if info, err := dir.Lstat(place); err == nil && info.Mode().Type() == fs.ModeSymlink {
+			g.partly(fmt.Sprintf("%s of node %s is a link", place, node), audit.PartFiles)
+		}
+	}
+	if info, err := dir.Lstat("var/lib/etcd"); err == nil && info.IsDir() {
 		f := fileOf(node+"/var/lib/etcd", info, "")
 		f.Key = true // all Secrets are in there
 		g.Files = append(g.Files, f)

@@ -401,6 +401,9 @@ func changeable(have, want spec.Environment) error {
 	if h, w := have.Existing, want.Existing; h != nil && w != nil && (h.Kubeconfig != w.Kubeconfig || h.Context != w.Context) {
 		errs = append(errs, refuse("existing", h.Context+" of "+h.Kubeconfig, w.Context+" of "+w.Kubeconfig))
 	}
+	if h, w := have.K3dImages(), want.K3dImages(); h != w {
+		errs = append(errs, refuse("k3d", h, w))
+	}
 	if have.Servers != want.Servers {
 		errs = append(errs, refuse("servers", have.Servers, want.Servers))
 	}

@@ -218,6 +218,7 @@ func TestUnchangeable(t *testing.T) {
 	agents := have.AgentCount() + 1
 	for field, change := range map[string]func(*spec.Environment){
 		"driver":     func(e *spec.Environment) { e.Driver = "k3d" },
+		"k3d":        func(e *spec.Environment) { e.K3d = &spec.K3d{Image: "other"} },
 		"servers":    func(e *spec.Environment) { e.Servers += 2 },
 		"agents":     func(e *spec.Environment) { e.Agents = &agents },
 		"zones":      func(e *spec.Environment) { e.Zones = append(slices.Clone(e.Zones), "zone-x") },

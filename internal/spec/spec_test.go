@@ -201,6 +201,8 @@ func TestMistakes(t *testing.T) {
 		{"registry", head + "images: {registry: 'https://ghcr.io/x'}\n", "orrery.yaml:3: spec path `images.registry`: must be a host and a path, such as ghcr.io/acme/orrery: image reference \"https://ghcr.io/x/x\": must not name a scheme; begin with the registry's host"},
 		{"registry without a host", head + "images: {registry: acme/orrery}\n", "orrery.yaml:3: spec path `images.registry`: must begin with a registry's host, such as ghcr.io/acme/orrery; got \"acme/orrery\""},
 		{"verify", head + "images: {verify: 'off'}\n", "orrery.yaml:3: spec path `images.verify`: want \"enforce\" or \"warn\", got \"off\""},
+		{"k3d of another driver", head + "k3d: {}\n", "orrery.yaml:3: spec path `k3d`: is for driver: k3d, and the driver is \"native\"; leave one of them out"},
+		{"nodes by tag", head + "driver: k3d\nk3d:\n  image: rancher/k3s:v1.37.1-k3s1\n", "orrery.yaml:5: spec path `k3d.image`: image reference \"rancher/k3s:v1.37.1-k3s1\" has no digest; add @sha256:… and 64 hexadecimal digits, so that it always means the same content"},
 		{"allowed by tag", head + "images:\n  allow:\n  - ghcr.io/x:1\n", "orrery.yaml:5: spec path `images.allow[0]`: image reference \"ghcr.io/x:1\" has no digest; add @sha256:… and 64 hexadecimal digits, so that it always means the same content"},
 		{"allow", head + "images:\n  allow: [ghcr.io/x@sha256:1]\n", "orrery.yaml:4: spec path `images.allow[0]`: image reference \"ghcr.io/x@sha256:1\": what follows @ must be sha256: and 64 hexadecimal digits in lower case"},
 		{"no builder", head + "images: {builders: [local]}\n", "orrery.yaml:3: spec path `images.builders[0]`: want the URI that a provenance names its builder by, such as https://orrery.dev/builder/local, got \"local\""},

@@ -31,6 +31,8 @@ type Environment struct {
 	// ports are refused beside it. images.registry is needed, since the cluster pulls from
 	// there.
 	Existing *Existing `json:"existing,omitempty"`
+	// K3d is what driver: k3d is told besides. It is refused beside other drivers.
+	K3d *K3d `json:"k3d,omitempty"`
 	// Servers run the control plane and workloads. 1, 3, 5 or 7; default 3. An even
 	// number is refused: it survives no more failures than the odd one below it.
 	Servers int `json:"servers,omitempty" jsonschema:"enum=1,enum=3,enum=5,enum=7"`
@@ -61,8 +63,7 @@ type Environment struct {
 	Images Images `json:"images,omitempty"`
 }
 
-// DriverExisting takes a cluster that somebody else made. It is the one driver with a block
-// of its own here.
+// DriverExisting takes a cluster that somebody else made.
 const DriverExisting = "existing"
 
 // DriverK3d makes nodes of containers with k3d.
@@ -78,6 +79,26 @@ type Existing struct {
 	// Provides lists components that the cluster has by itself, such as coredns or
 	// metrics-server: they are not deployed, and what needs them takes them as there.
 	Provides []string `json:"provides,omitempty" jsonschema:"uniqueItems=true"`
+}
+
+// K3d names images that the engine pulls, each with a digest (rancher/k3s:TAG@sha256:…). What is
+// left out is made here of the node distribution, and needs no registry.
+type K3d struct {
+	// Image of nodes, k3s' own: they run k3s then, and not upstream Kubernetes.
+	Image string `json:"image,omitempty"`
+	// LoadBalancer is k3d's image of what stands before the API (ghcr.io/k3d-io/k3d-proxy).
+	LoadBalancer string `json:"loadBalancer,omitempty"`
+	// Tools is k3d's image of what it starts for a moment when it makes a cluster
+	// (ghcr.io/k3d-io/k3d-tools).
+	Tools string `json:"tools,omitempty"`
+}
+
+// K3dImages are those of k3d, empty where none is named.
+func (e *Environment) K3dImages() K3d {
+	if e.K3d == nil {
+		return K3d{}
+	}
+	return *e.K3d
 }
 
 // NodeSize is the size that each node reports.

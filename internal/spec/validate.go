@@ -84,6 +84,7 @@ func (e *Environment) validate(c *collector) {
 	// Which drivers and overlays there are, this orrery and the catalogue know.
 	form(c, "driver", e.Driver, "a driver such as native or existing")
 	e.validateExisting(c)
+	e.validateK3d(c)
 	e.validateNodes(c)
 	e.validateNetwork(c)
 	c.oneOf("durability", string(e.Durability), string(DurabilityFull), string(DurabilityFast))
@@ -118,6 +119,23 @@ func (e *Environment) validateExisting(c *collector) {
 		if e.Images.Registry == "" {
 			c.add("images.registry", "want the registry that the cluster pulls from,"+
 				" such as registry.example.org/platform; 'orrery images push' fills it")
+		}
+	}
+}
+
+func (e *Environment) validateK3d(c *collector) {
+	if e.K3d == nil {
+		return
+	}
+	if e.Driver != DriverK3d {
+		c.add("k3d", "is for driver: k3d, and the driver is %q; leave one of them out", e.Driver)
+	}
+	for field, ref := range map[string]string{"k3d.image": e.K3d.Image, "k3d.loadBalancer": e.K3d.LoadBalancer, "k3d.tools": e.K3d.Tools} {
+		if ref == "" {
+			continue
+		}
+		if _, err := reference.ParsePinned(ref); err != nil {
+			c.add(field, "%v", err)
 		}
 	}
 }

@@ -84,7 +84,6 @@ func configure(base []byte, w wish) ([]byte, error) {
 	c["subnet"], c["token"] = e.Network.Nodes, w.token
 	// The mirror is made first, so that images are pushed to it while nodes start; all names are asked of it.
 	c["registries"] = object{"config": fmt.Sprintf("mirrors:\n  \"*\":\n    endpoint:\n    - http://%s:%d\n", mirrorName(e.Name), contract.MirrorPort)}
-	c["env"] = []object{{"envVar": contract.Sandbox + "=" + w.sandbox, "nodeFilters": all}}
 	if e.Network.Plugin == spec.PluginCilium {
 		c["volumes"] = []object{{"volume": objects + ":/var/lib/orrery-objects", "nodeFilters": all}}
 	}
@@ -97,6 +96,7 @@ func configure(base []byte, w wish) ([]byte, error) {
 	for _, arg := range []string{"--cluster-cidr=" + e.Network.Pods, "--service-cidr=" + e.Network.Services, "--cluster-dns=" + e.ClusterDNS().String()} {
 		args = append(args, object{"arg": arg, "nodeFilters": []string{"server:*"}})
 	}
+	args = append(args, object{"arg": "--pause-image=" + w.sandbox, "nodeFilters": all})
 	for _, p := range places(e) { // what orrery.yaml calls a node, Kubernetes does too
 		args = append(args, object{"arg": "--node-name=" + p.node.Name, "nodeFilters": []string{p.filter}})
 	}

@@ -53,7 +53,7 @@ func (d *Driver) deleteMade(ctx context.Context, m memory) error {
 	if s.theirs {
 		return nil
 	}
-	err = d.engine.call(ctx, http.MethodDelete, "/networks/k3d-"+clusterName(d.Spec.Name), nil, nil)
+	err = d.engine.call(ctx, http.MethodDelete, "/networks/"+networkName(d.Spec.Name), nil, nil)
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("remove the cluster's network: %w", err)
 	}
@@ -90,7 +90,7 @@ func (d *Driver) Audit(ctx context.Context) ([]string, error) {
 		return leaks, err
 	}
 	for _, n := range networks {
-		if n.Name == "k3d-"+clusterName(d.Spec.Name) {
+		if n.Name == networkName(d.Spec.Name) {
 			leaks = append(leaks, "network "+n.Name)
 		}
 	}

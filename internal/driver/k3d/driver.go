@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -166,6 +165,10 @@ func (d *Driver) Prepare(ctx context.Context) error {
 		return err
 	} else if s.theirs {
 		return d.notOurs()
+	} else if m.Made {
+		if err := d.mendNetwork(ctx, m, s); err != nil {
+			return err
+		}
 	}
 	if err := d.begin(d.effects()[:2]...); err != nil {
 		return err
@@ -223,17 +226,11 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	if err := d.begin(d.effects()[2]); err != nil {
 		return err
 	}
-	images, err := d.images()
+	node, env, err := d.images(ctx)
 	if err != nil {
 		return err
 	}
-	tags := make([]string, len(images))
-	for n, i := range images {
-		if tags[n], err = d.engine.load(ctx, i); err != nil {
-			return err
-		}
-	}
-	c, err := configuration(wish{spec: d.Spec, nodeImage: tags[0], sandbox: d.Sandbox, id: m.ID, token: m.Token})
+	c, err := configuration(wish{spec: d.Spec, nodeImage: node, sandbox: d.Sandbox, id: m.ID, token: m.Token})
 	if err != nil {
 		return err
 	}
@@ -241,11 +238,10 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	if err := atomicfile.Write(file, c, 0o600); err != nil {
 		return err
 	}
-	if err := d.k3d(ctx, []string{
-		"K3D_IMAGE_LOADBALANCER=" + tags[1], "K3D_IMAGE_TOOLS=" + tags[2],
-		// What these do, nodes of ours do by themselves.
-		"K3D_FIX_DNS=0", "K3D_FIX_MOUNTS=0", "K3D_FIX_CGROUPV2=0",
-	}, "cluster", "create", "--config", file); err != nil {
+	making, together := errgroup.WithContext(ctx)
+	making.Go(func() error { return d.k3d(together, env, "cluster", "create", "--config", file) })
+	making.Go(func() error { return d.pin(together, m.ID) })
+	if err := making.Wait(); err != nil {
 		return fmt.Errorf("%w%s", err, d.explain(ctx))
 	}
 	s, err := d.look(ctx, m.ID)
@@ -254,7 +250,7 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 	}
 	m.Made, m.Addresses = true, map[string]string{}
 	for name, c := range s.nodes {
-		m.Addresses[name] = c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress
+		m.Addresses[name] = c.Networks.Networks[networkName(d.Spec.Name)].IPAddress
 	}
 	if err := d.remember(*m); err != nil {
 		return err
@@ -263,23 +259,6 @@ func (d *Driver) create(ctx context.Context, m *memory) error {
 		return err
 	}
 	return d.fetchKubeconfig(ctx)
-}
-
-// images of nodes, load balancer and tools.
-func (d *Driver) images() ([]*image, error) {
-	node, err := nodeImage(d.Dist(), runtime.GOARCH)
-	if err != nil {
-		return nil, err
-	}
-	images := []*image{node}
-	for _, what := range []string{"proxy", "tools"} {
-		i, err := helperImage(what, runtime.GOARCH, d.Dist().Program("k3s"))
-		if err != nil {
-			return nil, err
-		}
-		images = append(images, i)
-	}
-	return images, nil
 }
 
 // explain is the end of the logs of nodes that do not run, or say that they cannot.
@@ -318,7 +297,7 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 		if c.State == "running" || slices.Contains(m.Stopped, name) {
 			continue
 		}
-		g.Go(func() error { return d.startContainer(ctx, c, m.Addresses[name]) })
+		g.Go(func() error { return d.startContainer(ctx, c) })
 	}
 	if err := g.Wait(); err != nil {
 		return err

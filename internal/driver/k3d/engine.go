@@ -116,10 +116,15 @@ func (e *engine) send(req *http.Request) (*http.Response, error) {
 	if json.Unmarshal(b, &said) != nil || said.Message == "" {
 		said.Message = string(bytes.TrimSpace(b))
 	}
-	if strings.Contains(said.Message, "no space left on device") {
-		said.Message += "; free some of the engine's disk ('docker system df')"
+	return nil, &engineError{r.StatusCode, "the engine: " + told(said.Message)}
+}
+
+// told is what the engine said, with what to do about it where that is known.
+func told(message string) string {
+	if strings.Contains(message, "no space left on device") {
+		return message + "; free some of the engine's disk ('docker system df')"
 	}
-	return nil, &engineError{r.StatusCode, "the engine: " + said.Message}
+	return message
 }
 
 // call decodes the answer into what, unless that is nil.
@@ -233,20 +238,54 @@ func (e *engine) load(ctx context.Context, i *image) (tag string, err error) {
 		return "", fmt.Errorf("give image %s to the engine: %w", tag, err)
 	}
 	defer answer.Body.Close()
-	d := json.NewDecoder(answer.Body)
+	if err := progress(answer.Body); err != nil {
+		return "", fmt.Errorf("give image %s to the engine: %w", tag, err)
+	}
+	return tag, nil
+}
+
+// progress reads what the engine says while it takes an image, of which an error is the last.
+func progress(r io.Reader) error {
+	d := json.NewDecoder(r)
 	for {
 		var line struct {
 			Error string `json:"error"`
 		}
 		switch err := d.Decode(&line); {
 		case errors.Is(err, io.EOF):
-			return tag, nil
+			return nil
 		case err != nil:
-			return "", fmt.Errorf("give image %s to the engine: %w", tag, err)
+			return err
 		case line.Error != "":
-			return "", fmt.Errorf("give image %s to the engine: %s", tag, line.Error)
+			return errors.New(told(line.Error))
 		}
 	}
+}
+
+// pull has the engine take an image from its registry, unless it has it.
+func (e *engine) pull(ctx context.Context, ref string) (string, error) {
+	ref, err := pinned(ref)
+	if err != nil {
+		return "", err
+	}
+	if have, err := e.hasImage(ctx, ref); err != nil || have {
+		return ref, err
+	}
+	name, digest, _ := strings.Cut(ref, "@")
+	r, err := e.do(ctx, http.MethodPost, "/images/create?fromImage="+url.QueryEscape(name)+"&tag="+digest, nil)
+	if err == nil {
+		defer r.Body.Close()
+		err = progress(r.Body)
+	}
+	if err != nil {
+		return "", fmt.Errorf("pull image %s: %w", ref, err)
+	}
+	return ref, nil
+}
+
+// offered is nil when a registry has the image for the engine, which asks it and pulls nothing.
+func (e *engine) offered(ctx context.Context, ref string) error {
+	return e.call(ctx, http.MethodGet, "/distribution/"+ref+"/json", nil, nil)
 }
 
 func (e *engine) post(ctx context.Context, path string) error {

@@ -33,8 +33,8 @@ type file struct {
 // layer of an image, in the order of names.
 type layer []file
 
-// tree is the layer of everything below a folder, at a place in the image. Owners and times are not
-// the image's: it is the same wherever it is made.
+// tree is the layer of everything below a folder, at a place in the image. Owners, times and what a umask
+// left of modes are not the image's: it is the same wherever it is made.
 func tree(from, at string) (layer, error) {
 	var l layer
 	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
@@ -53,17 +53,20 @@ func tree(from, at string) (layer, error) {
 		if err != nil {
 			return err
 		}
-		switch f := (file{name: name, mode: int64(info.Mode().Perm())}); {
+		switch f := (file{name: name, mode: 0o644}); {
 		case d.IsDir():
-			f.folder = true
+			f.folder, f.mode = true, 0o755
 			l = append(l, f)
 		case info.Mode()&fs.ModeSymlink != 0:
+			f.mode = 0o777
 			if f.link, err = os.Readlink(p); err != nil {
 				return err
 			}
 			l = append(l, f)
 		case info.Mode().IsRegular():
-			f.from, f.size = p, info.Size()
+			if f.from, f.size = p, info.Size(); info.Mode()&0o100 != 0 {
+				f.mode = 0o755
+			}
 			l = append(l, f)
 		}
 		return nil

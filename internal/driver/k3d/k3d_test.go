@@ -84,7 +84,7 @@ func TestConfiguration(t *testing.T) {
 	text := string(b)
 	for _, want := range []string{
 		"name: orrery-demo", "image: orrery/node:1", "--cluster-cidr=10.244.0.0/16", "--cluster-dns=10.96.0.10", "orrery.dev/id=i", "token: t",
-		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "ORRERY_SANDBOX=pause@x", "disableRollback: true",
+		"http://k3d-orrery-demo-mirror:5000", "serversMemory: 2048m", "--pause-image=pause@x", "disableRollback: true",
 		"--disable-network-policy", "--node-name=server1",
 	} {
 		if !strings.Contains(text, want) {
@@ -138,8 +138,9 @@ func TestImages(t *testing.T) {
 		if !bytes.Equal(first, b.Bytes()) {
 			t.Fatal("the same files make another image")
 		}
-		// Times of files are not the image's.
-		if err := os.Chtimes(filepath.Join(dir, "bin", "k3s"), time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+		// Times of files are not the image's, nor what a umask takes.
+		program := filepath.Join(dir, "bin", "k3s")
+		if err := errors.Join(os.Chtimes(program, time.Unix(0, 0), time.Unix(0, 0)), os.Chmod(program, 0o700), os.Chmod(filepath.Join(dir, "nft", "lib"), 0o700)); err != nil {
 			t.Fatal(err)
 		}
 	}

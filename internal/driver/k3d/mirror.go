@@ -2,12 +2,10 @@ package k3d
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"strings"
 	"time"
@@ -16,7 +14,6 @@ import (
 	"github.com/orrery-dev/orrery/internal/driver/k3d/contract"
 	"github.com/orrery-dev/orrery/internal/mirror"
 	"github.com/orrery-dev/orrery/internal/mirror/store"
-	"github.com/orrery-dev/orrery/internal/spec"
 )
 
 // Mirror implements [driver.Mirrored].
@@ -89,7 +86,11 @@ func (d *Driver) startMirror(ctx context.Context, m memory) error {
 	}
 	if s.mirror == nil || s.mirror.State != "running" {
 		if err := d.engine.post(ctx, "/containers/"+mirrorName(d.Spec.Name)+"/start"); err != nil {
-			return fmt.Errorf("start the mirror on 127.0.0.1:%d: %w; end what holds the port or set another ports.registry in orrery.yaml", d.Spec.Ports.Registry, err)
+			err = fmt.Errorf("start the mirror on 127.0.0.1:%d: %w", d.Spec.Ports.Registry, err)
+			if strings.Contains(err.Error(), "in use") || strings.Contains(err.Error(), "already allocated") {
+				err = fmt.Errorf("%w; end what holds the port or set another ports.registry in orrery.yaml", err)
+			}
+			return err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(time.Minute, d.Timeout))
@@ -112,25 +113,4 @@ func (d *Driver) startMirror(ctx context.Context, m memory) error {
 		}
 		return nil
 	})
-}
-
-// connectMirror puts the mirror where nodes find it by name.
-func (d *Driver) connectMirror(ctx context.Context) error {
-	err := d.engine.call(ctx, http.MethodPost, "/networks/k3d-"+clusterName(d.Spec.Name)+"/connect", object{
-		"Container": mirrorName(d.Spec.Name), "EndpointConfig": object{"IPAMConfig": object{"IPv4Address": mirrorAddress(d.Spec).String()}},
-	}, nil)
-	if err != nil && !strings.Contains(err.Error(), "already exists") {
-		return fmt.Errorf("connect the mirror to the nodes: %w", err)
-	}
-	return nil
-}
-
-// mirrorAddress is the last one of the range, which nodes do not come to: started before them, the mirror
-// would take one of theirs.
-func mirrorAddress(e spec.Environment) netip.Addr {
-	p := netip.MustParsePrefix(e.Network.Nodes).Masked() // a valid spec has one
-	a := p.Addr().As4()
-	n := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 2)
-	binary.BigEndian.PutUint32(a[:], n)
-	return netip.AddrFrom4(a)
 }

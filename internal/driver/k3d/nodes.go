@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -25,21 +24,7 @@ func (d *Driver) stopContainer(ctx context.Context, c container) error {
 	return nil
 }
 
-// startContainer starts a node, or the load balancer, where it was. k3d gives fixed addresses to servers
-// only; others would get what is free at that moment, also one that somebody else had.
-func (d *Driver) startContainer(ctx context.Context, c container, address string) error {
-	if c.Labels[labelRole] != "server" && address != "" {
-		network := "/networks/k3d-" + clusterName(d.Spec.Name)
-		err := d.engine.call(ctx, http.MethodPost, network+"/disconnect", object{"Container": c.ID, "Force": true}, nil)
-		if err != nil && !strings.Contains(err.Error(), "is not connected") {
-			return fmt.Errorf("address of %s: %w", c.name(), err)
-		}
-		if err := d.engine.call(ctx, http.MethodPost, network+"/connect", object{
-			"Container": c.ID, "EndpointConfig": object{"IPAMConfig": object{"IPv4Address": address}},
-		}, nil); err != nil {
-			return fmt.Errorf("address of %s: %w", c.name(), err)
-		}
-	}
+func (d *Driver) startContainer(ctx context.Context, c container) error {
 	if err := d.engine.post(ctx, "/containers/"+c.ID+"/start"); err != nil {
 		return fmt.Errorf("start %s: %w", c.name(), err)
 	}
@@ -100,7 +85,7 @@ func (d *Driver) StartNode(ctx context.Context, name string) error {
 	if c.State == "running" {
 		return nil
 	}
-	return d.startContainer(ctx, c, m.Addresses[c.name()])
+	return d.startContainer(ctx, c)
 }
 
 // KillNode implements [driver.NodeController]. Its processes are killed and not its container: engines

@@ -78,13 +78,13 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 		if n.Running {
 			running++
 			n.Services = d.services(ctx, c.ID)
-			n.Address = cmp.Or(c.Networks.Networks["k3d-"+clusterName(d.Spec.Name)].IPAddress, n.Address)
+			n.Address = cmp.Or(c.Networks.Networks[networkName(d.Spec.Name)].IPAddress, n.Address)
 		} else if n.Stopped {
 			stopped++
 		}
 		o.Nodes = append(o.Nodes, n)
 	}
-	balancer := s.nodes["k3d-"+clusterName(d.Spec.Name)+"-serverlb"].State == "running"
+	balancer := s.nodes[balancerName(d.Spec.Name)].State == "running"
 	mirrors := s.mirror != nil && s.mirror.State == "running"
 	switch {
 	case running+stopped == len(o.Nodes) && running > 0 && balancer && mirrors:

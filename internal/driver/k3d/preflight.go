@@ -39,7 +39,7 @@ func (d *Driver) Preflight(context.Context) []check.Condition {
 		return check.Condition{Component: "host", Name: name, Probe: probe}
 	}
 	return []check.Condition{
-		ask("k3d", d.checkK3d), ask("engine", d.checkEngine), ask("memory", d.checkMemory),
+		ask("k3d", d.checkK3d), ask("engine", d.checkEngine), ask("images", d.checkImages), ask("memory", d.checkMemory),
 		ask("inotify", d.checkInotify), ask("name", d.checkName), ask("ports", d.checkPorts),
 	}
 }

@@ -10,9 +10,6 @@ const (
 	PrunePath = "/orrery/v1/prune"
 )
 
-// Sandbox tells a node the image of its pods' sandboxes.
-const Sandbox = "ORRERY_SANDBOX"
-
 // Pruning says what has to stay.
 type Pruning struct {
 	InUse  []string `json:"inUse"`

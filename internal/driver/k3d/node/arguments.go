@@ -16,6 +16,7 @@ type arguments struct {
 	// clusterInit begins a cluster of several servers; a server without it and without a URL is alone.
 	clusterInit            bool
 	name                   string // of its Node; that of the container when it is empty
+	sandbox                string // image of its pods' sandboxes
 	labels, names          []string
 	pods, services         netip.Prefix
 	dns                    netip.Addr
@@ -47,6 +48,7 @@ func parse(args []string) (arguments, error) {
 	}
 	values := map[string]func(string) error{
 		"node-name":             func(v string) error { a.name = v; return nil },
+		"pause-image":           func(v string) error { a.sandbox = v; return nil },
 		"node-label":            func(v string) error { a.labels = append(a.labels, v); return nil },
 		"tls-san":               func(v string) error { a.names = append(a.names, v); return nil },
 		"cluster-cidr":          func(v string) (err error) { a.pods, err = netip.ParsePrefix(v); return err },

@@ -21,7 +21,7 @@ func TestParse(t *testing.T) {
 				a.names = []string{"127.0.0.1", "k3d-x-serverlb"}
 			},
 		},
-		"an agent":              {args: "agent --node-label rack=b", want: func(a *arguments) { a.labels = []string{"rack=b"} }},
+		"an agent":              {args: "agent --node-label rack=b --pause-image=x", want: func(a *arguments) { a.labels, a.sandbox = []string{"rack=b"}, "x" }},
 		"a network is deployed": {args: "server --flannel-backend=none --disable-kube-proxy --disable-network-policy", want: func(a *arguments) { a.server, a.unconnected, a.unproxied = true, true, true }},
 		"nothing":               {err: "want server or agent"},
 		"another verb":          {args: "etcd-snapshot", err: "want server or agent"},

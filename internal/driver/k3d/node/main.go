@@ -26,6 +26,19 @@ var said = map[native.Milestone]string{
 	native.MilestoneReady:      "k3s is up and running",
 }
 
+// lines are what a node says when it has reached m. k3d starts one node after the other, each when the one
+// before it is up. A server that joins says so as soon as it has begun, so that the next comes up beside it:
+// who was let in is a member, and members are added one at a time anyway.
+func lines(m native.Milestone, joins bool) []string {
+	switch {
+	case joins && m == native.MilestoneServer:
+		return []string{said[m], said[native.MilestoneReady]}
+	case joins && m == native.MilestoneReady:
+		return nil
+	}
+	return []string{said[m]}
+}
+
 const (
 	state = "/var/lib/orrery" // in the image, below a volume
 	// grace is less than what engines give a container that they stop (10 s).
@@ -79,7 +92,7 @@ func run(args []string, out io.Writer, log *slog.Logger) error {
 	c := native.Contained{
 		Environment: "k3d", State: state, Name: name, Address: address, Server: a.server, Names: a.names,
 		Pods: a.pods, Services: a.services, DNS: a.dns, Unconnected: a.unconnected, Unproxied: a.unproxied,
-		Join: join, Token: os.Getenv("K3S_TOKEN"), Hosts: hosts, Grace: grace, Log: log, Sandbox: os.Getenv(contract.Sandbox),
+		Join: join, Token: os.Getenv("K3S_TOKEN"), Hosts: hosts, Grace: grace, Log: log, Sandbox: a.sandbox,
 	}
 	c.Zone, c.Rack, c.Labels = a.place(name)
 	c.Tell = func(m native.Milestone) {
@@ -88,7 +101,9 @@ func run(args []string, out io.Writer, log *slog.Logger) error {
 				log.Error("kubeconfig", "error", err)
 			}
 		}
-		log.Info(said[m])
+		for _, line := range lines(m, a.server && join != "") {
+			log.Info(line)
+		}
 	}
 	if a.server && join == "" && a.clusterInit {
 		log.Info("the first of several servers")
