@@ -72,6 +72,10 @@ func (p *Platform) tellHanded(inventories map[string]kube.Inventory) {
 
 // EnableGitOps hands the platform over: Argo CD applies it from now on.
 func (p *Platform) EnableGitOps(ctx context.Context, timeout time.Duration) (Pushed, error) {
+	if _, err := p.mirrored(); err != nil {
+		return Pushed{}, failure.Refusedf("%w, and Argo CD reads what it applies from there: 'orrery up%s' goes on applying it. "+
+			"It could read from images.registry with a password of its own and a network policy that lets it get there; neither is made yet", err, p.Flag())
+	}
 	client, err := p.kube(ctx)
 	if err != nil {
 		return Pushed{}, err
