@@ -56,7 +56,8 @@ func (c *Console) drawGitOps(ctx context.Context) (template.HTML, error) {
 	}
 	var d drawing
 	if !g.HandedOver {
-		d.f(`<p class="none">Orrery applies this environment, when somebody runs <code>orrery up</code>. <code>orrery gitops enable</code> hands it over to Argo CD.</p>`)
+		d.f(`<p class="none">Orrery applies this environment, when somebody runs <code>orrery up</code>. `)
+		d.f(`<code>orrery gitops enable</code> hands it over to Argo CD.</p>`)
 		return d.html(), nil
 	}
 	good := 0
@@ -73,7 +74,8 @@ func (c *Console) drawGitOps(ctx context.Context) (template.HTML, error) {
 	if g.Problem != "" {
 		d.f(`<p class="banner">%s<span>%s</span></p>`, icon(Failing), esc(cut(g.Problem, 1000)))
 	}
-	d.f(`<div class="scroll"><table><thead><tr><th>Application</th><th>Revision</th><th>Sync</th><th>Health</th><th>Reason</th></tr></thead><tbody>`)
+	d.f(`<div class="scroll"><table><thead><tr><th>Application</th><th>Revision</th><th>Sync</th><th>Health</th><th>Reason</th></tr></thead>`)
+	d.f(`<tbody>`)
 	for _, a := range g.Applications {
 		d.f(`<tr><td>%s <span class="sr">%s</span><b>%s</b></td><td class="mono">%s</td><td>%s</td><td>%s</td><td>%s</td></tr>`,
 			icon(a.State), esc(string(a.State)), esc(a.Name), esc(a.Revision), esc(a.Sync), esc(a.Health), esc(cut(a.Reason, 600)))

@@ -221,7 +221,8 @@ func (g *handed) movedBack(t *testing.T) {
 	g.run(t, "kubectl", "-n", gitops.Namespace, "annotate", "application", gitops.Root, "argocd.argoproj.io/refresh=normal")
 	t.Logf("moved, followed and said: %s", eventually(t, "it is said", 2*time.Minute, func(ctx context.Context) error {
 		r := g.invoke(ctx, nil, "gitops", "status")
-		if r.code != 1 || !strings.Contains(r.stderr, "somebody else moved") || !strings.Contains(r.stderr, "to "+gitops.Revision(before.Digest.String())) || annotated(ctx) {
+		back := strings.Contains(r.stderr, "somebody else moved") && strings.Contains(r.stderr, "to "+gitops.Revision(before.Digest.String()))
+		if r.code != 1 || !back || annotated(ctx) {
 			return errors.New(r.String())
 		}
 		return nil
