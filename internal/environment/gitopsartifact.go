@@ -194,6 +194,10 @@ func read(ctx context.Context, m mirror.Mirror, ref string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s of the mirror: %w", ref, err)
 	}
+	// There is nothing in it, but Argo CD fetches it too.
+	if _, err := artifact.RawConfigFile(); err != nil {
+		return nil, fmt.Errorf("read the configuration of %s of the mirror: %w", ref, err)
+	}
 	return gitops.Manifest(artifact)
 }
 
