@@ -70,7 +70,7 @@ func (g *handed) late(t *testing.T) {
 	r := g.try(t, "gitops", "push")
 	t.Logf("said after %.1f s: %s", r.took.Seconds(), last(r.stderr, 600))
 	status := g.try(t, "gitops", "status")
-	for _, said := range []string{r.stderr, lineWith(status.stdout, "namespaces ")} {
+	for _, said := range []string{r.stderr, applicationLine(status.stdout, "namespaces")} {
 		if !strings.Contains(said, "Comet") || !strings.Contains(said, "CRD") {
 			t.Errorf("a kind that comes later is not said: %v\nand %v", r, status)
 		}
@@ -104,7 +104,7 @@ func (g *handed) stuck(t *testing.T) {
 	g.run(t, "kubectl", "delete", "namespace", "doomed", "--wait=false")
 	t.Logf("stuck, said: %s", eventually(t, "it is said", 2*time.Minute, func(ctx context.Context) error {
 		r := g.invoke(ctx, nil, "gitops", "status")
-		if line := lineWith(r.stdout, "namespaces "); r.code != 1 || !strings.Contains(line, "doomed") || !strings.Contains(line, "terminat") {
+		if line := applicationLine(r.stdout, "namespaces"); r.code != 1 || !strings.Contains(line, "doomed") || !strings.Contains(line, "terminat") {
 			return errors.New(r.String())
 		}
 		return nil
@@ -244,4 +244,14 @@ func (g *handed) artifact(t *testing.T, reference string) name.Reference {
 		t.Fatal(err)
 	}
 	return ref
+}
+
+// applicationLine is what a status says of an Application.
+func applicationLine(status, name string) string {
+	for line := range strings.Lines(status) {
+		if strings.HasPrefix(line, name+" ") {
+			return line
+		}
+	}
+	return ""
 }
