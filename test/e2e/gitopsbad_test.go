@@ -84,8 +84,8 @@ func (g *handed) late(t *testing.T) {
 	if _, err := g.client.Get(t.Context(), "example.org/v1", "Comet", "apps", "halley"); err != nil {
 		t.Error(err)
 	}
+	with() // the last edit first
 	object()
-	with()
 	g.run(t, "gitops", "push")
 	g.same(t, "a kind that came, and went", before)
 }
