@@ -76,7 +76,8 @@ func runConsole(ctx context.Context, o *options, opts consoleOptions) error {
 	defer cancel() // before view.close
 	c, err := console.New(ctx, console.Options{
 		Environment: e.Spec.Name, Look: view.look, API: view, Dashboards: boards, Verify: checks.run, Earlier: checks.earlier, Flows: flowsForConsole(e),
-		Token: rand.Text(), Address: listeners[0].Addr().String(), Log: o.logger(),
+		GitOps: func(ctx context.Context) (console.GitOps, error) { return gitOpsForConsole(ctx, e) },
+		Token:  rand.Text(), Address: listeners[0].Addr().String(), Log: o.logger(),
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orrery-dev/orrery/internal/console"
 	"github.com/orrery-dev/orrery/internal/environment"
 	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -276,4 +277,29 @@ was told of meanwhile and the catalogue no longer has. It may be repeated.`,
 			return nil
 		},
 	}
+}
+
+// gitOpsForConsole is what [gitOpsStatus] prints, as the console has it.
+func gitOpsForConsole(ctx context.Context, e *environment.Environment) (console.GitOps, error) {
+	g, err := e.GitOps(ctx)
+	if err != nil {
+		return console.GitOps{}, err
+	}
+	c := console.GitOps{HandedOver: g.Applier == kube.ApplierArgoCD, Revision: gitops.Revision(g.Revision), Problem: g.Problem}
+	for _, s := range g.Applications {
+		state := console.Starting
+		switch {
+		case s.Good():
+			state = console.Good
+		case s.Hopeless || s.Failed():
+			state = console.Failing
+		}
+		c.Applications = append(c.Applications, console.Application{
+			Name: s.Component, Revision: gitops.Revision(s.Revision), Sync: s.Sync, Health: s.Health, Reason: s.Reason, State: state,
+		})
+	}
+	for _, b := range g.ByHand {
+		c.ByHand = append(c.ByHand, console.ByHand{At: b.At, Who: b.Who, With: b.With, What: b.Verb + " " + b.Object})
+	}
+	return c, nil
 }

@@ -41,6 +41,10 @@ func (s *small) sources() {
 			}
 			s.tag(other)
 		}, []string{"somebody else moved gitops/platform:current", "'orrery gitops push --env small' moves it back"}, "", ""},
+		{"damaged", func(*testing.T) { s.cluster.Damage(s.layer("@" + s.revision("shop"))) },
+			[]string{"the mirror does not have what was pushed", "shop: read the artifact", "'orrery gitops push --env small' mends it"}, "", ""},
+		{"damaged applications", func(*testing.T) { s.cluster.Damage(s.layer(":" + gitops.Tag)) },
+			[]string{"the mirror does not have what was pushed", "orrery: read the artifact"}, "", ""},
 	} {
 		c.harm(s.t)
 		for _, part := range c.status {
@@ -85,4 +89,21 @@ func (s *small) tag(artifact v1.Image) {
 	if err := remote.Write(s.followed(), artifact, remote.WithContext(s.t.Context())); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// layer is the digest of the one layer of an artifact.
+func (s *small) layer(reference string) string {
+	ref, err := name.ParseReference(s.cluster.Registry()+"/"+gitops.Repository+reference, name.Insecure)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	artifact, err := remote.Image(ref, remote.WithContext(s.t.Context()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	manifest, err := artifact.Manifest()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return manifest.Layers[0].Digest.String()
 }

@@ -330,6 +330,7 @@ func TestBrowser(t *testing.T) {
 		<-ctx.Done()
 		return errors.New("interrupted")
 	}
+	w.gitops = handedOver()
 	_, s := w.serve(t)
 	dir := shots(t)
 	b.screen(1440, 900, false, "light")
@@ -340,6 +341,7 @@ func TestBrowser(t *testing.T) {
 		{"logs", "/logs", `document.querySelectorAll(".lines li").length === 4`},
 		{"traces", "/traces", `document.querySelectorAll(".found tbody tr").length === 2`},
 		{"trace", "/traces/" + traceName, `document.querySelectorAll(".span").length === 4`},
+		{"gitops", "/gitops", `document.querySelectorAll("#applications tbody tr").length === 6`},
 		{"verify", "/verify", `document.querySelector(".primary")`},
 	} {
 		t.Run(page.name, func(t *testing.T) {
@@ -418,7 +420,7 @@ func TestBrowser(t *testing.T) {
 		key("g")
 		key("l")
 		b.until(`location.pathname === "/logs"`)
-		b.until(`document.querySelector("#q")`)
+		b.until(`document.readyState === "complete" && document.querySelector("#q")`)
 		key("/")
 		b.until(`document.activeElement.id === "q"`)
 		b.open(s.URL + "/")

@@ -31,6 +31,7 @@ type world struct {
 	earlier  []Check
 	boards   []dashboard.Dashboard
 	flows    FollowFlows
+	gitops   GitOps
 }
 
 func newWorld(t testing.TB) *world {
@@ -54,6 +55,7 @@ func (w *world) serve(t testing.TB) (*Console, *httptest.Server) {
 	c, err := New(ctx, Options{
 		Environment: "local", Token: token, Address: server.Listener.Addr().String(), Interval: 50 * time.Millisecond,
 		API: w, Dashboards: w.boards, Verify: w.verify, Earlier: func() []Check { return w.earlier }, Flows: w.flows,
+		GitOps: func(context.Context) (GitOps, error) { return w.gitops, nil },
 		Look: func(context.Context) (Snapshot, error) {
 			if w.away.Load() {
 				return Snapshot{}, errors.New("dial tcp 127.0.0.1:6443: connect: connection refused")

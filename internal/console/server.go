@@ -39,6 +39,8 @@ type Options struct {
 	Verify func(ctx context.Context, report func(Check)) error
 	// Flows is what the service map shows. Nil where the network keeps no record.
 	Flows FollowFlows
+	// GitOps is who applies the platform. Nil where that cannot be asked.
+	GitOps func(context.Context) (GitOps, error)
 	// Earlier are the last results of the checks from before this console, by whomever. Nil
 	// or none: nobody has verified.
 	Earlier func() []Check
@@ -94,6 +96,9 @@ func New(ctx context.Context, o Options) (*Console, error) {
 		watcher: newWatcher(o.Look, o.Interval), host: randomName() + ".localhost:" + port, session: hex.EncodeToString(sum[:]),
 	}
 	c.drawer = newDrawer(ctx, func(ctx context.Context, a ask) (template.HTML, error) {
+		if a.board.Name == gitOpsPicture {
+			return c.drawGitOps(ctx)
+		}
 		s := c.watcher.view().snapshot
 		return c.sources.draw(ctx, a, s)
 	})
@@ -161,6 +166,7 @@ func (c *Console) pages() map[string]viewFunc {
 		"GET /traces":      c.traces,
 		"GET /traces/{id}": c.trace,
 		"GET /verify":      c.verify,
+		"GET /gitops":      c.gitops,
 	}
 }
 

@@ -182,6 +182,7 @@ func TestPages(t *testing.T) {
 		"/traces/" + traceName:               {"consume beats", "store was full", "1 span failed"},
 		"/traces/" + strings.Repeat("d", 32): {"There is no such trace (yet)"},
 		"/verify":                            {"Checks cannot be run from here"},
+		"/gitops":                            {"Orrery applies this environment", "orrery gitops enable"},
 	} {
 		t.Run(path, func(t *testing.T) {
 			var body string
@@ -219,9 +220,10 @@ func TestEscapes(t *testing.T) {
 	s.Alerts = []Alert{{Name: evil, Severity: evil, State: evil, Summary: evil, Runbook: evil, Since: time.Now()}}
 	s.Endpoints = []Endpoint{{Name: evil, Address: evil}, {Name: evil, Address: "javascript:" + evil, Link: true}}
 	w.snapshot.Store(&s)
+	w.gitops = GitOps{HandedOver: true, Revision: evil, Problem: evil, Applications: []Application{{evil, evil, evil, evil, evil, Failing}}, ByHand: []ByHand{{time.Now(), evil, evil, evil}}}
 	_, server := w.serve(t)
 	client := visitor(t, server)
-	for _, path := range []string{"/", "/logs?q=" + url.QueryEscape(`{a="`+evil+`"}`), "/d/example?namespace=" + url.QueryEscape(evil), "/traces?q=" + url.QueryEscape(evil)} {
+	for _, path := range []string{"/", "/gitops", "/logs?q=" + url.QueryEscape(`{a="`+evil+`"}`), "/d/example?namespace=" + url.QueryEscape(evil), "/traces?q=" + url.QueryEscape(evil)} {
 		if body, _ := read(t, client, server.URL+path); strings.Contains(body, "<script>alert") {
 			t.Errorf("%s: markup got in: %s", path, body)
 		}

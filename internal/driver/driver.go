@@ -102,6 +102,9 @@ type Mirrored interface {
 	// PruneMirror frees what no tag of the running mirror reaches and that is not in use, see
 	// [store.Store.Prune]; pushes wait meanwhile. inUse are digests.
 	PruneMirror(ctx context.Context, inUse []string, dryRun bool) (store.Pruned, error)
+	// MendMirror has the running mirror forget which of these blobs are damaged on its disk, see
+	// [store.Store.Mend], so that it takes them again.
+	MendMirror(ctx context.Context, digests []string) (removed []string, err error)
 }
 
 // Issuer is implemented by drivers that can make keys for people.

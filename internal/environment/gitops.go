@@ -72,6 +72,10 @@ func (p *Platform) tellHanded(inventories map[string]kube.Inventory) {
 
 // EnableGitOps hands the platform over: Argo CD applies it from now on.
 func (p *Platform) EnableGitOps(ctx context.Context, timeout time.Duration) (Pushed, error) {
+	if _, err := p.mirrored(); err != nil {
+		return Pushed{}, failure.Refusedf("%w, and Argo CD reads what it applies from there: 'orrery up%s' goes on applying it. "+
+			"It could read from images.registry with a password of its own and a network policy that lets it get there; neither is made yet", err, p.Flag())
+	}
 	client, err := p.kube(ctx)
 	if err != nil {
 		return Pushed{}, err
@@ -161,12 +165,21 @@ func (e *Environment) followed(ctx context.Context, g *GitOps) (problem string) 
 	if err == nil {
 		g.Revision, err = current(ctx, d.Mirror(), mirrorTime)
 	}
+	const still = "what runs goes on running, and nothing new gets through"
+	push := "'orrery gitops push" + e.Flag() + "'"
 	switch {
+	case answered(err):
+		return fmt.Sprintf("what is followed cannot be read from the mirror; %s: %v; %s mends it", still, err, push)
 	case err != nil:
-		return fmt.Sprintf("the mirror does not say what is followed; what runs goes on running, and nothing new gets through: %v; 'orrery up%s' starts the mirror", err, e.Flag())
+		return fmt.Sprintf("the mirror does not say what is followed; %s: %v; 'orrery up%s' starts the mirror", still, err, e.Flag())
 	case g.Pushed != "" && g.Revision != g.Pushed:
-		return fmt.Sprintf("somebody else moved %s:%s of the mirror from %s to %s: 'orrery gitops push%s' moves it back",
-			gitops.Repository, gitops.Tag, gitops.Revision(g.Pushed), cmp.Or(gitops.Revision(g.Revision), "nothing"), e.Flag())
+		return fmt.Sprintf("somebody else moved %s:%s of the mirror from %s to %s: %s moves it back",
+			gitops.Repository, gitops.Tag, gitops.Revision(g.Pushed), cmp.Or(gitops.Revision(g.Revision), "nothing"), push)
+	}
+	bounded, cancel := context.WithTimeout(ctx, mirrorTime)
+	defer cancel()
+	if lines := damaged(bounded, d.Mirror(), *g); len(lines) > 0 {
+		return fmt.Sprintf("the mirror does not have what was pushed; %s: %s; %s mends it", still, strings.Join(lines, "; "), push)
 	}
 	return ""
 }

@@ -42,7 +42,8 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	}
 	result := Pushed{Components: []string{}, Changed: []string{}}
 	// Of a mirror that is away, nothing else is to be said.
-	result.Before, err = current(ctx, d.Mirror(), mirrorTime)
+	var before map[string]string
+	result.Before, before, err = p.pushedBefore(ctx, d.Mirror())
 	if err != nil {
 		return result, fmt.Errorf("%w; 'orrery up%s' starts the mirror", err, p.Flag())
 	}
@@ -50,17 +51,18 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 	if err != nil {
 		return result, err
 	}
-	before, err := p.pushedBefore(ctx, d.Mirror())
-	if err != nil {
-		return result, err
-	}
+	mended := []string{gitops.Root} // what Argo CD has to look at anew
 	for _, c := range parts {
 		result.Components = append(result.Components, c.Name)
 		if before[c.Name] != c.Digest {
 			result.Changed = append(result.Changed, c.Name)
 		}
-		if err := write(ctx, d.Mirror(), gitops.Repository+"@"+c.Digest, c.artifact); err != nil {
+		again, err := p.put(ctx, d, gitops.Repository+"@"+c.Digest, c.artifact)
+		if err != nil {
 			return result, err
+		}
+		if again {
+			mended = append(mended, c.Name)
 		}
 	}
 	for _, name := range handed(inventories) {
@@ -95,10 +97,10 @@ func (p *Platform) push(ctx context.Context, client *kube.Client, inventories ma
 		return result, err
 	}
 	result.Revision = digest.String()
-	if err := write(ctx, d.Mirror(), gitops.Repository+":"+gitops.Tag, root); err != nil {
+	if _, err := p.put(ctx, d, gitops.Repository+":"+gitops.Tag, root); err != nil {
 		return result, err
 	}
-	if err := p.tellArgo(ctx, client, registry, result.Revision); err != nil {
+	if err := p.tellArgo(ctx, client, registry, result.Revision, mended); err != nil {
 		return result, err
 	}
 	if err := p.awaitSync(ctx, client, result.Revision, parts, timeout); err != nil {
@@ -296,8 +298,8 @@ func (p *Platform) allow(ctx context.Context, client *kube.Client, registry stri
 	return client.ApplyObjects(ctx, apply)
 }
 
-// tellArgo has the root Application look at once; what it is in the middle of, for something older, ends.
-func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, revision string) error {
+// tellArgo has Applications look at once; what the root is in the middle of, for something older, ends.
+func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, revision string, look []string) error {
 	live, err := client.Get(ctx, rootRef.APIVersion, rootRef.Kind, rootRef.Namespace, rootRef.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
@@ -314,7 +316,15 @@ func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, 
 	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(registry, revision)}); err != nil {
 		return err
 	}
-	return client.MergePatch(ctx, rootRef, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/refresh": "normal"}}})
+	for _, name := range look {
+		ref := rootRef
+		ref.Name = name
+		now := map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/refresh": "normal"}}}
+		if err := client.MergePatch(ctx, ref, now); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // hopelessFor is how long pods must look hopeless: those of what was there before go away meanwhile.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/driver"
 	"github.com/orrery-dev/orrery/internal/failure"
 	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/gitops/gitopstest"
@@ -137,6 +138,27 @@ func TestHandOver(t *testing.T) {
 		if left := s.cluster.API.List(appVersion, kind, gitops.Namespace); len(left) > 0 {
 			t.Errorf("%d of %s are left", len(left), kind)
 		}
+	}
+	if g := s.gitOps(); g.Applier != "orrery" {
+		t.Errorf("%+v", g)
+	}
+}
+
+// mirrorless is a driver of clusters that somebody else made: it has no mirror.
+type mirrorless struct{ driver.Driver }
+
+// What has no mirror cannot be handed over, which is said before anything is asked or changed.
+func TestHandOverNeedsAMirror(t *testing.T) {
+	s := newSmall(t)
+	s.mustUp(Selection{Prune: true})
+	s.argo()
+	err := s.with(func(p *Platform) error {
+		p.Driver = mirrorless{p.Driver}
+		_, err := p.EnableGitOps(t.Context(), time.Minute)
+		return err
+	})
+	if !failure.IsRefused(err) || !strings.Contains(err.Error(), "no registry of their own") || !strings.Contains(err.Error(), "images.registry") {
+		t.Errorf("%v", err)
 	}
 	if g := s.gitOps(); g.Applier != "orrery" {
 		t.Errorf("%+v", g)

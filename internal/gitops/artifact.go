@@ -74,5 +74,9 @@ func Manifest(image v1.Image) ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
+	// To its end, where it is held to its digest.
+	if _, err := io.Copy(io.Discard, io.LimitReader(compressed, maxManifest)); err != nil {
+		return fail(err)
+	}
 	return text, nil
 }

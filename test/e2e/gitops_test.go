@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -61,6 +60,7 @@ func TestGitOps(t *testing.T) {
 	}{
 		{"change-and-revert", g.change}, {"refused-image", g.refused}, {"crash-loop", g.crashes}, {"drift", g.drift}, {"application-deleted", g.deleted},
 		{"controller-killed", g.killed}, {"source-corrupt", g.corrupt}, {"nothing-secret", g.secrets},
+		{"root-deleted", g.rootDeleted}, {"moved-back", g.movedBack}, {"damaged", g.damaged}, {"late-kind", g.late}, {"stuck-namespace", g.stuck},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Cleanup(func() { e.keepSupport(t) })
@@ -311,12 +311,8 @@ func (g *handed) killed(t *testing.T) {
 // corrupt: what Argo CD follows is no manifest. That is said, all goes on running, and a push mends it.
 func (g *handed) corrupt(t *testing.T) {
 	before := g.pods(t)
-	registry := strings.TrimPrefix(g.status(t).Endpoints["registry"], "http://")
-	m := mirror.Mirror{Address: registry, PasswordFile: g.state("pki", "mirror-password")}
-	ref, err := name.ParseReference(registry+"/"+gitops.Repository+":"+gitops.Tag, name.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ref := g.artifact(t, ":"+gitops.Tag)
+	m := mirror.Mirror{Address: ref.Context().RegistryStr(), PasswordFile: g.state("pki", "mirror-password")}
 	artifact, err := mutate.AppendLayers(empty.Image, static.NewLayer([]byte("no archive"), types.OCILayer))
 	if err == nil {
 		err = remote.Write(ref, artifact, remote.WithContext(t.Context()), remote.WithAuth(m))
@@ -344,14 +340,9 @@ func (g *handed) secrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	values := kube.SecretData(secret)
-	registry := strings.TrimPrefix(g.status(t).Endpoints["registry"], "http://")
 	read := func(reference string) []byte {
 		t.Helper()
-		ref, err := name.ParseReference(registry+"/"+gitops.Repository+reference, name.Insecure)
-		if err != nil {
-			t.Fatal(err)
-		}
-		artifact, err := remote.Image(ref, remote.WithContext(t.Context()))
+		artifact, err := remote.Image(g.artifact(t, reference), remote.WithContext(t.Context()))
 		if err != nil {
 			t.Fatal(err)
 		}

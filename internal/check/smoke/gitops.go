@@ -63,7 +63,8 @@ func applications(ctx context.Context, env Env) check.Result {
 }
 
 // drift: what somebody changes by hand is changed back. It is tried on how much history an Application
-// keeps, which nothing that runs depends on.
+// keeps, which nothing that runs depends on. A revert is not tried: it takes two pushes, and they move the one tag
+// that all is applied from; a check that ends in the middle would leave the platform at its own revision.
 func drift(ctx context.Context, env Env) check.Result {
 	all, err := handedOver(ctx, env)
 	if err != nil {

@@ -149,7 +149,7 @@
 
   // Keys
   let prefix = 0;
-  const pages = { o: "/", m: "/map", l: "/logs", t: "/traces", v: "/verify" };
+  const pages = { o: "/", m: "/map", l: "/logs", t: "/traces", a: "/gitops", v: "/verify" };
   all(".side nav .sub a").forEach((a, i) => { pages[i + 1] = a.getAttribute("href"); });
   addEventListener("keydown", (e) => {
     if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest?.("input, select, textarea") || keys.open) return;

@@ -116,6 +116,12 @@ func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (
 	return store.Pruned{Manifests: []store.Manifest{}}, err
 }
 
+// MendMirror implements [driver.Mirrored]. It forgets what [Cluster.Damage] has damaged.
+func (d *Driver) MendMirror(ctx context.Context, digests []string) ([]string, error) {
+	r, err := d.ask(ctx, order{Mend: digests})
+	return r.Mended, err
+}
+
 // Issue implements [driver.Issuer], with the one key that there is.
 func (d *Driver) Issue(_ context.Context, life time.Duration) (kubeconfig []byte, ends time.Time, err error) {
 	kubeconfig, err = os.ReadFile(d.path(kubeconfigFile))

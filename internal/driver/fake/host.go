@@ -40,6 +40,7 @@ type Cluster struct {
 
 	mu      sync.Mutex
 	store   http.Handler // of the registry: its images
+	blobs   *blobs       // that they consist of
 	server  *httptest.Server
 	address string // of the registry
 	nodes   []kubetest.Node
@@ -101,14 +102,16 @@ func (h *Host) Cluster(environment string) *Cluster {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.clusters[environment] == nil {
-		h.clusters[environment] = &Cluster{API: kubetest.NewServer(), down: map[string]bool{}, faults: map[string][]*Fault{}, store: newStore()}
+		h.clusters[environment] = &Cluster{API: kubetest.NewServer(), down: map[string]bool{}, faults: map[string][]*Fault{}}
+		h.clusters[environment].fill()
 	}
 	return h.clusters[environment]
 }
 
-// newStore is an empty registry, with referrers, as the mirror is.
-func newStore() http.Handler {
-	return registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
+// fill makes an empty registry, with referrers, as the mirror is.
+func (c *Cluster) fill() {
+	c.blobs = newBlobs()
+	c.store = registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true), registry.WithBlobHandler(c.blobs))
 }
 
 // Fail has a method of the driver ("Ensure") fail.
@@ -230,7 +233,8 @@ func (c *Cluster) reset() {
 	c.API.Reset()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.store, c.nodes, c.down, c.address = newStore(), nil, map[string]bool{}, ""
+	c.fill()
+	c.nodes, c.down, c.address = nil, map[string]bool{}, ""
 }
 
 // order is what a driver asks of its host.
@@ -242,6 +246,7 @@ type order struct {
 	Stop     bool            `json:"stop,omitempty"`
 	Reset    bool            `json:"reset,omitempty"`
 	Prune    *Pruning        `json:"prune,omitempty"`
+	Mend     []string        `json:"mend,omitempty"`
 }
 
 // report is what the host answers.
@@ -252,6 +257,7 @@ type report struct {
 	API        string   `json:"api,omitempty"`      // likewise
 	Down       []string `json:"down,omitempty"`     // nodes
 	Kubeconfig string   `json:"kubeconfig,omitempty"`
+	Mended     []string `json:"mended,omitempty"`
 }
 
 // ServeHTTP implements [http.Handler] for drivers: an order to the path of an environment.
@@ -289,6 +295,9 @@ func (c *Cluster) carryOut(o order) (r report) {
 	defer c.mu.Unlock()
 	if o.Prune != nil {
 		c.pruned = o.Prune
+	}
+	if o.Mend != nil {
+		r.Mended = c.blobs.mend(o.Mend)
 	}
 	if o.Nodes != nil {
 		c.nodes = o.Nodes

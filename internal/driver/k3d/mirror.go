@@ -1,6 +1,7 @@
 package k3d
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,33 +29,46 @@ func (d *Driver) MirrorInside() string {
 
 // PruneMirror implements [driver.Mirrored].
 func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (gone store.Pruned, err error) {
-	body, err := json.Marshal(contract.Pruning{InUse: inUse, DryRun: dryRun})
-	if err != nil {
-		return gone, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.Mirror().Address+contract.PrunePath, strings.NewReader(string(body)))
-	if err != nil {
-		return gone, err
-	}
-	if err := d.Mirror().Authorize(req); err != nil {
-		return gone, err
-	}
-	r, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return gone, fmt.Errorf("prune the mirror of environment %q: %w", d.Spec.Name, err)
-	}
-	defer r.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
-	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", r.Status, strings.TrimSpace(string(b)))
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &gone)
-	}
-	if err != nil {
+	if err := d.askMirror(ctx, contract.PrunePath, contract.Pruning{InUse: inUse, DryRun: dryRun}, &gone); err != nil {
 		return gone, fmt.Errorf("prune the mirror of environment %q: %w", d.Spec.Name, err)
 	}
 	return gone, nil
+}
+
+// MendMirror implements [driver.Mirrored].
+func (d *Driver) MendMirror(ctx context.Context, digests []string) (removed []string, err error) {
+	if err := d.askMirror(ctx, contract.MendPath, digests, &removed); err != nil {
+		return removed, fmt.Errorf("mend the mirror of environment %q: %w", d.Spec.Name, err)
+	}
+	return removed, nil
+}
+
+// askMirror has the mirror's container do something to its folder.
+func (d *Driver) askMirror(ctx context.Context, path string, ask, into any) error {
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.Mirror().Address+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	if err := d.Mirror().Authorize(req); err != nil {
+		return err
+	}
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
+	if err != nil {
+		return err
+	}
+	if r.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", r.Status, strings.TrimSpace(string(b)))
+	}
+	return json.Unmarshal(b, into)
 }
 
 func (d *Driver) startMirror(ctx context.Context, m memory) error {

@@ -71,6 +71,15 @@ func (s *supervisor) listen() (*http.Server, error) {
 		gone, err := s.mirror.prune(r.Context(), ask)
 		reply(w, gone, err)
 	})
+	mux.HandleFunc("POST /v1/mirror/mend", func(w http.ResponseWriter, r *http.Request) {
+		var digests []string
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage)).Decode(&digests); err != nil {
+			reply(w, nil, fmt.Errorf("read what may be damaged: %w", err))
+			return
+		}
+		removed, err := s.mirror.mend(r.Context(), digests)
+		reply(w, removed, err)
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(peerListener{l, os.Geteuid()}) }()
 	return server, nil
@@ -224,6 +233,10 @@ func (c *client) stop(ctx context.Context, path string, grace time.Duration) ([]
 
 func (c *client) prune(ctx context.Context, ask pruneRequest) (gone store.Pruned, err error) {
 	return gone, c.do(ctx, http.MethodPost, "/v1/mirror/prune", ask, &gone)
+}
+
+func (c *client) mend(ctx context.Context, digests []string) (removed []string, err error) {
+	return removed, c.do(ctx, http.MethodPost, "/v1/mirror/mend", digests, &removed)
 }
 
 // do sends body, unless nil, and decodes the answer into into, unless nil. It waits for as long as

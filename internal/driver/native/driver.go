@@ -99,6 +99,15 @@ func (d *Driver) PruneMirror(ctx context.Context, inUse []string, dryRun bool) (
 	return gone, nil
 }
 
+// MendMirror implements [driver.Mirrored].
+func (d *Driver) MendMirror(ctx context.Context, digests []string) ([]string, error) {
+	removed, err := newClient(d.paths).mend(ctx, digests)
+	if err != nil {
+		return removed, fmt.Errorf("mend the mirror of environment %q: %w", d.cluster.Environment, err)
+	}
+	return removed, nil
+}
+
 // Prepare implements [driver.Driver]: supervisor, fabric and mirror.
 func (d *Driver) Prepare(ctx context.Context) error { return d.blame(ctx, d.prepare(ctx)) }
 

@@ -194,6 +194,16 @@ func (m *registry) prune(ctx context.Context, ask pruneRequest) (store.Pruned, e
 	return s.Prune(ctx, ask.InUse, ask.DryRun)
 }
 
+// mend needs no pushes to wait: a blob that somebody is about to name is whole.
+func (m *registry) mend(ctx context.Context, digests []string) ([]string, error) {
+	s, err := store.Open(m.paths.join("registry"))
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.Mend(ctx, digests)
+}
+
 func (m *registry) status() (pid, restarts int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -8,6 +8,8 @@ const (
 	MirrorPort     = 5000
 	// PrunePath takes a [Pruning], with the password.
 	PrunePath = "/orrery/v1/prune"
+	// MendPath takes a list of digests, with the password.
+	MendPath = "/orrery/v1/mend"
 )
 
 // Pruning says what has to stay.

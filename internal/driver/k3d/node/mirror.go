@@ -91,18 +91,22 @@ func serveMirror(names []string, out io.Writer, log *slog.Logger) error {
 	server := gate.Server()
 	mux := http.NewServeMux()
 	mux.Handle("/", server.Handler)
-	mux.HandleFunc("POST "+contract.PrunePath, func(w http.ResponseWriter, r *http.Request) {
-		if user, given, ok := r.BasicAuth(); !ok || user != mirror.User || subtle.ConstantTimeCompare([]byte(given), []byte(password)) != 1 {
-			http.Error(w, "the password is needed", http.StatusUnauthorized)
-			return
-		}
-		pruned, err := prune(r, &writes)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		_ = json.NewEncoder(w).Encode(pruned)
-	})
+	for path, do := range map[string]func(*http.Request) (any, error){
+		contract.PrunePath: func(r *http.Request) (any, error) { return prune(r, &writes) }, contract.MendPath: mend,
+	} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			if user, given, ok := r.BasicAuth(); !ok || user != mirror.User || subtle.ConstantTimeCompare([]byte(given), []byte(password)) != 1 {
+				http.Error(w, "the password is needed", http.StatusUnauthorized)
+				return
+			}
+			done, err := do(r)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(done)
+		})
+	}
 	server.Handler = mux
 	l, err := net.Listen("tcp", fmt.Sprintf(":%d", contract.MirrorPort))
 	if err != nil {
@@ -137,4 +141,18 @@ func prune(r *http.Request, writes *mirror.Writes) (store.Pruned, error) {
 		defer release()
 	}
 	return s.Prune(r.Context(), ask.InUse, ask.DryRun)
+}
+
+// mend needs no pushes to wait: a blob that somebody is about to name is whole.
+func mend(r *http.Request) (any, error) {
+	var digests []string
+	if err := json.NewDecoder(io.LimitReader(r.Body, 16<<20)).Decode(&digests); err != nil {
+		return nil, err
+	}
+	s, err := store.Open(mirrorFolder)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.Mend(r.Context(), digests)
 }
