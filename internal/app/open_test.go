@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 )
 
@@ -170,6 +171,34 @@ func TestStatusLoadBalancer(t *testing.T) {
 		Services []struct{ Namespace, Name, State, Reason string }
 	}
 	if err := json.Unmarshal([]byte(s.want(exitOK, "status -o json")), &st); err != nil || len(st.Services) != 1 || st.Services[0].State != "pending" {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// A Deployment that got no pods says why, unless a component does.
+func TestStatusRefusedWorkload(t *testing.T) {
+	s := newSmall(t)
+	s.up()
+	if out := s.want(exitOK, "status"); strings.Contains(out, "WORKLOAD") {
+		t.Errorf("of no workload: %s", out)
+	}
+	const reason = `pods "web-" is forbidden: ValidatingAdmissionPolicy 'orrery-images' denied request`
+	ours := object("apps/v1", "Deployment", "ours", nil)
+	ours.SetLabels(map[string]string{kube.LabelComponent: "coredns"})
+	for _, o := range []*unstructured.Unstructured{object("apps/v1", "Deployment", "web", nil), object("apps/v1", "Deployment", "fine", nil), ours} {
+		s.cluster.API.Put(o)
+		if o.GetName() != "fine" {
+			s.cluster.API.Hold(kubetest.Ref{Kind: "Deployment", Namespace: "default", Name: o.GetName()}, "FailedCreate: "+reason)
+		}
+	}
+	out := s.want(exitOK, "status", "default/web", "refused", reason)
+	if strings.Contains(out, "default/fine") || strings.Contains(out, "default/ours") {
+		t.Errorf("%s", out)
+	}
+	var st struct {
+		Workloads []struct{ Namespace, Name, State, Reason string }
+	}
+	if err := json.Unmarshal([]byte(s.want(exitOK, "status -o json")), &st); err != nil || len(st.Workloads) != 1 || st.Workloads[0].Reason != reason {
 		t.Errorf("%+v, %v", st, err)
 	}
 }

@@ -109,6 +109,16 @@ func printStatus(w io.Writer, st environment.Status) error {
 			return err
 		}
 	}
+	if len(st.Workloads) > 0 {
+		rows = nil
+		for _, d := range st.Workloads {
+			rows = append(rows, []string{d.Namespace + "/" + d.Name, d.State, d.Reason})
+		}
+		fmt.Fprintln(w)
+		if err := ui.Table(w, []string{"WORKLOAD", "STATE", "REASON"}, rows); err != nil {
+			return err
+		}
+	}
 	if len(st.Endpoints) > 0 {
 		rows = nil
 		for _, k := range slices.Sorted(maps.Keys(st.Endpoints)) {

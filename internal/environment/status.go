@@ -29,6 +29,8 @@ type Status struct {
 	Endpoints     map[string]string `json:"endpoints"`
 	// Services that do not do what they say, in a cluster of our own.
 	Services []ServiceStatus `json:"services,omitempty"`
+	// Workloads of people that get no pods, since admission or a quota refuses them.
+	Workloads []WorkloadStatus `json:"workloads,omitempty"`
 	// Kubeconfig is the path of the admin kubeconfig, when there is one.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
 	// Warnings are lines for a person, about what works and may not be what they think.
@@ -76,6 +78,14 @@ type ServiceStatus struct {
 	Reason    string `json:"reason"`
 }
 
+// WorkloadStatus is a Deployment that belongs to no component and whose pods are refused.
+type WorkloadStatus struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	State     string `json:"state"` // refused
+	Reason    string `json:"reason"`
+}
+
 // statusTimeout bounds what status waits for a cluster that does not answer.
 const statusTimeout = 15 * time.Second
 
@@ -97,6 +107,9 @@ func (e *Environment) Status(ctx context.Context) (Status, error) {
 	defer cancel()
 	st := e.statusOf(ctx, obs, lookAt(ctx, client))
 	st.Warnings = append(st.Warnings, e.movedTags(ctx, client)...)
+	if st.Workloads, err = refused(ctx, client); err != nil {
+		st.Warnings = append(st.Warnings, "whether workloads are refused their pods cannot be told: "+err.Error())
+	}
 	return st, nil
 }
 
@@ -147,6 +160,17 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 		st.Nodes = append(st.Nodes, NodeStatus{n.Name, n.Role, n.Zone, ready[n.Name] && n.Running, n.Address, state, troubles[n.Name]})
 	}
 	return st
+}
+
+// refused are the Deployments of people that get no pods. Of what belongs to a component, the component says it.
+func refused(ctx context.Context, c *kube.Client) (refused []WorkloadStatus, err error) {
+	deployments, err := c.List(ctx, "apps/v1", "Deployment", "", "!"+kube.LabelComponent)
+	for _, d := range deployments {
+		if failure := kube.StatusCondition(&d, "ReplicaFailure"); failure.True() {
+			refused = append(refused, WorkloadStatus{d.GetNamespace(), d.GetName(), "refused", failure.Message})
+		}
+	}
+	return refused, err
 }
 
 // pending are the Services that wait for a load balancer which nobody named. flag is that of the
