@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -241,11 +242,13 @@ func secretsOf(ctx context.Context, client *kube.Client) (map[string][]byte, err
 // allow gives Argo CD the rights that these objects take, and those that are still there from before:
 // what is left out has to be pruned.
 func (p *Platform) allow(ctx context.Context, client *kube.Client, registry string, parts []pushable, inventories map[string]kube.Inventory) error {
-	refs := map[kube.Ref]bool{}
+	refs, leave := map[kube.Ref]bool{}, map[kube.Ref]bool{}
+	stays := map[string]bool{}
 	var objs []*unstructured.Unstructured
 	resources := map[schema.GroupKind]string{} // of kinds that are only just brought
 	cluster := map[schema.GroupKind]bool{}
 	for _, c := range parts {
+		stays[c.Name] = true
 		for _, o := range c.Objects {
 			refs[kube.RefOf(o)] = true
 			objs = append(objs, o)
@@ -257,15 +260,17 @@ func (p *Platform) allow(ctx context.Context, client *kube.Client, registry stri
 			}
 		}
 	}
+	pushed := maps.Clone(refs)
 	for _, name := range handed(inventories) {
 		for _, r := range inventories[name].Objects {
+			leave[r] = leave[r] || stays[name] && !pushed[r] // of a component that is no longer pushed, all stays
 			refs[r] = true
 		}
 	}
 	var all []gitops.Object
 	for r := range refs {
 		gk := schema.FromAPIVersionAndKind(r.APIVersion, r.Kind).GroupKind()
-		o := gitops.Object{Group: gk.Group, Kind: r.Kind, Resource: resources[gk], Namespace: r.Namespace, Name: r.Name}
+		o := gitops.Object{Group: gk.Group, Kind: r.Kind, Resource: resources[gk], Namespace: r.Namespace, Name: r.Name, Leaves: leave[r]}
 		known, err := client.Kind(ctx, r.APIVersion, r.Kind)
 		switch {
 		case err == nil:

@@ -97,15 +97,16 @@ func TestRefuseSecrets(t *testing.T) {
 
 func TestRights(t *testing.T) {
 	objects := []Object{
-		{"", "Namespace", "namespaces", "", "data"},
-		{"", "Secret", "secrets", "data", "config"},
-		{"apps", "Deployment", "deployments", "data", "db"},
-		{"apps", "Deployment", "deployments", "data", "ui"},
-		{"rbac.authorization.k8s.io", "ClusterRole", "clusterroles", "", "db"},
-		{"rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings", "", "db"},
+		{"", "Namespace", "namespaces", "", "data", false},
+		{"", "Namespace", "namespaces", "", "former", true},
+		{"", "Secret", "secrets", "data", "config", false},
+		{"apps", "Deployment", "deployments", "data", "db", false},
+		{"apps", "Deployment", "deployments", "data", "ui", false},
+		{"rbac.authorization.k8s.io", "ClusterRole", "clusterroles", "", "db", false},
+		{"rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings", "", "db", false},
 	}
 	rights := Rights(objects, map[string][]string{"ClusterRole": {"db", "system:auth-delegator"}})
-	text := ""
+	text, pruned := "", false
 	for _, o := range rights {
 		y, err := yaml.Marshal(o.Object)
 		if err != nil {
@@ -127,9 +128,15 @@ func TestRights(t *testing.T) {
 				t.Errorf("%s %s/%s writes without names: %v", o.GetKind(), o.GetNamespace(), o.GetName(), m)
 			}
 			if slices.Contains(m["resources"].([]any), any("namespaces")) && slices.Contains(m["verbs"].([]any), any("delete")) {
-				t.Error("it may delete namespaces")
+				if fmt.Sprint(m["resourceNames"]) != "[former]" {
+					t.Errorf("it may delete namespaces: %v", m)
+				}
+				pruned = true
 			}
 		}
+	}
+	if !pruned {
+		t.Error("it may not prune a namespace that left")
 	}
 	if strings.Contains(text, "'*'") || strings.Contains(text, "cluster-admin") {
 		t.Errorf("too much:\n%s", text)

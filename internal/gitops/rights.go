@@ -12,6 +12,7 @@ import (
 type Object struct {
 	Group, Kind, Resource string
 	Namespace, Name       string // Namespace is empty for those of the cluster
+	Leaves                bool   // its component has it no longer: it is pruned
 }
 
 // GroupKind names a kind.
@@ -51,7 +52,7 @@ const (
 
 // Rights are the roles that applying objects takes, and no more: each object by its name. bound are
 // the roles that RoleBindings and ClusterRoleBindings among them refer to (kind → names). What
-// would take others with it is not deleted: namespaces and CRDs.
+// would take others with it, namespaces and CRDs, is deleted where it leaves only.
 func Rights(objects []Object, bound map[string][]string) []*unstructured.Unstructured {
 	byNamespace := map[string][]Object{}
 	for _, o := range objects {
@@ -90,26 +91,34 @@ func readRules(objects []Object) []any {
 }
 
 func writeRules(objects []Object) []any {
-	names := map[[2]string][]any{}
+	names, leaving := map[[2]string][]any{}, map[[2]string][]any{}
 	for _, o := range objects {
 		k := [2]string{o.Group, o.Resource}
 		names[k] = append(names[k], o.Name)
+		if o.Leaves {
+			leaving[k] = append(leaving[k], o.Name)
+		}
 	}
 	var rules []any
+	rule := func(k [2]string, names, verbs []any) {
+		slices.SortFunc(names, func(a, b any) int { return cmp.Compare(a.(string), b.(string)) })
+		rules = append(rules, map[string]any{
+			"apiGroups": []any{k[0]}, "resources": []any{k[1]}, "resourceNames": slices.Compact(names), "verbs": verbs,
+		})
+	}
 	for _, k := range slices.SortedFunc(maps.Keys(names), compareKinds) {
 		verbs := []any{"get", "create", "patch", "update", "delete"}
 		switch {
 		case k == [2]string{"", "namespaces"} || k == [2]string{"apiextensions.k8s.io", "customresourcedefinitions"}:
 			verbs = verbs[:4]
+			if len(leaving[k]) > 0 {
+				rule(k, leaving[k], []any{"delete"})
+			}
 		case k[0] == rbac && (k[1] == "roles" || k[1] == "clusterroles"):
 			// To write a role with rights that it has not itself: this one and no other.
 			verbs = append(verbs, "escalate")
 		}
-		list := names[k]
-		slices.SortFunc(list, func(a, b any) int { return cmp.Compare(a.(string), b.(string)) })
-		rules = append(rules, map[string]any{
-			"apiGroups": []any{k[0]}, "resources": []any{k[1]}, "resourceNames": slices.Compact(list), "verbs": verbs,
-		})
+		rule(k, names[k], verbs)
 	}
 	return rules
 }
