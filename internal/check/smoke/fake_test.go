@@ -350,7 +350,7 @@ func (f *fakeAPI) left() (names []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for k, o := range f.objects {
-		if o.GetNamespace() == namespace || o.GetLabels()[label] != "" {
+		if o.GetNamespace() == namespace && o.GetKind() != "ResourceQuota" || o.GetLabels()[label] != "" {
 			names = append(names, k)
 		}
 	}

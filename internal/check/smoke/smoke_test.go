@@ -126,6 +126,15 @@ func TestChecks(t *testing.T) {
 			}
 		}, check.Failed, "exceeded quota"},
 
+		{"quota", "in force", func(f *fakeAPI, _ *Env) {
+			f.admit = func(o *unstructured.Unstructured) error {
+				return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, o.GetName(), errors.New("exceeded quota"))
+			}
+		}, check.Succeeded, "was refused"},
+		{"quota", "none", nil, check.Failed, "not in force"},
+		{"quota", "just made", quotaOf(time.Second), check.Running, "not in force yet"},
+		{"quota", "let in", quotaOf(time.Hour), check.Failed, "not in force"},
+
 		{"image-policy", "well", func(f *fakeAPI, _ *Env) { f.admit = unlisted("probe:v1@sha256:1") }, check.Succeeded, "one of 2 listed images was not"},
 		{"image-policy", "not in force", nil, check.Running, "was let into namespace platform"},
 		{"image-policy", "refuses all", func(f *fakeAPI, _ *Env) { f.admit = unlisted("nothing") }, check.Running, "is listed: "},
@@ -282,5 +291,15 @@ func TestRegistry(t *testing.T) {
 				t.Errorf("%s: incomplete condition %+v", name, c)
 			}
 		}
+	}
+}
+
+// quotaOf is a quota in apps of that age.
+func quotaOf(age time.Duration) func(*fakeAPI, *Env) {
+	return func(f *fakeAPI, _ *Env) {
+		q := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ResourceQuota",
+			"metadata": map[string]any{"name": "apps", "namespace": namespace}}}
+		q.SetCreationTimestamp(metav1.NewTime(time.Now().Add(-age)))
+		f.objects["ResourceQuota/apps/apps"] = q
 	}
 }
