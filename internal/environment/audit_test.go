@@ -197,7 +197,7 @@ func TestGatheringOfNodes(t *testing.T) {
 	}
 
 	// One that says that it runs, and one that has ended and is not waited for.
-	cmd, ended := exec.CommandContext(t.Context(), "sh", "-c", "echo; exec cat", "x"), exec.CommandContext(t.Context(), "true")
+	cmd, ended := exec.CommandContext(t.Context(), "sh", "-c", "echo; read line", "x"), exec.CommandContext(t.Context(), "true")
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		_, err = cmd.StdinPipe() // so that it goes on

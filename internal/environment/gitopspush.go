@@ -297,10 +297,30 @@ func (p *Platform) allow(ctx context.Context, client *kube.Client, registry stri
 		}
 	}
 	slices.Sort(kinds.Namespaces)
+	if err := makeNamespaces(ctx, client, objs); err != nil {
+		return err
+	}
 	apply := gitops.Rights(all, gitops.Bound(objs))
 	apply = append(apply, gitops.Projects(registry, kinds)...)
 	apply = append(apply, gitops.RepositorySecret(registry))
 	return client.ApplyObjects(ctx, apply)
+}
+
+// makeNamespaces makes those that are only just brought: Argo CD needs roles in them before it can.
+func makeNamespaces(ctx context.Context, client *kube.Client, objs []*unstructured.Unstructured) error {
+	var missing []*unstructured.Unstructured
+	for _, o := range objs {
+		if o.GetAPIVersion() != "v1" || o.GetKind() != "Namespace" {
+			continue
+		}
+		switch _, err := client.Get(ctx, "v1", "Namespace", "", o.GetName()); {
+		case apierrors.IsNotFound(err):
+			missing = append(missing, o)
+		case err != nil:
+			return err
+		}
+	}
+	return client.ApplyObjects(ctx, missing)
 }
 
 // tellArgo has Applications look at once; what the root is in the middle of, for something older, ends.

@@ -161,8 +161,9 @@ func TestHopelessWith(t *testing.T) {
 		{Status{Component: "nats", Revision: "r1", Synced: "r1", Hopeless: true}, false}, // of before the push
 		{Status{Component: "nats", Revision: "r2", Synced: "r1", Hopeless: true}, false}, // not there yet
 		{Status{Component: "nats", Revision: "r2", Synced: "r2"}, false},
-		{Status{Component: Root, Revision: Tag, Synced: "root2", Operation: "Failed"}, true},
-		{Status{Component: Root, Revision: Tag, Synced: "root1", Operation: "Failed"}, false},
+		{Status{Component: Root, Revision: Tag, Synced: "root2", Tried: "root2", Operation: "Failed"}, true},
+		{Status{Component: Root, Revision: Tag, Synced: "root2", Tried: "root1", Operation: "Failed"}, false}, // seen, and not tried yet
+		{Status{Component: Root, Revision: Tag, Synced: "root1", Tried: "root1", Operation: "Failed"}, false},
 	} {
 		if got := c.s.HopelessWith("r2", "root2"); got != c.want {
 			t.Errorf("%+v: %v, want %v", c.s, got, c.want)

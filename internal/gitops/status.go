@@ -22,6 +22,8 @@ type Status struct {
 	Drifted []Sick `json:"drifted,omitempty"`
 	// Operation is the phase of what Argo CD does or did last: Running, Succeeded, Failed, …
 	Operation string `json:"operation,omitempty"`
+	// Tried is the revision that it was of.
+	Tried string `json:"-"`
 	// Hopeless: waiting does not help.
 	Hopeless bool `json:"hopeless,omitempty"`
 	// Doubtful: only its pods say that it is hopeless, and they may be those of before.
@@ -54,7 +56,7 @@ func (s Status) Failed() bool {
 // root's where it is the root.
 func (s Status) HopelessWith(digest, root string) bool {
 	if s.Component == Root {
-		return (s.Operation == "Failed" || s.Operation == "Error") && s.Synced == root
+		return (s.Operation == "Failed" || s.Operation == "Error") && s.Tried == root
 	}
 	return s.Hopeless && s.Revision == digest && s.Synced == digest
 }
@@ -103,8 +105,7 @@ func StatusOf(app *unstructured.Unstructured) Status {
 		s.Reason = reason(app, s)
 	}
 	// A sync that failed for what it is to have now is not tried again.
-	of := text("status", "operationState", "syncResult", "revision")
-	if of == s.Revision {
+	if s.Tried = text("status", "operationState", "syncResult", "revision"); s.Tried == s.Revision {
 		s.Hopeless = s.Operation == "Failed" || s.Operation == "Error"
 		s.Refused = refused(app)
 	}
