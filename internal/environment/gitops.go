@@ -155,8 +155,36 @@ func (e *Environment) GitOps(ctx context.Context) (GitOps, error) {
 	if problem := e.followed(ctx, &g); g.Problem == "" {
 		g.Problem = problem
 	}
+	if g.Problem == "" {
+		if g.Problem, err = leaving(ctx, client, inventories, names, e.Flag()); err != nil {
+			return g, err
+		}
+	}
 	g.ByHand = e.byHand(ctx, client, inventories, g.Applications)
 	return g, nil
+}
+
+// leaving says which namespaces that are applied somebody is deleting. What Argo CD may do in one goes with it, so
+// that all it says is that something there is forbidden, also when it has made the namespace anew.
+func leaving(ctx context.Context, client *kube.Client, inventories map[string]kube.Inventory, components []string, flag string) (string, error) {
+	namespaces, err := client.List(ctx, "v1", "Namespace", "", "")
+	if err != nil {
+		return "", err
+	}
+	for _, n := range namespaces {
+		ours := slices.ContainsFunc(components, func(c string) bool {
+			return slices.ContainsFunc(inventories[c].Objects, func(r kube.Ref) bool { return r.Kind == "Namespace" && r.Name == n.GetName() })
+		})
+		if n.GetDeletionTimestamp() == nil || !ours {
+			continue
+		}
+		why := "what is in it ends"
+		if held := kube.StatusCondition(&n, "NamespaceContentRemaining"); held.True() {
+			why = held.Message
+		}
+		return fmt.Sprintf("namespace %s is terminating, somebody deleted it: %s; 'orrery gitops push%s' makes it anew when it is gone", n.GetName(), why, flag), nil
+	}
+	return "", nil
 }
 
 // followed notes what Argo CD follows, and says what is the matter with that.

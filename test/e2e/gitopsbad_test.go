@@ -90,7 +90,8 @@ func (g *handed) late(t *testing.T) {
 	g.same(t, "a kind that came, and went", before)
 }
 
-// stuck: a namespace that somebody deletes, and that does not go away, is said; when it has gone it is made anew.
+// stuck: a namespace that somebody deletes, and that does not go away, is said; when it has gone a push makes it anew,
+// with the rights that went with it.
 func (g *handed) stuck(t *testing.T) {
 	before := g.pods(t)
 	back := g.with(t, "namespaces", "doomed.yaml", doomed)
@@ -104,22 +105,23 @@ func (g *handed) stuck(t *testing.T) {
 	g.run(t, "kubectl", "delete", "namespace", "doomed", "--wait=false")
 	t.Logf("stuck, said: %s", eventually(t, "it is said", 2*time.Minute, func(ctx context.Context) error {
 		r := g.invoke(ctx, nil, "gitops", "status")
-		if line := applicationLine(r.stdout, "namespaces"); r.code != 1 || !strings.Contains(line, "doomed") || !strings.Contains(line, "terminat") {
+		if r.code != 1 || !strings.Contains(r.stderr, "namespace doomed is terminating") || !strings.Contains(r.stderr, "gitops push") {
 			return errors.New(r.String())
 		}
 		return nil
 	}))
 	g.run(t, "kubectl", "-n", "doomed", "patch", "configmap", "held", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
-	t.Logf("gone, there anew: %s", eventually(t, "it is made anew", 3*time.Minute, func(ctx context.Context) error {
+	t.Logf("gone: %s", eventually(t, "it is gone", 3*time.Minute, func(ctx context.Context) error {
 		now, err := g.client.Get(ctx, "v1", "Namespace", "", "doomed")
 		if err == nil && now.GetUID() == namespace.GetUID() {
-			err = errors.New("it is the old one")
+			return errors.New("it is the old one")
 		}
-		if err == nil {
-			_, err = g.client.Get(ctx, "v1", "ConfigMap", "doomed", "notes")
-		}
-		return err
+		return nil
 	}))
+	g.run(t, "gitops", "push")
+	if _, err := g.client.Get(t.Context(), "v1", "ConfigMap", "doomed", "notes"); err != nil {
+		t.Error(err)
+	}
 	g.well(t)
 	back()
 	g.run(t, "gitops", "push")
