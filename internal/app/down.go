@@ -112,12 +112,7 @@ the same addresses and data. Pods end as they are used to, with preStop and SIGT
 their grace period and at most as long as --grace says.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.lifecycle(
-				c.Context(),
-				"stop",
-				lifecycle{grace: g.of()},
-				func(e *environment.Environment, ctx context.Context) error { return e.Driver.Stop(ctx) },
-			)
+			return o.lifecycle(c.Context(), "stop", lifecycle{grace: g.of()}, func(e *environment.Environment, ctx context.Context) error { return e.Driver.Stop(ctx) })
 		},
 	}
 	g.flags(c)

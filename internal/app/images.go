@@ -25,20 +25,7 @@ func newImages(o *options) *cobra.Command {
 		Use:   "images",
 		Short: "What the platform runs: list, look inside, verify, build again and compare, load, push, clean up",
 	}
-	c.AddCommand(
-		newImagesList(o),
-		newImagesInspect(o),
-		newImagesBuild(o),
-		newImagesSBOM(o),
-		newImagesProvenance(o),
-		newImagesVerify(o),
-		newImagesSign(o),
-		newImagesReproduce(o),
-		newImagesLoad(o),
-		newImagesPush(o),
-		newImagesPrune(o),
-		newImagesRebuild(o),
-	)
+	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesSign(o), newImagesReproduce(o), newImagesLoad(o), newImagesPush(o), newImagesPrune(o), newImagesRebuild(o))
 	return c
 }
 
@@ -216,20 +203,7 @@ func printImages(out io.Writer, rows []imageRow) error {
 		if r.UsedOn != nil {
 			used = cmp.Or(strings.Join(r.UsedOn, " "), "nothing")
 		}
-		fmt.Fprintf(
-			w,
-			"%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			r.Name,
-			r.Version,
-			r.Source,
-			cmp.Or(r.From, "-"),
-			digest,
-			size,
-			r.Locked,
-			sbom,
-			cmp.Or(r.Signed, "-"),
-			used,
-		)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Source, cmp.Or(r.From, "-"), digest, size, r.Locked, sbom, cmp.Or(r.Signed, "-"), used)
 	}
 	return w.Flush()
 }

@@ -82,12 +82,7 @@ func verifyImages(ctx context.Context, o *options, names []string) error {
 	}
 	for _, name := range names {
 		if _, ok := p.Parts.Images[name]; !ok {
-			return failure.Usagef(
-				"there is no image %q in environment %q; there are: %v",
-				name,
-				e.Spec.Name,
-				slices.Sorted(maps.Keys(p.Parts.Images)),
-			)
+			return failure.Usagef("there is no image %q in environment %q; there are: %v", name, e.Spec.Name, slices.Sorted(maps.Keys(p.Parts.Images)))
 		}
 	}
 	policy, err := e.Keys.Policy(p.Supply.Locked)
@@ -160,15 +155,7 @@ func printVerification(out io.Writer, v imageVerification, what string, reports 
 	if v.Note != "" {
 		fmt.Fprintf(out, "\nnote: %s\n", v.Note)
 	}
-	_, err := fmt.Fprintf(
-		out,
-		"\n%d %s: %d as they should be, %d not. Trusted: %s\n",
-		len(reports),
-		what,
-		len(reports)-failed,
-		failed,
-		cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"),
-	)
+	_, err := fmt.Fprintf(out, "\n%d %s: %d as they should be, %d not. Trusted: %s\n", len(reports), what, len(reports)-failed, failed, cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"))
 	return err
 }
 

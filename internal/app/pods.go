@@ -109,15 +109,7 @@ func seeUsage(ctx context.Context, c *kube.Client, nodes []unstructured.Unstruct
 	}
 	out := map[string][2]console.Usage{}
 	for _, i := range list.Items {
-		cpu, memory := usageOf(
-			i.Usage.CPU,
-			there[i.Metadata.Name]["cpu"],
-			dashboard.Cores,
-		), usageOf(
-			i.Usage.Memory,
-			there[i.Metadata.Name]["memory"],
-			dashboard.Bytes,
-		)
+		cpu, memory := usageOf(i.Usage.CPU, there[i.Metadata.Name]["cpu"], dashboard.Cores), usageOf(i.Usage.Memory, there[i.Metadata.Name]["memory"], dashboard.Bytes)
 		out[i.Metadata.Name] = [2]console.Usage{cpu, memory}
 	}
 	return out, nil

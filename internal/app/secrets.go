@@ -30,15 +30,7 @@ generated for the environment alone, and is told so.
 
 The key is infra/secrets/age-key.txt, which git ignores, or what SOPS_AGE_KEY_FILE or SOPS_AGE_KEY name.`,
 	}
-	c.AddCommand(
-		newSecretsInit(o),
-		newSecretsSet(o),
-		newSecretsEdit(o),
-		newSecretsShow(o),
-		newSecretsRotate(o),
-		newSecretsRotateAtRest(o),
-		newSecretsCheck(o),
-	)
+	c.AddCommand(newSecretsInit(o), newSecretsSet(o), newSecretsEdit(o), newSecretsShow(o), newSecretsRotate(o), newSecretsRotateAtRest(o), newSecretsCheck(o))
 	return c
 }
 
@@ -158,12 +150,7 @@ to one of them.`,
 			}
 			fmt.Fprintf(o.out, "%s %s\n  its public half: %s\n", done.KeyFile, verb, done.Recipient)
 			if others {
-				_, err = fmt.Fprintf(
-					o.out,
-					"%s is encrypted for others. One of them adds you:\n  orrery secrets rotate --add-recipient %s\n",
-					secrets.DataFile,
-					done.Recipient,
-				)
+				_, err = fmt.Fprintf(o.out, "%s is encrypted for others. One of them adds you:\n  orrery secrets rotate --add-recipient %s\n", secrets.DataFile, done.Recipient)
 				return err
 			}
 			if done.Added {

@@ -75,21 +75,10 @@ func archives(r Request) []archive {
 		return fmt.Sprintf("deb [signed-by=%s arch=%s%s] %s %s main\n", Keyring, r.Arch, options, url, suite)
 	}
 	const now, then = "http://deb.debian.org/", "http://snapshot.debian.org/archive/"
-	all := []archive{
-		{
-			"deb.debian.org",
-			entry("", now+"debian", r.Suite) + entry("", now+"debian", r.Suite+"-updates") + entry("", now+"debian-security", r.Suite+"-security"),
-		},
-	}
+	all := []archive{{"deb.debian.org", entry("", now+"debian", r.Suite) + entry("", now+"debian", r.Suite+"-updates") + entry("", now+"debian-security", r.Suite+"-security")}}
 	if r.Snapshot != "" {
 		const old = " check-valid-until=no"
-		all = append(
-			all,
-			archive{
-				"snapshot.debian.org",
-				entry(old, then+"debian/"+r.Snapshot, r.Suite) + entry(old, then+"debian-security/"+r.Snapshot, r.Suite+"-security"),
-			},
-		)
+		all = append(all, archive{"snapshot.debian.org", entry(old, then+"debian/"+r.Snapshot, r.Suite) + entry(old, then+"debian-security/"+r.Snapshot, r.Suite+"-security")})
 	}
 	return all
 }

@@ -84,18 +84,8 @@ func rbacChecks() []Check {
 				}
 				return all
 			})),
-		check(
-			"rbac-pods",
-			Medium,
-			"CIS 5.1.4",
-			"Few may make pods",
-			"name the controller that may, and why",
-			grants(
-				right{"", "pods", "create"},
-				right{"apps", "deployments statefulsets daemonsets", "create"},
-				right{"batch", "jobs cronjobs", "create"},
-			),
-		),
+		check("rbac-pods", Medium, "CIS 5.1.4", "Few may make pods", "name the controller that may, and why",
+			grants(right{"", "pods", "create"}, right{"apps", "deployments statefulsets daemonsets", "create"}, right{"batch", "jobs cronjobs", "create"})),
 		check("rbac-masters", Critical, "CIS 5.1.7", "Nobody is bound to system:masters", "bind a group that can be taken away",
 			each("ClusterRoleBinding RoleBinding", func(o Object) []string {
 				for _, s := range list(o, "subjects") {
@@ -105,11 +95,7 @@ func rbacChecks() []Check {
 				}
 				return nil
 			})),
-		check(
-			"rbac-anonymous",
-			Critical,
-			"CIS 5.1.1 · https://kubernetes.io/docs/concepts/security/rbac-good-practices/",
-			"Nothing is given to who did not say who they are",
+		check("rbac-anonymous", Critical, "CIS 5.1.1 · https://kubernetes.io/docs/concepts/security/rbac-good-practices/", "Nothing is given to who did not say who they are",
 			"take system:anonymous and system:unauthenticated out of the binding",
 			each("ClusterRoleBinding RoleBinding", func(o Object) []string {
 				for _, s := range list(o, "subjects") {
@@ -119,68 +105,20 @@ func rbacChecks() []Check {
 					}
 				}
 				return nil
-			}),
-		),
+			})),
 		check("rbac-escalation", High, "CIS 5.1.8", "Nobody may give themselves rights", "take bind, escalate and impersonate away",
 			grants(right{rbac, "roles clusterroles", "bind escalate"}, right{"", "users groups serviceaccounts", "impersonate"},
 				right{rbac, "rolebindings clusterrolebindings", "create update patch"})),
-		check(
-			"rbac-volumes",
-			Medium,
-			"CIS 5.1.9",
-			"Few may make volumes",
-			"only who provisions them",
-			grants(right{"", "persistentvolumes", "create"}),
-		),
-		check(
-			"rbac-nodes-proxy",
-			High,
-			"CIS 5.1.10",
-			"Nobody may ask kubelets through the API",
-			"nodes/metrics and nodes/stats are enough to measure",
-			grants(right{"", "nodes/proxy", "get create"}),
-		),
-		check(
-			"rbac-approval",
-			High,
-			"CIS 5.1.11",
-			"Few may approve certificates",
-			"name the signer (resourceNames)",
-			grants(
-				right{"certificates.k8s.io", "certificatesigningrequests/approval", "update patch"},
-				right{"certificates.k8s.io", "signers", "approve sign"},
-			),
-		),
-		check(
-			"rbac-webhooks",
-			High,
-			"CIS 5.1.12",
-			"Few may change admission",
-			"name the configuration (resourceNames)",
-			grants(
-				right{
-					"admissionregistration.k8s.io",
-					"validatingwebhookconfigurations mutatingwebhookconfigurations validatingadmissionpolicies validatingadmissionpolicybindings",
-					"create update patch delete",
-				},
-			),
-		),
-		check(
-			"rbac-tokens",
-			High,
-			"CIS 5.1.13",
-			"Few may make tokens of others",
-			"name the account (resourceNames)",
-			grants(right{"", "serviceaccounts/token", "create"}),
-		),
-		check(
-			"rbac-exec",
-			High,
-			"https://kubernetes.io/docs/concepts/security/rbac-good-practices/",
-			"Few may enter pods",
-			"take pods/exec, pods/attach and pods/ephemeralcontainers away",
-			grants(right{"", "pods/exec pods/attach", "create get"}, right{"", "pods/ephemeralcontainers", "update patch"}),
-		),
+		check("rbac-volumes", Medium, "CIS 5.1.9", "Few may make volumes", "only who provisions them", grants(right{"", "persistentvolumes", "create"})),
+		check("rbac-nodes-proxy", High, "CIS 5.1.10", "Nobody may ask kubelets through the API", "nodes/metrics and nodes/stats are enough to measure", grants(right{"", "nodes/proxy", "get create"})),
+		check("rbac-approval", High, "CIS 5.1.11", "Few may approve certificates", "name the signer (resourceNames)",
+			grants(right{"certificates.k8s.io", "certificatesigningrequests/approval", "update patch"}, right{"certificates.k8s.io", "signers", "approve sign"})),
+		check("rbac-webhooks", High, "CIS 5.1.12", "Few may change admission", "name the configuration (resourceNames)",
+			grants(right{"admissionregistration.k8s.io", "validatingwebhookconfigurations mutatingwebhookconfigurations validatingadmissionpolicies validatingadmissionpolicybindings",
+				"create update patch delete"})),
+		check("rbac-tokens", High, "CIS 5.1.13", "Few may make tokens of others", "name the account (resourceNames)", grants(right{"", "serviceaccounts/token", "create"})),
+		check("rbac-exec", High, "https://kubernetes.io/docs/concepts/security/rbac-good-practices/", "Few may enter pods", "take pods/exec, pods/attach and pods/ephemeralcontainers away",
+			grants(right{"", "pods/exec pods/attach", "create get"}, right{"", "pods/ephemeralcontainers", "update patch"})),
 		check("rbac-default-account", High, "CIS 5.1.5", "The account default has no rights", "bind an account of its own",
 			each("ClusterRoleBinding RoleBinding", func(o Object) []string {
 				for _, s := range list(o, "subjects") {

@@ -75,12 +75,7 @@ func workloadChecks() []Check {
 				}
 				return ""
 			})),
-		check(
-			"workload-host-namespaces",
-			High,
-			"CIS 5.2.3 · CIS 5.2.4 · CIS 5.2.5",
-			"No pod shares namespaces of its node",
-			"take hostPID, hostIPC and hostNetwork away",
+		check("workload-host-namespaces", High, "CIS 5.2.3 · CIS 5.2.4 · CIS 5.2.5", "No pod shares namespaces of its node", "take hostPID, hostIPC and hostNetwork away",
 			perPod(func(pod any) string {
 				var has []string
 				for _, f := range []string{"hostPID", "hostIPC", "hostNetwork"} {
@@ -89,21 +84,14 @@ func workloadChecks() []Check {
 					}
 				}
 				return strings.Join(has, ", ")
-			}),
-		),
-		check(
-			"workload-escalation",
-			High,
-			"CIS 5.2.6",
-			"No process gets more rights than its parent",
-			"securityContext.allowPrivilegeEscalation: false",
+			})),
+		check("workload-escalation", High, "CIS 5.2.6", "No process gets more rights than its parent", "securityContext.allowPrivilegeEscalation: false",
 			perContainer(func(_, c any) string {
 				if at(c, "securityContext", "allowPrivilegeEscalation") != false {
 					return "allowPrivilegeEscalation is not false"
 				}
 				return ""
-			}),
-		),
+			})),
 		check("workload-root", High, "CIS 5.2.7", "No container runs as root", "securityContext.runAsNonRoot: true and a runAsUser of its own",
 			perContainer(func(pod, c any) string {
 				if user, ok := number(secured(pod, c, "runAsUser")); ok && user == 0 {
@@ -114,12 +102,7 @@ func workloadChecks() []Check {
 				}
 				return ""
 			})),
-		check(
-			"workload-capabilities",
-			High,
-			"CIS 5.2.8 · CIS 5.2.9 · CIS 5.2.10",
-			"No container has capabilities",
-			"capabilities: {drop: [ALL]} and no add",
+		check("workload-capabilities", High, "CIS 5.2.8 · CIS 5.2.9 · CIS 5.2.10", "No container has capabilities", "capabilities: {drop: [ALL]} and no add",
 			perContainer(func(_, c any) string {
 				if added := texts(c, "securityContext", "capabilities", "add"); len(added) > 0 {
 					return "adds " + strings.Join(added, ", ")
@@ -128,8 +111,7 @@ func workloadChecks() []Check {
 					return "does not drop ALL"
 				}
 				return ""
-			}),
-		),
+			})),
 		check("workload-host-path", High, "CIS 5.2.12", "No pod mounts a folder of its node", "use a claim, an emptyDir or a ConfigMap",
 			perPod(func(pod any) string {
 				var has []string
@@ -156,45 +138,27 @@ func workloadChecks() []Check {
 				}
 				return ""
 			})),
-		check(
-			"workload-root-file-system",
-			Medium,
-			"CIS 5.7.3 · Docker CIS 5.12",
-			"Containers do not write to their image",
-			"readOnlyRootFilesystem: true; emptyDir for what is written",
+		check("workload-root-file-system", Medium, "CIS 5.7.3 · Docker CIS 5.12", "Containers do not write to their image", "readOnlyRootFilesystem: true; emptyDir for what is written",
 			perContainer(func(_, c any) string {
 				if at(c, "securityContext", "readOnlyRootFilesystem") != true {
 					return "readOnlyRootFilesystem is not true"
 				}
 				return ""
-			}),
-		),
-		check(
-			"workload-unpinned",
-			High,
-			"CIS 5.5.1 · docs/adr/0013-pods-run-what-the-lock-names.md",
-			"Every image is named by its digest",
-			"name it NAME@sha256:DIGEST",
+			})),
+		check("workload-unpinned", High, "CIS 5.5.1 · docs/adr/0013-pods-run-what-the-lock-names.md", "Every image is named by its digest", "name it NAME@sha256:DIGEST",
 			perContainer(func(_, c any) string {
 				if img := str(c, "image"); !strings.Contains(img, "@sha256:") {
 					return img + " may become another"
 				}
 				return ""
-			}),
-		),
-		check(
-			"workload-unbounded",
-			Medium,
-			"https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/",
-			"Every container has a limit of memory",
-			"resources.limits.memory",
+			})),
+		check("workload-unbounded", Medium, "https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/", "Every container has a limit of memory", "resources.limits.memory",
 			perContainer(func(_, c any) string {
 				if at(c, "resources", "limits", "memory") == nil {
 					return "it has no limit of memory"
 				}
 				return ""
-			}),
-		),
+			})),
 		check("workload-token", Medium, "CIS 5.1.6", "Only pods that ask the API have a token for it",
 			"automountServiceAccountToken: false; who needs a token says true in the pod, beside a ServiceAccount of its own", tokens),
 		check("workload-default-account", Medium, "CIS 5.1.5", "No pod with a token runs as the account default", "a ServiceAccount of its own",
@@ -211,12 +175,7 @@ func workloadChecks() []Check {
 				}
 				return nil
 			})),
-		check(
-			"plaintext-env",
-			High,
-			"CIS 5.4.1",
-			"No password is written into an environment variable",
-			"valueFrom.secretKeyRef, or better a file of a Secret",
+		check("plaintext-env", High, "CIS 5.4.1", "No password is written into an environment variable", "valueFrom.secretKeyRef, or better a file of a Secret",
 			perContainer(func(_, c any) string {
 				for _, v := range list(c, "env") {
 					if value := str(v, "value"); secretName.MatchString(str(v, "name")) && value != "" && !strings.Contains(value, "/") {
@@ -224,8 +183,7 @@ func workloadChecks() []Check {
 					}
 				}
 				return ""
-			}),
-		),
+			})),
 		check("plaintext-secret-env", Low, "CIS 5.4.1", "Secrets are files, not environment variables", "mount the Secret, readable by its user only",
 			perContainer(func(_, c any) string {
 				for _, v := range list(c, "env") {
@@ -264,20 +222,8 @@ func workloadChecks() []Check {
 				}
 				return all
 			}),
-		check(
-			"namespace-policies",
-			High,
-			"CIS 5.3.2",
-			"Every namespace has a network policy that denies what no other allows",
-			"a NetworkPolicy with podSelector {} and both policyTypes",
-			policies,
-		),
-		check(
-			"namespace-pod-security",
-			High,
-			"CIS 5.2.1 · KEP-2579",
-			"Every namespace enforces a Pod Security level",
-			"label pod-security.kubernetes.io/enforce: restricted",
+		check("namespace-policies", High, "CIS 5.3.2", "Every namespace has a network policy that denies what no other allows", "a NetworkPolicy with podSelector {} and both policyTypes", policies),
+		check("namespace-pod-security", High, "CIS 5.2.1 · KEP-2579", "Every namespace enforces a Pod Security level", "label pod-security.kubernetes.io/enforce: restricted",
 			each("Namespace", func(o Object) []string {
 				switch level := str(o, "metadata", "labels", "pod-security.kubernetes.io/enforce"); level {
 				case "restricted", "baseline":
@@ -287,8 +233,7 @@ func workloadChecks() []Check {
 				default:
 					return []string{"it enforces " + level}
 				}
-			}),
-		),
+			})),
 	}
 }
 

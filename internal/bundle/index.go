@@ -208,14 +208,7 @@ func (s *parsedIndex) artifact(which string, m oci.Manifest) error {
 			}
 			e.program = Program{Name: l.Annotations[oci.Title], SHA256: l.Annotations[noteSHA256], Size: e.plain}
 			if !hexForm.MatchString(e.program.SHA256) || !nameForm.MatchString(e.program.Name) {
-				return fmt.Errorf(
-					"layers[%d]: annotations %s and %s: %q and %q are no name and SHA-256",
-					i,
-					oci.Title,
-					noteSHA256,
-					e.program.Name,
-					e.program.SHA256,
-				)
+				return fmt.Errorf("layers[%d]: annotations %s and %s: %q and %q are no name and SHA-256", i, oci.Title, noteSHA256, e.program.Name, e.program.SHA256)
 			}
 		} else if l.Size > limit {
 			return fmt.Errorf("layers[%d]: the checksums have %d bytes; at most %d are taken", i, l.Size, limit)

@@ -94,15 +94,7 @@ func (f *File) complete() error {
 			return fmt.Errorf("%s: %w: there is no blob sha256:%s of %s; copy the file again", f.name, ErrTruncated, e.digest, e.owner)
 		}
 		if at.size != e.size {
-			return fmt.Errorf(
-				"%s: %w: blob sha256:%s of %s has %d bytes and should have %d; copy the file again",
-				f.name,
-				ErrDamaged,
-				e.digest,
-				e.owner,
-				at.size,
-				e.size,
-			)
+			return fmt.Errorf("%s: %w: blob sha256:%s of %s has %d bytes and should have %d; copy the file again", f.name, ErrDamaged, e.digest, e.owner, at.size, e.size)
 		}
 	}
 	if extra := len(f.table) - len(f.entries) - 3; extra != 0 {

@@ -49,12 +49,7 @@ func (c *Catalog) Existing(provided []string) (*Catalog, error) {
 	}
 	for _, name := range provided {
 		if _, ok := c.Components[name]; !ok && c.elsewhere[name] == "" {
-			return nil, fmt.Errorf(
-				"existing.provides: there is no component %q%s; there are: %s",
-				name,
-				suggestion(name, sortedKeys(c.Components)),
-				list(sortedKeys(c.Components)),
-			)
+			return nil, fmt.Errorf("existing.provides: there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
 		}
 		out.elsewhere[name] = fmt.Sprintf("component %q is the cluster's own, by existing.provides of orrery.yaml", name)
 	}
@@ -105,12 +100,7 @@ func (c *Catalog) Here(names []string) []string {
 func (c *Catalog) Select(overlay string, components []string) ([]Component, error) {
 	o, ok := c.Overlays[overlay]
 	if !ok {
-		return nil, fmt.Errorf(
-			"there is no overlay %q%s; there are: %s",
-			overlay,
-			suggestion(overlay, sortedKeys(c.Overlays)),
-			list(sortedKeys(c.Overlays)),
-		)
+		return nil, fmt.Errorf("there is no overlay %q%s; there are: %s", overlay, suggestion(overlay, sortedKeys(c.Overlays)), list(sortedKeys(c.Overlays)))
 	}
 	if len(components) == 0 {
 		components = o.Components
@@ -120,12 +110,7 @@ func (c *Catalog) Select(overlay string, components []string) ([]Component, erro
 			return nil, errors.New(why)
 		}
 		if _, ok := c.Components[name]; !ok {
-			return nil, fmt.Errorf(
-				"there is no component %q%s; there are: %s",
-				name,
-				suggestion(name, sortedKeys(c.Components)),
-				list(sortedKeys(c.Components)),
-			)
+			return nil, fmt.Errorf("there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
 		}
 	}
 	var gate, before []string // before: the gate, what it needs, and what is not behind it

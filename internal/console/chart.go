@@ -278,15 +278,7 @@ func (c *chart) area(d *drawing, i int, row, under []float64, first int) {
 	}
 	if any {
 		slices.Reverse(down)
-		d.f(
-			`<path class="stack s%d" d="M%s%sz"/><path class="line s%d" data-s="%d" d="M%s"/>`,
-			i,
-			strings.Join(up, "L"),
-			strings.Join(down, ""),
-			i,
-			i,
-			strings.Join(up, "L"),
-		)
+		d.f(`<path class="stack s%d" d="M%s%sz"/><path class="line s%d" data-s="%d" d="M%s"/>`, i, strings.Join(up, "L"), strings.Join(down, ""), i, i, strings.Join(up, "L"))
 	}
 }
 
@@ -326,12 +318,6 @@ func spark(points []observe.Point, grid observe.Range) template.HTML {
 		return ""
 	}
 	var d drawing
-	d.f(
-		`<svg class="spark" viewBox="0 0 %d %d" preserveAspectRatio="none" aria-hidden="true"><path class="fill s0" d="%s"/><path class="line s0" d="%s"/></svg>`,
-		chartPoints,
-		chartHeight,
-		c.fill(row),
-		line,
-	)
+	d.f(`<svg class="spark" viewBox="0 0 %d %d" preserveAspectRatio="none" aria-hidden="true"><path class="fill s0" d="%s"/><path class="line s0" d="%s"/></svg>`, chartPoints, chartHeight, c.fill(row), line)
 	return d.html()
 }

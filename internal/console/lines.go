@@ -143,26 +143,14 @@ func drawFound(found []observe.Found) template.HTML {
 		longest = max(longest, f.Duration)
 	}
 	var d drawing
-	d.f(
-		`<div class="scroll" tabindex="0" role="region" aria-label="Traces"><table class="found"><thead><tr><th scope="col">Began</th><th scope="col">Service</th><th scope="col">Request</th><th scope="col" class="n">Took</th><th><span class="sr">Share</span></th><th scope="col">Trace</th></tr></thead><tbody>`,
-	)
+	d.f(`<div class="scroll" tabindex="0" role="region" aria-label="Traces"><table class="found"><thead><tr><th scope="col">Began</th><th scope="col">Service</th><th scope="col">Request</th><th scope="col" class="n">Took</th><th><span class="sr">Share</span></th><th scope="col">Trace</th></tr></thead><tbody>`)
 	for _, f := range found {
 		share := 0.0
 		if longest > 0 {
 			share = 1000 * float64(f.Duration) / float64(longest)
 		}
-		d.f(
-			`<tr><td><time datetime="%s">%s</time></td><td>%s</td><td>%s</td><td class="n">%s</td><td class="share"><svg viewBox="0 0 1000 1" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="1000" height="1"/><rect class="bar" width="%s" height="1"/></svg></td><td><a class="mono" href="/traces/%s">%s</a></td></tr>`,
-			f.Start.UTC().
-				Format(time.RFC3339Nano),
-			f.Start.Local().Format("15:04:05"),
-			esc(f.Service),
-			esc(f.Name),
-			esc(dashboard.Duration(f.Duration)),
-			num(share),
-			f.ID,
-			f.ID[:8],
-		)
+		d.f(`<tr><td><time datetime="%s">%s</time></td><td>%s</td><td>%s</td><td class="n">%s</td><td class="share"><svg viewBox="0 0 1000 1" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="1000" height="1"/><rect class="bar" width="%s" height="1"/></svg></td><td><a class="mono" href="/traces/%s">%s</a></td></tr>`,
+			f.Start.UTC().Format(time.RFC3339Nano), f.Start.Local().Format("15:04:05"), esc(f.Service), esc(f.Name), esc(dashboard.Duration(f.Duration)), num(share), f.ID, f.ID[:8])
 	}
 	d.f(`</tbody></table></div>`)
 	return d.html()
@@ -199,15 +187,7 @@ func (c *Console) logs(ctx context.Context, r *http.Request) (*view, error) {
 	case observe.IsNumeric(query):
 		html = `<p class="none">A search selects lines: begin with a selector, such as {service_name="pulse"}. Numbers belong on a dashboard.</p>`
 	default:
-		h, stale, ok := c.drawer.get(
-			ctx,
-			ask{
-				dashboard.Dashboard{Name: "logs search"},
-				dashboard.Panel{Title: query, Kind: dashboard.Logs, Height: 200, Queries: []dashboard.Query{{Expr: query}}},
-				nil,
-				span,
-			},
-		)
+		h, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "logs search"}, dashboard.Panel{Title: query, Kind: dashboard.Logs, Height: 200, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
 		html = h
 		if !ok {
 			html = `<p class="wait"><span class="sr">loading</span></p>`

@@ -18,13 +18,7 @@ func (c *Console) overview(context.Context, *http.Request) (*view, error) {
 		return v, nil
 	}
 	var d drawing
-	d.f(
-		`<h1>%s</h1><p class="sub">%s · as of <time datetime="%s">%s</time></p>`,
-		esc(s.headline()),
-		esc(strings.TrimSuffix(count(len(s.Nodes), "node", "nodes")+" in "+count(len(s.zones()), "zone", "zones")+" · "+s.Note, " · ")),
-		at.UTC().Format(time.RFC3339),
-		at.Local().Format("15:04:05"),
-	)
+	d.f(`<h1>%s</h1><p class="sub">%s · as of <time datetime="%s">%s</time></p>`, esc(s.headline()), esc(strings.TrimSuffix(count(len(s.Nodes), "node", "nodes")+" in "+count(len(s.zones()), "zone", "zones")+" · "+s.Note, " · ")), at.UTC().Format(time.RFC3339), at.Local().Format("15:04:05"))
 	v.add("headline", d.html())
 	v.add("topology", picture(s))
 	v.add("components", drawComponents(s.Components))
@@ -55,26 +49,13 @@ func picture(s Snapshot) template.HTML {
 		}
 		d.f(`</p>`)
 	}
-	d.f(
-		`<p class="key-line"><span>%s ready</span><span>%s starting</span><span>%s failing</span><span>%s done or stopped</span><span class="hint">Moons are pods: near the planet the cluster itself, then what watches it, far out what people came for. Planets with a ring run a control plane.</span></p>`,
-		icon(Good),
-		icon(Starting),
-		icon(Failing),
-		icon(Done),
-	)
+	d.f(`<p class="key-line"><span>%s ready</span><span>%s starting</span><span>%s failing</span><span>%s done or stopped</span><span class="hint">Moons are pods: near the planet the cluster itself, then what watches it, far out what people came for. Planets with a ring run a control plane.</span></p>`,
+		icon(Good), icon(Starting), icon(Failing), icon(Done))
 	return d.html()
 }
 
 func drawCard(d *drawing, n Node) {
-	d.f(
-		`<article class="node %s"><div class="sky">%s</div><h4>%s%s</h4><p class="role">%s · %s</p>`,
-		n.Health,
-		drawNode(n),
-		icon(n.Health),
-		esc(n.Name),
-		esc(n.Role),
-		esc(n.Address),
-	)
+	d.f(`<article class="node %s"><div class="sky">%s</div><h4>%s%s</h4><p class="role">%s · %s</p>`, n.Health, drawNode(n), icon(n.Health), esc(n.Name), esc(n.Role), esc(n.Address))
 	if n.Health != Good {
 		d.f(`<p class="state">%s</p>`, esc(n.State))
 	}
@@ -83,19 +64,10 @@ func drawCard(d *drawing, n Node) {
 		Usage
 	}{{"cpu", n.CPU}, {"memory", n.Memory}} {
 		if u.Known {
-			d.f(
-				`<p class="usage"><span>%s</span><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="1"/><rect class="bar" width="%s" height="1"/></svg><b>%s</b></p>`,
-				u.name,
-				num(100*min(1, max(0.01, u.Share))),
-				esc(u.Text),
-			)
+			d.f(`<p class="usage"><span>%s</span><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="1"/><rect class="bar" width="%s" height="1"/></svg><b>%s</b></p>`, u.name, num(100*min(1, max(0.01, u.Share))), esc(u.Text))
 		}
 	}
-	d.f(
-		`<details data-keep="pods-%[1]s"><summary>%[2]s<span class="sr"> on %[1]s</span></summary><ul class="pods">`,
-		esc(n.Name),
-		esc(count(len(n.Pods), "pod", "pods")),
-	)
+	d.f(`<details data-keep="pods-%[1]s"><summary>%[2]s<span class="sr"> on %[1]s</span></summary><ul class="pods">`, esc(n.Name), esc(count(len(n.Pods), "pod", "pods")))
 	for _, p := range n.Pods {
 		d.f(`<li>%s<a href="%s"><span>%s/</span>%s</a>`, icon(p.Health), esc(podLogs(p)), esc(p.Namespace), esc(p.Name))
 		if p.Health != Good {
@@ -144,13 +116,7 @@ func drawAlerts(s Snapshot) template.HTML {
 		if a.State == "pending" || a.Severity == "none" || a.Severity == "info" {
 			h = Done
 		}
-		d.f(
-			`<li>%s<div><b>%s</b> <span class="tag">%s</span> <span class="tag">%s</span>`,
-			icon(h),
-			esc(a.Name),
-			esc(cmp.Or(a.Severity, "no severity")),
-			esc(a.State),
-		)
+		d.f(`<li>%s<div><b>%s</b> <span class="tag">%s</span> <span class="tag">%s</span>`, icon(h), esc(a.Name), esc(cmp.Or(a.Severity, "no severity")), esc(a.State))
 		if !a.Since.IsZero() {
 			d.f(` <span class="tag">since <time datetime="%s">%s</time></span>`, a.Since.UTC().Format(time.RFC3339), a.Since.Local().Format("15:04"))
 		}

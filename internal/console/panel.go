@@ -220,13 +220,8 @@ func drawBars(p dashboard.Panel, all []named) template.HTML {
 	d.f(`<ul class="bars">`)
 	for _, n := range shown {
 		v := n.last()
-		d.f(
-			`<li class="%[1]s"><span data-tip="%[2]s">%[2]s</span><svg viewBox="0 0 1000 1" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="1000" height="1"/><rect class="bar" width="%[3]s" height="1"/></svg><b>%[4]s</b></li>`,
-			p.Judge(v),
-			esc(n.name),
-			num(1000*min(1, math.Abs(v)/greatest)),
-			esc(value(p, p.Unit, v)),
-		)
+		d.f(`<li class="%[1]s"><span data-tip="%[2]s">%[2]s</span><svg viewBox="0 0 1000 1" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="1000" height="1"/><rect class="bar" width="%[3]s" height="1"/></svg><b>%[4]s</b></li>`,
+			p.Judge(v), esc(n.name), num(1000*min(1, math.Abs(v)/greatest)), esc(value(p, p.Unit, v)))
 	}
 	d.f(`</ul>`)
 	if len(all) > len(shown) {

@@ -100,12 +100,7 @@ func (c *Console) mapHeadline(t traffic) template.HTML {
 	default:
 		d.f(`<h1>Packets are dropped on %s.</h1>`, esc(plural(dropping, "way", fmt.Sprintf("of %d ways", ways))))
 	}
-	d.f(
-		`<p class="sub">%s · what the network saw in the last minute · as of <time datetime="%s">%s</time></p>`,
-		esc(count(len(peers), "peer", "peers")),
-		t.At.UTC().Format(time.RFC3339),
-		t.At.Local().Format("15:04:05"),
-	)
+	d.f(`<p class="sub">%s · what the network saw in the last minute · as of <time datetime="%s">%s</time></p>`, esc(count(len(peers), "peer", "peers")), t.At.UTC().Format(time.RFC3339), t.At.Local().Format("15:04:05"))
 	if t.Failed != nil {
 		d.f(`<p class="stale">Nothing new comes: %s</p>`, esc(cut(t.Failed.Error(), 300)))
 	}
@@ -145,24 +140,10 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values, listening bool) te
 			dropping++
 		}
 	}
-	d.f(
-		`<div class="scroll flowmap"><svg viewBox="0 0 %[1]s %[2]s" width="%[1]s" height="%[2]s" role="group" aria-label="%[3]s">`,
-		num(picture.width),
-		num(picture.height),
-		esc(
-			fmt.Sprintf(
-				"Service map: %s, %s, %d with drops; the list below says the same",
-				count(len(picture.places), "peer", "peers"),
-				count(len(edges), "way", "ways"),
-				dropping,
-			),
-		),
-	)
+	d.f(`<div class="scroll flowmap"><svg viewBox="0 0 %[1]s %[2]s" width="%[1]s" height="%[2]s" role="group" aria-label="%[3]s">`, num(picture.width), num(picture.height),
+		esc(fmt.Sprintf("Service map: %s, %s, %d with drops; the list below says the same", count(len(picture.places), "peer", "peers"), count(len(edges), "way", "ways"), dropping)))
 	for _, kind := range []string{"ok", "drop", "quiet"} {
-		d.f(
-			`<marker id="to-%[1]s" class="head %[1]s" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>`,
-			kind,
-		)
+		d.f(`<marker id="to-%[1]s" class="head %[1]s" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>`, kind)
 	}
 	// What is dropped lies on top.
 	slices.SortStableFunc(edges, func(a, b flow.Edge) int { return cmp.Compare(a.Dropped, b.Dropped) })
@@ -174,14 +155,9 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values, listening bool) te
 	}
 	d.f(`</svg></div>`)
 	if more > 0 {
-		d.f(
-			`<p class="none">%s with less traffic are in the list only; choose a namespace to see them.</p>`,
-			esc(upper(plural(more, "peer", "peers"))),
-		)
+		d.f(`<p class="none">%s with less traffic are in the list only; choose a namespace to see them.</p>`, esc(upper(plural(more, "peer", "peers"))))
 	}
-	d.f(
-		`<p class="key-line"><span><i class="way"></i>forwarded, wider for more</span><span><i class="way drop"></i>dropped</span><span><i class="way rest"></i>quiet for a minute</span><span class="hint">Who calls stands left of who is called. A number is events a minute: packets, or the sign of many that look alike.</span></p>`,
-	)
+	d.f(`<p class="key-line"><span><i class="way"></i>forwarded, wider for more</span><span><i class="way drop"></i>dropped</span><span><i class="way rest"></i>quiet for a minute</span><span class="hint">Who calls stands left of who is called. A number is events a minute: packets, or the sign of many that look alike.</span></p>`)
 	return d.html()
 }
 
@@ -210,19 +186,9 @@ func drawPeer(d *drawing, p *place, edges []flow.Edge, data mapData, all url.Val
 	} else {
 		q.Set("of", name)
 	}
-	d.f(
-		`<a class="%s" href="%s" data-focus="%s" data-tip="%s"%s>`,
-		class,
-		esc(mapAddress(q)),
-		esc(name),
-		esc(fmt.Sprintf("%s\n%s in, %s out\n%s", name, rate(p.in), rate(p.out), words)),
-		map[bool]string{true: ` aria-current="true"`}[chosen],
-	)
+	d.f(`<a class="%s" href="%s" data-focus="%s" data-tip="%s"%s>`, class, esc(mapAddress(q)), esc(name), esc(fmt.Sprintf("%s\n%s in, %s out\n%s", name, rate(p.in), rate(p.out), words)), map[bool]string{true: ` aria-current="true"`}[chosen])
 	d.f(`<rect x="%s" y="%s" width="%s" height="%s" rx="9"/>`, num(p.x), num(p.y), num(peerWidth), num(peerHeight))
-	under := cmp.Or(
-		p.peer.Namespace,
-		map[flow.Peer]string{flow.Nodes: "kubelets and hosts", flow.APIServer: "control plane", flow.World: "outside", flow.Unknown: "no owner known"}[p.peer],
-	)
+	under := cmp.Or(p.peer.Namespace, map[flow.Peer]string{flow.Nodes: "kubelets and hosts", flow.APIServer: "control plane", flow.World: "outside", flow.Unknown: "no owner known"}[p.peer])
 	d.f(`<text class="name" x="%s" y="%s">%s</text><text class="ns" x="%s" y="%s">%s</text></a>`,
 		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 19)), num(p.x+11), num(p.y+32), esc(cut(under, 27)))
 }
@@ -327,9 +293,7 @@ func drawEdges(edges []flow.Edge, data mapData) template.HTML {
 	slices.SortStableFunc(edges, func(a, b flow.Edge) int {
 		return cmp.Or(cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(b.Forwarded, a.Forwarded))
 	})
-	d.f(
-		`<div class="scroll" tabindex="0" role="region" aria-label="Ways through the network"><table class="ways"><thead><tr><th>From</th><th>To</th><th>Ports</th><th class="n">Forwarded</th><th class="n">Dropped</th><th>Why</th></tr></thead><tbody>`,
-	)
+	d.f(`<div class="scroll" tabindex="0" role="region" aria-label="Ways through the network"><table class="ways"><thead><tr><th>From</th><th>To</th><th>Ports</th><th class="n">Forwarded</th><th class="n">Dropped</th><th>Why</th></tr></thead><tbody>`)
 	for _, e := range edges {
 		h := Good
 		switch {

@@ -122,13 +122,9 @@ func drawVerification(v verification) template.HTML {
 	d.f(`</button></form>`)
 	if v.Began.IsZero() {
 		if !v.Possible {
-			d.f(
-				`<p class="none">Checks cannot be run from here: start the console inside the repository, and where the checks' images are built.</p>`,
-			)
+			d.f(`<p class="none">Checks cannot be run from here: start the console inside the repository, and where the checks' images are built.</p>`)
 		} else {
-			d.f(
-				`<p class="none">Not verified since this console began. The checks write and read real data and take away what they made; it takes about half a minute.</p>`,
-			)
+			d.f(`<p class="none">Not verified since this console began. The checks write and read real data and take away what they made; it takes about half a minute.</p>`)
 		}
 		if len(v.Earlier) == 0 {
 			return d.html()
@@ -172,15 +168,7 @@ func drawVerification(v verification) template.HTML {
 	d.f(`<ul class="checks">`)
 	for _, k := range checks {
 		h := map[string]Health{"succeeded": Good, "failed": Failing, "running": Starting}[k.State]
-		d.f(
-			`<li class="%s">%s<span class="sr">%s</span><b>%s</b><span>%s</span><em>%s</em>`,
-			esc(k.State),
-			icon(h),
-			esc(k.State),
-			esc(k.Name),
-			esc(k.Component),
-			esc(cut(k.Detail, 600)),
-		)
+		d.f(`<li class="%s">%s<span class="sr">%s</span><b>%s</b><span>%s</span><em>%s</em>`, esc(k.State), icon(h), esc(k.State), esc(k.Name), esc(k.Component), esc(cut(k.Detail, 600)))
 		if k.State != "running" {
 			d.f(`<i>%s</i>`, esc(dashboard.Seconds.Format(k.Seconds)))
 		}

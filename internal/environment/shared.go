@@ -287,8 +287,7 @@ func requests(ctx context.Context, c *kube.Client, components map[string][]*unst
 		add(free, n.Object, 1, "status", "allocatable")
 	}
 	for _, p := range pods {
-		phase, _, _ := unstructured.NestedString(p.Object, "status", "phase")
-		if phase != "Succeeded" && phase != "Failed" && p.GetLabels()[kube.LabelComponent] == "" {
+		if phase, _, _ := unstructured.NestedString(p.Object, "status", "phase"); phase != "Succeeded" && phase != "Failed" && p.GetLabels()[kube.LabelComponent] == "" {
 			containers(p.Object, -1, free, "spec", "containers")
 		}
 	}
@@ -386,13 +385,7 @@ func volumes(ctx context.Context, c *kube.Client, components map[string][]*unstr
 		}
 	}
 	if slices.Sort(lacking); lacking != nil {
-		return check.Fail(
-			fmt.Errorf(
-				"there is no storage class %s; there are: %s",
-				strings.Join(slices.Compact(lacking), ", "),
-				cmp.Or(strings.Join(names, ", "), "none"),
-			),
-		)
+		return check.Fail(fmt.Errorf("there is no storage class %s; there are: %s", strings.Join(slices.Compact(lacking), ", "), cmp.Or(strings.Join(names, ", "), "none")))
 	}
 	return check.OK("%d claims; classes: %s", len(claims), cmp.Or(strings.Join(names, ", "), "none"))
 }

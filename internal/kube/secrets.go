@@ -125,13 +125,7 @@ func (c *Client) newSecret(component catalog.Component, s catalog.Secret) *unstr
 }
 
 // fillSecret is fill for a whole object.
-func (c *Client) fillSecret(
-	ctx context.Context,
-	keys *generatedKeys,
-	component catalog.Component,
-	s catalog.Secret,
-	secret *unstructured.Unstructured,
-) (changed bool, err error) {
+func (c *Client) fillSecret(ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret, secret *unstructured.Unstructured) (changed bool, err error) {
 	data, _, err := unstructured.NestedStringMap(secret.Object, "data")
 	if err != nil {
 		return false, fmt.Errorf("data: %w", err)
@@ -199,13 +193,7 @@ func (c *Client) writeSecret(ctx context.Context, secret *unstructured.Unstructu
 }
 
 // fill adds the entries that are not there yet; data holds base64, as the API does.
-func (c *Client) fill(
-	ctx context.Context,
-	keys *generatedKeys,
-	component catalog.Component,
-	s catalog.Secret,
-	data map[string]string,
-) (changed bool, err error) {
+func (c *Client) fill(ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret, data map[string]string) (changed bool, err error) {
 	put := func(key string, value []byte) {
 		if v := base64.StdEncoding.EncodeToString(value); data[key] != v {
 			data[key], changed = v, true

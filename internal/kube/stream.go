@@ -58,15 +58,7 @@ func (c *Client) portForward(ctx context.Context, namespace, pod string, port in
 
 	ready := make(chan struct{})
 	logged := klog.NewContext(ctx, klog.New(errorSink(trouble)))
-	forwarder, err := portforward.NewOnAddressesWithContext(
-		logged,
-		dialer,
-		[]string{"127.0.0.1"},
-		[]string{"0:" + strconv.Itoa(port)},
-		ready,
-		io.Discard,
-		io.Discard,
-	)
+	forwarder, err := portforward.NewOnAddressesWithContext(logged, dialer, []string{"127.0.0.1"}, []string{"0:" + strconv.Itoa(port)}, ready, io.Discard, io.Discard)
 	if err != nil {
 		return fail(err)
 	}

@@ -12,11 +12,7 @@ var (
 	// A tag or digest that stands behind the name is part of the placeholder, so that a
 	// manifest cannot pin something other than what was built. Objects of operators name an image
 	// in two fields: #repository is what stands before the tag, #tag the rest.
-	imagePlaceholder = regexp.MustCompile(
-		regexp.QuoteMeta(
-			mirror.Host,
-		) + `/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?(#(?:repository|tag)\b)?`,
-	)
+	imagePlaceholder = regexp.MustCompile(regexp.QuoteMeta(mirror.Host) + `/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?(#(?:repository|tag)\b)?`)
 	// $${name} is the way to write a literal ${name}.
 	factPlaceholder = regexp.MustCompile(`\$?\$\{[A-Za-z][A-Za-z0-9]*\}`)
 )

@@ -68,10 +68,7 @@ func (d Drift) remedy() string {
 	}
 	for _, diff := range d.Differences {
 		if diff.Field == "go" {
-			return fmt.Sprintf(
-				`use that Go: PATH="$(GOTOOLCHAIN=%s go env GOROOT)/bin:$PATH" orrery …; or lock what yours makes: orrery lock`,
-				diff.Locked,
-			)
+			return fmt.Sprintf(`use that Go: PATH="$(GOTOOLCHAIN=%s go env GOROOT)/bin:$PATH" orrery …; or lock what yours makes: orrery lock`, diff.Locked)
 		}
 	}
 	for _, diff := range d.Differences {

@@ -67,11 +67,7 @@ func (s *Store) Get(ctx context.Context, f catalog.File, limit time.Duration) ([
 		return data, nil
 	}
 	if s.Client == nil {
-		return nil, fmt.Errorf(
-			"file %s %w: it is not on this machine, and images.sources of orrery.yaml does not name registry",
-			f.URL,
-			ErrNotReachable,
-		)
+		return nil, fmt.Errorf("file %s %w: it is not on this machine, and images.sources of orrery.yaml does not name registry", f.URL, ErrNotReachable)
 	}
 	var errs []error
 	deadline := time.Now().Add(limit)
@@ -155,20 +151,10 @@ func compare(f catalog.File, url string, data []byte) error {
 	switch text := strings.TrimSpace(string(data[:min(len(data), 200)])); {
 	case len(data) < 200 && strings.HasPrefix(text, "../") && !strings.ContainsAny(text, "\n "):
 		hint = fmt.Sprintf(": it is a symbolic link of the repository to %s; name that file", text)
-	case bytes.HasPrefix(bytes.ToLower(bytes.TrimSpace(data)), []byte("<!doctype html")),
-		bytes.HasPrefix(bytes.ToLower(bytes.TrimSpace(data)), []byte("<html")):
+	case bytes.HasPrefix(bytes.ToLower(bytes.TrimSpace(data)), []byte("<!doctype html")), bytes.HasPrefix(bytes.ToLower(bytes.TrimSpace(data)), []byte("<html")):
 		hint = ": it is a page for people, of a proxy perhaps"
 	}
-	return fmt.Errorf(
-		"file %s: %w: sha256 is %s (%d bytes), and component.yaml says %s of commit %s%s",
-		url,
-		ErrWrongContent,
-		got,
-		len(data),
-		f.SHA256,
-		f.Commit,
-		hint,
-	)
+	return fmt.Errorf("file %s: %w: sha256 is %s (%d bytes), and component.yaml says %s of commit %s%s", url, ErrWrongContent, got, len(data), f.SHA256, f.Commit, hint)
 }
 
 func (s *Store) keep(f catalog.File, data []byte) error {

@@ -81,11 +81,8 @@ func (c *Config) Rules() ([]Rule, error) {
 			return nil, fmt.Errorf("%s: %w", at, clean(err))
 		}
 		r := Rule{node: n, selection: selection{unencryptedSuffix: raw.UnencryptedSuffix, encryptedSuffix: raw.EncryptedSuffix}}
-		if err := errors.Join(
-			compile("path_regex", raw.PathRegex, &r.PathRegex),
-			compile("encrypted_regex", raw.EncryptedRegex, &r.selection.encryptedRegex),
-			compile("unencrypted_regex", raw.UnencryptedRegex, &r.selection.unencryptedRegex),
-		); err != nil {
+		if err := errors.Join(compile("path_regex", raw.PathRegex, &r.PathRegex), compile("encrypted_regex", raw.EncryptedRegex, &r.selection.encryptedRegex),
+			compile("unencrypted_regex", raw.UnencryptedRegex, &r.selection.unencryptedRegex)); err != nil {
 			return nil, fmt.Errorf("%s: %w", at, err)
 		}
 		if r.selection == (selection{}) {
@@ -269,15 +266,7 @@ func checkFile(path string, d fs.DirEntry, rule Rule, keys []age.Identity) (prob
 		return append(problems, err.Error()), false
 	}
 	if len(rule.Recipients) > 0 && !slices.Equal(slices.Sorted(slices.Values(f.recipients)), slices.Sorted(slices.Values(rule.Recipients))) {
-		problems = append(
-			problems,
-			fmt.Sprintf(
-				"it is encrypted for %s, and %s says for %s: orrery secrets rotate",
-				strings.Join(f.recipients, ", "),
-				ConfigFile,
-				strings.Join(rule.Recipients, ", "),
-			),
-		)
+		problems = append(problems, fmt.Sprintf("it is encrypted for %s, and %s says for %s: orrery secrets rotate", strings.Join(f.recipients, ", "), ConfigFile, strings.Join(rule.Recipients, ", ")))
 	}
 	if len(keys) == 0 {
 		return problems, false

@@ -215,15 +215,8 @@ func takeMetadata(docs []*yaml.Node) (metadata, error) {
 
 // file is what the metadata says besides keys.
 func (m metadata) file(docs []*yaml.Node) (*File, error) {
-	f := &File{
-		docs:      docs,
-		macOnly:   m.MACOnlyEncrypted,
-		selection: selection{unencryptedSuffix: m.UnencryptedSuffix, encryptedSuffix: m.EncryptedSuffix},
-	}
-	err := errors.Join(
-		compile("unencrypted_regex", m.UnencryptedRegex, &f.selection.unencryptedRegex),
-		compile("encrypted_regex", m.EncryptedRegex, &f.selection.encryptedRegex),
-	)
+	f := &File{docs: docs, macOnly: m.MACOnlyEncrypted, selection: selection{unencryptedSuffix: m.UnencryptedSuffix, encryptedSuffix: m.EncryptedSuffix}}
+	err := errors.Join(compile("unencrypted_regex", m.UnencryptedRegex, &f.selection.unencryptedRegex), compile("encrypted_regex", m.EncryptedRegex, &f.selection.encryptedRegex))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", metadataKey, err)
 	}
@@ -275,11 +268,7 @@ func (m metadata) dataKey(keys []age.Identity) ([]byte, error) {
 	if len(recipients) == 0 {
 		return nil, fmt.Errorf("%w: no recipient of age is named in it", ErrWrongKey)
 	}
-	return nil, fmt.Errorf(
-		"%w: it is for %s; who has one of those can add yours: orrery secrets rotate --add-recipient",
-		ErrWrongKey,
-		strings.Join(recipients, ", "),
-	)
+	return nil, fmt.Errorf("%w: it is for %s; who has one of those can add yours: orrery secrets rotate --add-recipient", ErrWrongKey, strings.Join(recipients, ", "))
 }
 
 // Recipients are those of age that can decrypt the file, in its order.

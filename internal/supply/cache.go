@@ -84,9 +84,7 @@ func (s *Supply) fetch(ctx context.Context, bin catalog.Binary, path string) (bo
 	case ctx.Err() != nil:
 		return false, err
 	case errors.Is(err, image.ErrWrongContent) && s.options.Images.Verify == spec.VerifyEnforce:
-		return false, failure.Refused{
-			Err: fmt.Errorf("program %s: %w; ask who keeps that registry, or have it compiled here: images.sources without registry", bin.Name, err),
-		}
+		return false, failure.Refused{Err: fmt.Errorf("program %s: %w; ask who keeps that registry, or have it compiled here: images.sources without registry", bin.Name, err)}
 	case errors.Is(err, image.ErrWrongContent), errors.Is(err, image.ErrNotReachable):
 		s.warn(step, "program %s is made here: %v", bin.Name, err)
 		return false, nil

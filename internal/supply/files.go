@@ -90,9 +90,7 @@ func (s *Supply) FindFiles(ctx context.Context, components []catalog.Component, 
 			case err == nil || ctx.Err() != nil:
 				return ctx.Err()
 			case errors.Is(err, pinned.ErrWrongContent) && s.options.Images.Verify != spec.VerifyWarn:
-				return failure.Refused{
-					Err: fmt.Errorf("%w\n  if the project moved its file, give component.yaml the new commit and hash; else ask who serves it", err),
-				}
+				return failure.Refused{Err: fmt.Errorf("%w\n  if the project moved its file, give component.yaml the new commit and hash; else ask who serves it", err)}
 			case errors.Is(err, pinned.ErrWrongContent):
 				s.warn(ui.Event{Phase: plan.PhaseDeploy}, "%v", err)
 			case !errors.Is(err, pinned.ErrNotReachable):
@@ -167,11 +165,7 @@ type Pinned struct {
 func (s *Supply) Pin(ctx context.Context, component string, l *lock.Lock, today time.Time, move bool) ([]Pinned, error) {
 	c, ok := s.Catalog.Components[component]
 	if !ok {
-		return nil, failure.Usagef(
-			"there is no component %q in the catalogue; there are: %v",
-			component,
-			slices.Sorted(maps.Keys(s.Catalog.Components)),
-		)
+		return nil, failure.Usagef("there is no component %q in the catalogue; there are: %v", component, slices.Sorted(maps.Keys(s.Catalog.Components)))
 	}
 	registries, err := s.publisher()
 	if err != nil {
@@ -243,10 +237,6 @@ func originLabels(all map[string]string) map[string]string {
 
 // unpinned is why an image is not used that component.yaml names by tag.
 func (s *Supply) unpinned(img catalog.Image) plan.Cause {
-	return plan.Cause{
-		Kind:  plan.CauseUnpinned,
-		Image: img.Name,
-		Root: fmt.Errorf("image %s %w: nobody has asked yet which one %s is; where its registry can be reached:"+
-			" 'orrery lock pin %s'", img.Name, image.ErrNotReachable, img.Registry, s.All().From[img.Name]).Error(),
-	}
+	return plan.Cause{Kind: plan.CauseUnpinned, Image: img.Name, Root: fmt.Errorf("image %s %w: nobody has asked yet which one %s is; where its registry can be reached:"+
+		" 'orrery lock pin %s'", img.Name, image.ErrNotReachable, img.Registry, s.All().From[img.Name]).Error()}
 }

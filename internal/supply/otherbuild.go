@@ -126,9 +126,7 @@ func (e *otherBuild) serveModules(settings map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("serve the module cache: %w", err)
 	}
-	e.modules = &http.Server{
-		Handler: http.FileServer(http.Dir(filepath.Join(settings["GOMODCACHE"], "cache", "download"))),
-	} //nolint:gosec // G112: only this machine, only meanwhile
+	e.modules = &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(settings["GOMODCACHE"], "cache", "download")))} //nolint:gosec // G112: only this machine, only meanwhile
 	go func() { _ = e.modules.Serve(l) }()
 	e.env = append(e.env, "GOMODCACHE="+filepath.Join(e.dir, "modules"), "GOPATH="+filepath.Join(e.dir, "home"),
 		"GOPROXY="+strings.TrimSuffix("http://"+l.Addr().String()+","+settings["GOPROXY"], ","))

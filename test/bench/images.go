@@ -123,10 +123,7 @@ func (b *bench) pushLarge(ctx context.Context, e env, n int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	img, err := mutate.Append(
-		mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1),
-		mutate.Addendum{Layer: layer},
-	)
+	img, err := mutate.Append(mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1), mutate.Addendum{Layer: layer})
 	if err != nil {
 		return "", err
 	}
@@ -187,12 +184,7 @@ func largeLayer(text string, n int) (v1.Layer, error) {
 // image holds no program: the pod never starts, and need not.
 func (b *bench) pullTime(ctx context.Context, e env, node, ref string) (time.Duration, error) {
 	pod := fmt.Sprintf("bench-%d", time.Now().UnixNano())
-	manifest := fmt.Sprintf(
-		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":"default"},"spec":{"nodeName":%q,"restartPolicy":"Never","tolerations":[{"operator":"Exists"}],"containers":[{"name":"large","image":%q}]}}`,
-		pod,
-		node,
-		ref,
-	)
+	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":"default"},"spec":{"nodeName":%q,"restartPolicy":"Never","tolerations":[{"operator":"Exists"}],"containers":[{"name":"large","image":%q}]}}`, pod, node, ref)
 	file := filepath.Join(b.dir, pod+".json")
 	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
 		return 0, err
@@ -202,17 +194,7 @@ func (b *bench) pullTime(ctx context.Context, e env, node, ref string) (time.Dur
 	}
 	defer func() { _, _ = b.kubectl(ctx, e, "delete", "pod", pod, "-n", "default", "--wait=false", "--now") }()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
-		out, err := b.kubectl(
-			ctx,
-			e,
-			"get",
-			"events",
-			"-n",
-			"default",
-			"--field-selector=reason=Pulled,involvedObject.name="+pod,
-			"-o",
-			"jsonpath={.items[0].message}",
-		)
+		out, err := b.kubectl(ctx, e, "get", "events", "-n", "default", "--field-selector=reason=Pulled,involvedObject.name="+pod, "-o", "jsonpath={.items[0].message}")
 		if err == nil && len(out) > 0 {
 			// Successfully pulled image "…" in 512ms (512ms including waiting). …
 			_, after, _ := strings.Cut(string(out), " in ")

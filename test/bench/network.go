@@ -84,11 +84,7 @@ func (b *bench) network(ctx context.Context, e env, r *report) error {
 // onePlugin makes an environment and adds to what was found.
 func (b *bench) onePlugin(ctx context.Context, e env, plugin string, found map[string]map[string][]sample) error {
 	e.file = filepath.Join(b.dir, plugin+".yaml")
-	yaml := fmt.Sprintf(
-		"apiVersion: orrery.dev/v1alpha1\nkind: Environment\nname: %s\nservers: 1\nagents: 1\nnetwork: {plugin: %s}\ncomponents: [namespaces, coredns]\n",
-		e.name,
-		plugin,
-	)
+	yaml := fmt.Sprintf("apiVersion: orrery.dev/v1alpha1\nkind: Environment\nname: %s\nservers: 1\nagents: 1\nnetwork: {plugin: %s}\ncomponents: [namespaces, coredns]\n", e.name, plugin)
 	if err := os.WriteFile(e.file, []byte(yaml), 0o600); err != nil {
 		return err
 	}

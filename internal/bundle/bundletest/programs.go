@@ -89,12 +89,8 @@ func (m *maker) program(bin catalog.Binary) error {
 	}
 	entry.SBOM = "sha256:" + sum(bill)
 	m.locked.Binaries[bin.Name] = entry
-	m.programDocuments = append(
-		m.programDocuments,
-		bundle.ProgramDocument{Program: bin.Name, Type: sbomType, Data: bill},
-		bundle.ProgramDocument{Program: bin.Name,
-			Type: provenanceType, Data: provenance},
-	)
+	m.programDocuments = append(m.programDocuments, bundle.ProgramDocument{Program: bin.Name, Type: sbomType, Data: bill}, bundle.ProgramDocument{Program: bin.Name,
+		Type: provenanceType, Data: provenance})
 	return nil
 }
 

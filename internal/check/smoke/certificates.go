@@ -83,10 +83,8 @@ func certificates(ctx context.Context, env Env) check.Result {
 		if err := env.Client.Delete(ctx, "cert-manager.io/v1", "Certificate", namespace, name, -1); err != nil && !apierrors.IsNotFound(err) {
 			return "", err
 		}
-		return fmt.Sprintf(
-			"a certificate was issued in %.1f s, ends at the environment's authority, and was issued anew when it was lost; one of a minute was refused",
-			took.Seconds(),
-		), nil
+		return fmt.Sprintf("a certificate was issued in %.1f s, ends at the environment's authority, and was issued anew when it was lost; one of a minute was refused",
+			took.Seconds()), nil
 	})
 }
 

@@ -283,13 +283,7 @@ func membersRun(members []spec.Node, seen driver.Observation) error {
 		}
 	}
 	if down != nil {
-		return fmt.Errorf(
-			"etcd does not run on %s; a quorum needs %d of %d (`orrery logs %s/etcd`)",
-			strings.Join(down, ", "),
-			len(members)/2+1,
-			len(members),
-			down[0],
-		)
+		return fmt.Errorf("etcd does not run on %s; a quorum needs %d of %d (`orrery logs %s/etcd`)", strings.Join(down, ", "), len(members)/2+1, len(members), down[0])
 	}
 	return nil
 }

@@ -144,15 +144,8 @@ func (w *writer) run(ctx context.Context, rate int) error {
 		}
 		for range rate / int(time.Second/step) {
 			w.lines++
-			fmt.Fprintf(
-				files[w.lines%len(files)],
-				"%s stdout F {\"time\":%q,\"level\":\"INFO\",\"msg\":\"order accepted\",\"n\":%d,\"route\":\"/orders/{id}\",\"status\":202,\"trace_id\":\"%032x\",\"span_id\":\"%016x\"}\n",
-				time.Now().UTC().Format(time.RFC3339Nano),
-				time.Now().UTC().Format(time.RFC3339Nano),
-				w.lines,
-				w.lines,
-				w.lines,
-			)
+			fmt.Fprintf(files[w.lines%len(files)], "%s stdout F {\"time\":%q,\"level\":\"INFO\",\"msg\":\"order accepted\",\"n\":%d,\"route\":\"/orders/{id}\",\"status\":202,\"trace_id\":\"%032x\",\"span_id\":\"%016x\"}\n",
+				time.Now().UTC().Format(time.RFC3339Nano), time.Now().UTC().Format(time.RFC3339Nano), w.lines, w.lines, w.lines)
 		}
 		for _, f := range files {
 			if err := f.Flush(); err != nil {

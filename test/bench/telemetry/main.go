@@ -209,10 +209,7 @@ func (s *stage) found(ctx context.Context, traces []string, lines int) (gotLines
 		case gotLines+gotSpans > before:
 			last = time.Now()
 		case time.Since(last) > time.Minute || ctx.Err() != nil:
-			return gotLines, gotSpans, errors.Join(
-				ctx.Err(),
-				fmt.Errorf("lost: %d spans that were acknowledged, %d lines: %s", len(missing)*spansPerTrace, lines-gotLines, s.missing(ctx, lines)),
-			)
+			return gotLines, gotSpans, errors.Join(ctx.Err(), fmt.Errorf("lost: %d spans that were acknowledged, %d lines: %s", len(missing)*spansPerTrace, lines-gotLines, s.missing(ctx, lines)))
 		}
 		pause(ctx, 500*time.Millisecond)
 	}

@@ -261,8 +261,7 @@ func (s *stage) metric(ctx context.Context, of, name string) float64 {
 	}
 	sum := 0.0
 	for line := range strings.Lines(string(body)) {
-		series, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
-		if ok && (strings.HasPrefix(series, name+"{") || strings.HasPrefix(series, name+"_total{")) {
+		if series, value, ok := strings.Cut(strings.TrimSpace(line), "} "); ok && (strings.HasPrefix(series, name+"{") || strings.HasPrefix(series, name+"_total{")) {
 			n, _ := strconv.ParseFloat(strings.Fields(value)[0], 64)
 			sum += n
 		}
