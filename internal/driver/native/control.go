@@ -11,8 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -246,7 +244,7 @@ func (c *client) do(ctx context.Context, method, path string, body, into any) er
 	defer cancel(nil)
 	go c.watch(ctx, cancel)
 	err := c.exchange(ctx, method, path, body, into)
-	if connectionBroken(err) {
+	if errors.Is(err, errBroken) && !errors.Is(err, fs.ErrPermission) && ctx.Err() == nil {
 		err = c.unlessDying(ctx, method, path, body, into, err)
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errSuspended) {
@@ -254,6 +252,9 @@ func (c *client) do(ctx context.Context, method, path string, body, into any) er
 	}
 	return err
 }
+
+// errBroken is a supervisor that could not be reached, or did not answer to the end.
+var errBroken = errors.New("talk to the supervisor")
 
 // dying is how long a supervisor that was killed may take until it is gone.
 const dying = 5 * time.Second
@@ -272,18 +273,13 @@ func (c *client) unlessDying(ctx context.Context, method, path string, body, int
 		if method != http.MethodGet {
 			return broken
 		}
-		if err := c.exchange(ctx, method, path, body, into); !connectionBroken(err) && ctx.Err() == nil {
+		if err := c.exchange(ctx, method, path, body, into); !errors.Is(err, errBroken) {
 			answer = err
 			return nil
 		}
 		return broken
 	})
 	return answer
-}
-
-func connectionBroken(err error) bool {
-	return slices.ContainsFunc([]error{syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE, io.EOF, fs.ErrNotExist},
-		func(broken error) bool { return errors.Is(err, broken) })
 }
 
 // watch cancels once the supervisor is suspended.
@@ -305,12 +301,12 @@ func (c *client) exchange(ctx context.Context, method, path string, body, into a
 	}
 	r, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("talk to the supervisor: %w", err)
+		return fmt.Errorf("%w: %w", errBroken, err)
 	}
 	defer r.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(r.Body, maxMessage))
 	if err != nil {
-		return fmt.Errorf("talk to the supervisor: %w", err)
+		return fmt.Errorf("%w: %w", errBroken, err)
 	}
 	if r.StatusCode != http.StatusOK {
 		var e struct {

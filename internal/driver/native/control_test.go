@@ -2,6 +2,7 @@ package native
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os/exec"
 	"strings"
@@ -48,47 +49,66 @@ func TestSuspendedSupervisor(t *testing.T) {
 	}
 }
 
-// A supervisor that dies while it is asked is one that is not there, whatever it was asked.
+// A supervisor that dies while it is asked is one that is not there, whatever it was asked and
+// however far it came with its answer.
 func TestDyingSupervisor(t *testing.T) {
-	for name, ask := range map[string]func(*Driver) error{
+	asked := map[string]func(*Driver) error{
 		"status": func(d *Driver) error {
 			_, err := newClient(d.paths).status(t.Context())
 			return err
 		},
 		"node start":   func(d *Driver) error { return d.StartNode(t.Context(), "server1") },
 		"keys at rest": func(d *Driver) error { return newClient(d.paths).post(t.Context(), "/v1/atrest") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := paths(t.TempDir())
-			cmd := exec.Command("sleep", "60")
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			id, err := proc.Of(cmd.Process.Pid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := writeJSON(p.lock(), id); err != nil {
-				t.Fatal(err)
-			}
-			l, err := net.Listen("unix", p.socket())
-			if err != nil {
-				t.Fatal(err)
-			}
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				if conn, err := l.Accept(); err == nil {
-					_ = conn.Close() // what it was asked was not read: the connection is reset
-				}
-				_ = l.Close()
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
-			}()
-			if err := ask(&Driver{paths: p}); !errors.Is(err, errNoSupervisor) {
-				t.Errorf("%v; want that there is none", err)
-			}
-			<-done
-		})
 	}
+	for name, ask := range asked {
+		for how, answered := range map[string]string{
+			"nothing":     "", // what it was asked is not even read: the connection is reset
+			"status line": "HTTP/1.1 200 OK\r\n",
+			"half a body": "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+		} {
+			t.Run(name+"/"+how, func(t *testing.T) {
+				p := paths(t.TempDir())
+				supervisor := dyingSupervisor(t, p, answered)
+				if err := ask(&Driver{paths: p}); !errors.Is(err, errNoSupervisor) {
+					t.Errorf("%v; want that there is none", err)
+				}
+				<-supervisor
+			})
+		}
+	}
+}
+
+// dyingSupervisor answers the first to come, breaks the connection and ends.
+func dyingSupervisor(t *testing.T, p paths, answer string) (gone <-chan struct{}) {
+	t.Helper()
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := proc.Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writeJSON(p.lock(), id); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", p.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if conn, err := l.Accept(); err == nil {
+			if answer != "" {
+				_, _ = conn.Read(make([]byte, 1<<10))
+				_, _ = io.WriteString(conn, answer)
+			}
+			_ = conn.Close()
+		}
+		_ = l.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	return done
 }
