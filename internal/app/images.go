@@ -25,7 +25,9 @@ func newImages(o *options) *cobra.Command {
 		Use:   "images",
 		Short: "What the platform runs: list, look inside, verify, build again and compare, load, push, clean up",
 	}
-	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o), newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesSign(o), newImagesReproduce(o), newImagesLoad(o), newImagesPush(o), newImagesPrune(o), newImagesRebuild(o))
+	c.AddCommand(newImagesList(o), newImagesInspect(o), newImagesBuild(o),
+		newImagesSBOM(o), newImagesProvenance(o), newImagesVerify(o), newImagesSign(o),
+		newImagesReproduce(o), newImagesLoad(o), newImagesPush(o), newImagesPrune(o), newImagesRebuild(o))
 	return c
 }
 

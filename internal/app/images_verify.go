@@ -155,7 +155,8 @@ func printVerification(out io.Writer, v imageVerification, what string, reports 
 	if v.Note != "" {
 		fmt.Fprintf(out, "\nnote: %s\n", v.Note)
 	}
-	_, err := fmt.Fprintf(out, "\n%d %s: %d as they should be, %d not. Trusted: %s\n", len(reports), what, len(reports)-failed, failed, cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"))
+	_, err := fmt.Fprintf(out, "\n%d %s: %d as they should be, %d not. Trusted: %s\n",
+		len(reports), what, len(reports)-failed, failed, cmp.Or(strings.Join(v.TrustedKeys, " "), "nobody"))
 	return err
 }
 

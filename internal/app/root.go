@@ -105,7 +105,9 @@ existing it deploys to a cluster that somebody else made, without root and on ma
 	add("main", newUp(o), newDown(o), newVerify(o), newStop(o), newStart(o))
 	add("steps", newDoctor(o), newCluster(o), newBootstrap(o), newDeploy(o), newRender(o), newDiff(o), newGitOps(o))
 	add("supply", newLock(o), newImages(o), newPrograms(o), newBundle(o), newCache(o), newSecrets(o))
-	add("look", newStatus(o), newList(o), newAudit(o), newNode(o), newEtcd(o), newData(o), newLogs(o), newConsole(o), newFlows(o), newQuery(o), newTrace(o), newOpen(o), newKubeconfig(o), newEnv(o), newTrust(o), newKubectl(o), newSupport(o))
+	add("look", newStatus(o), newList(o), newAudit(o), newNode(o), newEtcd(o), newData(o),
+		newLogs(o), newConsole(o), newFlows(o), newQuery(o), newTrace(o),
+		newOpen(o), newKubeconfig(o), newEnv(o), newTrust(o), newKubectl(o), newSupport(o))
 	add("dev", newCI(o), newDev(o))
 	root.AddCommand(newVersion(o))
 	finish(root)

@@ -339,7 +339,11 @@ func (c *phaseClock) Emit(e ui.Event) {
 func (c *phaseClock) seconds() map[string]float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return map[string]float64{"build": environment.Seconds(c.build), "nodesReady": environment.Seconds(c.nodes), "platformReady": environment.Seconds(c.platform), "total": environment.Seconds(time.Since(c.start))}
+	return map[string]float64{
+		"build":         environment.Seconds(c.build),
+		"nodesReady":    environment.Seconds(c.nodes),
+		"platformReady": environment.Seconds(c.platform),
+		"total":         environment.Seconds(time.Since(c.start))}
 }
 
 func printJSON(w io.Writer, v any) error {

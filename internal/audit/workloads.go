@@ -138,7 +138,8 @@ func workloadChecks() []Check {
 				}
 				return ""
 			})),
-		check("workload-root-file-system", Medium, "CIS 5.7.3 · Docker CIS 5.12", "Containers do not write to their image", "readOnlyRootFilesystem: true; emptyDir for what is written",
+		check("workload-root-file-system", Medium, "CIS 5.7.3 · Docker CIS 5.12", "Containers do not write to their image",
+			"readOnlyRootFilesystem: true; emptyDir for what is written",
 			perContainer(func(_, c any) string {
 				if at(c, "securityContext", "readOnlyRootFilesystem") != true {
 					return "readOnlyRootFilesystem is not true"
@@ -152,7 +153,8 @@ func workloadChecks() []Check {
 				}
 				return ""
 			})),
-		check("workload-unbounded", Medium, "https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/", "Every container has a limit of memory", "resources.limits.memory",
+		check("workload-unbounded", Medium, "https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/",
+			"Every container has a limit of memory", "resources.limits.memory",
 			perContainer(func(_, c any) string {
 				if at(c, "resources", "limits", "memory") == nil {
 					return "it has no limit of memory"
@@ -222,7 +224,8 @@ func workloadChecks() []Check {
 				}
 				return all
 			}),
-		check("namespace-policies", High, "CIS 5.3.2", "Every namespace has a network policy that denies what no other allows", "a NetworkPolicy with podSelector {} and both policyTypes", policies),
+		check("namespace-policies", High, "CIS 5.3.2", "Every namespace has a network policy that denies what no other allows",
+			"a NetworkPolicy with podSelector {} and both policyTypes", policies),
 		check("namespace-pod-security", High, "CIS 5.2.1 · KEP-2579", "Every namespace enforces a Pod Security level", "label pod-security.kubernetes.io/enforce: restricted",
 			each("Namespace", func(o Object) []string {
 				switch level := str(o, "metadata", "labels", "pod-security.kubernetes.io/enforce"); level {

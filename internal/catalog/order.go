@@ -49,7 +49,8 @@ func (c *Catalog) Existing(provided []string) (*Catalog, error) {
 	}
 	for _, name := range provided {
 		if _, ok := c.Components[name]; !ok && c.elsewhere[name] == "" {
-			return nil, fmt.Errorf("existing.provides: there is no component %q%s; there are: %s", name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
+			return nil, fmt.Errorf("existing.provides: there is no component %q%s; there are: %s",
+				name, suggestion(name, sortedKeys(c.Components)), list(sortedKeys(c.Components)))
 		}
 		out.elsewhere[name] = fmt.Sprintf("component %q is the cluster's own, by existing.provides of orrery.yaml", name)
 	}

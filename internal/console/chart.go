@@ -318,6 +318,7 @@ func spark(points []observe.Point, grid observe.Range) template.HTML {
 		return ""
 	}
 	var d drawing
-	d.f(`<svg class="spark" viewBox="0 0 %d %d" preserveAspectRatio="none" aria-hidden="true"><path class="fill s0" d="%s"/><path class="line s0" d="%s"/></svg>`, chartPoints, chartHeight, c.fill(row), line)
+	d.f(`<svg class="spark" viewBox="0 0 %d %d" preserveAspectRatio="none" aria-hidden="true"><path class="fill s0" d="%s"/><path class="line s0" d="%s"/></svg>`,
+		chartPoints, chartHeight, c.fill(row), line)
 	return d.html()
 }

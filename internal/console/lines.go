@@ -187,7 +187,8 @@ func (c *Console) logs(ctx context.Context, r *http.Request) (*view, error) {
 	case observe.IsNumeric(query):
 		html = `<p class="none">A search selects lines: begin with a selector, such as {service_name="pulse"}. Numbers belong on a dashboard.</p>`
 	default:
-		h, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "logs search"}, dashboard.Panel{Title: query, Kind: dashboard.Logs, Height: 200, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
+		h, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "logs search"},
+			dashboard.Panel{Title: query, Kind: dashboard.Logs, Height: 200, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
 		html = h
 		if !ok {
 			html = `<p class="wait"><span class="sr">loading</span></p>`

@@ -18,7 +18,10 @@ func (c *Console) overview(context.Context, *http.Request) (*view, error) {
 		return v, nil
 	}
 	var d drawing
-	d.f(`<h1>%s</h1><p class="sub">%s · as of <time datetime="%s">%s</time></p>`, esc(s.headline()), esc(strings.TrimSuffix(count(len(s.Nodes), "node", "nodes")+" in "+count(len(s.zones()), "zone", "zones")+" · "+s.Note, " · ")), at.UTC().Format(time.RFC3339), at.Local().Format("15:04:05"))
+	d.f(`<h1>%s</h1><p class="sub">%s · as of <time datetime="%s">%s</time></p>`,
+		esc(s.headline()),
+		esc(strings.TrimSuffix(count(len(s.Nodes), "node", "nodes")+" in "+count(len(s.zones()), "zone", "zones")+" · "+s.Note, " · ")),
+		at.UTC().Format(time.RFC3339), at.Local().Format("15:04:05"))
 	v.add("headline", d.html())
 	v.add("topology", picture(s))
 	v.add("components", drawComponents(s.Components))
@@ -55,7 +58,8 @@ func picture(s Snapshot) template.HTML {
 }
 
 func drawCard(d *drawing, n Node) {
-	d.f(`<article class="node %s"><div class="sky">%s</div><h4>%s%s</h4><p class="role">%s · %s</p>`, n.Health, drawNode(n), icon(n.Health), esc(n.Name), esc(n.Role), esc(n.Address))
+	d.f(`<article class="node %s"><div class="sky">%s</div><h4>%s%s</h4><p class="role">%s · %s</p>`,
+		n.Health, drawNode(n), icon(n.Health), esc(n.Name), esc(n.Role), esc(n.Address))
 	if n.Health != Good {
 		d.f(`<p class="state">%s</p>`, esc(n.State))
 	}

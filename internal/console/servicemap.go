@@ -100,7 +100,8 @@ func (c *Console) mapHeadline(t traffic) template.HTML {
 	default:
 		d.f(`<h1>Packets are dropped on %s.</h1>`, esc(plural(dropping, "way", fmt.Sprintf("of %d ways", ways))))
 	}
-	d.f(`<p class="sub">%s · what the network saw in the last minute · as of <time datetime="%s">%s</time></p>`, esc(count(len(peers), "peer", "peers")), t.At.UTC().Format(time.RFC3339), t.At.Local().Format("15:04:05"))
+	d.f(`<p class="sub">%s · what the network saw in the last minute · as of <time datetime="%s">%s</time></p>`,
+		esc(count(len(peers), "peer", "peers")), t.At.UTC().Format(time.RFC3339), t.At.Local().Format("15:04:05"))
 	if t.Failed != nil {
 		d.f(`<p class="stale">Nothing new comes: %s</p>`, esc(cut(t.Failed.Error(), 300)))
 	}
@@ -141,7 +142,8 @@ func drawMap(edges []flow.Edge, data mapData, all url.Values, listening bool) te
 		}
 	}
 	d.f(`<div class="scroll flowmap"><svg viewBox="0 0 %[1]s %[2]s" width="%[1]s" height="%[2]s" role="group" aria-label="%[3]s">`, num(picture.width), num(picture.height),
-		esc(fmt.Sprintf("Service map: %s, %s, %d with drops; the list below says the same", count(len(picture.places), "peer", "peers"), count(len(edges), "way", "ways"), dropping)))
+		esc(fmt.Sprintf("Service map: %s, %s, %d with drops; the list below says the same",
+			count(len(picture.places), "peer", "peers"), count(len(edges), "way", "ways"), dropping)))
 	for _, kind := range []string{"ok", "drop", "quiet"} {
 		d.f(`<marker id="to-%[1]s" class="head %[1]s" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z"/></marker>`, kind)
 	}
@@ -186,9 +188,14 @@ func drawPeer(d *drawing, p *place, edges []flow.Edge, data mapData, all url.Val
 	} else {
 		q.Set("of", name)
 	}
-	d.f(`<a class="%s" href="%s" data-focus="%s" data-tip="%s"%s>`, class, esc(mapAddress(q)), esc(name), esc(fmt.Sprintf("%s\n%s in, %s out\n%s", name, rate(p.in), rate(p.out), words)), map[bool]string{true: ` aria-current="true"`}[chosen])
+	d.f(`<a class="%s" href="%s" data-focus="%s" data-tip="%s"%s>`,
+		class, esc(mapAddress(q)), esc(name),
+		esc(fmt.Sprintf("%s\n%s in, %s out\n%s", name, rate(p.in), rate(p.out), words)),
+		map[bool]string{true: ` aria-current="true"`}[chosen])
 	d.f(`<rect x="%s" y="%s" width="%s" height="%s" rx="9"/>`, num(p.x), num(p.y), num(peerWidth), num(peerHeight))
-	under := cmp.Or(p.peer.Namespace, map[flow.Peer]string{flow.Nodes: "kubelets and hosts", flow.APIServer: "control plane", flow.World: "outside", flow.Unknown: "no owner known"}[p.peer])
+	under := cmp.Or(p.peer.Namespace,
+		map[flow.Peer]string{flow.Nodes: "kubelets and hosts", flow.APIServer: "control plane",
+			flow.World: "outside", flow.Unknown: "no owner known"}[p.peer])
 	d.f(`<text class="name" x="%s" y="%s">%s</text><text class="ns" x="%s" y="%s">%s</text></a>`,
 		num(p.x+11), num(p.y+17.5), esc(cut(p.peer.Name, 19)), num(p.x+11), num(p.y+32), esc(cut(under, 27)))
 }

@@ -69,8 +69,10 @@ func drawNode(n Node) template.HTML {
 	}
 	d.f(`<circle class="%s" cx="%s" cy="%s" r="%s"/>`, class, num(middle), num(middle), num(planet))
 	if n.Role == "server" { // a control plane has a ring, like Saturn
-		d.f(`<ellipse class="saturn %s" cx="%s" cy="%s" rx="%s" ry="7" transform="rotate(-18 %s %s)"/>`, n.Health, num(middle), num(middle), num(planet+8), num(middle), num(middle))
-		d.f(`<path class="%s half" d="M%s %sA%s %s 0 0 1 %s %sz" transform="rotate(-18 %s %s)"/>`, class, num(middle-planet), num(middle), num(planet), num(planet), num(middle+planet), num(middle), num(middle), num(middle))
+		d.f(`<ellipse class="saturn %s" cx="%s" cy="%s" rx="%s" ry="7" transform="rotate(-18 %s %s)"/>`,
+			n.Health, num(middle), num(middle), num(planet+8), num(middle), num(middle))
+		d.f(`<path class="%s half" d="M%s %sA%s %s 0 0 1 %s %sz" transform="rotate(-18 %s %s)"/>`,
+			class, num(middle-planet), num(middle), num(planet), num(planet), num(middle+planet), num(middle), num(middle), num(middle))
 	}
 	d.f(`</svg>`)
 	return d.html()

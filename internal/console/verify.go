@@ -168,7 +168,8 @@ func drawVerification(v verification) template.HTML {
 	d.f(`<ul class="checks">`)
 	for _, k := range checks {
 		h := map[string]Health{"succeeded": Good, "failed": Failing, "running": Starting}[k.State]
-		d.f(`<li class="%s">%s<span class="sr">%s</span><b>%s</b><span>%s</span><em>%s</em>`, esc(k.State), icon(h), esc(k.State), esc(k.Name), esc(k.Component), esc(cut(k.Detail, 600)))
+		d.f(`<li class="%s">%s<span class="sr">%s</span><b>%s</b><span>%s</span><em>%s</em>`,
+			esc(k.State), icon(h), esc(k.State), esc(k.Name), esc(k.Component), esc(cut(k.Detail, 600)))
 		if k.State != "running" {
 			d.f(`<i>%s</i>`, esc(dashboard.Seconds.Format(k.Seconds)))
 		}

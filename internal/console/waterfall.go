@@ -59,7 +59,8 @@ func drawSpan(d *drawing, s observe.Span, offset, whole time.Duration, colour in
 	if s.Failed {
 		d.f(` %s<span class="sr">failed</span>`, icon(Failing))
 	}
-	d.f(`</span><svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true"><path class="mark" d="M500 0V10M999.5 0V10M.5 0V10"/><rect class="s%d" x="%s" y="1.5" width="%s" height="7"/>`, colour, num(x), num(w))
+	d.f(`</span><svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true"><path class="mark" d="M500 0V10M999.5 0V10M.5 0V10"/><rect class="s%d" x="%s" y="1.5" width="%s" height="7"/>`,
+		colour, num(x), num(w))
 	for _, e := range s.Events {
 		at := 1000 * float64(offset+e.Time.Sub(s.Start)) / float64(whole)
 		if at >= 0 && at <= 1000 {
@@ -106,7 +107,8 @@ func (c *Console) traces(ctx context.Context, r *http.Request) (*view, error) {
 		data.Examples = append(data.Examples, choice{e.text, "/traces?" + url.Values{"q": {e.q}}.Encode(), e.q == query})
 	}
 	v := &view{Template: "traces.html", Title: "Traces", Data: data}
-	html, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "trace search"}, dashboard.Panel{Title: query, Kind: dashboard.Trace, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
+	html, stale, ok := c.drawer.get(ctx, ask{dashboard.Dashboard{Name: "trace search"},
+		dashboard.Panel{Title: query, Kind: dashboard.Trace, Queries: []dashboard.Query{{Expr: query}}}, nil, span})
 	if !ok {
 		html = `<p class="wait"><span class="sr">loading</span></p>`
 	} else if stale {
@@ -145,7 +147,10 @@ func (c *Console) trace(ctx context.Context, r *http.Request) (*view, error) {
 				failed++
 			}
 		}
-		facts := fmt.Sprintf(`%s · %s · %s · began %s`, esc(dashboard.Duration(t.Duration())), esc(count(len(t.Spans), "span", "spans")), esc(count(len(services), "service", "services")), t.Start().Local().Format("2 Jan 15:04:05"))
+		facts := fmt.Sprintf(`%s · %s · %s · began %s`,
+			esc(dashboard.Duration(t.Duration())), esc(count(len(t.Spans), "span", "spans")),
+			esc(count(len(services), "service", "services")),
+			t.Start().Local().Format("2 Jan 15:04:05"))
 		if failed > 0 {
 			facts += " · " + count(failed, "span failed", "spans failed")
 		}

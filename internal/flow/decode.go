@@ -189,7 +189,9 @@ func (f *wireFlow) point() string {
 const reservedPrefix = "reserved:"
 
 func (e wireEndpoint) endpoint(ip string, names []string) Endpoint {
-	out := Endpoint{IP: ip, Namespace: e.Namespace, Pod: e.Pod, Identity: e.Identity, Labels: e.Labels, Names: slices.DeleteFunc(names, func(n string) bool { return n == "" })}
+	out := Endpoint{
+		IP: ip, Namespace: e.Namespace, Pod: e.Pod, Identity: e.Identity, Labels: e.Labels,
+		Names: slices.DeleteFunc(names, func(n string) bool { return n == "" })}
 	if len(e.Workloads) > 0 {
 		out.Workload, out.WorkloadKind = e.Workloads[0].Name, e.Workloads[0].Kind
 	}

@@ -125,7 +125,9 @@ func (c *Client) newSecret(component catalog.Component, s catalog.Secret) *unstr
 }
 
 // fillSecret is fill for a whole object.
-func (c *Client) fillSecret(ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret, secret *unstructured.Unstructured) (changed bool, err error) {
+func (c *Client) fillSecret(
+	ctx context.Context, keys *generatedKeys, component catalog.Component, s catalog.Secret,
+	secret *unstructured.Unstructured) (changed bool, err error) {
 	data, _, err := unstructured.NestedStringMap(secret.Object, "data")
 	if err != nil {
 		return false, fmt.Errorf("data: %w", err)

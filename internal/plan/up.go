@@ -154,7 +154,9 @@ func (b *builder) components() {
 			}
 			needs = append(needs, "deploy/"+n)
 		}
-		b.add(Step{ID: "deploy/" + c.Name, Kind: KindDeploy, Subject: c.Name, Phase: PhaseDeploy, Title: "Deploy " + c.Name, Needs: needs, Done: b.running && b.in.Current[c.Name], Skip: b.in.Lacking[c.Name]})
+		b.add(Step{ID: "deploy/" + c.Name, Kind: KindDeploy, Subject: c.Name, Phase: PhaseDeploy,
+			Title: "Deploy " + c.Name, Needs: needs,
+			Done: b.running && b.in.Current[c.Name], Skip: b.in.Lacking[c.Name]})
 	}
 }
 
@@ -170,7 +172,8 @@ func (b *builder) verify() {
 			b.add(Step{ID: "verify/" + c.Name, Kind: KindVerify, Subject: c.Name, Phase: PhaseVerify, Title: "Verify " + c.Name, Needs: []string{"nodes", "deploy/" + c.Name}})
 		}
 	}
-	b.add(Step{ID: "verify/" + VerifyCluster, Kind: KindVerify, Subject: VerifyCluster, Phase: PhaseVerify, Title: "Verify the cluster", Needs: []string{"nodes"}, After: compact(base)})
+	b.add(Step{ID: "verify/" + VerifyCluster, Kind: KindVerify, Subject: VerifyCluster, Phase: PhaseVerify,
+		Title: "Verify the cluster", Needs: []string{"nodes"}, After: compact(base)})
 }
 
 func (b *builder) build(bin catalog.Binary) string {
@@ -185,7 +188,8 @@ func (b *builder) build(bin catalog.Binary) string {
 	if bin.Version != "" {
 		title += " " + bin.Version
 	}
-	b.add(Step{ID: id, Kind: KindBuild, Subject: bin.Name, Phase: PhaseBuild, Title: title, CPUSeconds: bin.CPUSeconds, MemoryMiB: bin.MemoryMiB, Done: b.in.Cached[bin.Name]})
+	b.add(Step{ID: id, Kind: KindBuild, Subject: bin.Name, Phase: PhaseBuild, Title: title,
+		CPUSeconds: bin.CPUSeconds, MemoryMiB: bin.MemoryMiB, Done: b.in.Cached[bin.Name]})
 	return id
 }
 
@@ -196,7 +200,8 @@ func (b *builder) image(i catalog.Image) string {
 	}
 	if !b.in.Mirror { // it is in the registry, or what needs it is left out
 		missing := b.in.Missing[i.Name]
-		b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Done: missing.IsZero(), Skip: missing})
+		b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild,
+			Title: strings.TrimSpace("Image " + i.Name + " " + i.Version), Done: missing.IsZero(), Skip: missing})
 		return id
 	}
 	needs := []string{"prepare"}
@@ -210,7 +215,9 @@ func (b *builder) image(i catalog.Image) string {
 			needs = append(needs, b.build(bin))
 		}
 	}
-	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild, Title: strings.TrimSpace(title + i.Name + " " + i.Version), Needs: needs, Done: b.running && b.in.Pushed[i.Name] && !b.in.Unsigned[i.Name], Skip: b.in.Missing[i.Name]})
+	b.add(Step{ID: id, Kind: KindImage, Subject: i.Name, Phase: PhaseBuild,
+		Title: strings.TrimSpace(title + i.Name + " " + i.Version), Needs: needs,
+		Done: b.running && b.in.Pushed[i.Name] && !b.in.Unsigned[i.Name], Skip: b.in.Missing[i.Name]})
 	return id
 }
 

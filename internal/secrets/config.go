@@ -266,7 +266,8 @@ func checkFile(path string, d fs.DirEntry, rule Rule, keys []age.Identity) (prob
 		return append(problems, err.Error()), false
 	}
 	if len(rule.Recipients) > 0 && !slices.Equal(slices.Sorted(slices.Values(f.recipients)), slices.Sorted(slices.Values(rule.Recipients))) {
-		problems = append(problems, fmt.Sprintf("it is encrypted for %s, and %s says for %s: orrery secrets rotate", strings.Join(f.recipients, ", "), ConfigFile, strings.Join(rule.Recipients, ", ")))
+		problems = append(problems, fmt.Sprintf("it is encrypted for %s, and %s says for %s: orrery secrets rotate",
+			strings.Join(f.recipients, ", "), ConfigFile, strings.Join(rule.Recipients, ", ")))
 	}
 	if len(keys) == 0 {
 		return problems, false

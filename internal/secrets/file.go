@@ -216,7 +216,9 @@ func takeMetadata(docs []*yaml.Node) (metadata, error) {
 // file is what the metadata says besides keys.
 func (m metadata) file(docs []*yaml.Node) (*File, error) {
 	f := &File{docs: docs, macOnly: m.MACOnlyEncrypted, selection: selection{unencryptedSuffix: m.UnencryptedSuffix, encryptedSuffix: m.EncryptedSuffix}}
-	err := errors.Join(compile("unencrypted_regex", m.UnencryptedRegex, &f.selection.unencryptedRegex), compile("encrypted_regex", m.EncryptedRegex, &f.selection.encryptedRegex))
+	err := errors.Join(
+		compile("unencrypted_regex", m.UnencryptedRegex, &f.selection.unencryptedRegex),
+		compile("encrypted_regex", m.EncryptedRegex, &f.selection.encryptedRegex))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", metadataKey, err)
 	}

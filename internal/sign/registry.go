@@ -206,7 +206,8 @@ func (r repository) putBlob(ctx context.Context, data []byte) (digest string, er
 }
 
 func (r repository) putManifest(ctx context.Context, ref string, mediaType types.MediaType, data []byte) error {
-	resp, err := r.do(ctx, http.MethodPut, "/manifests/"+url.PathEscape(ref), data, map[string]string{"Content-Type": string(mediaType)}, http.StatusCreated, http.StatusOK, http.StatusAccepted)
+	resp, err := r.do(ctx, http.MethodPut, "/manifests/"+url.PathEscape(ref), data,
+		map[string]string{"Content-Type": string(mediaType)}, http.StatusCreated, http.StatusOK, http.StatusAccepted)
 	if err != nil {
 		return err
 	}

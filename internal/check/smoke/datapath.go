@@ -261,7 +261,8 @@ func (m *mesh) names() (names []string) {
 // cluster is what has to be reached from every pod and from every node alike.
 func (m *mesh) cluster() []ask {
 	asks := []ask{
-		{url: "http://" + m.address[m.plain] + "/", what: "the ClusterIP of " + m.plain, times: max(4, (spreadAsks+len(m.peers)-1)/len(m.peers)), judge: answeredBy(m.names()...)},
+		{url: "http://" + m.address[m.plain] + "/", what: "the ClusterIP of " + m.plain,
+			times: max(4, (spreadAsks+len(m.peers)-1)/len(m.peers)), judge: answeredBy(m.names()...)},
 		{url: "http://" + m.address[m.sticky] + "/", what: "session affinity of " + m.sticky, times: affinityAsks, judge: same(m.names()...)},
 	}
 	for _, node := range slices.Sorted(maps.Keys(m.nodes)) {
@@ -285,7 +286,8 @@ func (m *mesh) fromPod(ctx context.Context, i int) (map[string]bool, error) {
 	asks := append(m.cluster(),
 		ask{url: "http://" + m.address[m.local] + "/", what: "itself through internalTrafficPolicy Local of " + m.local, times: 4, judge: answeredBy(p.name)})
 	if m.named() {
-		asks = append(asks, ask{url: fmt.Sprintf("http://%s.%s.svc.%s/", m.plain, namespace, m.s.env.ClusterDomain), what: "the name of " + m.plain, judge: answeredBy(m.names()...)})
+		asks = append(asks, ask{url: fmt.Sprintf("http://%s.%s.svc.%s/", m.plain, namespace, m.s.env.ClusterDomain),
+			what: "the name of " + m.plain, judge: answeredBy(m.names()...)})
 	}
 	seen := map[string]bool{}
 	return seen, until(ctx, settle, func() error {

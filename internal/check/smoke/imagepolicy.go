@@ -28,7 +28,8 @@ func imagePolicy(ctx context.Context, env Env) check.Result {
 		return check.Wait("read namespace %s: %v", guardedNamespace, err)
 	}
 	if ns.GetLabels()[imageLabel] != "enforced" {
-		return check.Fail(fmt.Errorf("namespace %s is not guarded: its label %s is %q; run `orrery deploy namespaces`", guardedNamespace, imageLabel, ns.GetLabels()[imageLabel]))
+		return check.Fail(fmt.Errorf("namespace %s is not guarded: its label %s is %q; run `orrery deploy namespaces`",
+			guardedNamespace, imageLabel, ns.GetLabels()[imageLabel]))
 	}
 	binding, err := env.Client.Get(ctx, "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "", imagePolicyName)
 	if err != nil {

@@ -130,7 +130,8 @@ func (t sentTrace) compare(got observe.Trace, err error) error {
 			continue
 		}
 		if s := got.Spans[i]; s.Parent != want.parent || s.Service != want.service || s.Name != want.name || s.Duration != want.length {
-			wrong = append(wrong, fmt.Sprintf("%s of %s below %q takes %s, sent was %s of %s below %q and %s", s.Name, s.Service, s.Parent, s.Duration, want.name, want.service, want.parent, want.length))
+			wrong = append(wrong, fmt.Sprintf("%s of %s below %q takes %s, sent was %s of %s below %q and %s",
+				s.Name, s.Service, s.Parent, s.Duration, want.name, want.service, want.parent, want.length))
 		}
 	}
 	switch {

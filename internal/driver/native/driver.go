@@ -344,11 +344,13 @@ func (d *Driver) StopNode(ctx context.Context, name string) error {
 func (d *Driver) gracefully(ctx context.Context, path string) error {
 	grace := d.options.Grace
 	if grace > 0 {
-		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeNotice, Message: fmt.Sprintf("pods have up to %s to end, those of kube-system %s more", grace, min(grace, systemGrace))})
+		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeNotice,
+			Message: fmt.Sprintf("pods have up to %s to end, those of kube-system %s more", grace, min(grace, systemGrace))})
 	}
 	left, err := newClient(d.paths).stop(ctx, path, grace)
 	if len(left) > 0 {
-		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeWarning, Message: fmt.Sprintf("%d pods had not ended in time and were killed: %s", len(left), strings.Join(left, ", "))})
+		d.options.Sink.Emit(ui.Event{Time: d.now(), Type: ui.TypeWarning,
+			Message: fmt.Sprintf("%d pods had not ended in time and were killed: %s", len(left), strings.Join(left, ", "))})
 	}
 	return err
 }

@@ -25,13 +25,22 @@ func newMetrics(follow *ledger.Follower) (m metrics, err error) {
 	meter := otel.Meter(scope)
 	var errs [7]error
 	m.delivered, errs[0] = meter.Int64Counter("pulse.delivered", metric.WithDescription("Events whose effect was made, each counted once."), metric.WithUnit("{event}"))
-	m.duplicates, errs[1] = meter.Int64Counter("pulse.duplicate", metric.WithDescription("Copies of events that were there already, by where they were noticed: publish or delivery."), metric.WithUnit("{event}"))
+	m.duplicates, errs[1] = meter.Int64Counter("pulse.duplicate",
+		metric.WithDescription("Copies of events that were there already, by where they were noticed: publish or delivery."),
+		metric.WithUnit("{event}"))
 	m.redelivered, errs[2] = meter.Int64Counter("pulse.redelivered", metric.WithDescription("Deliveries that were not the first attempt."), metric.WithUnit("{event}"))
-	m.refused, errs[3] = meter.Int64Counter("pulse.refused", metric.WithDescription("Messages that were no events and are not delivered again."), metric.WithUnit("{message}"))
-	m.latency, errs[4] = meter.Float64Histogram("pulse.latency", metric.WithDescription("From the moment that ingest took an event in until its effect was in the store and the ledger."), metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(ledger.Bounds...))
-	lost, err := meter.Int64ObservableGauge("pulse.lost", metric.WithDescription("Events that JetStream acknowledged and that were not delivered within the deadline, in the whole ledger: every worker says the same."), metric.WithUnit("{event}"))
+	m.refused, errs[3] = meter.Int64Counter("pulse.refused",
+		metric.WithDescription("Messages that were no events and are not delivered again."), metric.WithUnit("{message}"))
+	m.latency, errs[4] = meter.Float64Histogram("pulse.latency",
+		metric.WithDescription("From the moment that ingest took an event in until its effect was in the store and the ledger."),
+		metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(ledger.Bounds...))
+	lost, err := meter.Int64ObservableGauge("pulse.lost",
+		metric.WithDescription("Events that JetStream acknowledged and that were not delivered within the deadline, in the whole ledger: every worker says the same."),
+		metric.WithUnit("{event}"))
 	errs[5] = err
-	pending, err := meter.Int64ObservableGauge("pulse.pending", metric.WithDescription("Events that JetStream acknowledged and that are not delivered, within the deadline, in the whole ledger."), metric.WithUnit("{event}"))
+	pending, err := meter.Int64ObservableGauge("pulse.pending",
+		metric.WithDescription("Events that JetStream acknowledged and that are not delivered, within the deadline, in the whole ledger."),
+		metric.WithUnit("{event}"))
 	errs[6] = err
 	if err := errors.Join(errs[:]...); err != nil {
 		return m, fmt.Errorf("metrics of the worker: %w", err)

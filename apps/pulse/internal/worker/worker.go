@@ -233,7 +233,8 @@ func (w *Worker) begin(ctx context.Context, m jetstream.Msg) (*delivery, error) 
 			w.metrics.redelivered.Add(ctx, 1)
 		}
 	}
-	d.ctx, d.span = w.tracer.Start(messaging.Extract(ctx, m.Headers()), "process "+messaging.Stream, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...))
+	d.ctx, d.span = w.tracer.Start(messaging.Extract(ctx, m.Headers()), "process "+messaging.Stream,
+		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...))
 	return d, nil
 }
 
@@ -252,7 +253,8 @@ func (w *Worker) deliver(ctx context.Context, producer string, ds []*delivery, s
 			if d.duplicate = known.Has(d.event.Sequence); d.duplicate {
 				return
 			}
-			ctx, span := w.tracer.Start(d.ctx, "put", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("db.system.name", "nats.kv"), attribute.String("db.collection.name", messaging.EventBucket)))
+			ctx, span := w.tracer.Start(d.ctx, "put", trace.WithSpanKind(trace.SpanKindClient),
+				trace.WithAttributes(attribute.String("db.system.name", "nats.kv"), attribute.String("db.collection.name", messaging.EventBucket)))
 			defer span.End()
 			var created bool
 			if created, d.err = w.Store.Put(ctx, d.event); d.err != nil {

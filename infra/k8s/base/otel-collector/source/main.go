@@ -71,7 +71,8 @@ func factories() (otelcol.Factories, error) {
 	if f.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](otlphttpexporter.NewFactory()); err != nil {
 		return f, err
 	}
-	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory(), split.NewFactory())
+	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](
+		healthcheckextension.NewFactory(), filestorage.NewFactory(), flushed.NewFactory(), final.NewFactory(), split.NewFactory())
 	return f, err
 }
 
