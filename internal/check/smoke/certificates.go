@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/orrery-dev/orrery/internal/authority"
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/kube"
 )
 
 // certificateTime bounds the wait for a certificate: a second, or as long as a starved machine takes.
@@ -92,12 +92,7 @@ func certificates(ctx context.Context, env Env) check.Result {
 // Secret once more, with the same key, whether or not somebody deleted it meanwhile.
 func doneWith(certificate *unstructured.Unstructured) error {
 	revision, _, _ := unstructured.NestedInt64(certificate.Object, "status", "revision")
-	conditions, _, _ := unstructured.NestedSlice(certificate.Object, "status", "conditions")
-	issuing := slices.ContainsFunc(conditions, func(c any) bool {
-		condition, _ := c.(map[string]any)
-		return condition["type"] == "Issuing" && condition["status"] == "True"
-	})
-	if revision == 0 || issuing {
+	if revision == 0 || kube.StatusCondition(certificate, "Issuing").True() {
 		return errors.New("its Secret is there, and cert-manager has not noted that the certificate is issued")
 	}
 	return nil

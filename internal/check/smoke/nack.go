@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/check"
+	"github.com/orrery-dev/orrery/internal/kube"
 )
 
 // Names of the nack component; see infra/k8s/base/nack.
@@ -129,10 +130,9 @@ func nackState(ctx context.Context, env Env, name string) string {
 	if err != nil {
 		return ""
 	}
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	if len(conditions) == 0 {
+	ready := kube.StatusCondition(o, "Ready")
+	if ready.Status == "" {
 		return "; its controller says nothing of it: orrery logs nack"
 	}
-	last, _ := conditions[len(conditions)-1].(map[string]any)
-	return fmt.Sprintf("; its controller says %v: %v", last["reason"], last["message"])
+	return fmt.Sprintf("; its controller says %s: %s", ready.Reason, ready.Message)
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/kube/kubetest"
 )
 
@@ -122,7 +123,7 @@ func (n *network) nodeAt(address string) *unstructured.Unstructured {
 
 // readyz is what the API server of a node says of itself.
 func (n *network) readyz(node *unstructured.Unstructured, u *url.URL) (string, error) {
-	if node == nil || u.Path != "/readyz" || !holds(node, "Ready") {
+	if node == nil || u.Path != "/readyz" || !kube.StatusCondition(node, "Ready").True() {
 		return "", fmt.Errorf("nobody answers at %s", u)
 	}
 	return "[+]ping ok\n[+]etcd ok\n[+]etcd-readiness ok\nreadyz check passed", nil
@@ -134,7 +135,7 @@ func (n *network) serve(from, service *unstructured.Unstructured, address string
 	behind := n.cluster.List("v1", "Pod", service.GetNamespace())
 	behind = slices.DeleteFunc(behind, func(pod *unstructured.Unstructured) bool {
 		elsewhere := text(service, "spec", "internalTrafficPolicy") == "Local" && text(pod, "spec", "nodeName") != text(from, "spec", "nodeName")
-		return len(selector) == 0 || elsewhere || !labels.SelectorFromSet(selector).Matches(labels.Set(pod.GetLabels())) || !holds(pod, "Ready")
+		return len(selector) == 0 || elsewhere || !labels.SelectorFromSet(selector).Matches(labels.Set(pod.GetLabels())) || !kube.StatusCondition(pod, "Ready").True()
 	})
 	switch {
 	case len(behind) == 0:
@@ -147,7 +148,7 @@ func (n *network) serve(from, service *unstructured.Unstructured, address string
 
 // answer of `probe serve`: its name.
 func answer(pod *unstructured.Unstructured, address string) (string, error) {
-	if !holds(pod, "Ready") {
+	if !kube.StatusCondition(pod, "Ready").True() {
 		return "", fmt.Errorf("nobody answers at %s", address)
 	}
 	return pod.GetName(), nil
@@ -158,14 +159,6 @@ func hasNodePort(service *unstructured.Unstructured, port string) bool {
 	return slices.ContainsFunc(ports, func(p any) bool {
 		m, _ := p.(map[string]any)
 		return m["nodePort"] != nil && fmt.Sprint(m["nodePort"]) == port
-	})
-}
-
-func holds(o *unstructured.Unstructured, kind string) bool {
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	return slices.ContainsFunc(conditions, func(c any) bool {
-		m, _ := c.(map[string]any)
-		return m["type"] == kind && m["status"] == "True"
 	})
 }
 
