@@ -21,14 +21,14 @@ network: {plugin: ptp}
 components: [namespaces, coredns, local-path, nats]
 `
 
-// packages beside Debian's smallest: an init, a bus for it, and what Orrery asks for.
-const packages = "systemd,systemd-sysv,dbus,kmod,mount,nftables,iproute2,procps"
+// packages beside Debian's smallest: a kernel, an init, a bus for it, and what Orrery asks for.
+const packages = "linux-image-cloud-amd64,initramfs-tools,apparmor,systemd,systemd-sysv,dbus,kmod,mount,nftables,iproute2,procps"
 
 // files of the machine. A shell on its serial line takes commands; through cat, or it would prompt.
 var files = map[string]string{
 	"etc/hostname":        "vm\n",
 	"etc/hosts":           "127.0.0.1 localhost vm\n",
-	"etc/fstab":           "/dev/ubda / ext4 rw 0 0\n",
+	"etc/fstab":           "/dev/vda / ext4 rw 0 0\n",
 	"opt/orrery/yaml":     yaml,
 	"etc/machine-id":      "0123456789abcdef0123456789abcdef\n",
 	"opt/orrery/greeting": "stty -echo -onlcr\necho commands please\ncat | /bin/bash\n",
@@ -43,7 +43,7 @@ Environment=HOME=/root PATH=/opt/orrery:/usr/sbin:/usr/bin
 StandardInput=tty-force
 StandardOutput=tty
 StandardError=tty
-TTYPath=/dev/ttyS0
+TTYPath=/dev/ttyS1
 KillMode=process
 
 [Install]
@@ -83,17 +83,9 @@ func newMachine(t *testing.T) *machine {
 			_ = os.RemoveAll(dir)
 		}
 	})
-	m := &machine{dir: dir}
 	debian, root := debianRoot(t, keep), filepath.Join(dir, "root")
+	m := &machine{dir: dir, kernel: only(t, debian, "boot/vmlinuz-*"), initrd: only(t, debian, "boot/initrd.img-*")}
 	command(t, "", "cp", "-a", debian, root)
-	command(t, "", "mkdir", "-p", filepath.Join(root, "lib/modules"))
-	modules, err := filepath.Glob("/usr/lib/uml/modules/*")
-	if err != nil || len(modules) == 0 {
-		t.Fatalf("no modules of User-mode Linux: %v", err)
-	}
-	for _, d := range modules {
-		command(t, "", "cp", "-a", d, filepath.Join(root, "lib/modules"))
-	}
 	for name, content := range files {
 		at := filepath.Join(root, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(content), 0o644)); err != nil {
@@ -108,11 +100,21 @@ func newMachine(t *testing.T) *machine {
 	}
 	install(t, filepath.Join(root, "opt/orrery"))
 	// No mount is needed to fill it.
-	command(t, "", "mkfs.ext4", "-q", "-F", "-E", "nodiscard", "-d", root, filepath.Join(dir, "disk"), diskSize)
+	command(t, "", "mkfs.ext4", "-q", "-F", "-E", "nodiscard", "-d", root, m.disk(), diskSize)
 	if err := os.RemoveAll(root); err != nil {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// only is the one file that pattern has below root.
+func only(t *testing.T, root, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(root, pattern))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s below %s: %q, %v; want one", pattern, root, found, err)
+	}
+	return found[0]
 }
 
 // debianRoot is made once and kept.

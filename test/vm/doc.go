@@ -1,19 +1,19 @@
-// Package vm takes a platform through the life of a whole machine: a Debian 12 with systemd and pure
-// control groups v2, in User-mode Linux. It is installed from a bundle without any network, shut down
-// and booted again, loses its power in the middle of acknowledged writes, and is removed; then the
+// Package vm takes a platform through the life of a whole machine: a Debian 12 with its own kernel,
+// systemd, AppArmor and pure control groups v2, in qemu. It is installed from a bundle without any network,
+// shut down and booted again, loses its power in the middle of acknowledged writes, and is removed; then the
 // machine must be what it was before. What nodes share with their host is seen from there as nowhere
 // else: its init, its control groups and its kernel modules are nobody else's.
 //
-// A User-mode Linux is one process: killing it is a power cut, and its disk is a file. It needs no
-// KVM. It has no cpuset and one processor, and a fork takes it 18 ms, so things take minutes:
+// No KVM is needed: the processor is an emulated one whose instructions are the machine's clock (qemu's
+// -icount). Deadlines in there are as far away as on a machine of its speed, however long that takes here.
+// Killing the process is a power cut, and its disk is a file.
 //
-//	apt-get install debootstrap user-mode-linux
-//	ORRERY_VM=1 go test -count=1 -timeout 2h -v ./test/vm
-//	ORRERY_VM=1 go test -count=1 -v -run 'Interrupted|PowerCut' ./test/vm    # six minutes: no pods
+//	apt-get install debootstrap qemu-system-x86
+//	ORRERY_VM=1 go test -count=1 -timeout 5h -v ./test/vm
+//	ORRERY_VM=1 go test -count=1 -timeout 1h -v -run 'Interrupted|PowerCut' ./test/vm    # no pods
 //
-// TestMachine, the long one, needs a machine that does little else: with a single slow processor the
-// scheduler and the controller manager lose their leases and begin again. On two busy cores it has not
-// come to its end yet.
+// One processor has to be free for it: under a shell of its own, `chrt -f 1 go test …` gives it one on a busy
+// machine.
 //
 // It needs root and, for the first run, Debian's mirror (ORRERY_VM_MIRROR, default
 // http://deb.debian.org/debian). ORRERY_VM_DIR (default /var/tmp/orrery-vm) keeps Debian's root

@@ -17,8 +17,9 @@ import (
 
 // machine is a Debian that is switched off or on.
 type machine struct {
-	dir  string // disk and console
-	boot *boot  // nil when off
+	dir            string // of disk and console
+	kernel, initrd string
+	boot           *boot // nil when off
 }
 
 // boot is one time that the machine runs.
@@ -32,38 +33,34 @@ type boot struct {
 // on starts the machine and returns when its shell takes commands.
 func (m *machine) on(t *testing.T) {
 	t.Helper()
-	fromUs, in, err := os.Pipe()
+	qemu := exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		// A processor of one instruction a nanosecond of the machine's own time, however fast it is run here: what
+		// waits in there waits no less for being slow.
+		"-accel", "tcg,tb-size=512", "-icount", "shift=0", "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(memoryMiB),
+		"-kernel", m.kernel, "-initrd", m.initrd, "-append", "root=/dev/vda rw console=ttyS0 quiet",
+		"-drive", "if=virtio,format=raw,file="+m.disk(),
+		"-chardev", "file,id=console,append=on,path="+m.console(), "-serial", "chardev:console",
+		"-chardev", "stdio,id=commands,signal=off", "-serial", "chardev:commands")
+	in, err := qemu.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, fromIt, err := os.Pipe()
+	out, err := qemu.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	console, err := os.OpenFile(m.console(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	qemu.Stderr = os.Stderr
+	qemu.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for the test
+	if err := qemu.Start(); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("linux.uml", "umid=orrery-vm-"+strconv.Itoa(os.Getpid()), "uml_dir="+m.dir,
-		"mem="+strconv.Itoa(memoryMiB)+"M", "ubda="+filepath.Join(m.dir, "disk"), "root=/dev/ubda", "rw",
-		"con0=null,fd:1", "con=null", "ssl0=fd:3,fd:4", "ssl=null", "quiet")
-	cmd.Stdout, cmd.Stderr = console, console
-	cmd.ExtraFiles = []*os.File{fromUs, fromIt}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // its processes end with the group
-	err = cmd.Start()
-	fromUs.Close()
-	fromIt.Close()
-	console.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &boot{process: cmd.Process, ended: make(chan error, 1), in: in, lines: make(chan string, 1000)}
-	go func() { b.ended <- cmd.Wait() }()
+	b := &boot{process: qemu.Process, ended: make(chan error, 1), in: in, lines: make(chan string, 1000)}
 	go func() {
-		defer close(b.lines)
 		for s := bufio.NewScanner(out); s.Scan(); {
 			b.lines <- s.Text()
 		}
+		close(b.lines)
+		b.ended <- qemu.Wait()
 	}()
 	m.boot = b
 	t.Cleanup(func() { m.cutPower(t) })
@@ -73,6 +70,8 @@ func (m *machine) on(t *testing.T) {
 	}
 	t.Logf("booted in %.0f s", time.Since(began).Seconds())
 }
+
+func (m *machine) disk() string { return filepath.Join(m.dir, "disk") }
 
 func (m *machine) console() string { return filepath.Join(m.dir, "console") }
 

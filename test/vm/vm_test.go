@@ -16,10 +16,10 @@ const (
 	diskSize  = "6G" // a hole, mostly
 
 	buildTime = 40 * time.Minute // of one program on the machine around it
-	bootTime  = 5 * time.Minute
-	offTime   = 5 * time.Minute
-	quick     = 2 * time.Minute  // what takes a moment
-	slow      = 20 * time.Minute // what a platform has to start for
+	bootTime  = 10 * time.Minute
+	offTime   = 10 * time.Minute
+	quick     = 10 * time.Minute // what takes a moment in there
+	slow      = time.Hour        // what a platform has to start for
 )
 
 // look prints what must be the same again, a line each. Modules of nf_tables stay, see ADR 0035.
@@ -40,11 +40,11 @@ func needed(t *testing.T) {
 	t.Helper()
 	switch {
 	case os.Getenv("ORRERY_VM") != "1":
-		t.Skip("a virtual machine takes half an hour: ORRERY_VM=1 runs it")
+		t.Skip("a virtual machine takes an hour: ORRERY_VM=1 runs it")
 	case os.Geteuid() != 0:
 		t.Skip("making a root file system of Debian needs root")
 	}
-	for program, pkg := range map[string]string{"debootstrap": "debootstrap", "linux.uml": "user-mode-linux", "mkfs.ext4": "e2fsprogs"} {
+	for program, pkg := range map[string]string{"debootstrap": "debootstrap", "qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("%s is not there: apt-get install %s", program, pkg)
 		}

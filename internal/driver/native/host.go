@@ -26,7 +26,7 @@ type host struct {
 	exists   func(path string) bool
 	writable func(path string) bool
 	look     func(program string) (string, error)
-	// nftables lists the tables of the host, which needs the program and the kernel.
+	// nftables has the kernel judge what Services are made of, which needs the program too.
 	nftables func(ctx context.Context) error
 	// disk tells about the file system that path is or will be on.
 	disk func(path string) (free uint64, overlay bool, err error)
@@ -50,6 +50,20 @@ type host struct {
 	kept func() []string
 }
 
+// services is what kube-proxy asks of the kernel, in small. A kernel may have nf_tables and neither IPv4 nor
+// address translation in it (User-mode Linux of Debian): no Service works there, whatever starts.
+const services = `
+add table ip orrery-preflight
+add map ip orrery-preflight services { type ipv4_addr . inet_proto . inet_service : verdict ; }
+add chain ip orrery-preflight endpoint
+add rule ip orrery-preflight endpoint meta l4proto tcp dnat to 192.0.2.1:443
+add chain ip orrery-preflight out { type nat hook prerouting priority dstnat ; }
+add rule ip orrery-preflight out ip daddr . meta l4proto . th dport vmap @services
+add rule ip orrery-preflight out fib daddr type local numgen random mod 2 vmap { 0 : goto endpoint, 1 : return }
+add chain ip orrery-preflight back { type nat hook postrouting priority srcnat ; }
+add rule ip orrery-preflight back ct state new masquerade fully-random
+`
+
 func realHost() host {
 	return host{
 		euid:    os.Geteuid,
@@ -66,7 +80,7 @@ func realHost() host {
 			if err != nil {
 				return err
 			}
-			return proc.Run(ctx, &proc.Cmd{Path: nft, Args: []string{"list", "tables"}})
+			return proc.Run(ctx, &proc.Cmd{Path: nft, Args: []string{"--check", "--file", "-"}, Stdin: strings.NewReader(services)})
 		},
 		disk: statfs,
 		listen: func(port int) error {

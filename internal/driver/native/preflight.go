@@ -178,13 +178,14 @@ func (d *Driver) checkNftables(ctx context.Context) check.Result {
 	err := d.host.nftables(ctx)
 	switch {
 	case err == nil:
-		return check.OK("the kernel has nf_tables")
+		return check.OK("the kernel has what Services are made of")
 	case errors.Is(err, exec.ErrNotFound):
 		return check.Skip("cannot be told without nft") // which another condition refuses
 	case d.host.euid() != 0:
 		return check.Skip("only root can ask the kernel for nf_tables")
 	}
-	return check.Fail(fmt.Errorf("the kernel does not answer nft, which Services need (CONFIG_NF_TABLES, modprobe nf_tables): %w", err))
+	return check.Fail(fmt.Errorf("the kernel refuses what Services are made of"+
+		" (CONFIG_NF_TABLES, NF_TABLES_IPV4, NFT_NAT, NFT_MASQ, NFT_NUMGEN, NFT_FIB_IPV4; or their modules are missing): %w", err))
 }
 
 func (d *Driver) checkInotify(running bool) check.Result {

@@ -109,8 +109,8 @@ func TestPreflight(t *testing.T) {
 			h.nftables = func(context.Context) error { return exec.ErrNotFound }
 		}, "programs", check.Failed, "apt-get install nftables"},
 		{"no nf_tables", func(h *host, _ *spec.Environment) {
-			h.nftables = func(context.Context) error { return errors.New("protocol not supported") }
-		}, "nftables", check.Failed, "CONFIG_NF_TABLES"},
+			h.nftables = func(context.Context) error { return errors.New("add table ip: Operation not supported") }
+		}, "nftables", check.Failed, "NF_TABLES_IPV4"},
 		{"few inotify instances", func(h *host, _ *spec.Environment) { h.inotify = func() int { return 100 } }, "inotify", check.Failed, "sysctl -w fs.inotify.max_user_instances=256"},
 		{"little memory", func(h *host, _ *spec.Environment) { reading(h, "/proc/meminfo", "MemAvailable: 1000000 kB\n") }, "memory", check.Failed, "2.0 GiB"},
 		{"less memory for one node", func(h *host, e *spec.Environment) {
