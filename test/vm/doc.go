@@ -12,8 +12,7 @@
 //	ORRERY_VM=1 go test -count=1 -timeout 5h -v ./test/vm
 //	ORRERY_VM=1 go test -count=1 -timeout 1h -v -run 'Interrupted|PowerCut' ./test/vm    # no pods
 //
-// One processor has to be free for it: under a shell of its own, `chrt -f 1 go test …` gives it one on a busy
-// machine.
+// One processor has to be free for it. On a busy machine, once it has booted: chrt -a -f -p 1 $(pgrep qemu-system)
 //
 // It needs root and, for the first run, Debian's mirror (ORRERY_VM_MIRROR, default
 // http://deb.debian.org/debian). ORRERY_VM_DIR (default /var/tmp/orrery-vm) keeps Debian's root
