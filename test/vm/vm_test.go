@@ -115,10 +115,9 @@ func TestMachine(t *testing.T) {
 		t.Fatalf("this is no machine with systemd and control groups v2: %s", got)
 	}
 	m.run(t, slow, up)
-	if got := m.run(t, quick, "orrery status --env vm"); !strings.Contains(got, "Ready") {
-		t.Errorf("status: %s", got)
-	}
+	m.run(t, quick, "orrery status --env vm | grep -E '^server1 .* ready '")
 	m.inScope(t)
+	m.run(t, quick, "grep -H 'cri-containerd.*(enforce)' /proc/$(pgrep -xo nats-server)/attr/current")
 	acknowledged := m.publish(t, 200)
 	m.off(t)
 
