@@ -34,6 +34,7 @@ func Kind() driver.Kind {
 		DecideNetwork:  decideNetwork,
 		NodeNetwork:    spec.PluginRoutes,
 		MirrorPrograms: []string{"k3s"},
+		Record:         record,
 	}
 }
 
@@ -52,6 +53,9 @@ func decideNetwork(ctx context.Context, _ driver.Compiler) (plugin, reason strin
 	}
 	return spec.PluginCilium, ""
 }
+
+// record is where [memory] is kept.
+const record = "k3d.json"
 
 // Driver of one environment.
 type Driver struct {
@@ -97,7 +101,7 @@ func (d *Driver) passwordFile() string    { return d.path("mirror-password") }
 
 // remembered is false when nothing was begun.
 func (d *Driver) remembered() (m memory, ok bool, err error) {
-	b, err := os.ReadFile(d.path("k3d.json"))
+	b, err := os.ReadFile(d.path(record))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, false, nil
 	}
@@ -105,7 +109,7 @@ func (d *Driver) remembered() (m memory, ok bool, err error) {
 		err = json.Unmarshal(b, &m)
 	}
 	if err != nil {
-		return m, true, fmt.Errorf("what is known of the environment, %s: %w", d.path("k3d.json"), err)
+		return m, true, fmt.Errorf("what is known of the environment, %s: %w", d.path(record), err)
 	}
 	m.Password, err = mirror.ReadPassword(d.passwordFile())
 	return m, true, err
@@ -116,7 +120,7 @@ func (d *Driver) remember(m memory) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(d.path("k3d.json"), b, 0o600)
+	return atomicfile.Write(d.path(record), b, 0o600)
 }
 
 // effects in the order in which they are made.
