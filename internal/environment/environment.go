@@ -124,6 +124,9 @@ func attach(r Request, damaged bool) (*Environment, error) {
 		return nil, err
 	}
 	unknown := spec.Named(name)
+	if want, err := r.Spec(); err == nil {
+		unknown.Driver = want.Driver
+	}
 	unknown.Driver = keptDriver(filepath.Join(r.StateRoot, name), unknown.Driver)
 	if unknown.Network.Plugin == spec.PluginAuto { // nothing is made with this
 		unknown.Network.Plugin = spec.PluginPTP
