@@ -296,6 +296,9 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 	if gone != nil {
 		return fmt.Errorf("somebody removed %s, and what was in it went with it: 'orrery down' and 'orrery up' make the environment anew", strings.Join(gone, ", "))
 	}
+	if err := d.mendBalancer(ctx, s); err != nil {
+		return err
+	}
 	var g errgroup.Group
 	for name, c := range s.nodes {
 		if c.State == "running" || slices.Contains(m.Stopped, name) {
