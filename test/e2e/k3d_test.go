@@ -87,7 +87,9 @@ func TestK3d(t *testing.T) {
 	e.verify(t)
 
 	// All of nodes in containers is seen, and nothing is found that has no reason.
-	report := decode[struct{ Findings, Skipped []struct{ Check, Object, Detail, Reason string } }](t, e.try(t, "audit", "-o", "json").stdout)
+	report := decode[struct {
+		Findings, Skipped []struct{ Check, Object, Detail, Reason string }
+	}](t, e.try(t, "audit", "-o", "json").stdout)
 	if len(report.Findings)+len(report.Skipped) > 0 {
 		t.Errorf("audit: found %+v, did not see %+v", report.Findings, report.Skipped)
 	}
