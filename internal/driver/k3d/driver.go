@@ -109,7 +109,9 @@ func (d *Driver) remembered() (m memory, ok bool, err error) {
 		err = json.Unmarshal(b, &m)
 	}
 	if err != nil {
-		return m, true, fmt.Errorf("what is known of the environment, %s: %w", d.path(record), err)
+		return m, true, fmt.Errorf("what is known of the environment, %s: %w; if it cannot be mended, "+
+			"'k3d cluster delete %s' and 'docker rm -f -v %s' remove what it made, and with that file gone 'orrery down' the rest",
+			d.path(record), err, clusterName(d.Spec.Name), mirrorName(d.Spec.Name))
 	}
 	m.Password, err = mirror.ReadPassword(d.passwordFile())
 	return m, true, err
