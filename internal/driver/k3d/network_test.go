@@ -198,7 +198,8 @@ func TestALoadBalancerThatSomebodyRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if created.Image != e.K3d.LoadBalancer || created.Hostname != name || created.Labels[labelCluster] != "orrery-demo" || created.Labels[labelRole] != "loadbalancer" {
+	if l := created.Labels; created.Image != e.K3d.LoadBalancer || created.Hostname != name ||
+		l[labelCluster] != "orrery-demo" || l[labelRole] != "loadbalancer" {
 		t.Errorf("%+v", created)
 	}
 	if at := created.HostConfig.PortBindings["6443/tcp"]; len(at) != 1 || at[0].HostIp != "127.0.0.1" || at[0].HostPort != "16443" {
