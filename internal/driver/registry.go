@@ -45,6 +45,9 @@ type Kind struct {
 	// MirrorPrograms are what Prepare runs beside the mirror's own program, by their names in the
 	// distribution.
 	MirrorPrograms []string
+	// Record is its file in the state folder, by which alone it can remove what it made. Empty where the
+	// name of the environment is enough.
+	Record string
 	// New makes the driver of one environment. It looks at nothing and changes nothing.
 	New func(Options) (Driver, error)
 	// DecideNetwork turns network.plugin auto into what this machine can run; the reason is

@@ -123,6 +123,10 @@ func attach(r Request, damaged bool) (*Environment, error) {
 		return nil, err
 	}
 	unknown := spec.Named(name)
+	if want, err := r.Spec(); err == nil {
+		unknown.Driver = want.Driver
+	}
+	unknown.Driver = keptDriver(filepath.Join(r.StateRoot, name), unknown.Driver)
 	if unknown.Network.Plugin == spec.PluginAuto { // nothing is made with this
 		unknown.Network.Plugin = spec.PluginPTP
 	}
@@ -147,6 +151,24 @@ func attach(r Request, damaged bool) (*Environment, error) {
 		}
 		return nil
 	})
+}
+
+// keptDriver is what made the environment in dir, as far as what is kept says so: on it hangs who may change
+// it, and who removes one of which the rest is damaged.
+func keptDriver(dir, otherwise string) string {
+	if kept, err := engine.LoadState(dir); err == nil {
+		return kept.Spec.Driver
+	}
+	for _, name := range driver.Names() {
+		k, err := driver.Lookup(name)
+		if err != nil || k.Record == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, k.Record)); err == nil {
+			return name
+		}
+	}
+	return otherwise
 }
 
 func (e *Environment) remember(kept engine.State) {

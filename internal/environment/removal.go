@@ -14,21 +14,30 @@ import (
 // Remove deletes the environment and audits: each leak is a line for a person. The lock is
 // held until then, so that the audit sees nothing of an 'up' that waits; then it is let go.
 //
-// From a cluster that somebody else made only what the environment applied is taken. While that
-// fails, its state is kept, so that it can be tried again.
+// From a cluster that somebody else made only what the environment applied is taken. While that or
+// the driver fails, the state is kept: it may be all that says what is ours, as of containers.
 func (e *Environment) Remove(ctx context.Context) (leaks []string, err error) {
 	defer func() { err = errors.Join(err, e.Close()) }()
 	if !e.Kind.Nodes {
 		if err := e.withdraw(ctx); err != nil {
-			return nil, fmt.Errorf("%w\nwhat is kept of the environment stays in %s: 'orrery down%s' goes on", err, e.StateDir, e.Flag())
+			return nil, e.kept(err)
 		}
 	}
-	errs := []error{e.unmergeKubeconfigs(), e.distrusted(ctx), e.Driver.Delete(ctx), e.discard()}
+	errs := []error{e.unmergeKubeconfigs(), e.distrusted(ctx)}
+	if err := e.Driver.Delete(ctx); err != nil {
+		errs = append(errs, e.kept(err))
+	} else {
+		errs = append(errs, e.discard())
+	}
 	leaks, auditErr := e.Driver.Audit(ctx)
 	if sign.Remembered(e.ownKeys()) {
 		leaks = append(leaks, "entry of the kernel's keyring for "+e.ownKeys())
 	}
 	return leaks, errors.Join(append(errs, auditErr)...)
+}
+
+func (e *Environment) kept(err error) error {
+	return fmt.Errorf("%w\nwhat is kept of the environment stays in %s: 'orrery down%s' goes on", err, e.StateDir, e.Flag())
 }
 
 // Untouched: the journal names nothing but the state folder, and the password of the key in

@@ -1,6 +1,8 @@
 package environment
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -39,21 +41,32 @@ func TestDiscardUnmade(t *testing.T) {
 	}
 }
 
-// Removal goes on when a part of it fails, and says all that went wrong and all that is left.
+// Removal goes on when a part of it fails, says all that went wrong and all that is left, and keeps what a
+// second try needs.
 func TestRemoveGoesOn(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{})
-	s.cluster.Fail("Delete", fake.Fault{Error: "a mount is busy"})
-	s.cluster.Fail("Audit", fake.Fault{Leaks: []string{"mount /x"}})
+	s.cluster.Fail("Delete", fake.Fault{Times: 1, Error: "a mount is busy"})
+	s.cluster.Fail("Audit", fake.Fault{Times: 1, Leaks: []string{"mount /x"}})
 	p := s.open(Selection{})
 	leaks, err := p.Remove(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "a mount is busy") {
+	if err == nil || !strings.Contains(err.Error(), "a mount is busy") || !strings.Contains(err.Error(), "stays in "+p.StateDir) {
 		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(p.StateDir); err != nil {
+		t.Error(err)
 	}
 	if all := strings.Join(leaks, "\n"); !strings.Contains(all, "mount /x") || !strings.Contains(all, "listener of the API") {
 		t.Errorf("%v", leaks)
 	}
 	if err := p.Close(); err != nil { // again
 		t.Error(err)
+	}
+	p = s.open(Selection{})
+	if leaks, err := p.Remove(t.Context()); err != nil || len(leaks) > 0 {
+		t.Errorf("a second try: %v, %v", leaks, err)
+	}
+	if _, err := os.Stat(p.StateDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder after it: %v", err)
 	}
 }

@@ -152,12 +152,34 @@ func TestDamagedState(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	e, err := Salvage(down)
-	if err != nil || e.Damage == nil || e.Exists {
-		t.Fatalf("%+v, %v", e, err)
+	salvaged := func(driver string) {
+		t.Helper()
+		e, err := Salvage(down)
+		if err != nil || e.Damage == nil || e.Exists || e.Spec.Driver != driver {
+			t.Fatalf("%+v, %v", e, err)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
 	}
-	if err := e.Close(); err != nil {
-		t.Error(err)
+	salvaged(spec.Named("x").Driver)
+	// Whose record is there made it, and removes it.
+	if err := os.WriteFile(filepath.Join(filepath.Dir(state), "recorded.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	salvaged("recorded")
+}
+
+// Who may change an environment hangs on the driver that made it, and not on the default one.
+func TestWhoMayChangeHangsOnTheDriver(t *testing.T) {
+	s := newSmall(t)
+	s.mustUp(Selection{})
+	dir := filepath.Join(s.request.StateRoot, "small")
+	if got := keptDriver(dir, "x"); got != "fake" {
+		t.Errorf("it was made with fake, and would be changed with %s", got)
+	}
+	if got := keptDriver(dir+"-none", "x"); got != "x" {
+		t.Errorf("of what is not there the driver is %s", got)
 	}
 }
 

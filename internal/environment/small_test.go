@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	unknown := fake.Kind() // that of an environment of which nothing is known
 	unknown.Name = spec.Named("x").Driver
 	driver.Register(unknown)
+	recorded := fake.Kind()
+	recorded.Name, recorded.Record = "recorded", "recorded.json"
+	driver.Register(recorded)
 	os.Exit(m.Run())
 }
 

@@ -86,7 +86,24 @@ func TestK3d(t *testing.T) {
 	}
 	e.verify(t)
 
-	// What somebody removed is named, and nothing else is done.
+	// All of nodes in containers is seen, and nothing is found that has no reason.
+	report := decode[struct {
+		Findings, Skipped []struct{ Check, Object, Detail, Reason string }
+	}](t, e.try(t, "audit", "-o", "json").stdout)
+	if len(report.Findings)+len(report.Skipped) > 0 {
+		t.Errorf("audit: found %+v, did not see %+v", report.Findings, report.Skipped)
+	}
+
+	// Of the containers the load balancer holds nothing: it is made anew.
+	if _, err := engineAt(t.Context(), http.MethodDelete, "/containers/k3d-orrery-"+e.name+"-serverlb?force=true&v=true", ""); err != nil {
+		t.Fatal(err)
+	}
+	e.up(t)
+	if out := e.run(t, "kubectl", "get", "configmap", "kept", "-o", "jsonpath={.data.a}"); out != "b" {
+		t.Errorf("behind a new load balancer: %q", out)
+	}
+
+	// What else somebody removed is named, and nothing else is done.
 	if _, err := engineAt(t.Context(), http.MethodDelete, "/containers/k3d-orrery-"+e.name+"-agent-0?force=true&v=true", ""); err != nil {
 		t.Fatal(err)
 	}

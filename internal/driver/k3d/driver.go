@@ -34,6 +34,7 @@ func Kind() driver.Kind {
 		DecideNetwork:  decideNetwork,
 		NodeNetwork:    spec.PluginRoutes,
 		MirrorPrograms: []string{"k3s"},
+		Record:         record,
 	}
 }
 
@@ -52,6 +53,9 @@ func decideNetwork(ctx context.Context, _ driver.Compiler) (plugin, reason strin
 	}
 	return spec.PluginCilium, ""
 }
+
+// record is where [memory] is kept.
+const record = "k3d.json"
 
 // Driver of one environment.
 type Driver struct {
@@ -97,7 +101,7 @@ func (d *Driver) passwordFile() string    { return d.path("mirror-password") }
 
 // remembered is false when nothing was begun.
 func (d *Driver) remembered() (m memory, ok bool, err error) {
-	b, err := os.ReadFile(d.path("k3d.json"))
+	b, err := os.ReadFile(d.path(record))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, false, nil
 	}
@@ -105,7 +109,9 @@ func (d *Driver) remembered() (m memory, ok bool, err error) {
 		err = json.Unmarshal(b, &m)
 	}
 	if err != nil {
-		return m, true, fmt.Errorf("what is known of the environment, %s: %w", d.path("k3d.json"), err)
+		return m, true, fmt.Errorf("what is known of the environment, %s: %w; if it cannot be mended, "+
+			"'k3d cluster delete %s' and 'docker rm -f -v %s' remove what it made, and with that file gone 'orrery down' the rest",
+			d.path(record), err, clusterName(d.Spec.Name), mirrorName(d.Spec.Name))
 	}
 	m.Password, err = mirror.ReadPassword(d.passwordFile())
 	return m, true, err
@@ -116,7 +122,7 @@ func (d *Driver) remember(m memory) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(d.path("k3d.json"), b, 0o600)
+	return atomicfile.Write(d.path(record), b, 0o600)
 }
 
 // effects in the order in which they are made.
@@ -291,6 +297,9 @@ func (d *Driver) start(ctx context.Context, m memory, s seen) error {
 	}
 	if gone != nil {
 		return fmt.Errorf("somebody removed %s, and what was in it went with it: 'orrery down' and 'orrery up' make the environment anew", strings.Join(gone, ", "))
+	}
+	if err := d.mendBalancer(ctx, s); err != nil {
+		return err
 	}
 	var g errgroup.Group
 	for name, c := range s.nodes {

@@ -18,32 +18,43 @@ var ownFixes = []string{"K3D_FIX_DNS=0", "K3D_FIX_MOUNTS=0", "K3D_FIX_CGROUPV2=0
 // those of its load balancer and tools.
 func (d *Driver) images(ctx context.Context) (node string, env []string, err error) {
 	named := d.Spec.K3dImages()
-	give := func(pinned string, made func() (*image, error)) string {
-		var tag string
-		switch {
-		case err != nil:
-		case pinned != "":
-			tag, err = d.engine.pull(ctx, pinned)
-		default:
-			var i *image
-			if i, err = made(); err == nil {
-				tag, err = d.engine.load(ctx, i)
-			}
-		}
-		return tag
+	node, err = d.give(ctx, named.Image, func() (*image, error) { return nodeImage(d.Dist(), runtime.GOARCH) })
+	if err != nil {
+		return "", nil, err
 	}
-	helper := func(what string) func() (*image, error) {
-		return func() (*image, error) { return helperImage(what, runtime.GOARCH, d.Dist().Program("k3s")) }
+	balancer, err := d.balancerImage(ctx)
+	if err != nil {
+		return "", nil, err
 	}
-	node = give(named.Image, func() (*image, error) { return nodeImage(d.Dist(), runtime.GOARCH) })
-	env = []string{
-		"K3D_IMAGE_LOADBALANCER=" + give(named.LoadBalancer, helper("proxy")),
-		"K3D_IMAGE_TOOLS=" + give(named.Tools, helper("tools")),
+	tools, err := d.give(ctx, named.Tools, d.helper("tools"))
+	if err != nil {
+		return "", nil, err
 	}
+	env = []string{"K3D_IMAGE_LOADBALANCER=" + balancer, "K3D_IMAGE_TOOLS=" + tools}
 	if named.Image == "" {
 		env = append(env, ownFixes...)
 	}
-	return node, env, err
+	return node, env, nil
+}
+
+func (d *Driver) balancerImage(ctx context.Context) (string, error) {
+	return d.give(ctx, d.Spec.K3dImages().LoadBalancer, d.helper("proxy"))
+}
+
+// give gives the engine the image that is pinned, else the one that is made here.
+func (d *Driver) give(ctx context.Context, pinned string, made func() (*image, error)) (tag string, err error) {
+	if pinned != "" {
+		return d.engine.pull(ctx, pinned)
+	}
+	i, err := made()
+	if err != nil {
+		return "", err
+	}
+	return d.engine.load(ctx, i)
+}
+
+func (d *Driver) helper(what string) func() (*image, error) {
+	return func() (*image, error) { return helperImage(what, runtime.GOARCH, d.Dist().Program("k3s")) }
 }
 
 // checkImages asks for those that orrery.yaml names, and pulls none.

@@ -319,6 +319,21 @@ func TestAClusterOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// Of an environment whose memory is damaged nothing is removed, since nothing says what is its own.
+func TestADamagedMemory(t *testing.T) {
+	deleted := engineOf(t, nil)
+	d := newDriver(t, environment("demo"))
+	if err := errors.Join(os.MkdirAll(d.StateDir, 0o700), os.WriteFile(d.path(record), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Delete(t.Context()); err == nil || !strings.Contains(err.Error(), "k3d cluster delete orrery-demo") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(d.path(record)); err != nil || len(*deleted) > 0 {
+		t.Errorf("%v, deleted %v", err, *deleted)
+	}
+}
+
 func TestARemovedContainerIsNamed(t *testing.T) {
 	e := environment("demo")
 	agents := 0

@@ -1,12 +1,14 @@
 package k3d
 
 import (
+	"archive/tar"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,12 +71,17 @@ func (w *wires) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 
 func (w *wires) serve(t *testing.T) {
 	t.Helper()
+	serveEngine(t, w.ServeHTTP)
+}
+
+func serveEngine(t *testing.T, answer http.HandlerFunc) {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: w}
+	server := &http.Server{Handler: answer}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { server.Close() })
 	t.Setenv("DOCKER_HOST", "unix://"+socket)
@@ -142,6 +149,70 @@ func TestANetworkThatSomebodyRemoved(t *testing.T) {
 		}
 		want["kept"] = "x"
 		w.networks["k3d-orrery-demo"]["kept"] = "x"
+	}
+}
+
+// TestALoadBalancerThatSomebodyRemoved is made anew as k3d makes it, and told about the servers.
+func TestALoadBalancerThatSomebodyRemoved(t *testing.T) {
+	const name = "k3d-orrery-demo-serverlb"
+	e, all := oneAndOne("running")
+	all = slices.DeleteFunc(all, func(c object) bool { return c["Id"] == "id-serverlb" })
+	var created struct {
+		Image, Hostname string
+		Labels          map[string]string
+		HostConfig      struct {
+			PortBindings map[string][]struct{ HostIp, HostPort string }
+		} //nolint:revive // the API's names
+		NetworkingConfig struct {
+			EndpointsConfig map[string]struct{ IPAMConfig struct{ IPv4Address string } }
+		}
+	}
+	files := map[string]string{}
+	var done []string
+	serveEngine(t, func(out http.ResponseWriter, r *http.Request) {
+		switch path := strings.TrimPrefix(r.URL.Path, apiVersion); {
+		case path == "/containers/json":
+			_ = json.NewEncoder(out).Encode(all)
+		case path == "/containers/create" && r.URL.Query().Get("name") == name:
+			_ = json.NewDecoder(r.Body).Decode(&created)
+			_, _ = io.WriteString(out, `{"Id": "new"}`)
+		case path == "/containers/new/archive":
+			in := tar.NewReader(r.Body)
+			for h, err := in.Next(); err == nil; h, err = in.Next() {
+				b, _ := io.ReadAll(in)
+				files[r.URL.Query().Get("path")+h.Name] = string(b)
+			}
+		default:
+			done = append(done, r.Method+" "+path)
+			_, _ = io.WriteString(out, "{}")
+		}
+	})
+	e.K3d = &spec.K3d{LoadBalancer: "ghcr.io/k3d-io/k3d-proxy@sha256:" + strings.Repeat("a", 64)}
+	d := newDriver(t, e)
+	s, err := d.look(t.Context(), "mine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a second time there is nothing to do
+		if err := d.mendBalancer(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l := created.Labels; created.Image != e.K3d.LoadBalancer || created.Hostname != name ||
+		l[labelCluster] != "orrery-demo" || l[labelRole] != "loadbalancer" {
+		t.Errorf("%+v", created)
+	}
+	if at := created.HostConfig.PortBindings["6443/tcp"]; len(at) != 1 || at[0].HostIp != "127.0.0.1" || at[0].HostPort != "16443" {
+		t.Errorf("ports %+v", at)
+	}
+	if at := created.NetworkingConfig.EndpointsConfig["k3d-orrery-demo"].IPAMConfig.IPv4Address; at != "10.85.0.253" {
+		t.Errorf("address %q", at)
+	}
+	if !strings.Contains(files["/etc/confd/values.yaml"], "6443.tcp:\n        - k3d-orrery-demo-server-0\n") {
+		t.Errorf("%v", files)
+	}
+	if c := s.nodes[name]; c.ID != "new" || c.State == "running" {
+		t.Errorf("it would not be started: %+v", c)
 	}
 }
 

@@ -4,20 +4,25 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/orrery-dev/orrery/internal/beneath"
 	"github.com/orrery-dev/orrery/internal/driver"
 )
 
@@ -102,6 +107,61 @@ func TestAgentsGetWhatIsTheirs(t *testing.T) {
 	c.Address = netip.MustParseAddr("10.0.0.3")
 	if _, _, err := c.know(t.Context(), p); err == nil || !strings.Contains(err.Error(), "10.0.0.2") {
 		t.Errorf("a member of etcd at another address: %v", err)
+	}
+}
+
+// What an audit reads of a node is in its place: nothing is read of what a node has behind a link.
+func TestContainedLaysNoLinksWhereAnAuditLooks(t *testing.T) {
+	if os.Getenv("ORRERY_TEST_PART") != "lay" {
+		if os.Geteuid() != 0 {
+			t.Skip("needs root: it mounts")
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^TestContainedLaysNoLinksWhereAnAuditLooks$", "-test.v")
+		cmd.Env = append(os.Environ(), "ORRERY_TEST_PART=lay")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	b := &rootBuilder{root: "/"}
+	b.do("private", func() error { return syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "") })
+	for _, d := range []string{"/etc", "/opt", "/run", "/var"} {
+		b.mount("tmpfs", d, "tmpfs", 0, "mode=755")
+	}
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	c := Contained{Environment: "x", State: "/var/lib/orrery", Name: "s0", Address: netip.MustParseAddr("10.0.0.2"), Server: true,
+		Pods: netip.MustParsePrefix("10.42.0.0/16"), Services: netip.MustParsePrefix("10.43.0.0/16"), DNS: netip.MustParseAddr("10.43.0.10"),
+		Log: slog.New(slog.DiscardHandler)}
+	p := paths(c.State)
+	all, _, err := c.know(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := all.node(c.Name)
+	if err := c.lay(p, n, all); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{nodePKI + atRestConfig, "/etc/containerd/config.toml"} {
+		f, err := beneath.Open("/", file, os.O_RDONLY, 0)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		f.Close()
+		if err := os.WriteFile(file, nil, 0o600); !errors.Is(err, syscall.EROFS) {
+			t.Errorf("%s can be written to: %v", file, err)
+		}
+	}
+	for _, dir := range []string{cniFolder, "/var/lib/etcd"} {
+		if err := os.WriteFile(dir+"/x", nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Lstat("/var/lib/etcd"); err != nil || info.Mode() != fs.ModeDir|0o700 {
+		t.Errorf("etcd's folder: %v, %v", info, err)
 	}
 }
 

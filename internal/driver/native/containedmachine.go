@@ -134,10 +134,18 @@ func (c Contained) lay(p paths, n node, all contained) error {
 	if err := os.Chmod(filepath.Join(p.nodeVar(n.Name), "lib", "etcd"), 0o700); err != nil {
 		return err
 	}
+	// What an audit looks at from outside is there itself: of what a node has behind a link nothing is read.
+	b := &rootBuilder{root: "/"}
+	b.bind(p.nodeEtc(n.Name, "kubernetes"), "/etc/kubernetes", true)
+	b.bind(p.nodeEtc(n.Name, "containerd"), "/etc/containerd", true)
+	b.bind(p.nodeEtc(n.Name, "cni"), "/etc/cni", false)
+	b.bind(p.nodeVar(n.Name)+"/lib/etcd", "/var/lib/etcd", false)
+	if b.err != nil {
+		return b.err
+	}
 	for at, to := range map[string]string{
-		"/etc/kubernetes": p.nodeEtc(n.Name, "kubernetes"), "/etc/containerd": p.nodeEtc(n.Name, "containerd"), "/etc/cni": p.nodeEtc(n.Name, "cni"),
-		"/var/lib/containerd": p.nodeVar(n.Name) + "/lib/containerd", "/var/lib/etcd": p.nodeVar(n.Name) + "/lib/etcd",
-		"/var/log/orrery": p.node(n.Name) + "/log", "/var/log/kubernetes": p.nodeVar(n.Name) + "/log/kubernetes",
+		"/var/lib/containerd": p.nodeVar(n.Name) + "/lib/containerd",
+		"/var/log/orrery":     p.node(n.Name) + "/log", "/var/log/kubernetes": p.nodeVar(n.Name) + "/log/kubernetes",
 		nodeLayers: p.layers(), nodeLayerSocket: p.layerSocket(n.Name),
 	} {
 		if err := pointTo(to, at); err != nil {
