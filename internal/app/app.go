@@ -85,7 +85,7 @@ func (i interruption) Error() string {
 	case syscall.SIGINT:
 		return "interrupted (Ctrl-C)"
 	case syscall.SIGHUP:
-		return "interrupted: the terminal was closed (SIGHUP); nohup or tmux keeps a command going without one"
+		return "interrupted: the terminal was closed (SIGHUP)"
 	}
 	return "interrupted: another program ended it (SIGTERM)"
 }

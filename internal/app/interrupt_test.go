@@ -50,7 +50,7 @@ func TestInterruptionIsNamed(t *testing.T) {
 		says       string
 	}{
 		{interruption{syscall.SIGHUP}, context.Canceled, "interrupted: the terminal was closed (SIGHUP)"},
-		{interruption{syscall.SIGHUP}, fmt.Errorf("start x: %w", context.Canceled), "(SIGHUP); nohup or tmux keeps a command going without one: start x"},
+		{interruption{syscall.SIGHUP}, fmt.Errorf("start x: %w", context.Canceled), "(SIGHUP): start x"},
 		{interruption{syscall.SIGINT}, fmt.Errorf("y: %w", interruption{syscall.SIGINT}), "y: interrupted (Ctrl-C)"},
 		{interruption{syscall.SIGTERM}, other, "no such file"},
 		{nil, other, "no such file"},

@@ -18,8 +18,8 @@ const leastDisk = 64 << 20
 // blame says of a failed start what is behind it, when nothing can be written: whatever is
 // written first fails, and is not at fault.
 func (d *Driver) blame(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || ctx.Err() != nil { // nothing but the person who interrupts is to blame
+		return err
 	}
 	dir := string(d.paths)
 	if free, _, derr := d.host.disk(dir); derr == nil && free < leastDisk {
