@@ -260,6 +260,11 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary, compiled bo
 				fmt.Fprintf(b, "Skipped: %s: %s\n", c.Name, c.Reason)
 			}
 		}
+		for _, n := range st.Nodes {
+			if n.Reason != "" {
+				fmt.Fprintf(b, "warning: node %s: %s\n", n.Name, n.Reason)
+			}
+		}
 		for _, line := range st.Warnings {
 			fmt.Fprintf(b, "warning: %s\n", line)
 		}
