@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -18,10 +17,12 @@ func strangers(t *testing.T, e *environment) {
 	if len(pods) == 0 {
 		t.Fatal("no pod of local-path runs, whose network could be used")
 	}
-	dial := func(ctx context.Context, _, address string) (net.Conn, error) { return dialIn(ctx, pods[0], address, 5*time.Second) }
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DialContext: dial, DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // a stranger does not mind
-	}}
+	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+		return dialIn(ctx, pods[0], address, 5*time.Second)
+	}
+	secure := &tls.Config{InsecureSkipVerify: true} // a stranger does not mind
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true, TLSClientConfig: secure}}
+	escape := strings.NewReplacer(`"`, "%22", "{", "%7B", "}", "%7D")
 	for pod, ports := range map[string]map[string][]string{
 		"loki-0": {
 			"https 3100": {
@@ -31,16 +32,22 @@ func strangers(t *testing.T, e *environment) {
 			"http 3101": {"/ring", "/ready"},
 			"http 9095": {"/"},
 		},
-		"tempo-0":      {"https 3200": {"/flush", "/shutdown", "/ingester/ring", "/api/search"}, "https 4318": {"/v1/traces"}, "http 3201": {"/flush", "/shutdown", "/ring"}},
-		"prometheus-0": {"https 9090": {"/-/reload", "/-/quit", "/api/v1/write", "/api/v1/admin/tsdb/snapshot", "/api/v1/admin/tsdb/delete_series?match[]=up"}},
+		"tempo-0": {
+			"https 3200": {"/flush", "/shutdown", "/ingester/ring", "/api/search"}, "https 4318": {"/v1/traces"},
+			"http 3201": {"/flush", "/shutdown", "/ring"},
+		},
+		"prometheus-0": {"https 9090": {
+			"/-/reload", "/-/quit", "/api/v1/write", "/api/v1/admin/tsdb/snapshot", "/api/v1/admin/tsdb/delete_series?match[]=up",
+		}},
 	} {
 		selector := "app.kubernetes.io/name=" + strings.TrimSuffix(pod, "-0")
-		address := strings.TrimSpace(e.run(t, "kubectl", "-n", "observability", "get", "pods", "-l", selector, "-o", "jsonpath={.items[0].status.podIP}"))
+		found := e.run(t, "kubectl", "-n", "observability", "get", "pods", "-l", selector, "-o", "jsonpath={.items[0].status.podIP}")
+		address := strings.TrimSpace(found)
 		for port, paths := range ports {
 			scheme, number, _ := strings.Cut(port, " ")
 			for _, path := range paths {
 				for _, method := range []string{http.MethodGet, http.MethodPost} {
-					url := fmt.Sprintf("%s://%s%s", scheme, net.JoinHostPort(address, number), strings.NewReplacer(`"`, "%22", "{", "%7B", "}", "%7D").Replace(path))
+					url := scheme + "://" + net.JoinHostPort(address, number) + escape.Replace(path)
 					status, body, err := send(t.Context(), client, method, url, "", "", strings.NewReader("{}"))
 					switch {
 					case err != nil:
