@@ -52,7 +52,8 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return exitCode(root.ExecuteContext(ctx), stderr)
+	err := root.ExecuteContext(ctx)
+	return exitCode(interruptedBy(context.Cause(ctx), err), stderr)
 }
 
 // exitCode prints err, if it has not been printed, and maps it to a code.
@@ -76,10 +77,38 @@ func exitCode(err error, stderr io.Writer) int {
 	return exitFailed
 }
 
+// interruption is why a verb was cancelled: a person, a closed terminal or another program.
+type interruption struct{ by os.Signal }
+
+func (i interruption) Error() string {
+	switch i.by {
+	case syscall.SIGINT:
+		return "interrupted (Ctrl-C)"
+	case syscall.SIGHUP:
+		return "interrupted: the terminal was closed (SIGHUP)"
+	}
+	return "interrupted: another program ended it (SIGTERM)"
+}
+
+// Is implements the interface that [errors.Is] looks for: whoever is interrupted is cancelled.
+func (interruption) Is(target error) bool { return target == context.Canceled }
+
+// interruptedBy names what cancelled a verb where its error does not.
+func interruptedBy(cause, err error) error {
+	i, ok := errors.AsType[interruption](cause)
+	if _, named := errors.AsType[interruption](err); !ok || named || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	if err == context.Canceled { //nolint:errorlint // alone it says no more
+		return i
+	}
+	return fmt.Errorf("%w: %w", i, err)
+}
+
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP cancels, so that
 // the verb cleans up; the second, unless it is SIGHUP, ends the process at once.
 func interruptible(stderr io.Writer) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	sig := make(chan os.Signal, 2)
 	done := make(chan struct{})
 	signal.Notify(sig, syscall.SIGINT, syscall.SIGTERM)
@@ -87,15 +116,16 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 		signal.Notify(sig, syscall.SIGHUP)
 	}
 	go func() {
+		var by os.Signal
 		select {
 		case <-done:
 			return
-		case <-sig:
+		case by = <-sig:
 		}
 		// Whoever reads our output may have gone with the terminal, which must not end the clean-up.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		fmt.Fprintln(stderr, "orrery: interrupted, cleaning up (once more to leave at once)")
-		cancel()
+		cancel(interruption{by})
 		for {
 			select {
 			case <-done:
@@ -112,6 +142,6 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 	return ctx, func() {
 		signal.Stop(sig)
 		close(done)
-		cancel()
+		cancel(nil)
 	}
 }

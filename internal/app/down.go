@@ -179,7 +179,10 @@ func (o *options) lifecycle(ctx context.Context, verb string, l lifecycle, do fu
 	step.State, step.Seconds = ui.StateDone, environment.Seconds(time.Since(start))
 	if err != nil {
 		step.State, step.Error = ui.StateFailed, err.Error()
-		err = fmt.Errorf("%s environment %q: %w", verb, e.Spec.Name, err)
+		err = fmt.Errorf("%s environment %q: %w", verb, e.Spec.Name, interruptedBy(context.Cause(ctx), err))
+		if errors.Is(err, context.Canceled) {
+			err = fmt.Errorf("%w\nlook at it: orrery status%s · to go on: orrery %s%s", err, e.Flag(), verb, e.Flag())
+		}
 	}
 	sink.Emit(step)
 	return err

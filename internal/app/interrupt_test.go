@@ -2,9 +2,12 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +35,33 @@ func TestHangUpCleansUp(t *testing.T) {
 			if !wait() {
 				t.Fatal("nothing was interrupted")
 			}
+		}
+	}
+	if err := interruptedBy(context.Cause(ctx), context.Cause(ctx)); exitCode(err, io.Discard) != exitInterrupted || !strings.Contains(err.Error(), "SIGHUP") {
+		t.Errorf("what cancelled it: %v", err)
+	}
+}
+
+// Whatever a verb makes of being cancelled, its last words say by what.
+func TestInterruptionIsNamed(t *testing.T) {
+	other := errors.New("no such file")
+	for _, c := range []struct {
+		cause, err error
+		says       string
+	}{
+		{interruption{syscall.SIGHUP}, context.Canceled, "interrupted: the terminal was closed (SIGHUP)"},
+		{interruption{syscall.SIGHUP}, fmt.Errorf("start x: %w", context.Canceled), "(SIGHUP): start x"},
+		{interruption{syscall.SIGINT}, fmt.Errorf("y: %w", interruption{syscall.SIGINT}), "y: interrupted (Ctrl-C)"},
+		{interruption{syscall.SIGTERM}, other, "no such file"},
+		{nil, other, "no such file"},
+		{interruption{syscall.SIGTERM}, nil, ""},
+	} {
+		err := interruptedBy(c.cause, c.err)
+		if (err == nil) != (c.err == nil) || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v of %v: %v, want %q", c.err, c.cause, err, c.says)
+		}
+		if err != nil && errors.Is(c.err, context.Canceled) != errors.Is(err, context.Canceled) {
+			t.Errorf("%v: is it an interruption?", err)
 		}
 	}
 }

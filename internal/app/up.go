@@ -161,8 +161,14 @@ func (u *upOptions) failed(e *environment.Environment, clock *phaseClock, undo b
 func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 	defer cancel()
+	again := func(cause, err error) error {
+		if err == nil && errors.Is(cause, context.Canceled) {
+			return fmt.Errorf("%w\nnothing of it is left; to try again: orrery up%s", cause, e.Flag())
+		}
+		return errors.Join(cause, err)
+	}
 	if undo && e.Untouched() { // refused before anything was made
-		return errors.Join(cause, e.DiscardUnmade(ctx))
+		return again(cause, e.DiscardUnmade(ctx))
 	}
 	if !undo || u.retain {
 		return fmt.Errorf("%w\nlook at it: orrery status%s · orrery support%s · try again: orrery up%s", cause, e.Flag(), e.Flag(), e.Flag())
@@ -180,7 +186,7 @@ func (u *upOptions) undo(e *environment.Environment, sink ui.Sink, undo bool, ca
 	if len(leaks) > 0 {
 		err = errors.Join(err, fmt.Errorf("left behind: %s", strings.Join(leaks, "; ")))
 	}
-	return errors.Join(cause, err)
+	return again(cause, err)
 }
 
 func (u *upOptions) printPlan(p *environment.Platform, planned environment.Planned) error {
@@ -252,6 +258,11 @@ func printSummary(w io.Writer, p *environment.Platform, sum summary, compiled bo
 		for _, c := range st.Components {
 			if c.State == environment.ComponentSkipped {
 				fmt.Fprintf(b, "Skipped: %s: %s\n", c.Name, c.Reason)
+			}
+		}
+		for _, n := range st.Nodes {
+			if n.Reason != "" {
+				fmt.Fprintf(b, "warning: node %s: %s\n", n.Name, n.Reason)
 			}
 		}
 		for _, line := range st.Warnings {

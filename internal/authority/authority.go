@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net"
 	"time"
@@ -99,8 +100,8 @@ func (p Pair) Issue(r Request, now time.Time) (Pair, error) {
 }
 
 // Sound reports why a certificate has to be issued anew: it ends within left, the authority did
-// not sign it, or it lacks a name. It is nil for one that will do.
-func (p Pair) Sound(authority []byte, names []string, left time.Duration, now time.Time) error {
+// not sign it, it lacks a name that is asked for, or is for other uses. It is nil for one that will do.
+func (p Pair) Sound(authority []byte, asked Request, left time.Duration, now time.Time) error {
 	c, err := Parse(p.Certificate)
 	if err != nil {
 		return err
@@ -120,12 +121,23 @@ func (p Pair) Sound(authority []byte, names []string, left time.Duration, now ti
 	for _, n := range c.DNSNames {
 		have[n] = true
 	}
-	for _, n := range names {
+	for _, n := range asked.DNSNames {
 		if !have[n] {
 			return fmt.Errorf("it is not for %s", n)
 		}
 	}
+	if !maps.Equal(setOf(c.ExtKeyUsage), setOf(asked.Usages)) {
+		return errors.New("it is for other uses (server, client) than what is asked for")
+	}
 	return nil
+}
+
+func setOf(usages []x509.ExtKeyUsage) map[x509.ExtKeyUsage]bool {
+	set := map[x509.ExtKeyUsage]bool{}
+	for _, u := range usages {
+		set[u] = true
+	}
+	return set
 }
 
 // Parse reads the first certificate of a PEM.

@@ -30,22 +30,25 @@ func TestIssue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
 	for _, c := range []struct {
 		name      string
 		authority []byte
-		names     []string
+		asked     Request
 		left      time.Duration
 		at        time.Time
 		wrong     string
 	}{
-		{"sound", ca.Certificate, []string{"nats.messaging.svc"}, 20 * time.Minute, now, ""},
-		{"about to end", ca.Certificate, nil, 20 * time.Minute, now.Add(50 * time.Minute), "it ends at 2026-03-01T01:00:00Z"},
-		{"ended", ca.Certificate, nil, 0, now.Add(2 * time.Hour), "it ends at"},
-		{"of another authority", other.Certificate, nil, 0, now, "unknown authority"},
-		{"a name more", ca.Certificate, []string{"other.svc"}, 0, now, "not for other.svc"},
-		{"no authority", []byte("x"), nil, 0, now, "no certificate"},
+		{"sound", ca.Certificate, request("nats.messaging.svc"), 20 * time.Minute, now, ""},
+		{"about to end", ca.Certificate, request(), 20 * time.Minute, now.Add(50 * time.Minute), "it ends at 2026-03-01T01:00:00Z"},
+		{"ended", ca.Certificate, request(), 0, now.Add(2 * time.Hour), "it ends at"},
+		{"of another authority", other.Certificate, request(), 0, now, "unknown authority"},
+		{"a name more", ca.Certificate, request("other.svc"), 0, now, "not for other.svc"},
+		{"a use more", ca.Certificate, Request{Usages: both}, 0, now, "other uses"},
+		{"a use less", ca.Certificate, Request{}, 0, now, "other uses"},
+		{"no authority", []byte("x"), request(), 0, now, "no certificate"},
 	} {
-		err := issued.Sound(c.authority, c.names, c.left, c.at)
+		err := issued.Sound(c.authority, c.asked, c.left, c.at)
 		if got := ""; err != nil {
 			got = err.Error()
 			if c.wrong == "" || !strings.Contains(got, c.wrong) {
@@ -68,7 +71,7 @@ func TestConstraints(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := issued.Sound(ca.Certificate, nil, 0, now); (err == nil) != good {
+		if err := issued.Sound(ca.Certificate, request(), 0, now); (err == nil) != good {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

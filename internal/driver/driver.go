@@ -61,6 +61,9 @@ type Observation struct {
 	Nodes      []Node            `json:"nodes,omitempty"`
 	Endpoints  map[string]string `json:"endpoints,omitempty"`  // name → URL or host:port on 127.0.0.1
 	Kubeconfig string            `json:"kubeconfig,omitempty"` // path of the admin kubeconfig
+	// Full says which disk of the host is full and what to do. Nodes cannot tell: with nothing written,
+	// their conditions stay as they were.
+	Full string `json:"full,omitempty"`
 }
 
 // Driver makes one environment's Kubernetes API. Every method may be called at any

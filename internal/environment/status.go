@@ -133,6 +133,9 @@ func (e *Environment) statusOf(ctx context.Context, obs driver.Observation, seen
 	if obs.Kubeconfig != "" {
 		st.Warnings = e.endingKey(time.Now())
 	}
+	if obs.Full != "" {
+		st.Warnings = append(st.Warnings, obs.Full)
+	}
 	if seen.unread != nil {
 		st.Warnings = append(st.Warnings, "what the cluster would say is missing here: "+seen.unread.Error())
 	}

@@ -298,7 +298,7 @@ func (c *Client) ensureCertificate(ctx context.Context, component catalog.Compon
 		return false, nil // cert-manager made it, or a person
 	default:
 		have := authority.Pair{Certificate: secretBytes(secret, "tls.crt")}
-		if have.Sound(signer.Certificate, w.request.DNSNames, w.request.Lifetime/4, time.Now()) == nil {
+		if have.Sound(signer.Certificate, w.request, w.request.Lifetime/4, time.Now()) == nil {
 			return false, nil
 		}
 	}

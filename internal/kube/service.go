@@ -92,7 +92,7 @@ func (c *Client) reach(ctx context.Context, s secureService) (*http.Client, erro
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout) // not always ends with the request's
 		defer cancel()
-		roots, err := c.authorityOf(ctx, s) // anew for each connection: authorities are exchanged
+		secure, err := c.credentials(ctx, s) // anew for each connection: authorities are exchanged
 		if err != nil {
 			return nil, err
 		}
@@ -100,12 +100,11 @@ func (c *Client) reach(ctx context.Context, s secureService) (*http.Client, erro
 		if err != nil {
 			return nil, err
 		}
-		secure := tls.Client(&forwarded{Conn: conn, release: sync.OnceFunc(func() { t.release(f) })},
-			&tls.Config{RootCAs: roots, ServerName: s.host(), MinVersion: tls.VersionTLS12})
-		if err := secure.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(err, secure.Close())
+		secured := tls.Client(&forwarded{Conn: conn, release: sync.OnceFunc(func() { t.release(f) })}, secure)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			return nil, errors.Join(err, secured.Close())
 		}
-		return secure, nil
+		return secured, nil
 	}
 	r := &reached{http.Client{Transport: &http.Transport{DialTLSContext: dial, IdleConnTimeout: 30 * time.Second}}, t}
 	if c.services.open == nil {
@@ -115,9 +114,10 @@ func (c *Client) reach(ctx context.Context, s secureService) (*http.Client, erro
 	return &r.Client, nil
 }
 
-// authorityOf is who signs for a Service: what stands beside its certificate, which is in the Secret
-// of its name; nil, the machine's own authorities, where nothing does.
-func (c *Client) authorityOf(ctx context.Context, s secureService) (*x509.CertPool, error) {
+// credentials are for a connection to a Service: who signs for it is what stands beside its certificate,
+// in the Secret of its name, or the machine's own authorities where nothing does. Where it lets in who has
+// a certificate, its own will do: who may read that Secret may ask.
+func (c *Client) credentials(ctx context.Context, s secureService) (*tls.Config, error) {
 	// The Service first: without it there is nothing to be said of a Secret.
 	if _, err := c.Get(ctx, "v1", "Service", s.namespace, s.name); err != nil {
 		return nil, err
@@ -127,15 +127,21 @@ func (c *Client) authorityOf(ctx context.Context, s secureService) (*x509.CertPo
 	if err != nil { // not as an API server's answer: it is not the Service that is missing
 		return nil, fmt.Errorf("who signs for service %s cannot be told: %v", s.host(), err) //nolint:errorlint // see above
 	}
-	ca := secretBytes(secret, "ca.crt")
-	if len(ca) == 0 {
-		return nil, nil
+	config := &tls.Config{ServerName: s.host(), MinVersion: tls.VersionTLS12}
+	if ca := secretBytes(secret, "ca.crt"); len(ca) > 0 {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(ca) {
+			return nil, fmt.Errorf("secret %s/%s: ca.crt holds no certificate", s.namespace, name)
+		}
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("secret %s/%s: ca.crt holds no certificate", s.namespace, name)
+	if key := secretBytes(secret, "tls.key"); len(key) > 0 {
+		pair, err := tls.X509KeyPair(secretBytes(secret, "tls.crt"), key)
+		if err != nil {
+			return nil, fmt.Errorf("secret %s/%s: %w", s.namespace, name, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
 	}
-	return roots, nil
+	return config, nil
 }
 
 // lastingForward outlives the request that asked for it; one that is not there yet ends with it.

@@ -21,7 +21,7 @@ import (
 )
 
 // tlsPod answers under a certificate for name that an authority signed, with what it was asked.
-func tlsPod(t *testing.T, by authority.Pair, name string) string {
+func tlsPod(t *testing.T, by authority.Pair, name string, asks bool) string {
 	t.Helper()
 	pair, err := by.Issue(authority.Request{
 		CommonName: name, DNSNames: []string{name}, Lifetime: time.Hour, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -42,6 +42,10 @@ func tlsPod(t *testing.T, by authority.Pair, name string) string {
 		fmt.Fprintf(w, "%s %s %s", r.Method, r.URL.RequestURI(), body)
 	}))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	if asks { // who it is
+		s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		s.TLS.ClientCAs.AppendCertsFromPEM(by.Certificate)
+	}
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
 	t.Cleanup(s.Close)
@@ -85,7 +89,7 @@ metadata: {name: shop-tls, namespace: default}
 data: {ca.crt: %s}`, base64.StdEncoding.EncodeToString(a.Certificate)))
 	}
 	var pod atomic.Value
-	pod.Store(tlsPod(t, mine, "shop.default.svc"))
+	pod.Store(tlsPod(t, mine, "shop.default.svc", false))
 	api.HandleForward(func(kubetest.Forward) (string, error) { return pod.Load().(string), nil })
 
 	const proxy = "/api/v1/namespaces/default/services/https:shop:443/proxy"
@@ -116,7 +120,7 @@ data: {ca.crt: %s}`, base64.StdEncoding.EncodeToString(a.Certificate)))
 		t.Errorf("a Service that is not there: %q, %v", b, err)
 	}
 	for what, impostor := range map[string]string{
-		"another authority's": tlsPod(t, others, "shop.default.svc"), "another Service": tlsPod(t, mine, "pub.default.svc"),
+		"another authority's": tlsPod(t, others, "shop.default.svc", false), "another Service": tlsPod(t, mine, "pub.default.svc", false),
 	} {
 		pod.Store(impostor)
 		if b, err := ask(proxy + "/x"); err == nil || !strings.Contains(err.Error(), "certificate") {
@@ -124,8 +128,30 @@ data: {ca.crt: %s}`, base64.StdEncoding.EncodeToString(a.Certificate)))
 		}
 	}
 
+	// Who has to show a certificate shows the Service's own, which those have who may read its Secret.
+	pod.Store(tlsPod(t, mine, "shop.default.svc", true))
+	if b, err := ask(proxy + "/x"); err == nil || !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("without a certificate: %q, %v", b, err)
+	}
+	both, err := mine.Issue(authority.Request{
+		DNSNames: []string{"shop.default.svc"}, Lifetime: time.Hour, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := base64.StdEncoding.EncodeToString
+	put(t, api, fmt.Sprintf(`
+apiVersion: v1
+kind: Secret
+metadata: {name: shop-tls, namespace: default}
+data: {ca.crt: %s, tls.crt: %s, tls.key: %s}`, encode(mine.Certificate), encode(both.Certificate), encode(both.Key)))
+	if b, err := ask(proxy + "/x"); b != "GET /x " || err != nil {
+		t.Errorf("with a certificate: %q, %v", b, err)
+	}
+	trust(mine)
+
 	// One client, many requests; its authority is exchanged meanwhile.
-	pod.Store(tlsPod(t, mine, "shop.default.svc"))
+	pod.Store(tlsPod(t, mine, "shop.default.svc", false))
 	c, err := ConnectWith(api.Kubeconfig())
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +163,7 @@ data: {ca.crt: %s}`, base64.StdEncoding.EncodeToString(a.Certificate)))
 			t.Errorf("request %d: %q, %v", i, b, err)
 		}
 	}
-	pod.Store(tlsPod(t, others, "shop.default.svc"))
+	pod.Store(tlsPod(t, others, "shop.default.svc", false))
 	trust(others)
 	c.services.close()
 	if b, err := c.RawGet(t.Context(), proxy+"/x"); string(b) != "GET /x " || err != nil {

@@ -50,14 +50,22 @@ func TestKilledThenDown(t *testing.T) {
 	}
 }
 
-// TestInterrupted: the first Ctrl-C removes what was made and ends with 130.
+// TestInterrupted: the first Ctrl-C, or a terminal that closes, removes what was made and ends with
+// 130. The last words say what happened and what to do.
 func TestInterrupted(t *testing.T) {
-	for _, m := range moments {
+	for i, m := range moments {
+		sig, says := syscall.SIGINT, "(Ctrl-C)"
+		if i%2 == 1 {
+			sig, says = syscall.SIGHUP, "(SIGHUP)"
+		}
 		t.Run(m.name, func(t *testing.T) {
 			e := newEnvironment(t, "ctrlc", small)
-			code, out := e.upEndedBy(t, syscall.SIGINT, m.step, m.state)
+			code, out := e.upEndedBy(t, sig, m.step, m.state)
 			if code != 130 {
 				t.Errorf("exit status %d, want 130:\n%s", code, last(out, 3000))
+			}
+			if end := last(out, 600); !strings.Contains(end, says) || !strings.Contains(end, "to try again: orrery up") {
+				t.Errorf("its last words name neither %s nor what to do: %s", says, end)
 			}
 			if _, err := os.Stat(e.state("environment.json")); err == nil {
 				t.Error("the interrupted up left its state")

@@ -61,7 +61,7 @@ var openOnPurpose = []struct{ who, what, why string }{
 	{`^registry`, `^http /(v2/)?$`, "whoever is on the machine may pull: what is in images is public by design, and no secret is in any"},
 	{`^exe`, `^http /(v2/)?$`, "the mirror's gate: reading is free, writing needs a password"},
 	{`^pulse`, `^http /(|metrics)$`, "the page of a service of this platform"},
-	{`^(kube-state-metrics|otelcol|loki|tempo|prometheus|alertmanager|operator|grafana)`, `.`, "telemetry inside the cluster: a network policy says who reaches it"},
+	{`^(kube-state-metrics|otelcol|prometheus|alertmanager|operator|grafana)`, `.`, "telemetry inside the cluster: a network policy says who reaches it"},
 	{`^(hubble|cilium)`, `.`, "Cilium's agents answer on loopback of their node and to Prometheus"},
 }
 

@@ -15,11 +15,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/orrery-dev/orrery/internal/kube"
 )
 
 // proxied is the cluster's API behind `kubectl proxy`, and through it what telemetry is sent
-// to and read from.
-type proxied struct{ base string }
+// to and read from. Loki and Tempo ask who it is, which that proxy cannot say: they are asked by client.
+type proxied struct {
+	base   string
+	client *kube.Client
+}
 
 var servingAt = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
@@ -40,12 +47,28 @@ func (e *environment) proxy(t *testing.T) proxied {
 	if err != nil || at == "" {
 		t.Fatalf("kubectl proxy says %q: %v", line, err)
 	}
-	return proxied{"http://" + at}
+	client, err := kube.Connect(e.state("kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return proxied{"http://" + at, client}
 }
 
 // service is the URL of a path of a service of the observability namespace.
 func (p proxied) service(name, path string) string {
-	return p.base + "/api/v1/namespaces/observability/services/" + name + "/proxy" + path
+	return p.base + servicePath(name, path)
+}
+
+func servicePath(name, path string) string {
+	return "/api/v1/namespaces/observability/services/" + name + "/proxy" + path
+}
+
+// get asks a service that wants to know who asks.
+func (p proxied) get(ctx context.Context, name, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return p.client.RawGet(ctx, servicePath(name, path))
 }
 
 func (p proxied) do(ctx context.Context, method, url string, body []byte) (int, []byte, error) {
@@ -119,9 +142,9 @@ func (p proxied) number(ctx context.Context, promql string) (float64, error) {
 // lines are the bodies of the lines that Loki finds, of up to ten days.
 func (p proxied) lines(ctx context.Context, logql string) ([]string, error) {
 	q := url.Values{"query": {logql}, "limit": {"10000"}, "start": {nanos(time.Now().Add(-29 * 24 * time.Hour))}, "end": {nanos(time.Now().Add(time.Hour))}}
-	status, answer, err := p.do(ctx, http.MethodGet, p.service("https:loki:3100", "/loki/api/v1/query_range?"+q.Encode()), nil)
-	if err != nil || status != http.StatusOK {
-		return nil, errors.Join(err, fmt.Errorf("Loki: %d: %.300s", status, answer))
+	answer, err := p.get(ctx, "https:loki:3100", "/loki/api/v1/query_range?"+q.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("Loki: %w: %.300s", err, answer)
 	}
 	var v struct {
 		Data struct {
@@ -142,14 +165,12 @@ func (p proxied) lines(ctx context.Context, logql string) ([]string, error) {
 
 // spans is how many of a trace Tempo has.
 func (p proxied) spans(ctx context.Context, id string) (int, error) {
-	status, answer, err := p.do(ctx, http.MethodGet, p.service("https:tempo:3200", "/api/traces/"+id), nil)
+	answer, err := p.get(ctx, "https:tempo:3200", "/api/traces/"+id)
 	switch {
-	case err != nil:
-		return 0, err
-	case status == http.StatusNotFound:
+	case apierrors.IsNotFound(err):
 		return 0, nil
-	case status != http.StatusOK:
-		return 0, fmt.Errorf("Tempo: %d: %.300s", status, answer)
+	case err != nil:
+		return 0, fmt.Errorf("Tempo: %w: %.300s", err, answer)
 	}
 	return bytes.Count(answer, []byte(`"spanId"`)), nil
 }

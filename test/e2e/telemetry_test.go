@@ -39,6 +39,7 @@ func TestTelemetry(t *testing.T) {
 	}
 	e.hasten(t)
 	scrapeLimit(t, e)
+	journey("strangers", func(t *testing.T) { strangers(t, e) })
 	journey("killed", func(t *testing.T) { killedTelemetry(t, e, api) })
 	journey("scrape-limit", func(t *testing.T) {
 		alerted(t, api, `alertname="PrometheusScrapeLimitHit"`, `alertname="TargetDown", job="observability/e2e-too-much"`)

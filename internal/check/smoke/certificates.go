@@ -3,6 +3,7 @@ package smoke
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -123,7 +124,8 @@ func issued(ctx context.Context, env Env, name, host string, other []byte) (key 
 		if err != nil {
 			return err
 		}
-		if err := (authority.Pair{Certificate: certificate}).Sound(ca, []string{host}, 0, time.Now()); err != nil {
+		asked := authority.Request{DNSNames: []string{host}, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		if err := (authority.Pair{Certificate: certificate}).Sound(ca, asked, 0, time.Now()); err != nil {
 			return check.Final(fmt.Errorf("it is issued and will not do: %w", err))
 		}
 		return nil

@@ -28,7 +28,11 @@ const (
 // nodes: exactly the nodes of the spec are registered, every one is Ready and short of nothing,
 // and the driver sees it run. Kubernetes takes most of a minute to notice that a node is gone.
 func nodes(ctx context.Context, env Env) check.Result {
-	if stopped, dead := absentNodes(ctx, env); stopped != nil {
+	stopped, dead, full := seenNodes(ctx, env)
+	if full != "" {
+		return check.Fail(errors.New(full))
+	}
+	if stopped != nil {
 		return check.Fail(fmt.Errorf("stopped by a person: %s; `orrery node start %s` brings it back", strings.Join(stopped, ", "), stopped[0]))
 	} else if dead != nil {
 		return check.Wait("not running: %s", strings.Join(dead, ", "))
@@ -71,14 +75,14 @@ func nodes(ctx context.Context, env Env) check.Result {
 	return check.Wait("%s", strings.Join(problems, "; "))
 }
 
-// absentNodes are those that the driver does not see running.
-func absentNodes(ctx context.Context, env Env) (stopped, dead []string) {
+// seenNodes are those that the driver does not see running, and the disk below all of them if it is full.
+func seenNodes(ctx context.Context, env Env) (stopped, dead []string, full string) {
 	if env.Observe == nil {
-		return nil, nil
+		return nil, nil, ""
 	}
 	seen, err := env.Observe(ctx)
 	if err != nil {
-		return nil, nil // the cluster itself has more to say
+		return nil, nil, "" // the cluster itself has more to say
 	}
 	for _, n := range seen.Nodes {
 		switch {
@@ -88,7 +92,7 @@ func absentNodes(ctx context.Context, env Env) (stopped, dead []string) {
 			dead = append(dead, n.Name)
 		}
 	}
-	return stopped, dead
+	return stopped, dead, seen.Full
 }
 
 // topology: every node carries the zone, the rack and the role that the spec gives it,

@@ -103,6 +103,69 @@ func TestTelemetryCannotBeControlled(t *testing.T) {
 	}
 }
 
+// TestTelemetryAsksWhoItIs: a network may have no policies. What writes, flushes and shuts down lets in
+// who has a certificate of the platform; those who need it have one, and services in apps have none.
+func TestTelemetryAsksWhoItIs(t *testing.T) {
+	const asks = "RequireAndVerifyClientCert"
+	for _, overlay := range []string{"local", "prod"} {
+		_, objs := rendered(t, overlay)
+		stores := map[string]map[string]any{"loki": configOf(t, objs, "loki", "loki.yaml"), "tempo": configOf(t, objs, "tempo", "tempo.yaml")}
+		for name, config := range stores {
+			if got := get(config, "server", "http_tls_config", "client_auth_type"); got != asks {
+				t.Errorf("%s: %s lets in whoever asks: %v", overlay, name, got)
+			}
+			// Its own monitor, and probes, which have no certificate.
+			monitor, _ := yaml.Marshal(one(t, objs, "ServiceMonitor", name).Object["spec"])
+			if !strings.Contains(string(monitor), "keySecret:") {
+				t.Errorf("%s: Prometheus has no certificate for %s: %s", overlay, name, monitor)
+			}
+			set := one(t, objs, "StatefulSet", name)
+			containers, _ := get(set.Object, "spec", "template", "spec", "containers").([]any)
+			for _, c := range containers {
+				for _, probe := range []string{"livenessProbe", "readinessProbe", "startupProbe"} {
+					if scheme := get(c.(map[string]any), probe, "httpGet", "scheme"); scheme == "HTTPS" {
+						t.Errorf("%s: the %s of %s has no certificate to show", overlay, probe, name)
+					}
+				}
+			}
+			// The server for probes answers pods only if it has nothing but /ready.
+			if at, loopback := get(config, "internal_server", "http_listen_address"), name == "loki"; loopback != (at == "127.0.0.1") {
+				t.Errorf("%s: the server for probes of %s listens on %v", overlay, name, at)
+			}
+			if at := get(config, "internal_server", "grpc_listen_address"); at != "127.0.0.1" {
+				t.Errorf("%s: %s serves gRPC to everybody on %v", overlay, name, at)
+			}
+		}
+		if got := get(stores["tempo"], "distributor", "receivers", "otlp", "protocols", "http", "tls", "client_ca_file"); got == nil {
+			t.Errorf("%s: Tempo takes spans of everybody", overlay)
+		}
+		for file, exporters := range map[string][]string{"gateway.yaml": {"loki", "tempo"}, "agent.yaml": {"loki"}} {
+			config := configOf(t, objs, "otel-"+strings.TrimSuffix(file, ".yaml"), file)
+			for _, to := range exporters {
+				if got := get(config, "exporters", "otlp_http/"+to, "tls", "key_file"); got == nil {
+					t.Errorf("%s: %s has no certificate for %s", overlay, file, to)
+				}
+			}
+		}
+		clients := map[string]bool{"loki": false, "tempo": false, "otel-agent": false, "otel-gateway": false, "grafana": false}
+		for _, o := range objs {
+			usages, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "usages")
+			if o.GetKind() != "Certificate" || !slices.Contains(usages, "client auth") {
+				continue
+			}
+			if o.GetNamespace() == "apps" {
+				t.Errorf("%s: Certificate %s of apps is one of a client: Loki and Tempo take it", overlay, o.GetName())
+			}
+			clients[o.GetName()] = true
+		}
+		for name, is := range clients {
+			if !is {
+				t.Errorf("%s: Certificate %s is not one of a client", overlay, name)
+			}
+		}
+	}
+}
+
 // TestMonitorsFitThePolicy: the policy of component prometheus-operator lets through what Prometheus
 // can discover with, and no more, and what the catalogue itself declares keeps to it.
 func TestMonitorsFitThePolicy(t *testing.T) {

@@ -92,6 +92,11 @@ func TestChecks(t *testing.T) {
 				map[string]any{"type": "Ready", "status": "True"}, map[string]any{"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}}
 		}, check.Running, "short of something: agent1 DiskPressure: kubelet has disk pressure"},
 		{"nodes", "stopped by a person", observed(driver.Node{Name: "agent1", Stopped: true}), check.Failed, "orrery node start agent1"},
+		{"nodes", "a full disk of the host", func(_ *fakeAPI, e *Env) {
+			e.Observe = func(context.Context) (driver.Observation, error) {
+				return driver.Observation{Full: "the disk of /x is full"}, nil
+			}
+		}, check.Failed, "the disk of /x is full"},
 		{"nodes", "died just now", observed(driver.Node{Name: "agent1"}), check.Running, "not running: agent1"},
 		{"nodes", "driver sees it run", observed(driver.Node{Name: "agent1", Running: true}), check.Succeeded, "5 of 5"},
 

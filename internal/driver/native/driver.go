@@ -357,6 +357,9 @@ func (d *Driver) gracefully(ctx context.Context, path string) error {
 
 // StartNode implements [driver.NodeController].
 func (d *Driver) StartNode(ctx context.Context, name string) error {
+	if err := (&programs{paths: d.paths}).check(); err != nil { // the supervisor would try again and again
+		return err
+	}
 	if err := d.node(ctx, name, "start"); err != nil {
 		return err
 	}

@@ -384,6 +384,9 @@ func (ask memberAPI) disarm(ctx context.Context, c cluster) error {
 
 // ReplaceEtcdMember implements [driver.EtcdKeeper].
 func (d *Driver) ReplaceEtcdMember(ctx context.Context, name string) error {
+	if err := (&programs{paths: d.paths}).check(); err != nil {
+		return err
+	}
 	if _, err := supervisorIdentity(d.paths); err != nil {
 		return fmt.Errorf("replace the member on %s: %w; 'orrery up' or 'orrery start' starts the environment", name, err)
 	}

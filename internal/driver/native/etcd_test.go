@@ -161,4 +161,11 @@ func TestStartBlamesTheDisk(t *testing.T) {
 	if err := d.blame(t.Context(), nil); err != nil {
 		t.Errorf("nothing failed: %v", err)
 	}
+	// Whoever looks at what runs is told too: the nodes' conditions stay as they were.
+	if _, err := writeJSON(d.paths.cluster(), cluster{Environment: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := d.Observe(t.Context()); err != nil || !strings.HasPrefix(o.Full, "the disk of "+string(d.paths)+" is full (3 MiB are free)") {
+		t.Errorf("observed %q, %v", o.Full, err)
+	}
 }

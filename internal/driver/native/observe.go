@@ -24,7 +24,7 @@ func (d *Driver) Observe(ctx context.Context) (driver.Observation, error) {
 	if err != nil {
 		c = d.cluster // a damaged file does not hide what runs
 	}
-	o.Phase = driver.PhasePartial
+	o.Phase, o.Full = driver.PhasePartial, d.fullDisk()
 	o.Endpoints = map[string]string{
 		"api":      fmt.Sprintf("https://127.0.0.1:%d", c.API),
 		"registry": fmt.Sprintf("127.0.0.1:%d", c.Registry),

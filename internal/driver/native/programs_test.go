@@ -80,6 +80,16 @@ func TestChangedProgramsAreNotStarted(t *testing.T) {
 					t.Errorf("the registry was started: %v", err)
 				}
 			}
+			// Who asks for a start is told so at once, and nothing is thrown away for it.
+			d := &Driver{paths: p}
+			for verb, do := range map[string]func() error{
+				"node start":   func() error { return d.StartNode(t.Context(), "server1") },
+				"etcd replace": func() error { return d.ReplaceEtcdMember(t.Context(), "server1") },
+			} {
+				if err := do(); err == nil || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%s: %v", verb, err)
+				}
+			}
 			if _, _, _, err := (&machine{paths: p, programs: known}).spawn(); err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("the node was started: %v", err)
 			}

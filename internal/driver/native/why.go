@@ -18,17 +18,11 @@ const leastDisk = 64 << 20
 // blame says of a failed start what is behind it, when nothing can be written: whatever is
 // written first fails, and is not at fault.
 func (d *Driver) blame(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || ctx.Err() != nil { // nothing but the person who interrupts is to blame
+		return err
 	}
-	dir := string(d.paths)
-	if free, _, derr := d.host.disk(dir); derr == nil && free < leastDisk {
-		return fmt.Errorf(
-			"the disk of %s is full (%s are free), and etcd cannot write: free some space there and start again; what failed over it: %w",
-			dir,
-			size(free),
-			err,
-		)
+	if full := d.fullDisk(); full != "" {
+		return fmt.Errorf("%s and start again; what failed over it: %w", full, err)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
@@ -41,6 +35,18 @@ func (d *Driver) blame(ctx context.Context, err error) error {
 		return fmt.Errorf("etcd takes no writes, it has the alarm NOSPACE: 'orrery etcd defrag' makes space; what failed over it: %w", err)
 	}
 	return err
+}
+
+// fullDisk names the environment's disk when etcd cannot write on it.
+func (d *Driver) fullDisk() string {
+	if d.host.disk == nil {
+		return ""
+	}
+	free, _, err := d.host.disk(string(d.paths))
+	if err != nil || free >= leastDisk {
+		return ""
+	}
+	return fmt.Sprintf("the disk of %s is full (%s are free), and etcd cannot write: free some space there", d.paths, size(free))
 }
 
 // explain says what the nodes' services do, for an error about waiting.

@@ -124,7 +124,7 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 		}
 	}
 	s := &stage{dir: dir, ports: map[string]int{}, all: map[string]*program{}}
-	for _, name := range []string{"loki", "loki-grpc", "tempo", "tempo-grpc", "tempo-otlp", "otlp-grpc", "otlp-http", "gateway", "gateway-health", "agent", "agent-health"} {
+	for _, name := range []string{"loki", "loki-grpc", "loki-ready", "tempo", "tempo-ready", "tempo-grpc", "tempo-otlp", "otlp-grpc", "otlp-http", "gateway", "gateway-health", "agent", "agent-health"} {
 		if s.ports[name], err = freePort(); err != nil {
 			return nil, err
 		}
@@ -140,24 +140,26 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 		{"loki", "loki/loki.yaml", "loki", "307MiB", []string{"-config.file=%s"}, "http://" + at("loki") + "/ready", []string{
 			"http_listen_port: 3100", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["loki"]),
 			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["loki-grpc"]),
-			"http_tls_config: {cert_file: /etc/loki-tls/tls.crt, key_file: /etc/loki-tls/tls.key}", "", "/var/loki", filepath.Join(dir, "loki"),
+			servedBy("loki", "  ", "http_tls_config:", "client_auth_type: RequireAndVerifyClientCert"), "", "/var/loki", filepath.Join(dir, "loki"),
+			"http_listen_port: 3101", "http_listen_port: " + strconv.Itoa(s.ports["loki-ready"]),
 		}},
 		{"tempo", "tempo/tempo.yaml", "tempo", "410MiB", []string{"-config.file=%s"}, "http://" + at("tempo") + "/ready", []string{
 			"http_listen_port: 3200", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["tempo"]),
 			"grpc_listen_port: 9095", "grpc_listen_port: " + strconv.Itoa(s.ports["tempo-grpc"]), "0.0.0.0:4318", at("tempo-otlp"),
-			"http_tls_config: {cert_file: /etc/tempo-tls/tls.crt, key_file: /etc/tempo-tls/tls.key}", "",
-			"tls: {cert_file: /etc/tempo-tls/tls.crt, key_file: /etc/tempo-tls/tls.key, reload_interval: 1m}", "", "/var/tempo", filepath.Join(dir, "tempo"),
+			servedBy("tempo", "  ", "http_tls_config:", "client_auth_type: RequireAndVerifyClientCert"), "",
+			servedBy("tempo", strings.Repeat(" ", 10), "tls:", "") + "            client_ca_file_reload: true\n            reload_interval: 1m\n", "",
+			"http_listen_port: 3201", "http_listen_address: 127.0.0.1\n  http_listen_port: " + strconv.Itoa(s.ports["tempo-ready"]), "/var/tempo", filepath.Join(dir, "tempo"),
 		}},
 		{"gateway", "otel-collector/gateway.yaml", "otelcol", "204MiB", []string{"--config", "%s"}, "http://" + at("gateway-health"), []string{
 			// Everything is on loopback here, and speaks no TLS.
 			"tls: &served {cert_file: /etc/otelcol-tls/tls.crt, key_file: /etc/otelcol-tls/tls.key, reload_interval: 1m}", "", ", tls: *served", "",
-			"tls: &signed {ca_file: /etc/otelcol-tls/ca.crt, reload_interval: 1m}", "", "tls: *signed", "", "https://", "http://",
-			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"), "tempo.observability.svc.${clusterDomain}.:3200", at("tempo"),
+			"    tls: &signed\n" + signedBy, "", "tls: *signed", "", "https://", "http://",
+			"0.0.0.0:4317", at("otlp-grpc"), "0.0.0.0:4318", at("otlp-http"), "tempo.observability.svc.${clusterDomain}.:4318", at("tempo-otlp"), "tempo.observability.svc.${clusterDomain}.:3201", at("tempo-ready"),
 			"loki.observability.svc.${clusterDomain}.:3100", at("loki"), "prometheus.observability.svc.${clusterDomain}.:9090", "127.0.0.1:1",
 			"0.0.0.0:13133", at("gateway-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["gateway"]), "/var/lib/otelcol", filepath.Join(dir, "gateway"),
 		}},
 		{"agent", "otel-collector/agent.yaml", "otelcol", "102MiB", []string{"--config", "%s"}, "http://" + at("agent-health"), []string{
-			"tls: {ca_file: /etc/otelcol-tls/ca.crt, reload_interval: 1m}", "", "https://", "http://",
+			"    tls:\n" + signedBy, "", "https://", "http://",
 			"/var/log/pods", filepath.Join(dir, "pods"), "loki.observability.svc.${clusterDomain}.:3100", at("loki"),
 			"0.0.0.0:13133", at("agent-health"), "host: 0.0.0.0, port: 8888", "host: 127.0.0.1, port: " + strconv.Itoa(s.ports["agent"]), "/var/lib/otelcol", filepath.Join(dir, "agent"),
 		}},
@@ -192,6 +194,24 @@ func newStage(ctx context.Context, repo, dir string) (*stage, error) {
 		s.all[w.name] = p
 	}
 	return s, os.MkdirAll(filepath.Join(dir, "pods"), 0o755)
+}
+
+// signedBy is what collectors show and believe, as their files have it.
+const signedBy = `      ca_file: /etc/otelcol-tls/ca.crt
+      cert_file: /etc/otelcol-tls/tls.crt
+      key_file: /etc/otelcol-tls/tls.key
+      reload_interval: 1m
+`
+
+// servedBy is what a store shows and asks for, as its file has it.
+func servedBy(name, indent, key, asks string) string {
+	lines := indent + key + "\n"
+	for _, l := range []string{"cert_file: /etc/%s-tls/tls.crt", "key_file: /etc/%s-tls/tls.key", asks, "client_ca_file: /etc/%s-tls/ca.crt"} {
+		if l != "" {
+			lines += indent + "  " + strings.ReplaceAll(l, "%s", name) + "\n"
+		}
+	}
+	return lines
 }
 
 func (s *stage) start(ctx context.Context) error {
