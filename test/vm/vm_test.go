@@ -167,7 +167,7 @@ func (m *machine) look(t *testing.T) []string {
 // that is known here to be acknowledged after at least n were.
 func (m *machine) publish(t *testing.T, n int) int {
 	t.Helper()
-	m.tell(t, "witness publish /var/lib/orrery/vm/kubeconfig 2>&1 &")
+	m.tell(t, "{ witness publish /var/lib/orrery/vm/kubeconfig; echo acknowledged no more; } 2>&1 &")
 	last := 0
 	for range n {
 		lines, err := m.boot.until(t, slow, "acknowledged ")
@@ -175,7 +175,7 @@ func (m *machine) publish(t *testing.T, n int) int {
 			t.Fatalf("no more is acknowledged after %d: %v\n%s", last, err, strings.Join(lines, "\n"))
 		}
 		if last, err = strconv.Atoi(strings.TrimPrefix(lines[len(lines)-1], "acknowledged ")); err != nil {
-			t.Fatal(err)
+			t.Fatalf("the witness ended: %s", strings.Join(lines, "\n"))
 		}
 	}
 	t.Logf("%d messages are acknowledged", last)

@@ -9,6 +9,8 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -63,24 +65,23 @@ func withStream(ctx context.Context, kubeconfig string, f func(context.Context, 
 		return err
 	}
 	defer client.Close()
-	secret, err := client.Get(ctx, "v1", "Secret", "messaging", "nats-app")
+	creds, err := secret(ctx, client, "nats-app", "app.creds")
 	if err != nil {
 		return err
 	}
-	encoded, _, err := unstructured.NestedString(secret.Object, "data", "app.creds")
+	authority, err := secret(ctx, client, "nats-tls", "ca.crt")
 	if err != nil {
-		return fmt.Errorf("secret messaging/nats-app: %w", err)
+		return err
 	}
-	creds, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return fmt.Errorf("secret messaging/nats-app: %w", err)
-	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
 	addr, stop, err := client.PortForward(ctx, "messaging", "nats-0", 4222)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(patience), nats.UserCredentialBytes(creds))
+	conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(patience), nats.UserCredentialBytes(creds),
+		nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS13}))
 	if err != nil {
 		return fmt.Errorf("connect to nats-0: %w", err)
 	}
@@ -90,6 +91,19 @@ func withStream(ctx context.Context, kubeconfig string, f func(context.Context, 
 		return err
 	}
 	return f(ctx, js)
+}
+
+func secret(ctx context.Context, client *kube.Client, name, key string) ([]byte, error) {
+	o, err := client.Get(ctx, "v1", "Secret", "messaging", name)
+	if err != nil {
+		return nil, err
+	}
+	encoded, _, _ := unstructured.NestedString(o.Object, "data", key)
+	value, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil || len(value) == 0 {
+		return nil, fmt.Errorf("secret messaging/%s has no %s (%w)", name, key, err)
+	}
+	return value, nil
 }
 
 // publish goes on where the stream ends.
