@@ -101,7 +101,7 @@ func secret(ctx context.Context, client *kube.Client, name, key string) ([]byte,
 	encoded, _, _ := unstructured.NestedString(o.Object, "data", key)
 	value, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil || len(value) == 0 {
-		return nil, fmt.Errorf("secret messaging/%s has no %s (%w)", name, key, err)
+		return nil, fmt.Errorf("secret messaging/%s has no %s: %v", name, key, err)
 	}
 	return value, nil
 }
