@@ -68,7 +68,7 @@ func TestHandOver(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{Prune: true})
 	ctx := t.Context()
-	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(ctx, time.Minute) }
+	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(ctx, "", time.Minute) }
 	push := func(p *Platform) (Pushed, error) { return p.PushGitOps(ctx, time.Minute) }
 	if g := s.gitOps(); g.Applier != "orrery" || !g.Good() {
 		t.Errorf("%+v", g)
@@ -154,7 +154,7 @@ func TestHandOverNeedsAMirror(t *testing.T) {
 	s.argo()
 	err := s.with(func(p *Platform) error {
 		p.Driver = mirrorless{p.Driver}
-		_, err := p.EnableGitOps(t.Context(), time.Minute)
+		_, err := p.EnableGitOps(t.Context(), "", time.Minute)
 		return err
 	})
 	if !failure.IsRefused(err) || !strings.Contains(err.Error(), "no registry of their own") || !strings.Contains(err.Error(), "images.registry") {
@@ -170,7 +170,7 @@ func TestPushIsRefused(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{Prune: true})
 	s.argo()
-	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), time.Minute) }
+	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), "", time.Minute) }
 	s.forget("shop")
 	if _, err := s.hand(enable); !failure.IsRefused(err) || !strings.Contains(err.Error(), "component shop: the mirror has no image shop") {
 		t.Errorf("%v", err)
@@ -194,7 +194,7 @@ func TestGitOpsStatusWithoutArgo(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{Prune: true})
 	s.argo()
-	if _, err := s.hand(func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), time.Minute) }); err != nil {
+	if _, err := s.hand(func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), "", time.Minute) }); err != nil {
 		t.Fatal(err)
 	}
 	s.change("apps/v1", "Deployment", gitops.Namespace, "argocd-repo-server", func(o map[string]any) {

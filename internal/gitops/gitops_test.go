@@ -56,7 +56,7 @@ func TestWaves(t *testing.T) {
 	if want := "map[dns:1 namespaces:0 nats:2 prometheus:1 pulse:3]"; got != want {
 		t.Errorf("waves %s, want %s", got, want)
 	}
-	apps := Applications("10.0.0.1:5000", parts)
+	apps := Applications(OCI("10.0.0.1:5000"), parts)
 	if w := apps[0].GetAnnotations()["argocd.argoproj.io/sync-wave"]; w != "3" {
 		t.Errorf("pulse is of wave %q", w)
 	}
