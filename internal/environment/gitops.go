@@ -266,25 +266,27 @@ func gitOpsStatus(ctx context.Context, client *kube.Client, components []string)
 		}
 	}
 	slices.SortFunc(g.Applications, func(a, b gitops.Status) int { return cmp.Compare(a.Component, b.Component) })
-	parts := [][2]string{{"Deployment", "argocd-controller"}, {"Deployment", "argocd-repo-server"}}
+	parts := []kube.Ref{
+		{APIVersion: "apps/v1", Kind: "Deployment", Namespace: gitops.Namespace, Name: "argocd-controller"},
+		{APIVersion: "apps/v1", Kind: "Deployment", Namespace: gitops.Namespace, Name: "argocd-repo-server"},
+	}
 	if g.Source, err = handedWith(ctx, client); err != nil {
 		return g, err
 	}
 	if g.Source == spec.GitOpsGit {
-		parts = append(parts, [2]string{"StatefulSet", gitops.GitServer})
+		parts = append(parts, kube.Ref{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: gitops.GitServer, Name: gitops.GitServer})
 	}
 	for _, part := range parts {
-		kind, name := part[0], part[1]
-		d, err := client.Get(ctx, "apps/v1", kind, gitops.Namespace, name)
+		d, err := client.Get(ctx, part.APIVersion, part.Kind, part.Namespace, part.Name)
 		switch {
 		case apierrors.IsNotFound(err):
-			g.Problem = kind + " " + name + " is not there: nothing new is applied"
+			g.Problem = part.Kind + " " + part.Name + " is not there: nothing new is applied"
 		case err != nil:
 			return g, err
 		default:
 			if n, _, _ := unstructured.NestedInt64(d.Object, "status", "readyReplicas"); n == 0 {
-				why, _ := client.Why(ctx, kube.Ref{APIVersion: "apps/v1", Kind: kind, Namespace: gitops.Namespace, Name: name})
-				g.Problem = strings.TrimSuffix(kind+" "+name+" is not ready, so this may be old: "+why, ": ")
+				why, _ := client.Why(ctx, part)
+				g.Problem = strings.TrimSuffix(part.Kind+" "+part.Name+" is not ready, so this may be old: "+why, ": ")
 			}
 		}
 	}

@@ -43,7 +43,7 @@ func (e *Environment) gitServer(ctx context.Context, client *kube.Client) (_ *co
 	c := &commits{}
 	c.by, c.of = gitrepo.Person(ctx, root)
 	c.by.Name, c.by.Email = cmp.Or(c.by.Name, "Orrery"), cmp.Or(c.by.Email, "orrery@localhost")
-	addr, stop, err := client.PortForward(ctx, gitops.Namespace, gitPod, gitPort)
+	addr, stop, err := client.PortForward(ctx, gitops.GitServer, gitPod, gitPort)
 	if err != nil {
 		return nil, fmt.Errorf("reach the git server: %w", err)
 	}

@@ -11,9 +11,9 @@ type Source struct {
 // OCI is the mirror at registry, HOST:PORT as pods reach it.
 func OCI(registry string) Source { return Source{URL: "oci://" + registry + "/" + Repository} }
 
-// Git is the git server of the cluster.
+// Git is the git server of the cluster, in the namespace of its name.
 func Git() Source {
-	return Source{URL: "https://" + GitServer + "." + Namespace + ".svc/" + GitRepository, git: true}
+	return Source{URL: "https://" + GitServer + "." + GitServer + ".svc/" + GitRepository, git: true}
 }
 
 // Of a git server: the repository, and the branch that Root follows. Each Application has a folder

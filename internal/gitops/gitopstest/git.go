@@ -24,6 +24,9 @@ type Git struct {
 	tb  testing.TB
 	dir string // of the repository
 	off atomic.Bool
+	// seen is for the one that reads. To run git all the time would keep locks of this process held: a child has
+	// what is open until it executes.
+	seen map[seen][]byte
 }
 
 // ServeGit deploys a git server into the cluster, which a reads too.
@@ -32,7 +35,7 @@ func (a *Argo) ServeGit(tb testing.TB, cluster *kubetest.Server) *Git {
 	if _, err := exec.LookPath("git"); err != nil {
 		tb.Skip("git is not on PATH")
 	}
-	g := &Git{tb: tb, dir: filepath.Join(tb.TempDir(), gitops.GitRepository)}
+	g := &Git{tb: tb, dir: filepath.Join(tb.TempDir(), gitops.GitRepository), seen: map[seen][]byte{}}
 	g.begin()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
@@ -41,9 +44,9 @@ func (a *Argo) ServeGit(tb testing.TB, cluster *kubetest.Server) *Git {
 		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Dir(g.dir), "GIT_HTTP_EXPORT_ALL=1", "PATH=" + os.Getenv("PATH")}})
 	web := httptest.NewServer(mux)
 	tb.Cleanup(web.Close)
-	text := fmt.Sprintf("{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: %[1]s, namespace: %[2]s},"+
+	text := fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %[1]s}}\n---\n{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: %[1]s, namespace: %[1]s},"+
 		" spec: {serviceName: %[1]s, replicas: 1, selector: {matchLabels: {app: %[1]s}}, template: {metadata: {labels: {app: %[1]s}}}}}\n"+
-		"---\n{apiVersion: v1, kind: Pod, metadata: {name: %[1]s-0, namespace: %[2]s}}\n", gitops.GitServer, gitops.Namespace)
+		"---\n{apiVersion: v1, kind: Pod, metadata: {name: %[1]s-0, namespace: %[1]s}}\n", gitops.GitServer)
 	objs, err := kube.Objects([]byte(text))
 	if err == nil {
 		_, err = a.client.Apply(tb.Context(), gitops.GitServer, objs)
@@ -115,18 +118,33 @@ func (g *Git) Damage() {
 	}
 }
 
+// seen is what was read once, and is kept as Argo CD keeps it.
+type seen struct {
+	head, revision, folder string
+}
+
 // read is what a folder has at a revision: a commit that led to the branch, or the branch.
 func (g *Git) read(ctx context.Context, revision, folder string) (commit string, manifest []byte, err error) {
 	if g.off.Load() {
 		return "", nil, errors.New("the git server is away")
 	}
-	if commit, err = g.run(ctx, "rev-parse", "--verify", revision+"^{commit}"); err != nil {
+	head, err := os.ReadFile(filepath.Join(g.dir, "refs/heads", gitops.Branch))
+	if err != nil {
 		return "", nil, err
 	}
-	commit = strings.TrimSpace(commit)
+	if commit = revision; commit == gitops.Branch {
+		commit = strings.TrimSpace(string(head))
+	}
+	at := seen{string(head), revision, folder}
+	if text, known := g.seen[at]; known {
+		return commit, text, nil
+	}
 	if _, err = g.run(ctx, "merge-base", "--is-ancestor", commit, gitops.Branch); err != nil {
 		return "", nil, err
 	}
 	text, err := g.run(ctx, "cat-file", "blob", commit+":"+folder+"/"+gitops.ManifestFile)
+	if err == nil {
+		g.seen[at] = []byte(text)
+	}
 	return commit, []byte(text), err
 }
