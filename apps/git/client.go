@@ -29,7 +29,7 @@ func call(ctx context.Context, dir string, args []string, out io.Writer) error {
 	}
 	verb, args := args[0], args[1:]
 	switch is := func(want ...string) bool { return slices.Equal(args, want) }; {
-	case verb == "fetch" && args[0] == "origin":
+	case verb == "fetch" && len(args) > 1 && args[0] == "origin":
 		revision := args[1]
 		if revision == "--tags" {
 			return fetch(ctx, repo)

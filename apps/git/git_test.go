@@ -151,7 +151,7 @@ func TestUnknown(t *testing.T) {
 	s.must("push", s.write, branch)
 	dir := s.argo()
 	for _, args := range []string{
-		"", "status", "push origin main", "checkout main", "checkout --force main", "cat-file -p HEAD", "clean -n", "rev-parse main",
+		"", "status", "fetch origin", "push origin main", "checkout main", "checkout --force main", "cat-file -p HEAD", "clean -n", "rev-parse main",
 		"fetch elsewhere main", "submodule update", "lfs fetch --all", "show -s HEAD",
 	} {
 		if _, err := s.call(dir, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), "only what Argo CD") {

@@ -256,7 +256,11 @@ func (h *host) update(c *packp.Command, pack io.Reader) error {
 
 // follows refuses what is not whole, and what does not go on from where the branch is.
 func (h *host) follows(repo *git.Repository, c *packp.Command) error {
-	if _, err := revlist.Objects(repo.Storer, []plumbing.Hash{c.New}, nil); err != nil {
+	all, err := revlist.Objects(repo.Storer, []plumbing.Hash{c.New}, nil)
+	for _, h := range all { // files are in the list unread
+		err = errors.Join(err, repo.Storer.HasEncodedObject(h))
+	}
+	if err != nil {
 		return fmt.Errorf("not all of %s is there: %w", c.New, err)
 	}
 	if c.Old.IsZero() {
