@@ -133,6 +133,12 @@ func TestArgo(t *testing.T) {
 	check(first, "shop")
 	third := s.commit("shop/manifest.yaml", "one: 3\n")
 	s.must("push", s.write, branch)
+	// Of a long file git sends what is different.
+	long := strings.Repeat("a line that stays as it was\n", 200)
+	for _, end := range []string{"1", "2"} {
+		third = s.commit("bank/manifest.yaml", long+end+"\n")
+		s.must("push", s.write, branch)
+	}
 	fetch()
 	check(third, "bank", "shop")
 	if text, err := os.ReadFile(filepath.Join(dir, "shop/manifest.yaml")); err != nil || string(text) != "one: 3\n" {

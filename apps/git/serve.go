@@ -171,6 +171,11 @@ func (h *host) advertise(ctx context.Context, w io.Writer, service string) error
 	if err != nil {
 		return err
 	}
+	if service == transport.ReceivePackServiceName { // go-git does not look for what a pack leaves out
+		if err := refs.Capabilities.Set("no-thin"); err != nil {
+			return err
+		}
+	}
 	refs.Prefix = [][]byte{[]byte("# service=" + service), pktline.Flush}
 	return refs.Encode(w)
 }
