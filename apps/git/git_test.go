@@ -220,6 +220,10 @@ func TestDamaged(t *testing.T) {
 	s := newServed(t)
 	s.commit("a", "one")
 	s.must("push", s.write, branch)
+	kept := s.argo()
+	if _, err := s.call(kept, "fetch", "origin", "--tags", "--force", "--prune"); err != nil {
+		t.Fatal(err)
+	}
 	packs, err := filepath.Glob(filepath.Join(s.host.dir, name, "objects/pack/*.pack"))
 	if err != nil || len(packs) != 1 {
 		t.Fatal(packs, err)
@@ -252,6 +256,15 @@ func TestDamaged(t *testing.T) {
 		t.Fatal(response, err)
 	}
 	_ = response.Body.Close()
-	s.must("push", s.write, branch)
+	// Another history, to who has the one of before.
+	s.must("checkout", "-q", "--orphan", "anew")
+	hash := s.commit("a", "two")
+	s.must("push", s.write, "anew:"+branch)
+	if _, err := s.call(kept, "fetch", "origin", "--tags", "--force", "--prune"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.call(kept, "checkout", "--force", hash); err != nil {
+		t.Error(err)
+	}
 	s.must("clone", "-q", s.read, filepath.Join(t.TempDir(), "clone"))
 }

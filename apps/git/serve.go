@@ -190,12 +190,18 @@ func (h *host) upload(w io.Writer, r *http.Request) error {
 	if err := request.Decode(in); err != nil {
 		return err
 	}
-	// What the client has, go-git leaves to be read.
+	repo, err := git.PlainOpen(filepath.Join(h.dir, name))
+	if err != nil {
+		return err
+	}
+	// What the client has, go-git leaves to be read, and takes for an error where it is of another history.
 	done := false
 	for lines := pktline.NewScanner(in); lines.Scan(); {
 		line := bytes.TrimSpace(lines.Bytes())
 		if hash, ok := bytes.CutPrefix(line, []byte("have ")); ok {
-			request.Haves = append(request.Haves, plumbing.NewHash(string(hash)))
+			if have := plumbing.NewHash(string(hash)); repo.Storer.HasEncodedObject(have) == nil {
+				request.Haves = append(request.Haves, have)
+			}
 		}
 		done = done || string(line) == "done"
 	}

@@ -52,7 +52,8 @@ const RepositorySecret = "repository"
 // Secret tells Argo CD what kind of repository it reads. The mirror is spoken to in plain HTTP, as all do. There is
 // nothing secret in it.
 func (s Source) Secret() *unstructured.Unstructured {
-	data := map[string]any{"type": "git", "name": "platform", "url": s.URL}
+	// Said in both: what another source had set would stay, and would have Argo CD verify nobody.
+	data := map[string]any{"type": "git", "name": "platform", "url": s.URL, "insecureOCIForceHttp": "false"}
 	if !s.git {
 		data["type"], data["insecureOCIForceHttp"] = "oci", "true"
 	}
