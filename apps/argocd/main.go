@@ -1,7 +1,8 @@
 // Command argocd is two parts of Argo CD, the application controller and the repo server, without
 // the rest: no API server, no UI, no Redis. Redis is where these share with the API server what they
 // have found out; where that is not, each keeps its own in memory, as Argo CD's own second level does.
-// Sources are OCI artifacts of plain manifests: nothing here executes git, helm or kustomize.
+// Sources are plain manifests, in OCI artifacts or in git, which is executed and is apps/git here. Nothing executes
+// helm or kustomize.
 //
 // Start reading at main; controller.go and repo.go are the two parts.
 package main

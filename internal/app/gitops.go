@@ -24,7 +24,7 @@ func newGitOps(o *options) *cobra.Command {
 		Short: "Have Argo CD apply the platform: enable, push, status, diff, disable",
 		Long: `By default Orrery applies the platform itself, and nobody looks after it until the next 'orrery up'.
 Handed over, Argo CD applies it: what 'orrery render' prints is pushed as OCI artifacts into the
-environment's mirror, which Argo CD watches. What somebody changes by hand it changes back; what
+environment's mirror, or as commits to a git server in the cluster, which Argo CD watches. What somebody changes by hand it changes back; what
 does not get through leaves what ran before, and says why.
 
 One applies at a time, component by component. Handing over and taking back change who owns which
@@ -40,20 +40,28 @@ nothing else.`,
 
 func newGitOpsEnable(o *options) *cobra.Command {
 	var timeout time.Duration
+	var source string
 	c := &cobra.Command{
 		Use:   "enable",
 		Short: "Hand the platform over to Argo CD",
 		Long: `Push what the catalogue says, hand over each component that is deployed, and wait until Argo CD has
 synced them all. No pod is restarted. Argo CD itself stays Orrery's to apply.
 
-It may be repeated, and goes on where it was interrupted. Argo CD has to be deployed.`,
-		Example: "  orrery deploy argocd && orrery gitops enable",
-		Args:    cobra.NoArgs,
+It may be repeated, and goes on where it was interrupted. Argo CD has to be deployed.
+
+Argo CD reads artifacts in the environment's mirror (oci), or a git server in the cluster (git), which
+gitops.source: git in orrery.yaml deploys. --source changes from one to the other; no pod is restarted.`,
+		Example: `  orrery deploy argocd && orrery gitops enable
+  orrery gitops enable --source git`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.gitOpsPush(c.Context(), "gitops enable", timeout, (*environment.Platform).EnableGitOps)
+			return o.gitOpsPush(c.Context(), "gitops enable", timeout, func(p *environment.Platform, ctx context.Context, timeout time.Duration) (environment.Pushed, error) {
+				return p.EnableGitOps(ctx, source, timeout)
+			})
 		},
 	}
 	gitOpsTimeout(c, &timeout)
+	c.Flags().StringVar(&source, "source", "", "what Argo CD reads: oci or git (default: what it reads already, or else gitops.source of orrery.yaml)")
 	return c
 }
 
@@ -62,7 +70,7 @@ func newGitOpsPush(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "push",
 		Short: "Give Argo CD what the catalogue says now, and wait until it runs",
-		Long: `Render the catalogue as it is now, push what changed into the environment's mirror, and wait until
+		Long: `Render the catalogue as it is now, push what changed to where Argo CD reads, and wait until
 Argo CD has synced it and all is healthy: component after component, in the order of their needs.
 
 What cannot get better by waiting (an image that is not there, a pod that crashes, an object that
@@ -163,7 +171,7 @@ func gitOpsStatus(ctx context.Context, o *options) error {
 		for _, s := range g.Applications {
 			rows = append(rows, []string{s.Component, gitops.Revision(s.Revision), s.Sync, s.Health, s.Reason})
 		}
-		_, err = fmt.Fprintf(o.out, "Argo CD applies this environment; pushed: %s\n\n", gitops.Revision(g.Revision))
+		_, err = fmt.Fprintf(o.out, "Argo CD applies this environment; pushed: %s (%s)\n\n", gitops.Revision(g.Revision), g.Source)
 		err = errors.Join(err, ui.Table(o.out, []string{"APPLICATION", "REVISION", "SYNC", "HEALTH", "REASON"}, rows))
 		rows = nil
 		for _, c := range g.ByHand {

@@ -52,6 +52,7 @@ func TestGitOps(t *testing.T) {
 	s.want(exitOK, "gitops push", "all synced")
 	s.refusals(a)
 	s.sources()
+	s.gitSource(a)
 
 	s.want(exitOK, "gitops disable", "Orrery applies 3 components again")
 	s.want(exitOK, "gitops disable", "nothing was handed over")

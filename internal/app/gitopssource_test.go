@@ -1,6 +1,7 @@
 package app
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/orrery-dev/orrery/internal/gitops"
+	"github.com/orrery-dev/orrery/internal/gitops/gitopstest"
 )
 
 // sources: where what Argo CD follows is away, is no manifest, or is not what was pushed, that is said, what
@@ -64,6 +66,59 @@ func (s *small) sources() {
 		if now := s.cluster.API.Get("apps/v1", "Deployment", "shop", "shop").GetGeneration(); now != before {
 			s.t.Errorf("%s: generation %d became %d: what ran did not go on", c.name, before, now)
 		}
+	}
+}
+
+// gitSource goes over to a git server and back. What is the matter with its repository is said, what runs goes on, and
+// a push, which is a commit on top of what is there, puts it right.
+func (s *small) gitSource(a *gitopstest.Argo) {
+	generation := func() int64 { return s.cluster.API.Get("apps/v1", "Deployment", "shop", "shop").GetGeneration() }
+	before := generation()
+	s.want(exitUsage, "gitops enable --source svn", `no source "svn"`)
+	s.want(exitRefused, "gitops enable --source git", "gitops.source: git in orrery.yaml")
+	g := a.ServeGit(s.t, s.cluster.API)
+	s.want(exitOK, "gitops enable --source git", "all synced and healthy")
+	s.want(exitOK, "gitops status", "(git)", "shop", "Synced")
+	s.want(exitOK, "gitops enable", "nothing changed") // which stays with git, though orrery.yaml says nothing of it
+	s.want(exitOK, "gitops diff")
+	for _, c := range []struct {
+		name   string
+		harm   func()
+		status []string
+		push   string // what a push says that cannot help; else it does
+		mend   func()
+	}{
+		{"away", func() { g.Off(true) }, []string{"the git server does not say what is followed", "what runs goes on"}, "reach the git server", func() { g.Off(false) }},
+		{"forced back", func() { g.Run("update-ref", "refs/heads/main", "main~") }, []string{"somebody else moved branch main of the git server", "'orrery gitops push --env small' moves it back"}, "", nil},
+		{"a commit of somebody else", func() {
+			g.Run("update-ref", "refs/heads/main", strings.TrimSpace(g.Run("commit-tree", "-p", "main", "-m", "mine", strings.TrimSpace(g.Run("mktree", "--missing")))))
+		}, []string{"somebody else moved branch main", "Unknown"}, "", nil},
+		{"another history", func() {
+			g.Run("update-ref", "refs/heads/main", strings.TrimSpace(g.Run("commit-tree", "-m", "mine", "main^{tree}")))
+		},
+			[]string{"somebody else moved branch main"}, "", nil},
+		{"no branch", func() { g.Run("update-ref", "-d", "refs/heads/main") }, []string{"somebody else moved branch main of the git server", "to nothing"}, "", nil},
+		{"corrupt", func() { g.Damage() }, []string{"what is followed cannot be read", "mends it"}, "", nil},
+	} {
+		c.harm()
+		for _, part := range c.status {
+			s.await("gitops status", exitFailed, part)
+		}
+		if c.push != "" {
+			s.want(exitFailed, "gitops push", c.push)
+		}
+		if c.mend != nil {
+			c.mend()
+		}
+		s.want(exitOK, "gitops push", "all synced and healthy")
+		s.want(exitOK, "gitops status")
+		s.want(exitOK, "gitops diff")
+	}
+	s.want(exitOK, "gitops enable --source oci", "all synced and healthy")
+	s.want(exitOK, "gitops status", "(oci)")
+	s.want(exitOK, "gitops enable --source git", "all synced and healthy")
+	if now := generation(); now != before {
+		s.t.Errorf("generation %d became %d: what ran did not go on", before, now)
 	}
 }
 

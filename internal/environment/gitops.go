@@ -16,12 +16,14 @@ import (
 	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
+	"github.com/orrery-dev/orrery/internal/spec"
 	"github.com/orrery-dev/orrery/internal/ui"
 )
 
 // GitOps is who applies the platform, and how that goes. Its JSON form is a contract.
 type GitOps struct {
 	Applier      string          `json:"applier"`            // orrery or argocd
+	Source       string          `json:"source,omitempty"`   // that Argo CD reads: oci or git
 	Revision     string          `json:"revision,omitempty"` // that Argo CD follows
 	Pushed       string          `json:"pushed,omitempty"`   // that was pushed last; the same, unless somebody moved the tag
 	Applications []gitops.Status `json:"applications"`
@@ -38,7 +40,7 @@ func (g GitOps) Good() bool {
 
 // Pushed is what a push did. Its JSON form is a contract.
 type Pushed struct {
-	Revision   string   `json:"revision"` // digest of the artifact that has all Applications
+	Revision   string   `json:"revision"` // of what has all Applications: digest of an artifact, or hash of a commit
 	Before     string   `json:"before,omitempty"`
 	Components []string `json:"components"`
 	Changed    []string `json:"changed"`
@@ -70,8 +72,9 @@ func (p *Platform) tellHanded(inventories map[string]kube.Inventory) {
 	}
 }
 
-// EnableGitOps hands the platform over: Argo CD applies it from now on.
-func (p *Platform) EnableGitOps(ctx context.Context, timeout time.Duration) (Pushed, error) {
+// EnableGitOps hands the platform over: Argo CD applies it from now on, and reads the source of that name; ""
+// is the one that it reads already, or else that of orrery.yaml.
+func (p *Platform) EnableGitOps(ctx context.Context, source string, timeout time.Duration) (Pushed, error) {
 	if _, err := p.mirrored(); err != nil {
 		return Pushed{}, failure.Refusedf("%w, and Argo CD reads what it applies from there: 'orrery up%s' goes on applying it. "+
 			"It could read from images.registry with a password of its own and a network policy that lets it get there; neither is made yet", err, p.Flag())
@@ -92,7 +95,16 @@ func (p *Platform) EnableGitOps(ctx context.Context, timeout time.Duration) (Pus
 	if r := client.Ready(gitops.Component, objs).Probe(ctx); r.Err != nil {
 		return Pushed{}, failure.Refusedf("Argo CD is not ready, so nothing is handed over: %v", r.Err)
 	}
-	return p.push(ctx, client, inventories, timeout)
+	if source == "" {
+		if source, err = handedWith(ctx, client); err != nil {
+			return Pushed{}, err
+		}
+		source = cmp.Or(source, p.Spec.GitOps.Source)
+	}
+	if _, deployed := inventories[gitops.GitServer]; source == spec.GitOpsGit && !deployed {
+		return Pushed{}, failure.Refusedf("the git server is not there: gitops.source: git in orrery.yaml, then 'orrery up%s' deploys it", p.Flag())
+	}
+	return p.push(ctx, client, inventories, source, timeout)
 }
 
 // PushGitOps gives Argo CD what the catalogue says now, and waits until that runs.
@@ -108,7 +120,7 @@ func (p *Platform) PushGitOps(ctx context.Context, timeout time.Duration) (Pushe
 	if len(handed(inventories)) == 0 {
 		return Pushed{}, failure.Refusedf("orrery applies this environment: 'orrery gitops enable%s' hands it over to Argo CD first", p.Flag())
 	}
-	return p.push(ctx, client, inventories, timeout)
+	return p.push(ctx, client, inventories, "", timeout)
 }
 
 // bad are the Applications that do not have revision, or what it points to, or are not well.
@@ -152,7 +164,7 @@ func (e *Environment) GitOps(ctx context.Context) (GitOps, error) {
 	if err != nil {
 		return g, err
 	}
-	if problem := e.followed(ctx, &g); g.Problem == "" {
+	if problem := e.followed(ctx, client, &g); g.Problem == "" {
 		g.Problem = problem
 	}
 	if g.Problem == "" {
@@ -188,26 +200,34 @@ func leaving(ctx context.Context, client *kube.Client, inventories map[string]ku
 }
 
 // followed notes what Argo CD follows, and says what is the matter with that.
-func (e *Environment) followed(ctx context.Context, g *GitOps) (problem string) {
-	d, err := e.mirrored()
-	if err == nil {
-		g.Revision, err = current(ctx, d.Mirror(), mirrorTime)
-	}
+func (e *Environment) followed(ctx context.Context, client *kube.Client, g *GitOps) (problem string) {
 	const still = "what runs goes on running, and nothing new gets through"
 	push := "'orrery gitops push" + e.Flag() + "'"
-	switch {
-	case answered(err):
-		return fmt.Sprintf("what is followed cannot be read from the mirror; %s: %v; %s mends it", still, err, push)
-	case err != nil:
+	away := func(err error) string {
+		if g.Source == spec.GitOpsGit {
+			return fmt.Sprintf("the git server does not say what is followed; %s: %v", still, err)
+		}
 		return fmt.Sprintf("the mirror does not say what is followed; %s: %v; 'orrery up%s' starts the mirror", still, err, e.Flag())
+	}
+	src, err := e.source(ctx, client, g.Source, func(string, ...any) {})
+	if err != nil {
+		return away(err)
+	}
+	defer src.close()
+	g.Revision, err = src.followed(ctx)
+	switch {
+	case isUnreadable(err):
+		return fmt.Sprintf("what is followed cannot be read, %s; %s: %v; %s mends it", src.name(), still, err, push)
+	case err != nil:
+		return away(err)
 	case g.Pushed != "" && g.Revision != g.Pushed:
-		return fmt.Sprintf("somebody else moved %s:%s of the mirror from %s to %s: %s moves it back",
-			gitops.Repository, gitops.Tag, gitops.Revision(g.Pushed), cmp.Or(gitops.Revision(g.Revision), "nothing"), push)
+		return fmt.Sprintf("somebody else moved %s from %s to %s: %s moves it back",
+			src.name(), gitops.Revision(g.Pushed), cmp.Or(gitops.Revision(g.Revision), "nothing"), push)
 	}
 	bounded, cancel := context.WithTimeout(ctx, mirrorTime)
 	defer cancel()
-	if lines := damaged(bounded, d.Mirror(), *g); len(lines) > 0 {
-		return fmt.Sprintf("the mirror does not have what was pushed; %s: %s; %s mends it", still, strings.Join(lines, "; "), push)
+	if lines := damaged(bounded, src, *g); len(lines) > 0 {
+		return fmt.Sprintf("%s does not have what was pushed; %s: %s; %s mends it", src.name(), still, strings.Join(lines, "; "), push)
 	}
 	return ""
 }
@@ -246,17 +266,27 @@ func gitOpsStatus(ctx context.Context, client *kube.Client, components []string)
 		}
 	}
 	slices.SortFunc(g.Applications, func(a, b gitops.Status) int { return cmp.Compare(a.Component, b.Component) })
-	for _, part := range []string{"argocd-controller", "argocd-repo-server"} {
-		d, err := client.Get(ctx, "apps/v1", "Deployment", gitops.Namespace, part)
+	parts := []kube.Ref{
+		{APIVersion: "apps/v1", Kind: "Deployment", Namespace: gitops.Namespace, Name: "argocd-controller"},
+		{APIVersion: "apps/v1", Kind: "Deployment", Namespace: gitops.Namespace, Name: "argocd-repo-server"},
+	}
+	if g.Source, err = handedWith(ctx, client); err != nil {
+		return g, err
+	}
+	if g.Source == spec.GitOpsGit {
+		parts = append(parts, kube.Ref{APIVersion: "apps/v1", Kind: "StatefulSet", Namespace: gitops.GitServer, Name: gitops.GitServer})
+	}
+	for _, part := range parts {
+		d, err := client.Get(ctx, part.APIVersion, part.Kind, part.Namespace, part.Name)
 		switch {
 		case apierrors.IsNotFound(err):
-			g.Problem = "Deployment " + part + " is not there: nobody applies anything"
+			g.Problem = part.Kind + " " + part.Name + " is not there: nothing new is applied"
 		case err != nil:
 			return g, err
 		default:
 			if n, _, _ := unstructured.NestedInt64(d.Object, "status", "readyReplicas"); n == 0 {
-				why, _ := client.Why(ctx, kube.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: gitops.Namespace, Name: part})
-				g.Problem = strings.TrimSuffix("Deployment "+part+" is not ready, so this may be old: "+why, ": ")
+				why, _ := client.Why(ctx, part)
+				g.Problem = strings.TrimSuffix(part.Kind+" "+part.Name+" is not ready, so this may be old: "+why, ": ")
 			}
 		}
 	}

@@ -26,27 +26,28 @@ func (p *Platform) GitOpsDiff(ctx context.Context) (map[string][]kube.Change, er
 	if err != nil {
 		return nil, err
 	}
-	m, err := p.Mirror()
-	if err != nil {
-		return nil, err
-	}
 	inventories, err := client.Inventories(ctx)
 	if err != nil {
 		return nil, err
 	}
-	_, before, err := p.pushedBefore(ctx, m)
+	src, err := p.source(ctx, client, "", p.warn)
 	if err != nil {
 		return nil, err
 	}
-	parts, err := p.pushables(ctx, client, m, inventories)
+	defer src.close()
+	_, before, err := p.pushedBefore(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := p.pushables(ctx, client, src, inventories, before)
 	if err != nil {
 		return nil, err
 	}
 	changes := map[string][]kube.Change{}
-	compare := func(name, digest string, now []*unstructured.Unstructured) error {
+	compare := func(name, revision string, now []*unstructured.Unstructured) error {
 		var was []*unstructured.Unstructured
-		if digest != "" {
-			text, err := read(ctx, m, gitops.Repository+"@"+digest)
+		if revision != "" {
+			text, err := src.manifest(ctx, name, revision)
 			if err != nil {
 				return fmt.Errorf("%s as it was pushed: %w; 'orrery gitops push%s' mends it", name, err, p.Flag())
 			}
@@ -61,43 +62,84 @@ func (p *Platform) GitOpsDiff(ctx context.Context) (map[string][]kube.Change, er
 		return err
 	}
 	for _, c := range parts {
-		if before[c.Name] != c.Digest {
+		if before[c.Name] != c.Revision {
 			if err := compare(c.Name, before[c.Name], c.Objects); err != nil {
 				return nil, err
 			}
 		}
 		delete(before, c.Name)
 	}
-	for name, digest := range before {
-		if err := compare(name, digest, nil); err != nil {
+	for name, revision := range before {
+		if err := compare(name, revision, nil); err != nil {
 			return nil, err
 		}
 	}
 	return changes, nil
 }
 
-// pushedBefore is what the tag points to, and the digests of the artifacts that this points to, by component.
-// What somebody put in the place of that and cannot be read points to nothing: a push is what mends it.
-func (p *Platform) pushedBefore(ctx context.Context, m mirror.Mirror) (tag string, digests map[string]string, err error) {
-	digests = map[string]string{}
-	tag, err = current(ctx, m, mirrorTime)
-	if err != nil && !answered(err) || err == nil && tag == "" {
-		return "", digests, err
+// artifacts are in the mirror.
+type artifacts struct {
+	driver.Mirrored
+	warn func(string, ...any)
+}
+
+func (a artifacts) where() gitops.Source { return gitops.OCI(a.MirrorInside()) }
+
+func (a artifacts) name() string { return gitops.Repository + ":" + gitops.Tag + " of the mirror" }
+
+func (a artifacts) close() {}
+
+func (a artifacts) followed(ctx context.Context) (string, error) {
+	digest, err := current(ctx, a.Mirror(), mirrorTime)
+	if answered(err) {
+		err = unreadable{err}
 	}
-	var apps []*unstructured.Unstructured
-	if err == nil {
-		var text []byte
-		if text, err = read(ctx, m, gitops.Repository+"@"+tag); err == nil {
-			apps, err = kube.Objects(text)
+	return digest, err
+}
+
+func (a artifacts) manifest(ctx context.Context, _, digest string) ([]byte, error) {
+	return read(ctx, a.Mirror(), gitops.Repository+"@"+digest)
+}
+
+func (a artifacts) revise(_ context.Context, parts []pushable, _ map[string]string) error {
+	for i, c := range parts {
+		artifact, err := gitops.Artifact(c.manifest)
+		if err != nil {
+			return fmt.Errorf("component %s: %w", c.Name, err)
+		}
+		digest, err := artifact.Digest()
+		if err != nil {
+			return fmt.Errorf("component %s: %w", c.Name, err)
+		}
+		parts[i].artifact, parts[i].Revision = artifact, digest.String()
+	}
+	return nil
+}
+
+func (a artifacts) put(ctx context.Context, parts []pushable) (mended []string, err error) {
+	for _, c := range parts {
+		again, err := a.write(ctx, gitops.Repository+"@"+c.Revision, c.artifact)
+		if err != nil {
+			return nil, err
+		}
+		if again {
+			mended = append(mended, c.Name)
 		}
 	}
+	return mended, nil
+}
+
+func (a artifacts) follow(ctx context.Context, applications []byte) (string, error) {
+	root, err := gitops.Artifact(applications)
 	if err != nil {
-		p.warn("what %s:%s of the mirror points to is nothing that was pushed: %v", gitops.Repository, gitops.Tag, err)
+		return "", err
 	}
-	for _, a := range apps {
-		digests[a.GetName()], _, _ = unstructured.NestedString(a.Object, "spec", "source", "targetRevision")
+	digest, err := root.Digest()
+	if err != nil {
+		return "", err
 	}
-	return tag, digests, nil
+	_, err = a.write(ctx, gitops.Repository+":"+gitops.Tag, root)
+	return digest.String(), err
 }
 
 // mirrorTime is how long a mirror that takes connections and says nothing is waited for.
@@ -125,10 +167,10 @@ func write(ctx context.Context, m mirror.Mirror, ref string, artifact v1.Image) 
 	return nil
 }
 
-// put writes an artifact, and reads it back. A registry takes nothing that it has, so what was damaged on its disk
+// write writes an artifact, and reads it back. A registry takes nothing that it has, so what was damaged on its disk
 // has to be forgotten before it is written again.
-func (p *Platform) put(ctx context.Context, d driver.Mirrored, ref string, artifact v1.Image) (mended bool, err error) {
-	m := d.Mirror()
+func (a artifacts) write(ctx context.Context, ref string, artifact v1.Image) (mended bool, err error) {
+	m := a.Mirror()
 	digest, err := artifact.Digest()
 	if err != nil {
 		return false, err
@@ -152,11 +194,11 @@ func (p *Platform) put(ctx context.Context, d driver.Mirrored, ref string, artif
 	for _, l := range manifest.Layers {
 		parts = append(parts, l.Digest.String())
 	}
-	removed, err := d.MendMirror(ctx, parts)
+	removed, err := a.MendMirror(ctx, parts)
 	if err != nil || len(removed) == 0 {
 		return false, errors.Join(damaged, err)
 	}
-	p.warn("%s was damaged in the mirror, and is written anew: %v", ref, damaged)
+	a.warn("%s was damaged in the mirror, and is written anew: %v", ref, damaged)
 	if err := writeBlobs(ctx, m, ref, artifact); err != nil {
 		return false, err
 	}
@@ -205,21 +247,4 @@ func read(ctx context.Context, m mirror.Mirror, ref string) ([]byte, error) {
 func answered(err error) bool {
 	var no *transport.Error
 	return errors.As(err, &no)
-}
-
-// damaged says which of what Argo CD follows is not in the mirror as it was pushed, and why.
-func damaged(ctx context.Context, m mirror.Mirror, g GitOps) (lines []string) {
-	for _, a := range g.Applications {
-		digest := a.Revision
-		if a.Component == gitops.Root {
-			digest = g.Revision
-		}
-		if digest == "" {
-			continue
-		}
-		if _, err := read(ctx, m, gitops.Repository+"@"+digest); err != nil {
-			lines = append(lines, fmt.Sprintf("%s: %v", a.Component, err))
-		}
-	}
-	return lines
 }

@@ -32,76 +32,64 @@ import (
 type pushable struct {
 	gitops.Part
 	manifest []byte
-	artifact v1.Image
+	artifact v1.Image // where the source has those
 }
 
-func (p *Platform) push(ctx context.Context, client *kube.Client, inventories map[string]kube.Inventory, timeout time.Duration) (Pushed, error) {
+func (p *Platform) push(ctx context.Context, client *kube.Client, inventories map[string]kube.Inventory, which string, timeout time.Duration) (Pushed, error) {
 	start := time.Now()
-	d, err := p.mirrored()
-	if err != nil {
-		return Pushed{}, fmt.Errorf("%w: what Argo CD reads is kept there", err)
-	}
 	result := Pushed{Components: []string{}, Changed: []string{}}
-	// Of a mirror that is away, nothing else is to be said.
-	var before map[string]string
-	result.Before, before, err = p.pushedBefore(ctx, d.Mirror())
-	if err != nil {
-		return result, fmt.Errorf("%w; 'orrery up%s' starts the mirror", err, p.Flag())
-	}
-	parts, err := p.pushables(ctx, client, d.Mirror(), inventories)
+	src, err := p.source(ctx, client, which, p.warn)
 	if err != nil {
 		return result, err
 	}
-	mended := []string{gitops.Root} // what Argo CD has to look at anew
+	defer src.close()
+	// Of a mirror that is away, nothing else is to be said.
+	var before map[string]string
+	result.Before, before, err = p.pushedBefore(ctx, src)
+	if err != nil {
+		return result, fmt.Errorf("%w; 'orrery up%s' starts the mirror", err, p.Flag())
+	}
+	parts, err := p.pushables(ctx, client, src, inventories, before)
+	if err != nil {
+		return result, err
+	}
 	for _, c := range parts {
 		result.Components = append(result.Components, c.Name)
-		if before[c.Name] != c.Digest {
+		if before[c.Name] != c.Revision {
 			result.Changed = append(result.Changed, c.Name)
 		}
-		again, err := p.put(ctx, d, gitops.Repository+"@"+c.Digest, c.artifact)
-		if err != nil {
-			return result, err
-		}
-		if again {
-			mended = append(mended, c.Name)
-		}
+	}
+	mended, err := src.put(ctx, parts)
+	if err != nil {
+		return result, err
 	}
 	for _, name := range handed(inventories) {
 		if !slices.Contains(result.Components, name) {
 			result.Removed = append(result.Removed, name)
 		}
 	}
-	registry := d.MirrorInside()
-	if err := p.allow(ctx, client, registry, parts, inventories); err != nil {
+	if err := p.allow(ctx, client, src.where(), parts, inventories); err != nil {
 		return result, err
 	}
 	// Of what is as it was, nothing is to be handed over.
 	fresh := slices.DeleteFunc(slices.Clone(parts), func(c pushable) bool {
 		inv := inventories[c.Name]
-		return before[c.Name] == c.Digest && inv.Applier == kube.ApplierArgoCD && len(inv.Objects) == len(c.Objects)
+		return before[c.Name] == c.Revision && inv.Applier == kube.ApplierArgoCD && len(inv.Objects) == len(c.Objects)
 	})
 	for _, c := range fresh {
 		if err := client.HandOver(ctx, c.Name, c.Objects); err != nil {
 			return result, err
 		}
 	}
-	manifest, err := kube.Manifest(gitops.Applications(registry, partsOf(parts)))
+	manifest, err := kube.Manifest(gitops.Applications(src.where(), partsOf(parts)))
 	if err != nil {
 		return result, err
 	}
-	root, err := gitops.Artifact(manifest)
-	if err != nil {
+	if result.Revision, err = src.follow(ctx, manifest); err != nil {
 		return result, err
 	}
-	digest, err := root.Digest()
-	if err != nil {
-		return result, err
-	}
-	result.Revision = digest.String()
-	if _, err := p.put(ctx, d, gitops.Repository+":"+gitops.Tag, root); err != nil {
-		return result, err
-	}
-	if err := p.tellArgo(ctx, client, registry, result.Revision, mended); err != nil {
+	// What it has read, and what it follows, Argo CD has to look at anew.
+	if err := p.tellArgo(ctx, client, src.where(), result.Revision, append(mended, gitops.Root)); err != nil {
 		return result, err
 	}
 	if err := p.awaitSync(ctx, client, result.Revision, parts, timeout); err != nil {
@@ -133,7 +121,11 @@ func partsOf(parts []pushable) []gitops.Part {
 }
 
 // pushables renders what is handed over, and refuses what must not be pushed.
-func (p *Platform) pushables(ctx context.Context, client *kube.Client, m mirror.Mirror, inventories map[string]kube.Inventory) ([]pushable, error) {
+func (p *Platform) pushables(ctx context.Context, client *kube.Client, to source, inventories map[string]kube.Inventory, before map[string]string) ([]pushable, error) {
+	m, err := p.Mirror()
+	if err != nil {
+		return nil, err
+	}
 	if err := p.LearnImages(ctx); err != nil {
 		return nil, err
 	}
@@ -142,7 +134,7 @@ func (p *Platform) pushables(ctx context.Context, client *kube.Client, m mirror.
 	brought := map[schema.GroupKind]bool{}
 	var components []catalog.Component
 	for _, c := range p.Components {
-		if c.Name == gitops.Component || !p.LeftOut(c.Name).IsZero() {
+		if c.Name == gitops.Component || c.Name == gitops.GitServer || !p.LeftOut(c.Name).IsZero() {
 			continue
 		}
 		if _, deployed := inventories[c.Name]; !deployed {
@@ -183,19 +175,12 @@ func (p *Platform) pushables(ctx context.Context, client *kube.Client, m mirror.
 			return nil, fmt.Errorf("component %s: %w", c.Name, err)
 		}
 		errs = append(errs, gitops.RefuseSecrets(c.Name, manifest, secrets))
-		artifact, err := gitops.Artifact(manifest)
-		if err != nil {
-			return nil, fmt.Errorf("component %s: %w", c.Name, err)
-		}
-		digest, err := artifact.Digest()
-		if err != nil {
-			return nil, fmt.Errorf("component %s: %w", c.Name, err)
-		}
-		all = append(all, pushable{
-			gitops.Part{Name: c.Name, Namespace: c.Namespace, Needs: c.Needs, Digest: digest.String(), Objects: objs}, manifest, artifact,
-		})
+		all = append(all, pushable{gitops.Part{Name: c.Name, Namespace: c.Namespace, Needs: c.Needs, Objects: objs}, manifest, nil})
 	}
-	return all, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return all, to.revise(ctx, all, before)
 }
 
 // missingImages refuses a component whose pods would find no image.
@@ -241,7 +226,7 @@ func secretsOf(ctx context.Context, client *kube.Client) (map[string][]byte, err
 
 // allow gives Argo CD the rights that these objects take, and those that are still there from before:
 // what is left out has to be pruned.
-func (p *Platform) allow(ctx context.Context, client *kube.Client, registry string, parts []pushable, inventories map[string]kube.Inventory) error {
+func (p *Platform) allow(ctx context.Context, client *kube.Client, from gitops.Source, parts []pushable, inventories map[string]kube.Inventory) error {
 	refs, leave := map[kube.Ref]bool{}, map[kube.Ref]bool{}
 	stays := map[string]bool{}
 	var objs []*unstructured.Unstructured
@@ -301,8 +286,8 @@ func (p *Platform) allow(ctx context.Context, client *kube.Client, registry stri
 		return err
 	}
 	apply := gitops.Rights(all, gitops.Bound(objs))
-	apply = append(apply, gitops.Projects(registry, kinds)...)
-	apply = append(apply, gitops.RepositorySecret(registry))
+	apply = append(apply, gitops.Projects(from, kinds)...)
+	apply = append(apply, from.Secret())
 	return client.ApplyObjects(ctx, apply)
 }
 
@@ -324,7 +309,7 @@ func makeNamespaces(ctx context.Context, client *kube.Client, objs []*unstructur
 }
 
 // tellArgo has Applications look at once; what the root is in the middle of, for something older, ends.
-func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, revision string, look []string) error {
+func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, from gitops.Source, revision string, look []string) error {
 	live, err := client.Get(ctx, rootRef.APIVersion, rootRef.Kind, rootRef.Namespace, rootRef.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
@@ -338,7 +323,7 @@ func (p *Platform) tellArgo(ctx context.Context, client *kube.Client, registry, 
 			}
 		}
 	}
-	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(registry, revision)}); err != nil {
+	if err := client.ApplyObjects(ctx, []*unstructured.Unstructured{gitops.RootApplication(from, revision)}); err != nil {
 		return err
 	}
 	for _, name := range look {
@@ -363,7 +348,7 @@ const lookTime = 30 * time.Second
 func (p *Platform) awaitSync(ctx context.Context, client *kube.Client, revision string, parts []pushable, timeout time.Duration) error {
 	pushed, names := map[string]string{}, []string{}
 	for _, c := range parts {
-		pushed[c.Name] = c.Digest
+		pushed[c.Name] = c.Revision
 		names = append(names, c.Name)
 	}
 	said, last := "", "nothing was seen of it"

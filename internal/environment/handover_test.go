@@ -68,7 +68,7 @@ func TestHandOver(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{Prune: true})
 	ctx := t.Context()
-	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(ctx, time.Minute) }
+	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(ctx, "", time.Minute) }
 	push := func(p *Platform) (Pushed, error) { return p.PushGitOps(ctx, time.Minute) }
 	if g := s.gitOps(); g.Applier != "orrery" || !g.Good() {
 		t.Errorf("%+v", g)
@@ -144,6 +144,62 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// With a git server, a push is two commits, and only what changed is at another one; going back is a commit too.
+func TestHandOverWithGit(t *testing.T) {
+	s := newSmall(t)
+	s.mustUp(Selection{Prune: true})
+	enable := func(source string) func(*Platform) (Pushed, error) {
+		return func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), source, time.Minute) }
+	}
+	argo := s.argo()
+	if _, err := s.hand(enable("git")); !failure.IsRefused(err) || !strings.Contains(err.Error(), "gitops.source: git in orrery.yaml") {
+		t.Errorf("%v", err)
+	}
+	g := argo.ServeGit(t, s.cluster.API)
+	first, err := s.hand(enable("git"))
+	if err != nil || !slices.Equal(first.Changed, []string{"namespaces", "planets", "shop"}) || first.Before != "" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	revisions := func() map[string]string {
+		t.Helper()
+		status := s.gitOps()
+		if !status.Good() || status.Source != "git" || status.Revision != status.Pushed {
+			t.Errorf("%+v", status)
+		}
+		all := map[string]string{}
+		for _, a := range status.Applications {
+			all[a.Component] = a.Synced
+		}
+		return all
+	}
+	before := revisions()
+	for _, change := range [][2]string{{"hello from", "welcome to"}, {"welcome to", "hello from"}} {
+		s.edit("infra/k8s/base/shop/shop.yaml", change[0], change[1])
+		if d := s.differs(); !slices.Equal(d, []string{"shop"}) {
+			t.Errorf("a push would change %v", d)
+		}
+		pushed, err := s.hand(func(p *Platform) (Pushed, error) { return p.PushGitOps(t.Context(), time.Minute) })
+		if err != nil || !slices.Equal(pushed.Changed, []string{"shop"}) {
+			t.Errorf("%+v, %v", pushed, err)
+		}
+		now := revisions()
+		if now["shop"] == before["shop"] || now["namespaces"] != before["namespaces"] || !strings.Contains(g.Run("show", now["shop"]+":shop/manifest.yaml"), change[1]) {
+			t.Errorf("%v became %v", before, now)
+		}
+		before = now
+	}
+	if said := g.Run("log", "--format=%s", gitops.Branch); said != "Applications\nManifests: shop\nApplications\nManifests: shop\nApplications\nManifests: namespaces, planets, shop\n" {
+		t.Errorf("the history is\n%s", said)
+	}
+	if again, err := s.hand(enable("")); err != nil || again.Revision != before[gitops.Root] {
+		t.Errorf("enabled again, %v became %+v, %v", before, again, err)
+	}
+	back, err := s.hand(enable("oci"))
+	if err != nil || len(back.Changed) != 3 || !strings.HasPrefix(back.Revision, "sha256:") || s.gitOps().Source != "oci" {
+		t.Errorf("%+v, %v", back, err)
+	}
+}
+
 // mirrorless is a driver of clusters that somebody else made: it has no mirror.
 type mirrorless struct{ driver.Driver }
 
@@ -154,7 +210,7 @@ func TestHandOverNeedsAMirror(t *testing.T) {
 	s.argo()
 	err := s.with(func(p *Platform) error {
 		p.Driver = mirrorless{p.Driver}
-		_, err := p.EnableGitOps(t.Context(), time.Minute)
+		_, err := p.EnableGitOps(t.Context(), "", time.Minute)
 		return err
 	})
 	if !failure.IsRefused(err) || !strings.Contains(err.Error(), "no registry of their own") || !strings.Contains(err.Error(), "images.registry") {
@@ -170,7 +226,7 @@ func TestPushIsRefused(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{Prune: true})
 	s.argo()
-	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), time.Minute) }
+	enable := func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), "", time.Minute) }
 	s.forget("shop")
 	if _, err := s.hand(enable); !failure.IsRefused(err) || !strings.Contains(err.Error(), "component shop: the mirror has no image shop") {
 		t.Errorf("%v", err)
@@ -194,7 +250,7 @@ func TestGitOpsStatusWithoutArgo(t *testing.T) {
 	s := newSmall(t)
 	s.mustUp(Selection{Prune: true})
 	s.argo()
-	if _, err := s.hand(func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), time.Minute) }); err != nil {
+	if _, err := s.hand(func(p *Platform) (Pushed, error) { return p.EnableGitOps(t.Context(), "", time.Minute) }); err != nil {
 		t.Fatal(err)
 	}
 	s.change("apps/v1", "Deployment", gitops.Namespace, "argocd-repo-server", func(o map[string]any) {

@@ -114,7 +114,7 @@ func (p *Platform) Plan(ctx context.Context, skipVerify bool) (Planned, error) {
 				in.Deferred[name] = false
 			}
 			if len(others) > 0 { // who applies them stays
-				others = append(others, gitops.Component)
+				others = append(others, gitops.Component, gitops.GitServer)
 			}
 			p.tellHanded(planned.cluster.inventories)
 			if p.selection.Prune {

@@ -15,6 +15,7 @@ import (
 	"github.com/orrery-dev/orrery/internal/dashboard"
 	"github.com/orrery-dev/orrery/internal/engine"
 	"github.com/orrery-dev/orrery/internal/failure"
+	"github.com/orrery-dev/orrery/internal/gitops"
 	"github.com/orrery-dev/orrery/internal/image"
 	"github.com/orrery-dev/orrery/internal/kube"
 	"github.com/orrery-dev/orrery/internal/plan"
@@ -125,10 +126,15 @@ func (e *Environment) selected(cat *catalog.Catalog, overlay string, want Select
 		return nil, nil, nil
 	}
 	names := want.Components
+	var served []string // what Argo CD reads, where that is a component
+	if e.Spec.GitOps.Source == spec.GitOpsGit && len(names) == 0 {
+		served = []string{gitops.GitServer}
+	}
 	if len(names) == 0 {
 		names = e.Spec.Components
 	}
 	if len(names) > 0 {
+		names = slices.Concat(names, served)
 		if components, err = cat.Select(overlay, names); err != nil {
 			return nil, nil, failure.Usage{Err: err}
 		}
@@ -149,7 +155,7 @@ func (e *Environment) selected(cat *catalog.Catalog, overlay string, want Select
 			})
 		}
 	}
-	if components, err = within.Select(overlay, names); err != nil {
+	if components, err = within.Select(overlay, slices.Concat(names, served)); err != nil {
 		return nil, nil, failure.Usage{Err: err}
 	}
 	for _, name := range all {

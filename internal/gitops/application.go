@@ -2,9 +2,9 @@ package gitops
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -17,8 +17,10 @@ const (
 	// Repository has all artifacts, and Tag there is what Root follows.
 	Repository = "gitops/platform"
 	Tag        = "current"
-	// Component is what Argo CD itself comes with. It is not handed over: who applies is not what it applies.
+	// Component is what Argo CD itself comes with, and GitServer what it reads where that is git. They are not
+	// handed over: who applies is not what it applies.
 	Component = "argocd"
+	GitServer = "git-server"
 
 	apiVersion = "argoproj.io/v1alpha1"
 	inCluster  = "https://kubernetes.default.svc"
@@ -30,7 +32,7 @@ type Part struct {
 	Name      string
 	Namespace string
 	Needs     []string
-	Digest    string // of its artifact
+	Revision  string // that has its manifest: the digest of its artifact, or the hash of a commit
 	Objects   []*unstructured.Unstructured
 }
 
@@ -62,33 +64,33 @@ func Waves(parts []Part) map[string]int {
 	return waves
 }
 
-// Applications are those of parts, for the root's artifact. registry is HOST:PORT as pods reach it.
-func Applications(registry string, parts []Part) []*unstructured.Unstructured {
+// Applications are those of parts, which the root applies.
+func Applications(from Source, parts []Part) []*unstructured.Unstructured {
 	waves := Waves(parts)
 	var all []*unstructured.Unstructured
 	for _, p := range parts {
-		app := application(p.Name, project, registry, p.Digest, p.Namespace)
+		app := application(p.Name, project, from, p.Revision, p.Namespace)
 		app.SetAnnotations(map[string]string{"argocd.argoproj.io/sync-wave": strconv.Itoa(waves[p.Name])})
 		all = append(all, app)
 	}
 	return all
 }
 
-// AnnotationPushed is on the root, and has the digest that the tag was moved to by the last push.
+// AnnotationPushed is on the root, and has what the last push had it follow.
 const AnnotationPushed = "orrery.dev/pushed"
 
-// RootApplication is what Argo CD is told first. pushed is the digest of what the tag points to.
-func RootApplication(registry, pushed string) *unstructured.Unstructured {
-	root := application(Root, Root, registry, Tag, Namespace)
+// RootApplication is what Argo CD is told first. pushed is what the source's name for it points to.
+func RootApplication(from Source, pushed string) *unstructured.Unstructured {
+	root := application(Root, Root, from, from.follow(), Namespace)
 	root.SetAnnotations(map[string]string{AnnotationPushed: pushed})
 	return root
 }
 
-func application(name, project, registry, revision, namespace string) *unstructured.Unstructured {
+func application(name, project string, from Source, revision, namespace string) *unstructured.Unstructured {
 	return object("Application", name, map[string]any{
 		"project": project,
 		"source": map[string]any{
-			"repoURL": url(registry), "targetRevision": revision, "path": ".",
+			"repoURL": from.URL, "targetRevision": revision, "path": from.path(name),
 		},
 		"destination": map[string]any{"server": inCluster, "namespace": namespace},
 		// Without a finalizer: who deletes an Application by hand deletes nothing that it applied, and
@@ -107,8 +109,6 @@ func application(name, project, registry, revision, namespace string) *unstructu
 	})
 }
 
-func url(registry string) string { return "oci://" + registry + "/" + Repository }
-
 func object(kind, name string, spec map[string]any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": apiVersion, "kind": kind,
@@ -119,7 +119,7 @@ func object(kind, name string, spec map[string]any) *unstructured.Unstructured {
 
 // Projects say what the Applications may have: the root Applications alone, the others what parts
 // consist of, and from nowhere else.
-func Projects(registry string, kinds Kinds) []*unstructured.Unstructured {
+func Projects(from Source, kinds Kinds) []*unstructured.Unstructured {
 	var cluster, namespaced, destinations []any
 	for _, k := range kinds.Cluster {
 		cluster = append(cluster, map[string]any{"group": k.Group, "kind": k.Kind})
@@ -134,13 +134,13 @@ func Projects(registry string, kinds Kinds) []*unstructured.Unstructured {
 	return []*unstructured.Unstructured{
 		object("AppProject", Root, map[string]any{
 			"description":                "what applies the platform: Applications, and nothing else",
-			"sourceRepos":                []any{url(registry)},
+			"sourceRepos":                []any{from.URL},
 			"destinations":               []any{map[string]any{"server": inCluster, "namespace": Namespace}},
 			"namespaceResourceWhitelist": []any{map[string]any{"group": "argoproj.io", "kind": "Application"}},
 		}),
 		object("AppProject", project, map[string]any{
 			"description":                "the components of the platform, as they were pushed",
-			"sourceRepos":                []any{url(registry)},
+			"sourceRepos":                []any{from.URL},
 			"destinations":               destinations,
 			"clusterResourceWhitelist":   cluster,
 			"namespaceResourceWhitelist": namespaced,
@@ -148,24 +148,13 @@ func Projects(registry string, kinds Kinds) []*unstructured.Unstructured {
 	}
 }
 
-// RepositorySecret tells Argo CD that the repository is OCI's, and spoken to in plain HTTP, as all of
-// the environment's mirror. There is nothing secret in it.
-func RepositorySecret(registry string) *unstructured.Unstructured {
-	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-		"metadata": map[string]any{
-			"name": "repository", "namespace": Namespace,
-			"labels": map[string]any{"argocd.argoproj.io/secret-type": "repository", "app.kubernetes.io/part-of": "argocd"},
-		},
-		"stringData": map[string]any{"type": "oci", "name": "platform", "url": url(registry), "insecureOCIForceHttp": "true"},
-	}}
-}
+// hash is what names content: a digest, or the hash of a commit.
+var hash = regexp.MustCompile(`^(sha256:)?([0-9a-f]{12})[0-9a-f]{28,52}$`)
 
-// Revision is how a digest is shown to people.
-func Revision(digest string) string {
-	_, hex, found := strings.Cut(digest, ":")
-	if !found || len(hex) < 12 {
-		return digest
+// Revision is how a digest or the hash of a commit is shown to people.
+func Revision(revision string) string {
+	if m := hash.FindStringSubmatch(revision); m != nil {
+		return m[2]
 	}
-	return hex[:12]
+	return revision
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// manifestFile is the one file of an artifact.
-const manifestFile = "manifest.yaml"
+// ManifestFile is the one file of an artifact.
+const ManifestFile = "manifest.yaml"
 
 // maxManifest bounds what is read back of an artifact, in bytes.
 const maxManifest = 32 << 20
@@ -28,7 +28,7 @@ func Artifact(manifest []byte) (v1.Image, error) {
 	var layer bytes.Buffer
 	z := gzip.NewWriter(&layer)
 	t := tar.NewWriter(z)
-	err := t.WriteHeader(&tar.Header{Name: manifestFile, Mode: 0o444, Size: int64(len(manifest)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR})
+	err := t.WriteHeader(&tar.Header{Name: ManifestFile, Mode: 0o444, Size: int64(len(manifest)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR})
 	if err == nil {
 		_, err = t.Write(manifest)
 	}
@@ -67,8 +67,8 @@ func Manifest(image v1.Image) ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if h.Name != manifestFile {
-		return fail(fmt.Errorf("it has %q in place of %s", h.Name, manifestFile))
+	if h.Name != ManifestFile {
+		return fail(fmt.Errorf("it has %q in place of %s", h.Name, ManifestFile))
 	}
 	text, err := io.ReadAll(t)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -56,7 +57,7 @@ func TestWaves(t *testing.T) {
 	if want := "map[dns:1 namespaces:0 nats:2 prometheus:1 pulse:3]"; got != want {
 		t.Errorf("waves %s, want %s", got, want)
 	}
-	apps := Applications("10.0.0.1:5000", parts)
+	apps := Applications(OCI("10.0.0.1:5000"), parts)
 	if w := apps[0].GetAnnotations()["argocd.argoproj.io/sync-wave"]; w != "3" {
 		t.Errorf("pulse is of wave %q", w)
 	}
@@ -225,4 +226,23 @@ func FuzzManifest(f *testing.F) {
 			t.Errorf("%d bytes", len(text))
 		}
 	})
+}
+
+// A Secret that one source has written and then the other says all that the first did.
+func TestSecretOfSource(t *testing.T) {
+	keys := func(s Source) string {
+		return fmt.Sprint(slices.Sorted(maps.Keys(s.Secret().Object["stringData"].(map[string]any))))
+	}
+	if a, b := keys(OCI("10.0.0.1:5000")), keys(Git()); a != b {
+		t.Errorf("the mirror has %s, the git server %s", a, b)
+	}
+	for _, s := range []Source{OCI("10.0.0.1:5000"), Git()} {
+		data := map[string][]byte{}
+		for k, v := range s.Secret().Object["stringData"].(map[string]any) {
+			data[k] = []byte(v.(string))
+		}
+		if Of(data) != s {
+			t.Errorf("%v is read as %v", s, Of(data))
+		}
+	}
 }

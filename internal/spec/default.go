@@ -34,6 +34,7 @@ func Named(name string) Environment {
 		Durability: DurabilityFull,
 		Overlay:    "local",
 		Images:     Images{Sources: []string{SourceBundle, SourceRegistry, SourceSource}, Verify: VerifyEnforce},
+		GitOps:     GitOps{Source: GitOpsOCI},
 	}
 	if name == DefaultName {
 		e.Ports = Ports{API: defaultAPIPort, Registry: defaultRegistryPort}

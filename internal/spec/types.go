@@ -61,6 +61,22 @@ type Environment struct {
 	Components []string `json:"components,omitempty"`
 	// Images says where images may come from.
 	Images Images `json:"images,omitempty"`
+	// GitOps says what Argo CD reads when it applies the platform.
+	GitOps GitOps `json:"gitops,omitempty"`
+}
+
+// Sources that Argo CD reads, as gitops.source names them.
+const (
+	GitOpsOCI = "oci"
+	GitOpsGit = "git"
+)
+
+// GitOps is what 'orrery gitops enable' hands over with.
+type GitOps struct {
+	// Source that Argo CD reads: "oci", artifacts in the environment's mirror, or "git", a server in
+	// the cluster, which is then one more component (git-server). An environment that is handed over
+	// stays with the one that it has until 'orrery gitops enable --source' names another. Default "oci".
+	Source string `json:"source,omitempty" jsonschema:"enum=oci,enum=git"`
 }
 
 // DriverExisting takes a cluster that somebody else made.

@@ -98,6 +98,7 @@ func (e *Environment) validate(c *collector) {
 	}
 	unique(c, "components", e.Components, "a component such as nats")
 	e.validateImages(c)
+	c.oneOf("gitops.source", e.GitOps.Source, GitOpsOCI, GitOpsGit)
 }
 
 func (e *Environment) validateExisting(c *collector) {

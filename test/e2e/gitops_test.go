@@ -25,7 +25,8 @@ import (
 )
 
 const gitopsPlatform = "servers: 1\nagents: 0\n" +
-	"components: [namespaces, coredns, local-path, metrics-server, nats, kube-state-metrics, argocd]\n"
+	"components: [namespaces, coredns, local-path, metrics-server, nats, kube-state-metrics, argocd]\n" +
+	"gitops: {source: git}\n" // which deploys the git server; what is handed over with is said
 
 // TestGitOps is the loop: handed over without a restart, a change that runs, its revert, changes that do
 // not get through, changes by hand that are undone, and taken back.
@@ -47,7 +48,7 @@ func TestGitOps(t *testing.T) {
 	g := &handed{e, client}
 	before := g.pods(t)
 	start := time.Now()
-	e.run(t, "gitops", "enable")
+	e.run(t, "gitops", "enable", "--source", "oci")
 	t.Logf("hand-over: %.1f s", time.Since(start).Seconds())
 	g.same(t, "handed over", before)
 	if out := e.run(t, "up", "--plain"); !strings.Contains(out, "gitops push") {
@@ -61,6 +62,7 @@ func TestGitOps(t *testing.T) {
 		{"change-and-revert", g.change}, {"refused-image", g.refused}, {"crash-loop", g.crashes}, {"drift", g.drift}, {"application-deleted", g.deleted},
 		{"controller-killed", g.killed}, {"source-corrupt", g.corrupt}, {"nothing-secret", g.secrets},
 		{"root-deleted", g.rootDeleted}, {"moved-back", g.movedBack}, {"damaged", g.damaged}, {"late-kind", g.late}, {"stuck-namespace", g.stuck},
+		{"git", g.git},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Cleanup(func() { e.keepSupport(t) })

@@ -28,6 +28,7 @@ type Argo struct {
 
 	mu     sync.Mutex
 	broken map[string]Broken
+	git    *Git // where there is one
 }
 
 // Broken is how the Application of a component is in place of synced and healthy; the zero value is good.
@@ -99,7 +100,7 @@ func (a *Argo) look(ctx context.Context) error {
 		return err
 	}
 	for _, app := range apps {
-		digest, manifest, unread := read(ctx, &app)
+		digest, manifest, unread := a.read(ctx, &app)
 		if app.GetName() == gitops.Root && unread == nil {
 			if err := a.client.ApplyObjects(ctx, manifest); err != nil {
 				return err
@@ -145,9 +146,21 @@ func (a *Argo) status(component, digest string, unread error) map[string]any {
 }
 
 // read is what an Application's source has.
-func read(ctx context.Context, app *unstructured.Unstructured) (digest string, manifest []*unstructured.Unstructured, err error) {
+func (a *Argo) read(ctx context.Context, app *unstructured.Unstructured) (digest string, manifest []*unstructured.Unstructured, err error) {
 	url, _, _ := unstructured.NestedString(app.Object, "spec", "source", "repoURL")
 	revision, _, _ := unstructured.NestedString(app.Object, "spec", "source", "targetRevision")
+	if url == gitops.Git().URL {
+		folder, _, _ := unstructured.NestedString(app.Object, "spec", "source", "path")
+		a.mu.Lock()
+		g := a.git
+		a.mu.Unlock()
+		commit, text, err := g.read(ctx, revision, folder)
+		if err != nil {
+			return "", nil, err
+		}
+		manifest, err = kube.Objects(text)
+		return commit, manifest, err
+	}
 	sep := ":"
 	if strings.Contains(revision, ":") {
 		sep = "@"
