@@ -36,6 +36,7 @@ written. What cannot be, because it has C in it, is noted there as omitted; so i
 changed since, until this is run again.`,
 		Example: `  orrery lock            # after a version, a flag or a source file was changed
   orrery lock --check    # in CI
+  orrery lock --only pulse        # the one that was changed: nothing else has to be built here
   orrery lock --platform linux/arm64 --only nats-server,coredns`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -48,7 +49,7 @@ changed since, until this is run again.`,
 	f := c.Flags()
 	f.BoolVar(&checkOnly, "check", false, "compare, build and write nothing")
 	f.StringVar(&target.Platform, "platform", "", "lock for another platform, such as linux/arm64 (default: this machine's)")
-	f.StringSliceVar(&target.Only, "only", nil, "with --platform, build only these binaries and images")
+	f.StringSliceVar(&target.Only, "only", nil, "build only these binaries and images; the rest stays as it is locked")
 	c.MarkFlagsMutuallyExclusive("check", "platform")
 	c.AddCommand(newLockPin(o), newLockUpdate(o))
 	return c

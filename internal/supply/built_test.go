@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -68,12 +70,33 @@ func TestLockAndDocuments(t *testing.T) {
 	if again, elsewhere, err := s.CompareLock(t.Context(), l); err != nil || len(elsewhere) > 0 || again.Images["shop"].Digest != have.Images["shop"].Digest {
 		t.Errorf("compared: %v, %v", elsewhere, err)
 	}
-	if _, _, err := s.LockInto(t.Context(), LockTarget{Only: []string{"shop"}}, &l); err == nil || !strings.Contains(err.Error(), "--only is for another platform") {
-		t.Errorf("only a part of this machine's: %v", err)
-	}
+	testLockOnly(t, root, l)
 	s.Locked = &have
 	testDocuments(t, s)
 	testBundle(t, s)
+}
+
+// Where nothing is built, only what is named is; all else stays as it is locked, or is not passed over.
+func testLockOnly(t *testing.T, root string, l lock.Lock) {
+	t.Helper()
+	s := compiled(t, root, nil)
+	was := l.Platforms[s.builder.Platform()]
+	_, have, err := s.LockInto(t.Context(), LockTarget{Only: []string{"pause"}}, &l)
+	if err != nil || !reflect.DeepEqual(have, was) {
+		t.Errorf("%v, %+v; want %+v", err, have, was)
+	}
+	if built, err := s.Describe(t.Context(), s.All()); err != nil || built.Binaries["shop"].SHA256 != "" {
+		t.Errorf("more than that was built: %v, %+v", err, built.Binaries["shop"])
+	}
+	drifted := was
+	drifted.Binaries = maps.Clone(was.Binaries)
+	registry := was.Binaries["registry"]
+	registry.Flags = []string{"other"}
+	drifted.Binaries["registry"] = registry
+	l.Platforms[s.builder.Platform()] = drifted
+	if _, _, err = s.LockInto(t.Context(), LockTarget{Only: []string{"pause"}}, &l); err == nil || !strings.Contains(err.Error(), "not as locked either: binary registry") {
+		t.Errorf("what changed beside it: %v", err)
+	}
 }
 
 func testDocuments(t *testing.T, s *Supply) {

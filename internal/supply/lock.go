@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -17,7 +18,7 @@ import (
 // LockTarget is what is to be locked.
 type LockTarget struct {
 	Platform string   // "" is this machine's
-	Only     []string // of another platform, build only these binaries and images
+	Only     []string // build only these binaries and images; the rest stays as it is locked
 }
 
 // LockInto builds what is to be locked and puts it into l. Entries of the other platforms that
@@ -28,14 +29,11 @@ func (s *Supply) LockInto(ctx context.Context, want LockTarget, l *lock.Lock) (l
 	}
 	own := s.builder.Platform()
 	target := cmp.Or(want.Platform, own)
-	if target == own && len(want.Only) > 0 {
-		return locked, have, failure.Usagef("--only is for another platform than this machine's, %s, of which everything is locked", own)
-	}
 	l.Files = s.lockedFiles()
 	maps.DeleteFunc(l.Pins, func(name string, _ lock.Pin) bool { return !s.named(name) })
 	locked = l.Platforms[target]
 	if target == own {
-		if have, err = s.lockOwn(ctx, locked); err != nil {
+		if have, err = s.lockOwn(ctx, want.Only, locked); err != nil {
 			return locked, have, err
 		}
 		l.Platforms[own] = have
@@ -74,28 +72,45 @@ func (s *Supply) LockInto(ctx context.Context, want LockTarget, l *lock.Lock) (l
 	return locked, have, err
 }
 
-// lockOwn builds everything for this machine, and says what it is.
-func (s *Supply) lockOwn(ctx context.Context, locked lock.Platform) (lock.Platform, error) {
+// lockOwn builds everything for this machine, or what only names, and says what it is.
+func (s *Supply) lockOwn(ctx context.Context, only []string, locked lock.Platform) (have lock.Platform, err error) {
 	all := s.All()
-	if err := s.buildAll(ctx, all); err != nil {
-		return lock.Platform{}, err
+	parts := all
+	if len(only) > 0 {
+		if parts, err = all.only(only); err != nil {
+			return have, err
+		}
 	}
-	have, err := s.Describe(ctx, all)
-	if err != nil {
+	if err := s.buildAll(ctx, parts); err != nil {
 		return have, err
 	}
-	for _, img := range all.Built() {
+	for _, img := range parts.Built() {
 		if _, err := s.SBOM(ctx, img); err != nil {
 			return have, err
 		}
 	}
 	for _, bin := range s.Catalog.Distribution.Everything().Files() {
+		if _, wanted := parts.Binaries[bin.Name]; !wanted {
+			continue
+		}
 		if _, err := s.ProgramSBOM(ctx, bin); err != nil {
 			return have, err
 		}
 	}
-	s.noteSBOMs(have)
-	for name, b := range have.Binaries {
+	if len(only) > 0 {
+		have, err = s.lockedOr(ctx, locked)
+		if changed := slices.Sorted(maps.Keys(have.Omitted)); err == nil && len(changed) > 0 {
+			return have, failure.Refusedf("--only leaves out what is not as locked either: %s", strings.Join(changed, ", "))
+		}
+		have.Omitted = nil
+	} else if have, err = s.Describe(ctx, all); err == nil {
+		s.noteSBOMs(have)
+	}
+	if err != nil {
+		return have, err
+	}
+	for name := range parts.Binaries {
+		b := have.Binaries[name]
 		// A build beside others, or with compiler output at hand, measures less than a cold
 		// one; and a lock that nothing changed stays as it is.
 		if before := locked.Binaries[name]; before.SHA256 == b.SHA256 && before.CPUSeconds > 0 {

@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
 )
 
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return fmt.Errorf("how many messages: %w", err)
 		}
-		return withStream(ctx, args[1], func(ctx context.Context, js jetstream.JetStream) error { return check(ctx, js, n) })
+		return withStream(ctx, args[1], func(ctx context.Context, js jetstream.JetStream) error { return compare(ctx, js, n) })
 	}
 	return errors.New("usage: witness publish KUBECONFIG | check KUBECONFIG N")
 }
@@ -75,14 +76,23 @@ func withStream(ctx context.Context, kubeconfig string, f func(context.Context, 
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(authority)
-	addr, stop, err := client.PortForward(ctx, "messaging", "nats-0", 4222)
-	if err != nil {
+	var conn *nats.Conn
+	// After a boot the pod is there before its kubelet knows of it.
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := check.Until(waiting, check.Pause{First: time.Second}, func() error {
+		addr, stop, err := client.PortForward(ctx, "messaging", "nats-0", 4222)
+		if err != nil {
+			return err
+		}
+		conn, err = nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(patience), nats.UserCredentialBytes(creds),
+			nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS13}),
+			nats.ClosedHandler(func(*nats.Conn) { stop() }))
+		if err != nil {
+			stop()
+		}
 		return err
-	}
-	defer stop()
-	conn, err := nats.Connect("nats://"+addr, nats.NoReconnect(), nats.Timeout(patience), nats.UserCredentialBytes(creds),
-		nats.Secure(&tls.Config{RootCAs: roots, ServerName: "nats.messaging.svc", MinVersion: tls.VersionTLS13}))
-	if err != nil {
+	}); err != nil {
 		return fmt.Errorf("connect to nats-0: %w", err)
 	}
 	defer conn.Close()
@@ -124,7 +134,7 @@ func body(n int) []byte {
 	return fmt.Appendf(nil, "%d %x", n, sha256.Sum256([]byte(strconv.Itoa(n))))
 }
 
-func check(ctx context.Context, js jetstream.JetStream, n int) error {
+func compare(ctx context.Context, js jetstream.JetStream, n int) error {
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("the stream: %w", err)
