@@ -135,8 +135,16 @@ func body(n int) []byte {
 }
 
 func compare(ctx context.Context, js jetstream.JetStream, n int) error {
-	s, err := js.Stream(ctx, stream)
-	if err != nil {
+	var s jetstream.Stream
+	// Servers that have just started have no leader yet, and nobody answers.
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := check.Until(waiting, check.Pause{First: time.Second}, func() (err error) {
+		asking, cancel := context.WithTimeout(waiting, 10*time.Second)
+		defer cancel()
+		s, err = js.Stream(asking, stream)
+		return err
+	}); err != nil {
 		return fmt.Errorf("the stream: %w", err)
 	}
 	if last := s.CachedInfo().State.LastSeq; last < uint64(n) {
