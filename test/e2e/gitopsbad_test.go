@@ -189,6 +189,7 @@ func (g *handed) damaged(t *testing.T) {
 		// What it has in memory goes with it.
 		g.run(t, "kubectl", "-n", gitops.Namespace, "delete", "pod", "-l", "app.kubernetes.io/name=argocd-repo-server", "--wait=false")
 		g.run(t, "gitops", "push")
+		g.run(t, "kubectl", "-n", gitops.Namespace, "rollout", "status", "deployment/argocd-repo-server", "--timeout=2m")
 		g.run(t, "gitops", "status")
 	}
 	after := g.pods(t)
