@@ -11,7 +11,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -23,7 +22,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/orrery-dev/orrery/internal/check"
 	"github.com/orrery-dev/orrery/internal/kube"
@@ -108,10 +106,9 @@ func secret(ctx context.Context, client *kube.Client, name, key string) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	encoded, _, _ := unstructured.NestedString(o.Object, "data", key)
-	value, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil || len(value) == 0 {
-		return nil, fmt.Errorf("secret messaging/%s has no %s: %v", name, key, err)
+	value := kube.SecretData(o)[key]
+	if len(value) == 0 {
+		return nil, fmt.Errorf("secret messaging/%s has no %s", name, key)
 	}
 	return value, nil
 }
